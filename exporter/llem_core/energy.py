@@ -1,0 +1,95 @@
+"""The rule: the one place where two neighbouring samples become joules and bounds.
+
+The formulas use only operators that floats and numpy arrays share, so the exporter's ledger (floats)
+and the integrator (float64 arrays of shape (n,)) run the same lines. Times are milliseconds, power is
+watts. Sums are kept in half watt-milliseconds, `(p0 + p1) * dt_ms`, and divided once, at the end:
+the exporter's samples are multiples of 1/8 W at whole milliseconds, so their sums are exact in
+float64, in whatever order they are added.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Real = TypeVar("Real", float, NDArray[np.float64])
+else:
+    Real = TypeVar("Real")
+
+STEPS_PER_WATT: Final = 8
+"""Power samples are rounded to 1/8 W before they are integrated and published."""
+
+STEPS_PER_JOULE: Final = 8
+"""The zeus counter is rounded to 1/8 J before it is published."""
+
+COUNTER_UNITS_PER_JOULE: Final = 16_000
+"""The exporter's own counter is a multiple of 1/16000 J: 1/8 W x 1 ms / 2."""
+
+GAP_INTERVALS: Final = 3
+"""Neighbours further apart than this many sample intervals have a gap between them."""
+
+LATE_SECONDS: Final = 2.0
+"""A hardware counter that falls by less than the power limit x this was late, not reset."""
+
+SENSOR_LAG_SECONDS: Final = 0.5
+"""How far a hardware counter may lag where its update period is not known."""
+
+_HALF_WATT_MS_PER_JOULE: Final = 2000
+
+
+class PairEnergy(NamedTuple, Generic[Real]):
+    """What one pair of samples adds, or the sums over many.
+
+    `doubled` and `spread` are half watt-milliseconds (2000 to the joule): the trapezoid, and the
+    distance from it to either rectangle bound. `covered_ms` and `gap_ms` are milliseconds.
+    """
+
+    doubled: Real
+    spread: Real
+    covered_ms: Real
+    gap_ms: Real
+
+
+def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> PairEnergy[Real]:
+    """The trapezoid of each pair where `dt_ms <= max_gap_ms`, and gap milliseconds where not.
+
+    Source: DESIGN "Power": joules = 0.5 * (p0 + p1) * dt, nothing across a gap.
+    """
+    covered_ms = dt_ms * (dt_ms <= max_gap_ms)
+    return PairEnergy(
+        doubled=(watts0 + watts1) * covered_ms,
+        spread=abs(watts1 - watts0) * covered_ms,
+        covered_ms=covered_ms,
+        gap_ms=dt_ms - covered_ms,
+    )
+
+
+def power_within(watts0: Real, watts1: Real, fraction: Real) -> Real:
+    """Watts at `fraction` (0 to 1) of the way through a pair, by linear interpolation."""
+    return watts0 + (watts1 - watts0) * fraction
+
+
+def joules(doubled: float) -> float:
+    """Joules of a sum of half watt-milliseconds."""
+    return doubled / _HALF_WATT_MS_PER_JOULE
+
+
+def power_bounds(total: PairEnergy[float], limit_watts: float | None) -> tuple[float, float | None]:
+    """Joules that the true energy between the readings cannot be below, and cannot exceed.
+
+    Widened by half a rounding step (1/16 W) over the covered time. Where there is a gap and no
+    limit is known, nothing bounds it from above: the high bound is None.
+    """
+    widening = total.covered_ms / 1000 / (2 * STEPS_PER_WATT)
+    low = max(0.0, joules(total.doubled - total.spread) - widening)
+    if total.gap_ms > 0 and limit_watts is None:
+        return low, None
+    return low, joules(total.doubled + total.spread) + widening + (limit_watts or 0.0) * total.gap_ms / 1000
+
+
+def counter_step(count0: Real, count1: Real) -> Real:
+    """What a counter rose by between two readings; after a fall it restarted, and its new value counts."""
+    return count1 - count0 * (count1 >= count0)

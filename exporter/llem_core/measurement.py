@@ -1,0 +1,54 @@
+"""What a measurement is: joules with their coverage, bounds and warnings."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from llem_core.backend import Backend
+
+
+class WarningCode(StrEnum):
+    """The closed list of what can make a measurement less than it seems."""
+
+    SHORT_WINDOW = "short_window"
+    FEW_SAMPLES = "few_samples"
+    SAMPLE_GAP = "sample_gap"
+    NEWEST_MISSING = "newest_missing"
+    COUNTER_RESET = "counter_reset"
+    COUNTER_LATE = "counter_late"
+    CONFLICTING_SAMPLES = "conflicting_samples"
+    BAD_SAMPLES = "bad_samples"
+    BACKENDS_DISAGREE = "backends_disagree"
+    ENERGY_UNAVAILABLE = "energy_unavailable"
+    SOURCE_WARNING = "source_warning"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementWarning:
+    """One thing to know of a measurement; `uuid` is the GPU's, or None where it concerns all."""
+
+    code: WarningCode
+    message: str
+    uuid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyMeasurement:
+    """Energy between two instants.
+
+    Joules are None where nothing was measured, never 0. `per_gpu_j` and `per_gpu_bounds_j` (low,
+    high, joules) are keyed by NVML index, or None where the backend cannot split by GPU. Times are
+    unix seconds; `coverage` is the covered share of the time, from 0 to 1; `scope` is "gpu",
+    "module" or "node".
+    """
+
+    total_j: float | None
+    duration_sec: float
+    samples: int
+    per_gpu_j: dict[int, float] | None
+    start_unix_s: float
+    end_unix_s: float
+    coverage: float
+    backend: Backend
+    scope: str = "gpu"
+    per_gpu_bounds_j: dict[int, tuple[float, float]] | None = None
+    warnings: tuple[MeasurementWarning, ...] = ()
