@@ -1,0 +1,151 @@
+"""The fake driver as tests hold it: its file, its GPUs, the environment of the processes that use it."""
+
+import ctypes
+import mmap
+import os
+import subprocess
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import layout
+from .gpu import Calls, FakeGpu
+from .load import Load, default_load
+
+_HERE = Path(__file__).parent
+
+
+def build(out: Path = _HERE / "build") -> Path:
+    """Compile libnvidia-ml.so.1 and nvidia-smi into `out` where the sources are newer; return `out`."""
+    made = subprocess.run(
+        ["make", "--silent", "-C", str(_HERE), f"OUT={out.resolve()}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise RuntimeError(f"the fake driver does not compile:\n{made.stdout}{made.stderr}")
+    return out.resolve()
+
+
+class FakeDriver:
+    """A driver whose state lies in `directory`; processes started with `env` find it there.
+
+    Keywords beyond `gpus` are set on every GPU: the fields of Load (low_watts=100.0) and the attributes of
+    FakeGpu (update_period_s=0.1, name="NVIDIA A100-SXM4-40GB").
+    """
+
+    def __init__(
+        self, directory: Path, gpus: int = 8, *, library: Path | None = None, **defaults: Any
+    ) -> None:
+        """Create the state file, the driver loaded and its counters well above 0."""
+        self.library = library or build()
+        self.state_path = directory.resolve() / "nvml.state"
+        with self.state_path.open("wb") as file:
+            file.truncate(ctypes.sizeof(layout.State))
+        with self.state_path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._state = layout.State.from_buffer(self._map)
+        # A whole second in the past: unix times minus it are exact, and no window of a test begins before it.
+        origin_s = int(time.time()) - 60
+        self._state.origin_ns = origin_s * 10**9
+        load_fields = {field.name for field in fields(Load)}
+        load = {name: value for name, value in defaults.items() if name in load_fields}
+        self._all = [
+            FakeGpu(self._state.gpus[i], self._state.origin_ns, i, replace(default_load(i), **load))
+            for i in range(layout.MAX_GPUS)
+        ]
+        for name in defaults.keys() - load.keys():
+            if name not in vars(FakeGpu):
+                raise TypeError(f"no such setting of a fake GPU: {name}")
+            for gpu in self._all:
+                setattr(gpu, name, defaults[name])
+        self._state.driver_version, self._state.cuda_version = b"580.95.05", 13000
+        self._state.version, self._state.size = layout.VERSION, ctypes.sizeof(layout.State)
+        self._state.gpu_count, self._state.generation, self._state.loaded = gpus, 1, 1
+        self._state.magic = layout.MAGIC  # last: no process takes a half-made file for a driver
+
+    def __enter__(self) -> "FakeDriver":
+        """The driver itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unload the driver and release whoever hangs in it."""
+        self.unload()
+        for gpu in self._all:
+            gpu.hung = False
+
+    @property
+    def gpus(self) -> list[FakeGpu]:
+        """The GPUs that NVML counts."""
+        return self._all[: self.gpu_count]
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs NVML counts, 64 at most."""
+        return int(self._state.gpu_count)
+
+    @gpu_count.setter
+    def gpu_count(self, count: int) -> None:
+        self._state.gpu_count = count
+
+    @property
+    def driver_version(self) -> str:
+        """As nvidia-smi shows it."""
+        return bytes(self._state.driver_version).decode()
+
+    @driver_version.setter
+    def driver_version(self, version: str) -> None:
+        self._state.driver_version = version.encode()
+
+    def unload(self) -> None:
+        """As rmmod: nvmlInit answers DRIVER_NOT_LOADED, everything else UNINITIALIZED."""
+        self._state.loaded = 0
+
+    def reload(self) -> None:
+        """Load the driver anew: counters restart, and what was initialised before answers GPU_IS_LOST."""
+        for gpu in self.gpus:
+            gpu.reset_counter()
+        self._state.generation += 1
+        self._state.loaded = 1
+
+    def calls(self) -> list[Calls]:
+        """NVML calls so far, one entry per GPU."""
+        return [gpu.calls() for gpu in self.gpus]
+
+    def exact_joules(self, gpu: int, start_unix_s: float, end_unix_s: float) -> float:
+        """True joules of GPU number `gpu` in a window."""
+        return self._all[gpu].exact_joules(start_unix_s, end_unix_s)
+
+    def exact_power_watts(self, gpu: int, unix_s: float) -> float:
+        """True power of GPU number `gpu` at an instant."""
+        return self._all[gpu].exact_watts(unix_s)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a process needs to find the driver and nvidia-smi: `{**os.environ, **driver.env}`."""
+        return {
+            **self.env_without_nvidia_smi,
+            "PATH": os.pathsep.join([str(self.library), os.environ.get("PATH", os.defpath)]),
+        }
+
+    @property
+    def env_without_nvidia_smi(self) -> dict[str, str]:
+        """The same, but nothing about nvidia-smi."""
+        libraries = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        return {
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "FAKE_NVML_STATE": str(self.state_path),
+        }
+
+    def load_into_this_process(self) -> None:
+        """Let this process's own pynvml find this driver at its next nvmlInit after its last nvmlShutdown.
+
+        By its soname: dlopen("libnvidia-ml.so.1") yields a library of that name that is already loaded.
+        """
+        os.environ["FAKE_NVML_STATE"] = str(self.state_path)
+        ctypes.CDLL(str(self.library / "libnvidia-ml.so.1"))
