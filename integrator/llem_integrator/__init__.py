@@ -1,0 +1,1 @@
+"""Reads scraped samples back and gives joules per GPU for any window."""

@@ -1,0 +1,3 @@
+from llem_integrator.cli import main
+
+main()

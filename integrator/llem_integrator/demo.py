@@ -1,0 +1,135 @@
+"""`llem-integrate --demo`: an exporter of our own for half a minute, and its history integrated.
+
+With a GPU it measures the GPU; without one it replays the packaged trace, whose exact joules are known.
+"""
+
+import csv
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from llem_core import metrics
+from llem_core.errors import LLEMError, SourceError
+from llem_integrator.integration import Request, integrate
+from llem_integrator.joules import trapezoid
+from llem_integrator.result import WindowResult
+from llem_integrator.sources import Progress, Source, open_source
+from llem_integrator.window import Window
+
+MEASURE_SECONDS: Final = 20
+_START_SECONDS: Final = 20
+_LISTENING: Final = re.compile(r"listening on (http://\S+)")
+
+
+def run(request: Request, progress: Progress) -> tuple[str, WindowResult, str]:
+    """Address, result and what it was of; raises LLEMError where no exporter can be started.
+
+    The result's `exact_j` are the trace's own joules where the trace was replayed.
+    """
+    try:
+        with _exporter() as url:
+            address, result = _measure(url, request, progress)
+            return address, result, "this machine's GPUs"
+    except _NotStartedError as no_gpu:
+        with _exporter("--replay", "demo") as url:
+            source = open_source(url)
+            address, result = _measure(url, request, progress)
+            what = f"a replayed trace of two GPUs, since there is none here ({no_gpu})"
+            return address, _with_exact(source, result), what
+
+
+class _NotStartedError(LLEMError):
+    """The exporter ended before it listened; the text is what it said."""
+
+
+@contextmanager
+def _exporter(*options: str) -> Iterator[str]:
+    """A running exporter's URL."""
+    command = [sys.executable, "-m", "llem_exporter", "--web.listen-address", "127.0.0.1:0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        watchdog = threading.Timer(_START_SECONDS, process.kill)
+        watchdog.start()
+        try:
+            url, said = _wait_until_listening(process)
+        finally:
+            watchdog.cancel()
+        if url is None:
+            raise _NotStartedError(said or f"the exporter did not start within {_START_SECONDS} s")
+        drain = threading.Thread(target=process.stderr.read if process.stderr else None, daemon=True)
+        drain.start()
+        try:
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            drain.join(timeout=5)
+            process.kill()
+
+
+def _wait_until_listening(process: "subprocess.Popen[str]") -> tuple[str | None, str]:
+    """The URL that it says it listens on, or None; and the last line it said."""
+    last = ""
+    for line in process.stderr or ():
+        if found := _LISTENING.search(line):
+            return found[1], line
+        last = line.strip() or last
+    return None, last.removeprefix("Error: ")
+
+
+def _measure(url: str, request: Request, progress: Progress) -> tuple[str, WindowResult]:
+    """The next whole seconds of the exporter at the URL, integrated from its history."""
+    start_s = int(time.time()) + 2
+    end_s = start_s + MEASURE_SECONDS
+    while (left_s := end_s + 1 - time.time()) > 0:
+        progress(1 - left_s / (MEASURE_SECONDS + 3))
+        time.sleep(min(0.25, left_s))
+    source = open_source(url)
+    window = Window(start_s * 1_000_000, end_s * 1_000_000, "demo")
+    return source.address, next(iter(integrate(source, [window], request)))
+
+
+def _with_exact(source: Source, result: WindowResult) -> WindowResult:
+    """The result with the joules of the trace itself, looped from the replay's first tick."""
+    started = min(
+        int(one.unix_ms[0])
+        for one in source.samples(metrics.GPU_POWER_TRACE.name, (), 0, 2**52, lambda _: None)
+    )
+    # The replay starts on a tick; a first sample that came late still tells which.
+    started -= started % 100
+    window = Window(round(result.start * 1e6), round(result.end * 1e6))
+    exact = {gpu: _exact_joules(rows, started, window) for gpu, rows in _trace().items()}
+    return replace(result, gpus=tuple(replace(gpu, exact_j=exact.get(gpu.gpu)) for gpu in result.gpus))
+
+
+def _trace() -> dict[str, list[tuple[int, float]]]:
+    """The packaged trace: rows of ms and watts by GPU."""
+    spec = importlib.util.find_spec("llem_exporter")
+    if spec is None or not spec.submodule_search_locations:
+        raise SourceError("the exporter is not installed here, and the demo needs its trace")
+    path = Path(spec.submodule_search_locations[0], "traces", "llm_serving.csv")
+    rows: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with path.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            rows[row["gpu"]].append((round(float(row["seconds"]) * 1000), float(row["watts"])))
+    return rows
+
+
+def _exact_joules(rows: list[tuple[int, float]], started_ms: int, window: Window) -> float | None:
+    """Joules of the trace's rows, linear in between and looped, over a window."""
+    times, watts = (np.array(column) for column in zip(*rows, strict=True))
+    times = times - times[0]
+    period_ms = int(times[-1] + np.median(np.diff(times)))
+    loops = range((window.end_us // 1000 - started_ms) // period_ms + 2)
+    unix_ms = np.concatenate([started_ms + loop * period_ms + times for loop in loops])
+    return trapezoid(unix_ms, np.tile(watts, len(loops)), window, float("inf"), None).joules

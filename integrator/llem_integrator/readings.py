@@ -1,0 +1,172 @@
+"""What a source holds of each GPU around a window, put together for the rule."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from llem_core import energy, metrics
+from llem_core.metrics import MetricSpec
+from llem_integrator.joules import Counter
+from llem_integrator.series import Series, Times, Values, follow, merge
+from llem_integrator.sources import Progress, Selector, Source
+from llem_integrator.window import Window
+
+_TRACE_MARGIN_MS: Final = 30_000
+_PLAIN_MARGIN_MS: Final = 300_000
+"""How far outside a window samples are read; for scraped series it is Prometheus's own lookback."""
+
+_LONGEST_LAG_MS: Final = energy.SENSOR_LAG_SECONDS * 1000
+
+
+@dataclass(slots=True)
+class GpuReadings:
+    """One GPU's series by metric name, its newest labels, its limit and highest gauge in watts."""
+
+    uuid: str
+    labels: dict[str, str] = field(default_factory=dict)
+    instances: set[str] = field(default_factory=set)
+    limit_watts: float | None = None
+    peak_watts: float | None = None
+    interval_ms: float | None = None
+    series: dict[str, list[Series]] = field(default_factory=dict)
+
+    @property
+    def node(self) -> str:
+        return self.labels.get("instance", "")
+
+    def of(self, spec: MetricSpec) -> list[Series]:
+        return self.series.get(spec.name, [])
+
+    def trace(self, spec: MetricSpec) -> Series | None:
+        """All samples with times of their own, whichever server or path they came by."""
+        return merge(self.of(spec))
+
+    def counter(self, spec: MetricSpec, window: Window, *, integrated: bool) -> Counter | None:
+        """A plain counter along the label sets that follow each other, each value at the time it was read."""
+        read_times = _by_labels(self.of(metrics.GPU_SAMPLE_TIMESTAMP))
+        covers = _by_labels(self.of(metrics.GPU_INTEGRATED))
+        times: list[Times] = [np.zeros(0, np.int64)]
+        joules: list[Values] = [np.zeros(0)]
+        seconds: list[Values] = [np.zeros(0)]
+        for one in follow(self.of(spec), window.start_us // 1000, window.end_us // 1000):
+            key = tuple(sorted(one.labels.items()))
+            scrapes, columns = one.unix_ms, [one.values]
+            if integrated:
+                if key not in covers:
+                    continue  # without it nobody knows what the counter covers
+                scrapes, columns = _joined(scrapes, columns, covers[key])
+            own_ms = scrapes
+            if key in read_times:
+                scrapes, columns = _joined(scrapes, columns, read_times[key])
+                own_ms = np.rint(columns.pop() * 1000).astype(np.int64)
+            own_ms, first = np.unique(own_ms, return_index=True)
+            times.append(own_ms)
+            joules.append(columns[0][first])
+            seconds.append(columns[-1][first])
+        unix_ms = np.concatenate(times)
+        order = np.argsort(unix_ms, kind="stable")
+        if not len(order):
+            return None
+        return Counter(
+            unix_ms[order],
+            np.concatenate(joules)[order],
+            integrated_s=np.concatenate(seconds)[order] if integrated else None,
+            interval_ms=(self.interval_ms or 0.0) if integrated else 0.0,
+        )
+
+
+def lag_ms(trace: Series) -> float:
+    """The longest time for which a counter's trace stood still: its update period, as far as seen."""
+    changes = np.flatnonzero(np.diff(trace.values)) + 1
+    if len(changes) < 2:
+        return _LONGEST_LAG_MS
+    return min(_LONGEST_LAG_MS, float(np.max(np.diff(trace.unix_ms[changes]))))
+
+
+_FETCHED: Final = (
+    (metrics.GPU_POWER_TRACE, _TRACE_MARGIN_MS),
+    (metrics.GPU_ZEUS_TRACE, _TRACE_MARGIN_MS),
+    (metrics.GPU_ZEUS_ENERGY, _PLAIN_MARGIN_MS),
+    (metrics.GPU_NVML_ENERGY, _PLAIN_MARGIN_MS),
+    (metrics.GPU_INTEGRATED, _PLAIN_MARGIN_MS),
+    (metrics.GPU_SAMPLE_TIMESTAMP, _PLAIN_MARGIN_MS),
+    (metrics.GPU_POWER, _PLAIN_MARGIN_MS),
+)
+
+
+def read(
+    source: Source, selectors: Sequence[Selector], window: Window, progress: Progress
+) -> dict[str, GpuReadings]:
+    """Every GPU that llem_gpu_info or any per-GPU series shows in the window, by uuid.
+
+    A GPU is its uuid, across instance, job, pod and renumbering.
+    """
+    start_ms, end_ms = window.start_us // 1000, -(-window.end_us // 1000)
+    gpus: dict[str, GpuReadings] = {}
+
+    def summary(spec: MetricSpec, kind: str, margin_ms: int = 0) -> Iterator[Series]:
+        for selector in selectors:
+            yield from source.summary(spec.name, selector, start_ms - margin_ms, end_ms + margin_ms, kind)
+
+    for done, (spec, margin_ms) in enumerate(_FETCHED):
+        share = _share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
+        for one in _samples(source, spec, selectors, start_ms - margin_ms, end_ms + margin_ms, share):
+            uuid = one.labels.get("uuid")
+            if uuid and one.unix_ms[0] <= end_ms and one.unix_ms[-1] >= start_ms:
+                gpu = gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))
+                gpu.series.setdefault(spec.name, []).append(one)
+                gpu.instances.add(one.labels.get("instance", ""))
+    for one in summary(metrics.GPU_INFO, "last"):
+        if uuid := one.labels.get("uuid"):
+            gpus.setdefault(uuid, GpuReadings(uuid)).instances.add(one.labels.get("instance", ""))
+
+    def known(spec: MetricSpec, kind: str, margin_ms: int) -> Iterator[tuple[GpuReadings, Series]]:
+        for one in summary(spec, kind, margin_ms):
+            if one.labels.get("uuid") in gpus:
+                yield gpus[one.labels["uuid"]], one
+
+    for gpu, one in known(metrics.GPU_INFO, "last", _PLAIN_MARGIN_MS):
+        gpu.labels |= one.labels
+    for gpu, one in known(metrics.GPU_POWER_LIMIT, "max", _PLAIN_MARGIN_MS):
+        gpu.limit_watts = max(gpu.limit_watts or 0.0, float(one.values[0]))
+    for gpu, one in known(metrics.GPU_POWER, "max", 0):
+        gpu.peak_watts = max(gpu.peak_watts or 0.0, float(one.values[0]))
+    for one in summary(metrics.SAMPLER_INTERVAL, "last", _PLAIN_MARGIN_MS):
+        for gpu in gpus.values():
+            if one.labels.get("instance", "") in gpu.instances:
+                gpu.interval_ms = float(one.values[0]) * 1000
+    return gpus
+
+
+def _samples(
+    source: Source,
+    spec: MetricSpec,
+    selectors: Sequence[Selector],
+    start_ms: int,
+    end_ms: int,
+    progress: Progress,
+) -> Iterator[Series]:
+    """The series of any of the selectors, each label set once."""
+    seen: set[tuple[tuple[str, str], ...]] = set()
+    for selector in selectors:
+        for one in source.samples(spec.name, selector, start_ms, end_ms, progress):
+            key = tuple(sorted(one.labels.items()))
+            if key not in seen and len(one):
+                seen.add(key)
+                yield one
+
+
+def _share_of(progress: Progress, done: float, share: float) -> Callable[[float], None]:
+    return lambda part: progress(done + share * part)
+
+
+def _by_labels(series: Sequence[Series]) -> dict[tuple[tuple[str, str], ...], Series]:
+    return {tuple(sorted(one.labels.items())): one for one in series}
+
+
+def _joined(scrapes: Times, columns: list[Values], other: Series) -> tuple[Times, list[Values]]:
+    """The scrapes that both have, and the columns (n,) at those, the other's last."""
+    shared, mine, others = np.intersect1d(scrapes, other.unix_ms, assume_unique=True, return_indices=True)
+    return shared, [*(column[mine] for column in columns), other.values[others]]

@@ -1,0 +1,91 @@
+"""Series of samples as arrays: made clean once, merged and joined by rules that lose nothing silently."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llem_core.energy import GAP_INTERVALS
+
+Times = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+_FIRST_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Samples of one label set: `unix_ms` (n,) int64 ascending, one value per time; `values` (n,) float64.
+
+    `bad` counts readings that were no samples (NaN, infinite, negative), `conflicts` the times
+    that came with unlike values, of which the larger was kept.
+    """
+
+    labels: Mapping[str, str]
+    unix_ms: Times
+    values: Values
+    bad: int = 0
+    conflicts: int = 0
+
+    def __len__(self) -> int:
+        return len(self.unix_ms)
+
+
+def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Series:
+    """A clean series of raw arrays (n,) in any order, stale markers and doubles included."""
+    good = np.isfinite(values) & (values >= 0)
+    # The stale marker is a NaN too; it marks an end, not a bad reading.
+    stale = values.view(np.uint64) == np.uint64(0x7FF0000000000002)
+    bad = int(np.count_nonzero(~good & ~stale))
+    unix_ms, values = unix_ms[good], values[good]
+    order = np.lexsort((values, unix_ms))
+    unix_ms, values = unix_ms[order], values[order]
+    same = unix_ms[1:] == unix_ms[:-1]
+    conflicts = int(np.count_nonzero(same & (values[1:] != values[:-1])))
+    keep = np.append(~same, True)[: len(unix_ms)]  # the last of equal times is the larger value
+    return Series(labels, unix_ms[keep], values[keep], bad, conflicts)
+
+
+def merge(series: Sequence[Series]) -> Series | None:
+    """All samples of several label sets by time; None of none.
+
+    For series whose samples carry their own times. The labels are those of the set that ends last.
+    """
+    if not series:
+        return None
+    newest = max(series, key=lambda one: int(one.unix_ms[-1]) if len(one) else -1)
+    merged = make_series(
+        newest.labels,
+        np.concatenate([one.unix_ms for one in series]),
+        np.concatenate([one.values for one in series]),
+    )
+    bad, conflicts = sum(one.bad for one in series), sum(one.conflicts for one in series)
+    return Series(merged.labels, merged.unix_ms, merged.values, bad, merged.conflicts + conflicts)
+
+
+def follow(series: Iterable[Series], start_ms: int, end_ms: int) -> list[Series]:
+    """Label sets of one GPU that follow each other in time, the best covered of those that overlap.
+
+    Coverage is what lies between a set's first and last sample inside [start_ms, end_ms).
+    """
+
+    def reach(one: Series) -> tuple[int, int]:
+        return int(one.unix_ms[0]), int(one.unix_ms[-1])
+
+    def rank(one: Series) -> tuple[int, list[tuple[str, str]]]:
+        first, last = reach(one)
+        return -max(0, min(last, end_ms) - max(first, start_ms)), sorted(one.labels.items())
+
+    taken: list[Series] = []
+    for one in sorted((one for one in series if len(one)), key=rank):
+        first, last = reach(one)
+        if all(last < reach(other)[0] or first > reach(other)[1] for other in taken):
+            taken.append(one)
+    return sorted(taken, key=reach)
+
+
+def auto_max_gap_ms(unix_ms: Times) -> float | None:
+    """Three times the median of the first 100 steps, in ms; None of fewer than two samples."""
+    steps = np.diff(unix_ms[: _FIRST_STEPS + 1])
+    return GAP_INTERVALS * float(np.median(steps)) if len(steps) else None

@@ -1,0 +1,36 @@
+"""What a store of samples is to the integrator."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from llem_integrator.series import Series
+from llem_integrator.sources.matchers import Selector
+
+Progress = Callable[[float], None]
+"""Told the share of a fetch that is done, from 0 to 1."""
+
+
+class Source(Protocol):
+    """A store of samples. Both methods raise SourceError, and return nothing for what is not there."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, without secrets."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the store itself said of its answers so far."""
+        ...
+
+    def samples(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterable[Series]:
+        """Every sample in [start_ms, end_ms], one clean Series a label set."""
+        ...
+
+    def summary(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+    ) -> Iterable[Series]:
+        """One value a label set: of its samples in [start_ms, end_ms] the "last" or the "max"."""
+        ...

@@ -1,0 +1,54 @@
+"""An exporter's own URL: its history is the embedded store, no Prometheus needed."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from llem_core.errors import SourceError
+from llem_integrator.series import Series
+from llem_integrator.sources import http
+from llem_integrator.sources.base import Progress
+from llem_integrator.sources.matchers import Selector
+from llem_integrator.sources.openmetrics import OpenMetricsSource, parse
+
+_ACCEPT = "application/openmetrics-text;version=1.0.0"
+
+
+class ExporterSource:
+    """A running llem-exporter. What it hands over once is kept for the next window."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._page: OpenMetricsSource | None = None
+        self._since_ms = 0
+
+    @property
+    def address(self) -> str:
+        return http.without_secrets(self._url)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    def samples(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterator[Series]:
+        return self._history(start_ms).samples(metric, selector, start_ms, end_ms, progress)
+
+    def summary(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+    ) -> Iterator[Series]:
+        return self._history(start_ms).summary(metric, selector, start_ms, end_ms, kind)
+
+    def _history(self, start_ms: int) -> OpenMetricsSource:
+        if self._page is None or start_ms < self._since_ms:
+            self._since_ms = start_ms
+            since_ms = start_ms - 1
+            fields = {"since": f"{since_ms // 1000}.{since_ms % 1000:03d}"}
+            status, body = http.request("GET", f"{self._url}/history", fields, _ACCEPT)
+            if status != 200:
+                first_line = body.decode("utf-8", "replace").strip().partition("\n")[0]
+                raise SourceError(f"{self.address}/history answered {status}: {first_line}")
+            instance = urlsplit(self.address).netloc
+            text = body.decode("utf-8", "replace")
+            self._page = parse(text, f"{self.address}/history", {"instance": instance})
+        return self._page

@@ -1,0 +1,126 @@
+"""OpenMetrics text: samples with timestamps, from a file or from an exporter's own history."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from llem_core.errors import SourceError
+from llem_integrator.series import Series, make_series
+from llem_integrator.sources.base import Progress
+from llem_integrator.sources.matchers import Selector
+
+_LABEL: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"(?:,|$)')
+_ESCAPE: Final = re.compile(r"\\(.)")
+
+
+def parse(text: str, origin: str, extra_labels: Mapping[str, str] | None = None) -> "OpenMetricsSource":
+    """The source of an OpenMetrics text; raises SourceError that names `origin` and the line.
+
+    `extra_labels` are added to each series, as a scrape adds them.
+    """
+    if not text.rstrip().endswith("# EOF"):
+        raise SourceError(f"{origin}: no '# EOF' at the end: cut short, or not OpenMetrics")
+    columns: dict[str, tuple[list[float], list[float]]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            series, value, time_s = _fields(line)
+            times, values = columns.setdefault(series, ([], []))
+            times.append(time_s)
+            values.append(value)
+        except ValueError:
+            raise SourceError(f"{origin}: line {number} is not a sample: {line[:80]!r}") from None
+    timed: dict[str, list[Series]] = {}
+    plain: dict[str, list[Series]] = {}
+    for series, (times, values) in columns.items():
+        name, labels = _labels(series, origin)
+        labels |= extra_labels or {}
+        unix_s, numbers = np.array(times), np.array(values)
+        stamped = np.isfinite(unix_s)
+        if stamped.any():
+            unix_ms = np.rint(unix_s[stamped] * 1000).astype(np.int64)
+            timed.setdefault(name, []).append(make_series(labels, unix_ms, numbers[stamped]))
+        else:
+            plain.setdefault(name, []).append(Series(labels, np.zeros(1, np.int64), numbers[-1:]))
+    if plain and not timed:
+        raise SourceError(f"{origin}: no sample has a timestamp: one page of /metrics is not a history")
+    return OpenMetricsSource(origin, timed, plain)
+
+
+def _fields(line: str) -> tuple[str, float, float]:
+    """Series, value and unix seconds (-inf without) of a sample's line; an exemplar is cut off."""
+    series, brace, rest = line.rpartition("} ")
+    if not brace:
+        series, _, rest = line.partition(" ")
+    elif " # {" in series:
+        return _fields(line[: line.index(" # {")])
+    parts = rest.split(" ")
+    if len(parts) > 2 or not series:
+        raise ValueError(line)
+    return series, float(parts[0]), float(parts[1]) if len(parts) == 2 else -np.inf
+
+
+def _labels(series: str, origin: str) -> tuple[str, dict[str, str]]:
+    name, brace, body = series.partition("{")
+    labels: dict[str, str] = {}
+    position = 0
+    while brace and position < len(body):
+        pair = _LABEL.match(body, position)
+        if not pair:
+            raise SourceError(f"{origin}: not a series: {series[:80]!r}")
+        labels[pair[1]] = _ESCAPE.sub(lambda escape: "\n" if escape[1] == "n" else escape[1], pair[2])
+        position = pair.end()
+    return name, labels
+
+
+class OpenMetricsSource:
+    """What one OpenMetrics text holds, answered from memory.
+
+    `timed` are series by metric name. `plain` are those whose samples carry no timestamp, the
+    facts beside a trace: they hold for any window, and are no samples of it.
+    """
+
+    def __init__(self, address: str, timed: dict[str, list[Series]], plain: dict[str, list[Series]]) -> None:
+        self.address = address
+        self.warnings: tuple[str, ...] = ()
+        self._timed = timed
+        self._plain = plain
+
+    def samples(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterator[Series]:
+        for one in _matching(self._timed, metric, selector):
+            inside = slice(*np.searchsorted(one.unix_ms, [start_ms, end_ms + 1]))
+            if len(one.unix_ms[inside]):
+                yield Series(one.labels, one.unix_ms[inside], one.values[inside], one.bad, one.conflicts)
+        progress(1.0)
+
+    def summary(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+    ) -> Iterator[Series]:
+        for one in self.samples(metric, selector, start_ms, end_ms, lambda _: None):
+            index = int(np.argmax(one.values)) if kind == "max" else -1
+            yield Series(one.labels, one.unix_ms[[index]], one.values[[index]])
+        yield from _matching(self._plain, metric, selector)
+
+
+def _matching(found: dict[str, list[Series]], metric: str, selector: Selector) -> Iterator[Series]:
+    return (one for one in found.get(metric, []) if all(matcher(one.labels) for matcher in selector))
+
+
+def read_file(path: str) -> OpenMetricsSource:
+    """The source of a file, or of standard input for "-"; raises SourceError."""
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = data.decode("utf-8")
+    except OSError as exc:
+        raise SourceError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SourceError(f"{path}: not text (byte {exc.start})") from exc
+    origin = "standard input" if path == "-" else path
+    return parse(text, origin)

@@ -1,0 +1,104 @@
+"""Windows, and the forms in which people write times and durations."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+from llem_core.errors import ConfigError
+
+_UNIT_US = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_UNIX = re.compile(r"\d+(?:\.\d+)?")
+_RELATIVE = re.compile(r"now(?:([+-])(.+))?")
+_TIME_FORMS = "RFC 3339 (2026-01-31T12:00:00Z), unix seconds, now, or now-1h"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The half-open stretch [start, end) in whole unix microseconds, with the name it was given, if any."""
+
+    start_us: int
+    end_us: int
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.end_us <= self.start_us:
+            start, end = rfc3339(self.start_us), rfc3339(self.end_us)
+            raise ConfigError(f"window ends at {end}, which is not after its start {start}")
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_us - self.start_us) / 1e6
+
+
+def rfc3339(unix_us: int) -> str:
+    """The instant in UTC, to the millisecond where it has a fraction."""
+    seconds, fraction_us = divmod(unix_us, 1_000_000)
+    stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{stamp}.{fraction_us // 1000:03d}Z" if fraction_us else f"{stamp}Z"
+
+
+def parse_duration_us(text: str) -> int:
+    """Microseconds of `1h30m`, `90s`, `100ms`; raises ConfigError for anything else, and for zero."""
+    if not _DURATION.fullmatch(text):
+        raise ConfigError(f"not a duration: {text!r} (write 100ms, 30s, 15m, 1h30m or 2d)")
+    parts: Iterable[tuple[str, str]] = _PART.findall(text)
+    total = round(sum(float(number) * _UNIT_US[unit] for number, unit in parts))
+    if not 0 < total < 2**62:
+        raise ConfigError(f"duration out of range: {text!r}")
+    return total
+
+
+def parse_time_us(text: str, now_us: int, zone: tzinfo | None) -> int:
+    """Unix microseconds of a time in any of the accepted forms.
+
+    `zone` is what a time without an offset is in; without it such a time raises ConfigError.
+    """
+    text = text.strip()
+    if _UNIX.fullmatch(text):
+        seconds, _, fraction = text.partition(".")
+        return _in_range(int(seconds) * 1_000_000 + int(f"{fraction[:6]:0<6}"), text)
+    if relative := _RELATIVE.fullmatch(text):
+        sign, duration = relative.groups()
+        return now_us if sign is None else now_us + int(f"{sign}1") * parse_duration_us(duration)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"not a time: {text!r} (write {_TIME_FORMS})") from None
+    if moment.tzinfo is None:
+        if zone is None:
+            raise ConfigError(f"time without a zone: {text!r} (add Z or an offset, or give --timezone)")
+        moment = moment.replace(tzinfo=zone)
+    try:
+        since_epoch = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        raise ConfigError(f"time out of range: {text!r}") from None
+    return _in_range(
+        (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds, text
+    )
+
+
+def parse_window(text: str, now_us: int, zone: tzinfo | None) -> Window:
+    """A window of `START,END` or `START,+DURATION`; raises ConfigError with what is wrong."""
+    start, comma, end = text.partition(",")
+    if not comma or "," in end:
+        raise ConfigError(f"not a window: {text!r} (write START,END or START,+15m)")
+    start_us = parse_time_us(start, now_us, zone)
+    if end.strip().startswith("+"):
+        return Window(start_us, start_us + parse_duration_us(end.strip()[1:]))
+    return Window(start_us, parse_time_us(end, now_us, zone))
+
+
+def _in_range(unix_us: int, text: str) -> int:
+    if not 0 <= unix_us < 253_402_300_800_000_000:  # the year 10000, where datetime ends
+        raise ConfigError(f"time out of range: {text!r} (unix times are in seconds)")
+    return unix_us
