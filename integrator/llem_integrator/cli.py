@@ -143,10 +143,8 @@ def _integrate(
     zone = _zone(timezone)
     windows = [parse_window(text, now_us, zone) for text in texts]
     source = open_source(where)
-    results: list[WindowResult] = []
     with _bar(progress, "reading samples", len(windows)) as advance:
-        for result in integrate(source, windows, request, lambda share: advance(len(results) + share)):
-            results.append(result)
+        results = list(integrate(source, windows, request, advance))
     return _show(source.address, results, form)
 
 

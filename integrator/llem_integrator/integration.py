@@ -11,7 +11,7 @@ from llem_core import energy, metrics
 from llem_core.backend import Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.joules import Counter, Integral, counted, trapezoid
-from llem_integrator.readings import GpuReadings, lag_ms, read
+from llem_integrator.readings import GpuReadings, lag_ms, read, share_of
 from llem_integrator.result import Considered, GpuEnergy, WindowResult
 from llem_integrator.series import Series, auto_max_gap_ms, follow
 from llem_integrator.sources import Progress, Selector, Source
@@ -42,12 +42,15 @@ def _quiet(_: float) -> None:
 def integrate(
     source: Source, windows: Iterable[Window], request: Request, progress: Progress = _quiet
 ) -> Iterator[WindowResult]:
-    """The energy of each window; raises SourceError where the source fails."""
-    for window in windows:
+    """The energy of each window; raises SourceError where the source fails.
+
+    `progress` is told how many windows are done, in fractions.
+    """
+    for done, window in enumerate(windows):
         if request.backend is Backend.NONE:
             yield _result(window, request, [], [], [])
             continue
-        readings = read(source, request.selectors, window, progress)
+        readings = read(source, request.selectors, window, share_of(progress, done, 1))
         yield _answer(window, request, readings, source.warnings)
 
 

@@ -1,6 +1,6 @@
 """What a source holds of each GPU around a window, put together for the rule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -111,7 +111,7 @@ def read(
             yield from source.summary(spec.name, selector, start_ms - margin_ms, end_ms + margin_ms, kind)
 
     for done, (spec, margin_ms) in enumerate(_FETCHED):
-        share = _share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
+        share = share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
         for one in _samples(source, spec, selectors, start_ms - margin_ms, end_ms + margin_ms, share):
             uuid = one.labels.get("uuid")
             if uuid and one.unix_ms[0] <= end_ms and one.unix_ms[-1] >= start_ms:
@@ -158,7 +158,8 @@ def _samples(
                 yield one
 
 
-def _share_of(progress: Progress, done: float, share: float) -> Callable[[float], None]:
+def share_of(progress: Progress, done: float, share: float) -> Progress:
+    """The progress of a part that is `share` of the whole and begins where `done` of it is done."""
     return lambda part: progress(done + share * part)
 
 
