@@ -1,0 +1,141 @@
+"""What users install: the wheel alone, in a clean environment."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE_ROOTS = ("exporter", "integrator")
+PACKAGES = {"llem_core", "llem_exporter", "llem_integrator"}
+
+# __main__ runs the program; test_programs_show_their_help does that.
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+
+def fail(name):
+    raise
+
+for package in sys.argv[1:]:
+    module = importlib.import_module(package)
+    print(package)
+    for found in pkgutil.walk_packages(module.__path__, f"{package}.", onerror=fail):
+        if not found.name.endswith(".__main__"):
+            importlib.import_module(found.name)
+            print(found.name)
+"""
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Standard output; a failure shows the program's own words."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Built:
+    """The sdist, the wheel made of it, and the wheel made of the working tree."""
+
+    sdist: Path
+    wheel: Path
+    tree_wheel: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Both distributions, built by this environment's own hatchling."""
+    through_sdist, from_tree = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("tree")
+    build = (sys.executable, "-m", "build", "--no-isolation")
+    run(*build, "--outdir", through_sdist, cwd=ROOT)
+    run(*build, "--wheel", "--outdir", from_tree, cwd=ROOT)
+    (sdist,), (wheel,), (tree_wheel,) = (
+        tuple(folder.glob(pattern))
+        for folder, pattern in [
+            (through_sdist, "*.tar.gz"),
+            (through_sdist, "*.whl"),
+            (from_tree, "*.whl"),
+        ]
+    )
+    return Built(sdist, wheel, tree_wheel)
+
+
+@pytest.fixture(scope="module")
+def clean_bin(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that holds the wheel, without extras, and its dependencies."""
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    run(sys.executable, "-m", "venv", folder)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", built.wheel)
+    return folder / "bin"
+
+
+def wheel_names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def sources(package: str) -> set[str]:
+    """Module names of one package in the working tree, __main__ left out."""
+    folder = next(folder for root in SOURCE_ROOTS if (folder := ROOT / root / package).is_dir())
+    modules = {
+        ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+        for path in folder.rglob("*.py")
+        if path.name != "__main__.py" and (path.parent / "__init__.py").exists()
+    }
+    return {name.removesuffix(".__init__") for name in modules}
+
+
+def test_wheel_from_sdist_equals_wheel_from_tree(built: Built) -> None:
+    """What the sdist builds is what the repository builds, to the byte."""
+    assert built.wheel.name == built.tree_wheel.name
+    assert built.wheel.read_bytes() == built.tree_wheel.read_bytes()
+
+
+def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
+    """Code, type markers and the packaged trace are in the wheel; tests and stray files are not."""
+    names = wheel_names(built.wheel)
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+    assert {f"{package}/py.typed" for package in PACKAGES} < set(names)
+    assert {
+        "llem_exporter/traces/llm_serving.csv",
+        "llem_exporter/traces/make_llm_serving.py",
+    } < set(names)
+    assert not [name for name in names if "test" in name or "__pycache__" in name]
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_sdist_holds_the_tests_and_nothing_built(built: Built) -> None:
+    """The sdist can be tested: the suite and the fake driver's source are in it, compiled files are not."""
+    with tarfile.open(built.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"tests/run", "tests/servers.py", "tests/fake_nvml/Makefile", "README.md", "LICENSE"} < names
+    assert not [name for name in names if name.endswith((".so", ".so.1", ".pyc", ".o"))]
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_every_module_imports_from_the_wheel_alone(clean_bin: Path, package: str) -> None:
+    """Each module imports with the declared dependencies only; nothing that it needs is undeclared."""
+    imported = run(clean_bin / "python", "-I", "-c", IMPORT_EVERYTHING, package, cwd=clean_bin)
+    assert set(imported.split()) == sources(package)
+
+
+@pytest.mark.parametrize("program", ["llem-exporter", "llem-integrate"])
+def test_programs_show_their_help(clean_bin: Path, program: str) -> None:
+    """Both commands run from the wheel alone, by name and by module."""
+    module = {"llem-exporter": "llem_exporter", "llem-integrate": "llem_integrator"}[program]
+    assert "--help" in run(clean_bin / program, "--help")
+    assert "--help" in run(clean_bin / "python", "-I", "-m", module, "--help")
+
+
+def test_wheel_needs_no_extra(clean_bin: Path) -> None:
+    """Neither zeus nor codecarbon comes with the plain wheel, and what comes fits together."""
+    run(clean_bin / "python", "-m", "pip", "check")
+    installed = run(clean_bin / "python", "-m", "pip", "list", "--format=freeze")
+    assert not {"zeus", "codecarbon"} & {line.partition("==")[0] for line in installed.splitlines()}
