@@ -419,7 +419,10 @@ class Alertmanager(Server):
 
 
 class Exporter(Server):
-    """llem-exporter, on a port of its own choice, or on `port`; `args` go on its command line."""
+    """llem-exporter; `args` go on its command line.
+
+    On a port of its own choice, or on `port` (free_port() where it must be free again after a long pause).
+    """
 
     def __init__(
         self, *, env: Mapping[str, str] | None = None, args: Sequence[str] = (), port: int | None = None

@@ -13,6 +13,7 @@ import urllib3
 
 from tests.servers import (
     Alertmanager,
+    Exporter,
     Prometheus,
     ServerError,
     VictoriaMetrics,
@@ -22,6 +23,7 @@ from tests.servers import (
     wait_until,
 )
 
+TRACE = Path(__file__).parents[1] / "exporter" / "llem_exporter" / "traces" / "llm_serving.csv"
 POWER = """\
 # TYPE power gauge
 power{gpu="0"} 100.125 1795507546.001
@@ -100,6 +102,18 @@ def test_alertmanager_is_told_by_prometheus(tmp_path: Path, servers: ExitStack) 
     servers.enter_context(Prometheus(prometheus_folder, config=config, args=args))
     (alert,) = wait_until(alertmanager.alerts, "an alert")
     assert alert["labels"]["alertname"] == "Always"
+
+
+def test_exporter_says_where_it_listens_and_keeps_its_port(servers: ExitStack) -> None:
+    """An exporter on a port of its own choice is found by what it logs, and starts there again."""
+    exporter = servers.enter_context(Exporter(args=["--replay", str(TRACE)]))
+    url = exporter.url
+    wait_until(lambda: "llem_gpu_power_watts{" in exporter.metrics(), "power on /metrics")
+    exporter.kill()
+    exporter.start()
+    assert exporter.url == url
+    wait_until(lambda: "llem_gpu_power_watts{" in exporter.metrics(), "power on /metrics")
+    assert exporter.terminate() == 0
 
 
 def test_server_hangs_on_stop_and_goes_on_after_cont(tmp_path: Path, servers: ExitStack) -> None:
