@@ -164,19 +164,20 @@ def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]
 
 
 def _candidates(measured: Sequence[_Measured], named: Backend | None) -> list[Candidate]:
-    """What each backend covers of the worst GPU of a node."""
+    """What each backend covers of the GPUs of a node."""
     offered = []
     for backend in _MEASURING if named is None else (named,):
         worst = min(measured, key=lambda one: one.coverage(backend))
         coverage = worst.coverage(backend)
+        mean_coverage = math.fsum(one.coverage(backend) for one in measured) / len(measured)
         where = f"GPU {worst.gpu.labels.get('gpu', '?')} ({worst.gpu.uuid})"
         if coverage > 0:
-            reason = f"covers {coverage:.4f} of the window on every GPU"
+            reason = f"covers at least {coverage:.4f} of the window on every GPU"
         elif backend in worst.by_backend:
             reason = f"covers nothing of the window on {where}"
         else:
             reason = f"no samples of it for {where}"
-        offered.append(Candidate(backend, coverage, reason))
+        offered.append(Candidate(backend, coverage, reason, mean_coverage))
     return offered
 
 

@@ -1,0 +1,219 @@
+"""Which series are whose, which backend answers, and what is said of it."""
+
+import pytest
+
+from llem_core.backend import Backend
+from llem_integrator.integration import Request, integrate
+from llem_integrator.result import WindowResult
+from llem_integrator.sources import parse_selector
+from llem_integrator.sources.openmetrics import parse
+from llem_integrator.window import Window
+from tests.llem_integrator.pages import T0, page, scraped, series, trace
+
+HALF_MINUTE = (43.3, 73.3)
+
+
+def answer(
+    text: str, seconds: tuple[float, float] = HALF_MINUTE, request: Request | None = None
+) -> WindowResult:
+    start, end = (T0 * 1000 + round(second * 1e6) for second in seconds)
+    return next(iter(integrate(parse(text, "page"), [Window(start, end)], request or Request())))
+
+
+def codes(result: WindowResult) -> list[str]:
+    return [str(warning.code) for warning in result.warnings]
+
+
+def test_zeus_comes_first_and_nvml_is_reported_beside_it() -> None:
+    """auto takes the hardware's counter, and shows what the other says of the same window."""
+    result = answer(page(scraped(0), scraped(1, watts=250.0)))
+    assert (result.backend, result.valid, result.scope, result.warnings) == ("zeus", True, "gpu", ())
+    assert [gpu.joules for gpu in result.gpus] == pytest.approx([3000, 7500], rel=1e-12)
+    assert result.total_j == pytest.approx(10_500)
+    for gpu in result.gpus:
+        assert gpu.method == "counter"
+        assert gpu.coverage == 1.0
+        assert gpu.joules is not None
+        assert gpu.joules_by_backend == pytest.approx({"zeus": gpu.joules, "nvml": gpu.joules}, rel=1e-12)
+        assert (gpu.name, gpu.instances, gpu.max_gap_s, gpu.resets) == ("H100", ("n1:9955",), 15.0, 0)
+        assert gpu.joules_low is not None
+        assert gpu.joules_high is not None
+        assert gpu.joules_low < gpu.joules < gpu.joules_high
+    assert [(one.backend, one.usable) for one in result.considered] == [
+        (Backend.ZEUS, True),
+        (Backend.NVML, True),
+    ]
+
+
+def test_a_value_belongs_to_when_it_was_read() -> None:
+    """Two scrapers that read the same counter at other delays give the same joules."""
+    early, late = (answer(page(scraped(0, read_late_ms=ms))).gpus[0].joules for ms in (0, 390))
+    assert early == pytest.approx(late, rel=1e-9)
+
+
+def test_the_trace_is_taken_where_it_covers() -> None:
+    """nvml is the trapezoid over the trace where that covers, else the exporter's counter."""
+    samples = [(ms, 100.0) for ms in range(0, 120_000, 100)]
+    named = Request(backend=Backend.NVML)
+    full = answer(page(scraped(0), trace(0, samples)), request=named)
+    assert (full.gpus[0].method, full.gpus[0].max_gap_s, full.gpus[0].sample_count) == ("trapezoid", 0.3, 301)
+    half = answer(page(scraped(0), trace(0, samples[:500])), request=named)
+    assert (half.gpus[0].method, half.gpus[0].coverage) == ("counter", 1.0)
+
+
+def test_trace_replicas_merge_by_time() -> None:
+    """Two servers that each missed another half give the whole trace."""
+    one = trace(0, [(ms, 100.0) for ms in range(0, 60_000, 100)], replica="a")
+    two = trace(0, [(ms, 100.0) for ms in range(40_000, 120_000, 100)], replica="b")
+    result = answer(page(one, two))
+    assert (result.gpus[0].joules, result.gpus[0].coverage, result.backend) == (
+        pytest.approx(3000),
+        1.0,
+        "nvml",
+    )
+
+
+def test_conflicting_trace_samples_are_said() -> None:
+    """Equal times with unlike values keep the larger, with a warning."""
+    one = trace(0, [(ms, 100.0) for ms in range(0, 120_000, 100)], replica="a")
+    result = answer(page(one, trace(0, [(60_000, 90.0)], replica="b")))
+    assert result.gpus[0].joules == pytest.approx(3000)
+    assert "conflicting_samples" in codes(result)
+
+
+def test_the_gauge_serves_only_where_nothing_else_is() -> None:
+    """With neither trace nor counter, the scraped gauge is integrated by the same rule."""
+    lines = [line for line in scraped(0) if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
+    result = answer(page(lines))
+    assert (result.backend, result.gpus[0].method) == ("nvml", "trapezoid")
+    assert result.gpus[0].joules == pytest.approx(3000)
+
+
+def test_two_replicas_of_one_counter_never_look_like_a_reset() -> None:
+    """HA replicas that scrape at other times are not merged: no reset, no added counter."""
+    one = scraped(0, prometheus_replica="a")
+    two = scraped(0, prometheus_replica="b", seconds=range(2, 121, 5), read_late_ms=10)
+    result = answer(page(one, two))
+    assert result.gpus[0].joules == pytest.approx(3000)
+    assert result.gpus[0].resets == 0
+
+
+def test_a_gpu_is_its_uuid_across_instances() -> None:
+    """A pod that moved leaves two label sets of one GPU, and no reset of the hardware's counter."""
+    before = scraped(0, seconds=range(0, 60, 5))
+    after = scraped(3, seconds=range(60, 121, 5), uuid="GPU-0", instance="10.0.0.7:9955", started_s=58)
+    result = answer(page(before, after))
+    assert len(result.gpus) == 1
+    gpu = result.gpus[0]
+    assert gpu.joules == pytest.approx(3000)
+    assert (gpu.coverage, gpu.resets) == (1.0, 0)
+    assert gpu.instances == ("10.0.0.7:9955", "n1:9955")
+    nvml = answer(page(before, after), request=Request(backend=Backend.NVML)).gpus[0]
+    assert nvml.resets == 1
+    assert nvml.gap_s == pytest.approx(58 - 54.8)
+
+
+def test_a_scrape_gap_is_nothing_to_a_hardware_counter() -> None:
+    """A minute without scrapes inside the window: the counter goes on; one at its edge is a gap."""
+    holed = page(scraped(0, seconds=[*range(0, 31, 5), *range(90, 121, 5)]))
+    inside = answer(holed, (20.0, 110.0))
+    assert inside.gpus[0].joules == pytest.approx(9000)
+    assert inside.gpus[0].coverage == 1.0
+    cut = answer(holed, (20.0, 60.0))
+    assert (cut.reasons, cut.valid) == (("coverage",), False)
+    assert cut.gpus[0].gap_s == pytest.approx(60 - 29.8)
+    assert "sample_gap" in codes(cut)
+
+
+def test_half_covered() -> None:
+    """A window that begins before the data says 0.5."""
+    result = answer(page(scraped(0, read_late_ms=0)), (-30.0, 30.0))
+    assert (result.gpus[0].coverage, result.reasons) == (0.5, ("coverage",))
+
+
+def test_the_newest_samples_are_missing() -> None:
+    """A window that ends after the newest sample says how many seconds are missing."""
+    result = answer(page(scraped(0, read_late_ms=0)), (100.0, 125.0))
+    assert codes(result) == ["sample_gap", "newest_missing"]
+    assert "5.000 s" in result.warnings[1].message
+
+
+def test_before_the_data_there_is_nothing() -> None:
+    """A window before the data has no GPUs, no joules, and says so."""
+    result = answer(page(scraped(0)), (-600.0, -500.0))
+    assert (result.gpus, result.total_j, result.reasons, result.backend) == ((), None, ("no_data",), "none")
+
+
+def test_no_total_where_a_gpu_is_missing() -> None:
+    """A GPU that only llem_gpu_info shows has null joules, and then so has the total."""
+    info = [line for line in scraped(1) if line.startswith("llem_gpu_info")]
+    result = answer(page(scraped(0), info))
+    assert [gpu.joules for gpu in result.gpus] == [pytest.approx(3000), None]
+    assert (result.total_j, result.reasons) == (None, ("no_data",))
+
+
+def test_each_node_chooses_for_itself() -> None:
+    """A node without zeus uses nvml, the other keeps zeus: mixed."""
+    other = scraped(0, uuid="GPU-9", instance="n2:9955", zeus=False)
+    result = answer(page(scraped(0), other))
+    assert (result.backend, result.valid) == ("mixed", True)
+    assert [str(gpu.backend) for gpu in result.gpus] == ["zeus", "nvml"]
+
+
+def test_on_one_node_all_gpus_share_a_backend() -> None:
+    """One GPU without an energy counter sends its whole node to nvml, with the reason."""
+    result = answer(page(scraped(0), scraped(1, zeus=False)))
+    assert result.backend == "nvml"
+    assert not result.considered[0].usable
+    assert "GPU 1" in result.considered[0].reason
+
+
+def test_a_named_backend_without_data_is_no_data() -> None:
+    """--backend zeus where there is no zeus gives no joules, whatever nvml has."""
+    result = answer(page(scraped(0, zeus=False)), request=Request(backend=Backend.ZEUS))
+    assert (result.gpus[0].joules, result.reasons) == (None, ("no_data",))
+
+
+def test_backend_none_is_silent() -> None:
+    """none: no joules, no warning, nothing wrong."""
+    result = answer(page(scraped(0)), request=Request(backend=Backend.NONE))
+    assert (result.total_j, result.warnings, result.reasons, result.valid) == (None, (), (), True)
+
+
+def test_disagreement_beyond_five_percent_is_said() -> None:
+    """zeus at 110 W and nvml at 100 W of one window is a warning, with both figures."""
+    lines = [line for line in scraped(0) if "zeus" not in line]
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    zeus = [(s * 1000, 2e9 + 110 * (s - 0.2)) for s in range(0, 121, 5)]
+    result = answer(page(lines, series("llem_gpu_zeus_energy_joules_total", labels, zeus)))
+    assert codes(result) == ["backends_disagree"]
+
+
+def test_only_the_gpus_asked_for() -> None:
+    """GPUs are chosen by index, by uuid or by label matchers; one that is not there makes it no_data."""
+    text = page(scraped(0), scraped(1), scraped(0, uuid="GPU-9", instance="n2:9955"))
+    assert [gpu.uuid for gpu in answer(text, request=Request(gpus=("1", "GPU-9"))).gpus] == ["GPU-1", "GPU-9"]
+    matched = Request(selectors=(parse_selector('instance="n2:9955"'),))
+    assert [gpu.uuid for gpu in answer(text, request=matched).gpus] == ["GPU-9"]
+    both = Request(selectors=(parse_selector('gpu="0"'), parse_selector('instance="n1:9955"')))
+    assert len(answer(text, request=both).gpus) == 3
+    missing = answer(text, request=Request(gpus=("0", "7")))
+    assert (missing.reasons, missing.total_j) == (("no_data",), None)
+    assert "no GPU 7" in missing.warnings[-1].message
+
+
+def test_max_gap_can_be_given() -> None:
+    """--max-gap replaces what the samples say, and the result shows it."""
+    result = answer(page(scraped(0)), request=Request(max_gap_ms=1000))
+    assert result.gpus[0].max_gap_s == 1.0
+    assert result.gpus[0].gap_s == pytest.approx(1.5 + 3.5)
+
+
+def test_a_reset_counter_is_said() -> None:
+    """A driver reload in the window is counted and warned of."""
+    lines = [line for line in scraped(0) if "zeus" not in line]
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    zeus = [(s * 1000, (2e9 if s < 60 else -5950) + 100 * s) for s in range(0, 121, 5)]
+    result = answer(page(lines, series("llem_gpu_zeus_energy_joules_total", labels, zeus)))
+    assert result.gpus[0].resets == 1
+    assert "counter_reset" in codes(result)

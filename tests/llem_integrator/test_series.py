@@ -1,0 +1,63 @@
+"""Cleaning, merging and joining of series."""
+
+import numpy as np
+
+from llem_integrator.series import Series, auto_max_gap_ms, follow, make_series, merge
+
+STALE = np.array([0x7FF0000000000002], np.uint64).view(np.float64)[0]
+
+
+def series(times: list[int], values: list[float], **labels: str) -> Series:
+    return make_series(labels, np.array(times, np.int64), np.array(values, np.float64))
+
+
+def test_readings_that_are_no_samples_are_left_out_and_counted() -> None:
+    """NaN, infinite and negative readings are no samples; a stale marker is not even a bad one."""
+    clean = series([5, 4, 3, 2, 1], [STALE, np.nan, np.inf, -1.0, 7.0])
+    assert (clean.unix_ms.tolist(), clean.values.tolist(), clean.bad) == ([1], [7.0], 3)
+
+
+def test_samples_are_sorted_and_the_larger_of_equal_times_is_kept() -> None:
+    """Equal times with unlike values keep the larger and are counted; equal values are no conflict."""
+    clean = series([20, 10, 20, 10], [3.0, 1.0, 2.0, 1.0])
+    assert (clean.unix_ms.tolist(), clean.values.tolist(), clean.conflicts) == ([10, 20], [1.0, 3.0], 1)
+
+
+def test_an_empty_series_stays_empty() -> None:
+    """No samples are no samples."""
+    assert len(series([], [])) == 0
+    assert merge([]) is None
+
+
+def test_merging_replicas_gives_each_sample_once() -> None:
+    """Two servers that stored halves of one trace, overlapping, give it whole."""
+    merged = merge(
+        [series([10, 20, 30], [1, 2, 3], replica="a"), series([20, 30, 40], [2, 3, 4], replica="b")]
+    )
+    assert merged is not None
+    assert (merged.unix_ms.tolist(), merged.values.tolist(), merged.conflicts) == (
+        [10, 20, 30, 40],
+        [1, 2, 3, 4],
+        0,
+    )
+    assert merged.labels == {"replica": "b"}
+
+
+def test_label_sets_that_follow_each_other_are_joined() -> None:
+    """A pod that moved leaves two label sets, and both are taken, in order of time."""
+    before, after = series([0, 10], [1, 2], instance="a"), series([20, 30], [3, 4], instance="b")
+    assert follow([after, before], 0, 30) == [before, after]
+
+
+def test_of_overlapping_replicas_the_best_covered_is_used() -> None:
+    """Two HA replicas of one series are never mixed."""
+    long, short = series([0, 50, 100], [1, 2, 3], replica="b"), series([10, 60], [1, 2], replica="a")
+    assert follow([short, long], 0, 100) == [long]
+    assert follow([short, long], 10, 60) == [short], "equal coverage: by label"
+
+
+def test_auto_max_gap_is_three_times_the_median_of_the_first_hundred_steps() -> None:
+    """Later, coarser steps do not change what was settled."""
+    times = np.concatenate([np.arange(101) * 10, 1000 + np.arange(1, 500) * 1000]).astype(np.int64)
+    assert auto_max_gap_ms(times) == 30
+    assert auto_max_gap_ms(times[:1]) is None

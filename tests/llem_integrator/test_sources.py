@@ -1,0 +1,248 @@
+"""Every source on the real thing: a Prometheus on blocks by promtool, OpenMetrics texts, bad answers."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_core.errors import ConfigError, SourceError
+from llem_integrator.series import Series
+from llem_integrator.sources import Source, open_source, parse_selector
+from llem_integrator.sources.openmetrics import parse
+from llem_integrator.sources.prometheus import PrometheusSource
+from tests.servers import Prometheus
+
+T0 = 1_795_507_546_000
+POWER = "llem_gpu_power_trace_watts"
+
+
+def trace_text(samples: int, step_ms: int = 100, gpus: int = 2) -> str:
+    """An OpenMetrics page of a 10 Hz trace: GPU g has (i % 97 + g) W at sample i."""
+    lines = [f"# TYPE {POWER} gauge"]
+    for gpu in range(gpus):
+        for i in range(samples):
+            ms = T0 + i * step_ms
+            stamp = f"{ms // 1000}.{ms % 1000:03d}"
+            lines.append(f'{POWER}{{gpu="{gpu}",instance="n1",uuid="GPU-{gpu}"}} {i % 97 + gpu} {stamp}')
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> list[Series]:
+    found = source.samples(POWER, parse_selector(selector), start_ms, end_ms, lambda _: None)
+    return sorted(found, key=lambda one: one.labels["gpu"])
+
+
+def test_prometheus_gives_every_sample_once_over_many_pages(tmp_path: Path) -> None:
+    """Two hours at 10 Hz come back whole, in order, over pages; edges are closed on both sides."""
+    samples = 72_000
+    with Prometheus.on_blocks(tmp_path, trace_text(samples)) as server:
+        source = open_source(server.url)
+        shares: list[float] = []
+        found = list(source.samples(POWER, (), T0 - 60_000, T0 + 8_000_000, shares.append))
+        assert [len(one) for one in found] == [samples, samples]
+        assert found[0].unix_ms.tolist() == [T0 + 100 * i for i in range(samples)]
+        assert shares == sorted(shares)
+        assert len(shares) >= 3
+        assert shares[-1] == 1
+        inner = fetch(source, T0 + 1000, T0 + 2000)
+        assert inner[1].unix_ms.tolist() == [T0 + 1000 + 100 * i for i in range(11)]
+        assert fetch(source, T0 - 5000, T0 - 1) == []
+        highest = source.summary(POWER, (), T0, T0 + 1000, "max")
+        assert sorted(float(one.values[0]) for one in highest) == [10, 11]
+
+
+def test_prometheus_matches_labels(tmp_path: Path) -> None:
+    """A selector reaches the server as it was written, quotes and all."""
+    with Prometheus.on_blocks(tmp_path, trace_text(10)) as server:
+        source = open_source(server.url + "/")
+        assert [one.labels["gpu"] for one in fetch(source, T0, T0 + 900, '{gpu=~"1|7",uuid!="x\\"y"}')] == [
+            "1"
+        ]
+
+
+def test_prometheus_sample_limit_halves_the_page(tmp_path: Path) -> None:
+    """A server that hands out few samples at once is asked for shorter pages, and nothing is lost."""
+    with Prometheus.on_blocks(tmp_path, trace_text(20_000), args=["--query.max-samples=4000"]) as server:
+        assert [len(one) for one in fetch(open_source(server.url), T0, T0 + 2_000_000)] == [20_000, 20_000]
+
+
+def test_prometheus_that_is_not_there_is_one_line() -> None:
+    """An unreachable server is an error that names it, at once."""
+    with pytest.raises(SourceError, match=r"no answer from http://127\.0\.0\.1:9/\S+: .*refused"):
+        open_source("http://127.0.0.1:9")
+
+
+def test_passwords_are_not_shown() -> None:
+    """The URL's user and password are in no message."""
+    with pytest.raises(SourceError) as caught:
+        open_source("http://ann:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+
+
+@contextmanager
+def answering(status: int, body: bytes, length: int | None = None) -> Iterator[str]:
+    """A server on loopback that answers everything so."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+SUCCESS = {"status": "success", "data": {"resultType": "matrix"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, b"<html>hello", "not JSON"),
+        (200, b"[]", "not a Prometheus result"),
+        (200, b'{"status": "success"}', "not a Prometheus result"),
+        (422, b'{"status": "error", "error": "boom"}', "answered 422: boom"),
+        (401, b"", "answered 401"),
+        (200, json.dumps(SUCCESS | {"data": {"result": [{"metric": {}}]}}).encode(), "not samples"),
+        (
+            200,
+            json.dumps(SUCCESS | {"data": {"result": [{"metric": {}, "values": [[1, "x"]]}]}}).encode(),
+            "not samples",
+        ),
+        (200, json.dumps(SUCCESS | {"data": {"result": [7]}}).encode(), "not samples"),
+    ],
+)
+def test_answers_that_are_not_samples(status: int, body: bytes, message: str) -> None:
+    """Whatever a server answers instead of samples is one line that says so."""
+    with answering(status, body) as url, pytest.raises(SourceError, match=message):
+        fetch(PrometheusSource(url), T0, T0 + 1000)
+
+
+def test_half_a_response_is_an_error() -> None:
+    """A body shorter than announced is never taken for a short result."""
+    body = json.dumps(SUCCESS | {"data": {"result": []}}).encode()
+    with (
+        answering(200, body, length=len(body) + 10) as url,
+        pytest.raises(SourceError, match="no answer from"),
+    ):
+        fetch(PrometheusSource(url), T0, T0 + 1000)
+
+
+def test_a_servers_warnings_are_kept() -> None:
+    """What a store says of a partial answer reaches the caller."""
+    body = json.dumps(SUCCESS | {"data": {"result": []}, "warnings": ["half of me is down"]}).encode()
+    with answering(200, body) as url:
+        source = PrometheusSource(url)
+        fetch(source, T0, T0 + 1000)
+    assert source.warnings == ("half of me is down",)
+
+
+def test_something_else_than_a_store_is_refused() -> None:
+    """A web server that is neither a Prometheus nor an exporter is told apart."""
+    with answering(200, b"<html>") as url, pytest.raises(SourceError, match="neither a Prometheus"):
+        open_source(url)
+    with pytest.raises(ConfigError, match="ftp"):
+        open_source("ftp://x/y")
+
+
+def test_an_openmetrics_file_gives_what_prometheus_gives(tmp_path: Path) -> None:
+    """The same page read from a file and through a server are the same series."""
+    text = trace_text(500)
+    file = tmp_path / "page.om"
+    file.write_text(text)
+    with Prometheus.on_blocks(tmp_path / "server", text) as server:
+        pairs = zip(
+            *(fetch(open_source(where), T0, T0 + 60_000) for where in (server.url, str(file))), strict=True
+        )
+        for stored, read in pairs:
+            assert stored.labels == read.labels
+            assert stored.unix_ms.tolist() == read.unix_ms.tolist()
+            assert stored.values.tolist() == read.values.tolist()
+
+
+def test_openmetrics_details() -> None:
+    """Escapes, exemplars, spaces in values, samples without a time and without labels are read."""
+    source = parse(
+        '# HELP a b\nm{x="a \\"b\\" } c\\n\\\\",y=""} 1.5 12.345\n'
+        'm{x="q"} +Inf 12\nm{x="q"} 2 13 # {trace="t"} 1 9\ni{v="1"} 1\nn 4 14\n# EOF\n',
+        "page",
+    )
+    found = {one.labels["x"]: one for one in source.samples("m", (), 0, 20_000, lambda _: None)}
+    assert found['a "b" } c\n\\'].unix_ms.tolist() == [12_345]
+    assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
+    assert [one.labels for one in source.summary("i", (), 5, 6, "last")] == [{"v": "1"}]
+    assert [len(one) for one in source.samples("n", (), 0, 20_000, lambda _: None)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "EOF"),
+        ("m 1 2\n", "EOF"),
+        ("m one 2\n# EOF", "line 1"),
+        ("m 1 2 3\n# EOF", "line 1"),
+        ("m{x=1} 1 2\n# EOF", "not a series"),
+        ("m 1\n# EOF", "no sample has a timestamp"),
+    ],
+)
+def test_openmetrics_that_is_not(text: str, message: str) -> None:
+    """A page cut short, of another format or without times is refused with its place."""
+    with pytest.raises(SourceError, match=message):
+        parse(text, "page")
+
+
+@given(st.text(alphabet='m{}x="\\, 1.e-N#EOF\n', max_size=60))
+def test_any_text_is_a_page_or_a_source_error(text: str) -> None:
+    """No text makes the parser raise anything else."""
+    with suppress(SourceError):
+        parse(text + "\n# EOF", "page")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, a folder and bytes that are no text are one line each."""
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name, message in (("none", "cannot read"), (".", "cannot read"), ("bytes", "not text")):
+        with pytest.raises(SourceError, match=message):
+            open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("text", ["x", "x=y", 'x="y" z="w"', 'x=~"("', '{x="y"', '="y"', 'x="y",,'])
+def test_bad_matchers(text: str) -> None:
+    """What is no matcher is refused."""
+    with pytest.raises(ConfigError):
+        parse_selector(text)
+
+
+def test_matchers_apply_as_in_promql() -> None:
+    """Absent labels are empty, and regular expressions are anchored."""
+    labels = {"a": "xy"}
+    texts = {
+        'a="xy"': True,
+        'a!="xy"': False,
+        'a=~"x"': False,
+        'a=~"x."': True,
+        'a!~"x"': True,
+        'b=""': True,
+        "": True,
+    }
+    for text, expected in texts.items():
+        assert all(matcher(labels) for matcher in parse_selector(text)) is expected, text

@@ -1,0 +1,96 @@
+"""Time forms, durations and windows."""
+
+from datetime import UTC
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_core.errors import ConfigError
+from llem_integrator.window import Window, parse_duration_us, parse_time_us, parse_window, rfc3339
+
+NOW_US = 1_795_507_606_250_000
+
+
+@pytest.mark.parametrize(
+    ("text", "unix_us"),
+    [
+        ("1795507546", 1_795_507_546_000_000),
+        ("1795507546.1234567", 1_795_507_546_123_456),
+        ("2026-11-24T08:45:46Z", 1_795_509_946_000_000),
+        ("2026-11-24T09:45:46.5+01:00", 1_795_509_946_500_000),
+        ("2026-11-24 08:45:46+00:00", 1_795_509_946_000_000),
+        ("now", NOW_US),
+        ("now-1h30m", NOW_US - 5_400_000_000),
+        ("now+100ms", NOW_US + 100_000),
+    ],
+)
+def test_time_forms(text: str, unix_us: int) -> None:
+    """Each accepted form is read to the microsecond."""
+    assert parse_time_us(text, NOW_US, None) == unix_us
+
+
+def test_a_zoneless_time_needs_a_zone() -> None:
+    """A time without an offset is read in --timezone, and refused without it."""
+    berlin = ZoneInfo("Europe/Berlin")
+    with_zone = parse_time_us("2026-07-01T12:00:00", NOW_US, berlin)
+    assert with_zone == parse_time_us("2026-07-01T10:00:00Z", NOW_US, None)
+    with pytest.raises(ConfigError, match="--timezone"):
+        parse_time_us("2026-07-01T12:00:00", NOW_US, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "yesterday", "now-", "now-5", "now-1h x", "-5", "1e9", "nan", "1795507546123", "9999999999999"],
+)
+def test_bad_times_are_one_line(text: str) -> None:
+    """What is no time is refused with a line that shows it."""
+    with pytest.raises(ConfigError) as caught:
+        parse_time_us(text, NOW_US, UTC)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "microseconds"),
+    [("100ms", 100_000), ("1.5s", 1_500_000), ("1h30m", 5_400_000_000), ("2d", 172_800_000_000)],
+)
+def test_durations(text: str, microseconds: int) -> None:
+    """Durations are sums of numbers with units."""
+    assert parse_duration_us(text) == microseconds
+
+
+@pytest.mark.parametrize("text", ["", "15", "0s", "m", "-1s", "1 s", "1y", "9" * 30 + "w"])
+def test_bad_durations(text: str) -> None:
+    """What is no duration, and no time at all, is refused."""
+    with pytest.raises(ConfigError):
+        parse_duration_us(text)
+
+
+def test_windows() -> None:
+    """A window is two times, or a time and a duration."""
+    assert parse_window("now-1m, now", NOW_US, None) == Window(NOW_US - 60_000_000, NOW_US)
+    assert parse_window("1795507546,+15m", NOW_US, None).duration_s == 900
+
+
+@pytest.mark.parametrize("text", ["now", "now,now", "now,now-1s", "now,+0s", "1,2,3", ",", "now-1h,+x"])
+def test_impossible_windows(text: str) -> None:
+    """A window that is empty, backwards or not two times is refused."""
+    with pytest.raises(ConfigError):
+        parse_window(text, NOW_US, None)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_window_or_a_config_error(text: str) -> None:
+    """No text makes the parser raise anything else."""
+    try:
+        window = parse_window(text, NOW_US, UTC)
+    except ConfigError:
+        return
+    assert window.end_us > window.start_us
+
+
+@given(st.integers(0, 4_000_000_000_000_000 // 1000))
+def test_printed_times_read_back(unix_ms: int) -> None:
+    """A time as it is printed reads back as itself."""
+    assert parse_time_us(rfc3339(unix_ms * 1000), NOW_US, None) == unix_ms * 1000
