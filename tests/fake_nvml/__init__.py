@@ -1,7 +1,8 @@
 """A fake NVIDIA driver: libnvidia-ml.so.1 and nvidia-smi for tests on machines without a GPU.
 
-Real pynvml, Zeus, CodeCarbon and nvitop load the library unmodified, in as many processes as you like: they all
-see the same GPUs, whose power is a closed formula of wall-clock time. So the true joules of any window are known.
+Real pynvml, Zeus, CodeCarbon and nvitop load the library unmodified, in as many processes as you like:
+they all see the same GPUs, whose power is a closed formula of wall-clock time. So the true joules of any
+window are known.
 
     with FakeDriver(tmp_path, gpus=2, update_period_s=0.1) as driver:
         child = subprocess.Popen([...], env={**os.environ, **driver.env})
@@ -11,8 +12,8 @@ see the same GPUs, whose power is a closed formula of wall-clock time. So the tr
         driver.calls()[0].fields                         # nvmlDeviceGetFieldValues calls on GPU 0
 
 Set the environment before the process starts (the loader reads LD_LIBRARY_PATH once), or call
-`driver.load_into_this_process()` before pynvml is initialised. FakeDriver builds by itself, once; without Python,
-`make -C tests/fake_nvml OUT=DIR` does.
+`driver.load_into_this_process()` before pynvml is initialised. FakeDriver builds by itself, once; without
+Python, `make -C tests/fake_nvml OUT=DIR` does.
 
 Loads: load.py. Sensor, counter, faults and readings of a GPU: FakeGpu. The shared file: state.h.
 """
@@ -20,5 +21,16 @@ Loads: load.py. Sensor, counter, faults and readings of a GPU: FakeGpu. The shar
 from .driver import FakeDriver, build
 from .gpu import Architecture, Calls, FakeGpu
 from .load import Load, constant, default_load
+from .process import NvmlProcess
 
-__all__ = ["Architecture", "Calls", "FakeDriver", "FakeGpu", "Load", "build", "constant", "default_load"]
+__all__ = [
+    "Architecture",
+    "Calls",
+    "FakeDriver",
+    "FakeGpu",
+    "Load",
+    "NvmlProcess",
+    "build",
+    "constant",
+    "default_load",
+]

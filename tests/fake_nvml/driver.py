@@ -43,9 +43,10 @@ class FakeDriver:
         """Create the state file, the driver loaded and its counters well above 0."""
         self.library = library or build()
         self.state_path = directory.resolve() / "nvml.state"
-        with self.state_path.open("wb") as file:
+        # Never truncated: a process that still maps an older driver's file would die of SIGBUS.
+        self.state_path.unlink(missing_ok=True)
+        with self.state_path.open("x+b") as file:
             file.truncate(ctypes.sizeof(layout.State))
-        with self.state_path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self._state = layout.State.from_buffer(self._map)
         # A whole second in the past: unix times minus it are exact, and no window of a test begins before it.

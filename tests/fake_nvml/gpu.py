@@ -3,15 +3,13 @@
 import math
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from itertools import pairwise
 
 from . import layout
 from .load import Load
-
-T = TypeVar("T")
+from .setting import call_classes, clocks, flag, optional, real, text, watts, whole
 
 # A change is announced this long before it holds, so that all processes switch at the same instant.
 _NOTICE_S = 0.001
@@ -50,105 +48,58 @@ class Calls:
     slow: int
 
 
-_CALL_CLASSES = ("fields", "energy", "power", "slow")
-
-
-class Setting(Generic[T]):
-    """An attribute that lives in the shared state."""
-
-    def __init__(self, field: str, read: Callable[[Any], T], write: Callable[[T], Any]) -> None:
-        self._field, self._read, self._write = field, read, write
-
-    def __get__(self, gpu: "FakeGpu", owner: type["FakeGpu"]) -> T:
-        return self._read(getattr(gpu.state, self._field))
-
-    def __set__(self, gpu: "FakeGpu", value: T) -> None:
-        setattr(gpu.state, self._field, self._write(value))
-
-
-def _whole(field: str) -> Setting[int]:
-    return Setting(field, int, int)
-
-
-def _real(field: str) -> Setting[float]:
-    return Setting(field, float, float)
-
-
-def _flag(field: str) -> Setting[bool]:
-    return Setting(field, bool, int)
-
-
-def _text(field: str) -> Setting[str]:
-    return Setting(field, bytes.decode, str.encode)
-
-
-def _milliwatts(field: str) -> Setting[float]:
-    return Setting(field, lambda milliwatts: milliwatts / 1000, lambda watts: round(1000 * watts))
-
-
-def _clocks(field: str) -> Setting[tuple[int, ...]]:
-    return Setting(field, tuple, lambda clocks: clocks)
-
-
-def _optional(field: str) -> Setting[float | None]:
-    return Setting(field, lambda x: None if x < 0 else x, lambda x: -1 if x is None else x)
-
-
-def _classes(field: str) -> Setting[frozenset[str]]:
-    return Setting(
-        field,
-        lambda bits: frozenset(name for n, name in enumerate(_CALL_CLASSES) if bits >> n & 1),
-        lambda names: sum(1 << _CALL_CLASSES.index(name) for name in names),
-    )
-
-
 class FakeGpu:
-    """Every attribute may be set while processes read the GPU. Exact joules and watts know no sensor and no gain."""
+    """One GPU; every attribute may be set while processes read it.
+
+    Exact joules and watts are the load's own: they know no sensor, no gain and no fault.
+    """
 
     # The sensor. Update period 0: follows at once; averaging window 0: instantaneous.
-    update_period_s = _real("update_period_s")
-    update_offset_s = _real("update_offset_s")
-    averaging_window_s = _real("averaging_window_s")
-    gain = _real("gain")
-    energy_update_period_s = _real("energy_update_period_s")
+    # Power and energy share the offset of their update grids.
+    update_period_s = real("update_period_s")
+    update_offset_s = real("update_offset_s")
+    averaging_window_s = real("averaging_window_s")
+    gain = real("gain")
+    energy_update_period_s = real("energy_update_period_s")
 
     # Faults. A hung call ends when `hung` is cleared, or after 600 s with NVML_ERROR_TIMEOUT.
-    lost = _flag("lost")
-    hung = _flag("hung")
-    slow_call_s = _real("slow_call_s")
-    power_supported = _flag("power_supported")
-    instant_supported = _flag("instant_supported")
-    energy_supported = _flag("energy_supported")
-    denied = _classes("denied")
-    power_override_watts = _optional("power_override_watts")
-    mig_slices = _whole("mig_slices")
+    # `slow_call_s` delays readings of power, fields and energy; `denied` names classes of Calls.
+    lost = flag("lost")
+    hung = flag("hung")
+    slow_call_s = real("slow_call_s")
+    power_supported = flag("power_supported")
+    instant_supported = flag("instant_supported")
+    energy_supported = flag("energy_supported")
+    denied = call_classes("denied")
+    power_override_watts = optional("power_override_watts")
+    mig_slices = whole("mig_slices")
 
     # Identity.
-    name = _text("name")
-    uuid = _text("uuid")
-    serial = _text("serial")
-    pci_bus = _whole("pci_bus")
-    pci_device_id = _whole("pci_device_id")
-    minor_number = _whole("minor_number")
+    name = text("name")
+    uuid = text("uuid")
+    serial = text("serial")
+    pci_bus = whole("pci_bus")
+    pci_device_id = whole("pci_device_id")
+    minor_number = whole("minor_number")
 
     # Readings.
-    memory_total_bytes = _whole("memory_total_bytes")
-    memory_used_bytes = _whole("memory_used_bytes")
-    memory_reserved_bytes = _whole("memory_reserved_bytes")
-    utilization_percent = _whole("utilization_percent")
-    memory_utilization_percent = _whole("memory_utilization_percent")
-    temperature_celsius = _whole("temperature_celsius")
-    fan_percent = _whole("fan_percent")
-    power_limit_watts = _milliwatts("power_limit_mw")
-    default_limit_watts = _milliwatts("default_limit_mw")
-    min_limit_watts = _milliwatts("min_limit_mw")
-    max_limit_watts = _milliwatts("max_limit_mw")
-    throttle_reasons = _whole("throttle_reasons")
-    persistence_mode = _flag("persistence_mode")
-    performance_state = _whole("performance_state")
-    compute_mode = _whole("compute_mode")
-    clocks_mhz = _clocks("clocks_mhz")
-    max_clocks_mhz = _clocks("max_clocks_mhz")
+    memory_total_bytes = whole("memory_total_bytes")
+    memory_used_bytes = whole("memory_used_bytes")
+    memory_reserved_bytes = whole("memory_reserved_bytes")
+    utilization_percent = whole("utilization_percent")
+    memory_utilization_percent = whole("memory_utilization_percent")
+    temperature_celsius = whole("temperature_celsius")
+    fan_percent = whole("fan_percent")
+    power_limit_watts = watts("power_limit_mw")
+    default_limit_watts = watts("default_limit_mw")
+    min_limit_watts = watts("min_limit_mw")
+    max_limit_watts = watts("max_limit_mw")
+    throttle_reasons = whole("throttle_reasons")
+    persistence_mode = flag("persistence_mode")
+    performance_state = whole("performance_state")
+    compute_mode = whole("compute_mode")
+    clocks_mhz = clocks("clocks_mhz")
+    max_clocks_mhz = clocks("max_clocks_mhz")
 
     def __init__(self, state: layout.Gpu, origin_ns: int, index: int, load: Load) -> None:
         """A new H100 in `state`, without a fault."""
@@ -156,7 +107,7 @@ class FakeGpu:
         self._origin_ns = origin_ns
         self._pieces: list[tuple[float, Load]] = []
         self._append_piece(0.0, 0.0, load)
-        self._append_counter(layout.Counter(0.0, 3.1e9 + 1.7e8 * index, 4.2e9 + 1.7e8 * index, 1.0, 0.0))
+        self._append_counter(layout.Counter(0.0, 0.0, 3.1e9 + 1.7e8 * index, 4.2e9 + 1.7e8 * index, 1.0, 0.0))
         self._set_defaults()
 
     def _set_defaults(self) -> None:
@@ -202,7 +153,7 @@ class FakeGpu:
         self._append_piece(start, before + last.joules(last_start, start), replace(load or last, **changes))
         if at_unix_s is None:
             self._wait(start)
-        return self._origin_ns * 1e-9 + start
+        return self._unix(start)
 
     def _append_piece(self, start: float, joules_before: float, load: Load) -> None:
         count = self.state.piece_count
@@ -233,7 +184,7 @@ class FakeGpu:
         start, end = self._offset(start_unix_s), self._offset(end_unix_s)
         starts = [-math.inf, *(piece_start for piece_start, _ in self._pieces[1:]), math.inf]
         parts = []
-        for (_, load), begins, ends in zip(self._pieces, starts, starts[1:], strict=True):
+        for (_, load), (begins, ends) in zip(self._pieces, pairwise(starts), strict=True):
             a, b = max(start, begins), min(end, ends)
             if a < b:
                 parts.append(load.joules(a, b))
@@ -279,6 +230,7 @@ class FakeGpu:
         module_joules = gpu_joules + old.module_watts * (start - old.start_s)
         new = layout.Counter(
             start,
+            old.joules_before + gpu_joules,
             old.base_mj + 1000 * old.gain * gpu_joules + step_mj,
             old.module_base_mj + 1000 * old.gain * module_joules + step_mj,
             old.gain,
@@ -318,7 +270,8 @@ class FakeGpu:
         return self._origin_ns // 10**9 + t
 
     def _soon(self) -> float:
-        return (time.time_ns() - self._origin_ns) * 1e-9 + _NOTICE_S
+        # By way of unix time as a float64, so that the instant that callers are told is the very one.
+        return self._offset(time.time() + _NOTICE_S)
 
     def _wait(self, t: float) -> None:
-        time.sleep(max(0.0, t - (time.time_ns() - self._origin_ns) * 1e-9))
+        time.sleep(max(0.0, self._unix(t) - time.time()))

@@ -25,7 +25,7 @@ class Piece(ctypes.Structure):
 class Counter(ctypes.Structure):
     """What the energy counter adds to, from start_s on."""
 
-    _fields_ = _each(_f64, "start_s base_mj module_base_mj gain module_watts")
+    _fields_ = _each(_f64, "start_s joules_before base_mj module_base_mj gain module_watts")
 
 
 class Gpu(ctypes.Structure):

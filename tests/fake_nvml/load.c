@@ -69,7 +69,7 @@ double counter_mj(const gpu_t *gpu, double t, int module) {
     double updated = last_update(t, gpu->energy_update_period_s, gpu->update_offset_s);
     double base_mj = module ? c->module_base_mj : c->base_mj;
     if (updated < c->start_s) return base_mj;
-    double joules = true_joules(gpu, updated) - true_joules(gpu, c->start_s);
+    double joules = true_joules(gpu, updated) - c->joules_before;
     if (module) joules += c->module_watts * (updated - c->start_s);
     return base_mj + 1000 * c->gain * joules;
 }

@@ -26,6 +26,7 @@ typedef struct {
 
 typedef struct {
     double start_s;
+    double joules_before; /* from the origin to start_s: the piece that held then may be overwritten */
     double base_mj, module_base_mj; /* the counter at start_s: the GPU's, and its whole module's */
     double gain;                    /* counted joules for each true one */
     double module_watts;            /* what a Grace CPU beside the GPU draws */

@@ -1,0 +1,365 @@
+"""The driver as real pynvml sees it: readings, faults, MIG, reload, several processes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_nvml import Architecture, Calls, FakeDriver, NvmlProcess, build, constant
+
+LOST, UNSUPPORTED, DENIED = "NVMLError_GpuIsLost", "NVMLError_NotSupported", "NVMLError_NoPermission"
+POWER, ENERGY = "nvml.nvmlDeviceGetPowerUsage(gpu[0])", "nvml.nvmlDeviceGetTotalEnergyConsumption(gpu[0])"
+FIELD, TEMPERATURE = "field(gpu[0], 186)", "nvml.nvmlDeviceGetTemperature(gpu[0], 0)"
+READINGS = (POWER, ENERGY, FIELD, TEMPERATURE)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[FakeDriver]:
+    """Two GPUs at a constant 300 W."""
+    with FakeDriver(tmp_path, gpus=2, low_watts=300.0, high_watts=300.0, sine_watts=0.0) as driver:
+        yield driver
+
+
+@pytest.fixture
+def process(driver: FakeDriver) -> Iterator[NvmlProcess]:
+    """A process that has initialised NVML."""
+    with NvmlProcess(driver) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NvmlProcess]:
+    """A process beside a driver whose settings are the default ones."""
+    with FakeDriver(tmp_path_factory.mktemp("driver")) as driver, NvmlProcess(driver) as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("nvml.nvmlSystemGetDriverVersion()", "580.95.05"),
+        ("nvml.nvmlSystemGetNVMLVersion()", "13.580.95.05"),
+        ("nvml.nvmlSystemGetCudaDriverVersion()", 13000),
+        ("nvml.nvmlDeviceGetCount()", 8),
+        ("nvml.nvmlDeviceGetName(gpu[0])", "NVIDIA H100 80GB HBM3"),
+        ("len({nvml.nvmlDeviceGetUUID(g) for g in gpu})", 8),
+        ("nvml.nvmlDeviceGetUUID(gpu[0])", "GPU-2bae0657-88b3-5f4a-b487-d1e5914b668f"),
+        ("nvml.nvmlDeviceGetSerial(gpu[1])", "1650000000001"),
+        ("[nvml.nvmlDeviceGetIndex(g) for g in gpu]", [*range(8)]),
+        ("nvml.nvmlDeviceGetMinorNumber(gpu[3])", 3),
+        ("nvml.nvmlDeviceGetPciInfo(gpu[2]).busId", "00000000:12:00.0"),
+        ("nvml.nvmlDeviceGetPciInfo(gpu[2]).busIdLegacy", "0000:12:00.0"),
+        (
+            "nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(gpu[4]).encode()))",
+            4,
+        ),
+        ("nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByPciBusId(b'0000:13:00.0'))", 3),
+        ("nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleBySerial(b'1650000000006'))", 6),
+        ("nvml.nvmlDeviceGetHandleByUUID(b'GPU-none')", "NVMLError_NotFound"),
+        ("nvml.nvmlDeviceGetHandleByIndex(8)", "NVMLError_InvalidArgument"),
+        ("nvml.nvmlDeviceGetMemoryInfo(gpu[0]).total", 81559 << 20),
+        ("nvml.nvmlDeviceGetMemoryInfo(gpu[0]).used", (30000 + 551) << 20),
+        ("nvml.nvmlDeviceGetMemoryInfo(gpu[0], nvml.nvmlMemory_v2).used", 30000 << 20),
+        ("nvml.nvmlDeviceGetMemoryInfo(gpu[0], nvml.nvmlMemory_v2).reserved", 551 << 20),
+        ("nvml.nvmlDeviceGetUtilizationRates(gpu[0]).gpu", 87),
+        ("nvml.nvmlDeviceGetUtilizationRates(gpu[0]).memory", 31),
+        ("nvml.nvmlDeviceGetTemperature(gpu[1], nvml.NVML_TEMPERATURE_GPU)", 46),
+        ("nvml.nvmlDeviceGetTemperatureV(gpu[1], nvml.NVML_TEMPERATURE_GPU)", 46),
+        ("nvml.nvmlDeviceGetEnforcedPowerLimit(gpu[0])", 700_000),
+        ("nvml.nvmlDeviceGetPowerManagementLimit(gpu[0])", 700_000),
+        ("nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu[0])", 700_000),
+        ("nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu[0])", [200_000, 700_000]),
+        ("nvml.nvmlDeviceGetClockInfo(gpu[0], nvml.NVML_CLOCK_MEM)", 2619),
+        ("nvml.nvmlDeviceGetMaxClockInfo(gpu[0], nvml.NVML_CLOCK_SM)", 1980),
+        ("nvml.nvmlDeviceGetFanSpeed(gpu[0])", UNSUPPORTED),
+        ("nvml.nvmlDeviceGetPersistenceMode(gpu[0])", 1),
+        ("nvml.nvmlDeviceGetPerformanceState(gpu[0])", 0),
+        ("nvml.nvmlDeviceGetComputeMode(gpu[0])", 0),
+        ("nvml.nvmlDeviceGetCudaComputeCapability(gpu[0])", [9, 0]),
+        ("nvml.nvmlDeviceGetArchitecture(gpu[0])", 9),
+        ("nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu[0])", 0),
+        ("nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu[0])", 0),
+        ("nvml.nvmlDeviceGetSupportedClocksEventReasons(gpu[0])", 0x1FF),
+        ("nvml.nvmlDeviceGetComputeRunningProcesses(gpu[0])", []),
+        ("nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu[0])", []),
+        ("nvml.nvmlDeviceGetMPSComputeRunningProcesses(gpu[0])", []),
+        ("nvml.nvmlDeviceGetC2cModeInfoV(gpu[0])", UNSUPPORTED),
+        ("nvml.nvmlDeviceGetTotalEccErrors(gpu[0], 0, 0)", UNSUPPORTED),
+        ("nvml.nvmlDeviceGetMigMode(gpu[0])", [0, 0]),
+        ("nvml.nvmlDeviceGetMaxMigDeviceCount(gpu[0])", 0),
+        ("nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu[0], 0)", "NVMLError_NotFound"),
+        ("nvml.nvmlDeviceSetPersistenceMode(gpu[0], 1)", DENIED),
+        ("nvml.nvmlDeviceSetPowerManagementLimit(gpu[0], 300_000)", DENIED),
+        ("nvml.nvmlDeviceGetGspFirmwareMode(gpu[0])", "NVMLError_FunctionNotFound"),
+        ("nvml.nvmlErrorString(nvml.NVML_ERROR_GPU_IS_LOST)", "GPU is lost"),
+        ("field(gpu[0], 83) > 3_000_000_000", True),
+        ("field(gpu[0], 186, 1)", UNSUPPORTED),
+        ("field(gpu[0], 82)", UNSUPPORTED),
+    ],
+)
+def test_pynvml_reads(untouched: NvmlProcess, expression: str, expected: Any) -> None:
+    """Real pynvml reads every value of an H100, and the errors that an H100 gives."""
+    assert untouched.ask(expression) == expected
+
+
+def test_settings_are_seen_at_once(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A running process sees readings change, and another number of GPUs."""
+    gpu = driver.gpus[0]
+    gpu.name, gpu.fan_percent, gpu.throttle_reasons, gpu.power_limit_watts = "NVIDIA L4", 30, 0x44, 72.0
+    assert process.ask("nvml.nvmlDeviceGetName(gpu[0])") == "NVIDIA L4"
+    assert process.ask("nvml.nvmlDeviceGetFanSpeed(gpu[0])") == 30
+    assert process.ask("nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu[0])") == 0x44
+    assert process.ask("nvml.nvmlDeviceGetEnforcedPowerLimit(gpu[0])") == 72_000
+    driver.gpu_count = 64
+    assert process.ask("nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(63))") == driver.gpus[63].uuid
+
+
+def test_field_values_carry_their_time(process: NvmlProcess) -> None:
+    """Each value has NVML's own timestamp, inside the call."""
+    before, stamp, after = process.ask(
+        "[time.time(), nvml.nvmlDeviceGetFieldValues(gpu[0], [186])[0].timestamp, time.time()]"
+    )
+    assert before - 1e-5 <= stamp / 1e6 <= after
+
+
+def test_a_lost_gpu_answers_nothing_until_it_is_back(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Every call on a lost GPU is GPU_IS_LOST, on its neighbour none; afterwards all is as before."""
+    driver.gpus[0].lost = True
+    assert {process.ask(reading) for reading in READINGS} == {LOST}
+    assert process.ask("nvml.nvmlDeviceGetHandleByIndex(0)") == LOST
+    assert process.ask("field(gpu[1], 186)") == 300_000
+    driver.gpus[0].lost = False
+    assert process.ask(FIELD) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("power_supported", False, [UNSUPPORTED, int, UNSUPPORTED, int]),
+        ("energy_supported", False, [int, UNSUPPORTED, int, int]),
+        ("instant_supported", False, [int, int, UNSUPPORTED, int]),
+        ("architecture", Architecture.PASCAL, [int, UNSUPPORTED, UNSUPPORTED, int]),
+        ("architecture", Architecture.VOLTA, [int, int, UNSUPPORTED, int]),
+        ("architecture", Architecture.BLACKWELL, [int, int, int, int]),
+        ("denied", {"power", "slow"}, [DENIED, int, int, DENIED]),
+        ("denied", {"fields", "energy"}, [int, DENIED, DENIED, int]),
+        ("power_override_watts", 0.0, [0, int, 0, int]),
+        ("power_override_watts", 10_000.0, [10_000_000, int, 10_000_000, int]),
+    ],
+)
+def test_a_fault_changes_only_its_own_calls(
+    driver: FakeDriver, process: NvmlProcess, setting: str, value: Any, expected: list[Any]
+) -> None:
+    """Power, energy, the instant field and the temperature answer as the fault says, each by itself."""
+    setattr(driver.gpus[0], setting, value)
+    assert getattr(driver.gpus[0], setting) == value
+    answers = [process.ask(reading) for reading in READINGS]
+    assert [int if wanted is int and isinstance(got, int) else got
+            for got, wanted in zip(answers, expected, strict=True)] == expected  # fmt: skip
+
+
+def test_a_slow_call_takes_its_time(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Power, energy and fields take as long as set, the temperature does not."""
+    driver.gpus[0].slow_call_s = 0.1
+    timed = "(lambda begun: ({}, time.monotonic() - begun)[1])(time.monotonic())"
+    assert [round(process.ask(timed.format(reading)), 1) for reading in READINGS] == [0.1, 0.1, 0.1, 0.0]
+
+
+def test_a_hung_call_is_released(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A call hangs until the fault is cleared, then answers; meanwhile the other GPU can be read."""
+    with NvmlProcess(driver) as other:
+        driver.gpus[0].hung = True
+        begun = time.monotonic()
+        process.send(f"[{FIELD}, time.monotonic()]")
+        assert other.ask("field(gpu[1], 186)") == 300_000
+        time.sleep(0.3)
+        driver.gpus[0].hung = False
+    watts, ended = process.answer()
+    assert watts == 300_000
+    assert ended - begun > 0.3
+
+
+def test_a_process_that_hangs_is_released_with_the_driver(tmp_path: Path) -> None:
+    """When the driver goes, a call that hangs in it ends with an error."""
+    with FakeDriver(tmp_path, gpus=1) as driver:
+        process = NvmlProcess(driver)
+        driver.gpus[0].hung = True
+        process.send(FIELD)
+    with process:
+        assert process.answer() == "NVMLError_Uninitialized"
+
+
+def test_the_counter_resets_and_steps(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A reset restarts the counter at 0, a step moves it backwards, and from there it goes on."""
+    at = driver.gpus[0].reset_counter()
+    before, millijoules, after = process.ask(f"[time.time(), {ENERGY}, time.time()]")
+    assert 300 * (before - at) - 0.0011 <= millijoules / 1000 <= 300 * (after - at) + 0.0011
+    earlier = process.ask(ENERGY)
+    driver.gpus[0].step_counter(joules=-1000.0)
+    assert process.ask(ENERGY) < 1000
+    driver.gpus[0].step_counter(joules=2000.0)
+    assert earlier + 1_000_000 < process.ask(ENERGY) < earlier + 1_100_000
+
+
+def test_the_counter_has_a_gain_of_its_own(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A counter that counts half goes on without a jump; the power reading keeps its gain of 1."""
+    earlier = process.ask(ENERGY)
+    driver.gpus[0].energy_gain = 0.5
+    begun, first, second, ended = process.ask(
+        f"[time.time(), {ENERGY}, time.sleep(0.1) or {ENERGY}, time.time()]"
+    )
+    assert earlier < first < earlier + 100_000
+    assert 0.1 * 150_000 <= second - first <= (ended - begun) * 150_000 + 1
+    assert process.ask(FIELD) == 300_000
+
+
+def test_the_module_of_a_grace_hopper_draws_more(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Module scope and nvmlDeviceGetPowerUsage include the CPU, GPU scope does not; both count joules."""
+    driver.gpus[0].module_watts = 150.0
+    assert process.ask("nvml.nvmlDeviceGetC2cModeInfoV(gpu[0]).isC2cEnabled") == 1
+    assert process.ask("field(gpu[0], 186, 0)") == 300_000
+    assert process.ask("field(gpu[0], 186, 1)") == 450_000
+    assert process.ask(POWER) == 450_000
+    assert process.ask(ENERGY) - process.ask("field(gpu[0], 83, 0)") > 1_000_000_000
+    ratio = "(lambda a, b: (b[1] - a[1]) / (b[0] - a[0]))({0}, time.sleep(0.2) or {0})"
+    both = "[field(gpu[0], 83, 0), field(gpu[0], 83, 1)]"
+    assert process.ask(ratio.format(both)) == pytest.approx(1.5, abs=0.01)
+
+
+def test_mig_slices_have_handles_but_no_power(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Slices are named, numbered and found by UUID; only the whole GPU has power."""
+    driver.gpus[0].mig_slices = 2
+    first = "nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu[0], 1)"
+    parent = driver.gpus[0].uuid.removeprefix("GPU-")
+    for expression, expected in [
+        ("nvml.nvmlDeviceGetMigMode(gpu[0])", [1, 1]),
+        ("nvml.nvmlDeviceGetMaxMigDeviceCount(gpu[0])", 7),
+        (f"nvml.nvmlDeviceGetName({first})", "NVIDIA H100 80GB HBM3 MIG 1g.9gb"),
+        (f"nvml.nvmlDeviceGetUUID({first})", f"MIG-{parent[:-2]}01"),
+        (f"nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByUUID(b'MIG-{parent[:-2]}01'))", 1),
+        (
+            f"nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle({first}))",
+            f"GPU-{parent}",
+        ),
+        (f"nvml.nvmlDeviceIsMigDeviceHandle({first}).value", 1),
+        ("nvml.nvmlDeviceIsMigDeviceHandle(gpu[0]).value", 0),
+        (f"nvml.nvmlDeviceGetGpuInstanceId({first})", 2),
+        (f"nvml.nvmlDeviceGetPowerUsage({first})", UNSUPPORTED),
+        (f"nvml.nvmlDeviceGetTotalEnergyConsumption({first})", UNSUPPORTED),
+        (f"field({first}, 186)", UNSUPPORTED),
+        ("nvml.nvmlDeviceGetUtilizationRates(gpu[0])", UNSUPPORTED),
+        ("nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu[0], 2)", "NVMLError_NotFound"),
+        (FIELD, 300_000),
+    ]:
+        assert process.ask(expression) == expected, expression
+
+
+def test_an_unloaded_driver_answers_nothing(driver: FakeDriver, process: NvmlProcess) -> None:
+    """After rmmod neither old handles nor a new nvmlInit work, in this process or another."""
+    driver.unload()
+    assert process.ask(FIELD) == "NVMLError_Uninitialized"
+    assert process.ask("nvml.nvmlDeviceGetCount()") == "NVMLError_Uninitialized"
+    assert process.ask("nvml.nvmlShutdown()") is None
+    assert process.ask("nvml.nvmlInit()") == "NVMLError_DriverNotLoaded"
+    with pytest.raises(RuntimeError, match="the process ended"):
+        NvmlProcess(driver)
+
+
+def test_a_reloaded_driver_wants_a_new_init(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Handles from before a reload are lost until nvmlInit, and counters begin again at 0."""
+    driver.unload()
+    driver.reload()
+    assert process.ask(FIELD) == LOST
+    assert process.ask("nvml.nvmlInit()") is None
+    assert process.ask(FIELD) == 300_000
+    assert process.ask(ENERGY) < 100_000
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\0" * 100])
+def test_without_a_state_file_there_is_no_driver(tmp_path: Path, content: bytes | None) -> None:
+    """A missing, empty or foreign state file is a driver that is not loaded."""
+    state = tmp_path / "state"
+    if content is not None:
+        state.write_bytes(content)
+    listed = subprocess.run(
+        [build() / "nvidia-smi", "-L"],
+        env={**os.environ, "FAKE_NVML_STATE": str(state)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.returncode == 9
+    assert "Driver Not Loaded" in listed.stdout
+
+
+def test_counters_go_on_over_a_restart(driver: FakeDriver) -> None:
+    """A second process finds the counter where exact_joules says, not where it began."""
+    readings = []
+    for _ in range(2):
+        with NvmlProcess(driver) as process:
+            readings.append(process.ask(f"[time.time(), {ENERGY}, time.time()]"))
+    (earliest, first, early), (late, second, latest) = readings
+    low, high = driver.exact_joules(0, early, late), driver.exact_joules(0, earliest, latest)
+    assert low - 0.0011 <= (second - first) / 1000 <= high + 0.0011
+
+
+def test_a_forked_child_reads_on(process: NvmlProcess) -> None:
+    """A child forked while threads read uses the handles of its parent."""
+    forked = (
+        "[threading.Thread(target=lambda: [field(gpu[1], 186) for _ in range(20_000)]).start()"
+        " for _ in range(4)] and [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in"
+        f" [os.fork() or os._exit({FIELD} != 300_000) for _ in range(20)]]"
+    )
+    assert process.ask(f"exec('import threading') or {forked}") == [0] * 20
+
+
+def test_calls_are_counted(driver: FakeDriver, process: NvmlProcess) -> None:
+    """Each class of calls is counted for its GPU, over all processes, and failing calls are, too."""
+    before = driver.calls()
+    with NvmlProcess(driver) as other:
+        for each in (process, other):
+            each.ask(f"[({FIELD}, {FIELD}, {POWER}, {ENERGY}, {TEMPERATURE}) for _ in range(1000)]")
+    driver.gpus[0].lost = True
+    process.ask(POWER)
+    after = driver.calls()
+    assert after[0] == Calls(
+        before[0].fields + 4000, before[0].energy + 2000, before[0].power + 2001, before[0].slow + 2001
+    )
+    assert after[1] == Calls(0, 0, 0, before[1].slow + 1)
+
+
+def test_a_new_driver_in_the_same_place_leaves_old_processes_alone(tmp_path: Path) -> None:
+    """A process of an earlier driver goes on reading that one's file."""
+    with FakeDriver(tmp_path, gpus=1) as old, NvmlProcess(old) as process:
+        old.gpus[0].set_load(constant(100.0))
+        with FakeDriver(tmp_path, gpus=2):
+            assert process.ask(FIELD) == 100_000
+            assert process.ask("nvml.nvmlDeviceGetCount()") == 1
+
+
+def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
+    """A misspelt keyword is no silent default."""
+    with pytest.raises(TypeError, match="low_wats"):
+        FakeDriver(tmp_path, low_wats=1.0)
+
+
+def test_a_process_may_load_the_driver_by_itself(tmp_path: Path) -> None:
+    """pynvml finds a driver that its own process loaded, and another one after nvmlShutdown."""
+    program = """
+import pathlib, sys
+import pynvml
+from tests.fake_nvml import FakeDriver
+for gpus in (1, 3):
+    with FakeDriver(pathlib.Path(sys.argv[1]), gpus=gpus) as driver:
+        driver.load_into_this_process()
+        pynvml.nvmlInit()
+        assert pynvml.nvmlDeviceGetCount() == gpus
+        pynvml.nvmlShutdown()
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=True)
