@@ -14,7 +14,7 @@ from llem_core.backend import Backend
 from llem_core.errors import ConfigError, LLEMError
 
 if TYPE_CHECKING:
-    from llem_integrator.integration import Request
+    from llem_integrator.backends import Request
     from llem_integrator.result import WindowResult
 
 EXIT_FAILED: Final = 1
@@ -107,7 +107,7 @@ def _command(
     progress: bool | None,
     demo: bool,
 ) -> int:
-    from llem_integrator.integration import Request
+    from llem_integrator.backends import Request
     from llem_integrator.sources import parse_selector
     from llem_integrator.window import parse_duration_us
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.errors import LLEMError, SourceError
-from llem_integrator.integration import Request, integrate
+from llem_integrator.backends import Request
+from llem_integrator.integration import integrate
 from llem_integrator.joules import trapezoid
 from llem_integrator.result import WindowResult
 from llem_integrator.sources import Progress, Source, open_source

@@ -2,37 +2,19 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-import numpy as np
-
-from llem_core import energy, metrics
+from llem_core import metrics
 from llem_core.backend import Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.joules import Counter, Integral, counted, trapezoid
-from llem_integrator.readings import GpuReadings, lag_ms, read, share_of
+from llem_integrator.backends import MEASURING, Measured, Request, measure
+from llem_integrator.readings import GpuReadings, read, share_of
 from llem_integrator.result import Considered, GpuEnergy, WindowResult
-from llem_integrator.series import Series, auto_max_gap_ms, follow
-from llem_integrator.sources import Progress, Selector, Source
+from llem_integrator.sources import Progress, Source
 from llem_integrator.window import Window
 
 _DISAGREEMENT: Final = 0.05
-_MEASURING: Final = (Backend.ZEUS, Backend.NVML)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of each window: None for `backend` is auto, for `max_gap_ms` as the samples say.
-
-    `gpus` are NVML indices or uuids, empty for all; a GPU must match any of `selectors`.
-    """
-
-    backend: Backend | None = None
-    selectors: tuple[Selector, ...] = ((),)
-    gpus: tuple[str, ...] = ()
-    max_gap_ms: float | None = None
-    min_coverage: float = 0.99
 
 
 def _quiet(_: float) -> None:
@@ -54,24 +36,12 @@ def integrate(
         yield _answer(window, request, readings, source.warnings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """One GPU and what each backend measured of it."""
-
-    gpu: GpuReadings
-    by_backend: dict[Backend, Integral]
-
-    def coverage(self, backend: Backend) -> float:
-        integral = self.by_backend.get(backend)
-        return integral.coverage if integral and integral.joules is not None else 0.0
-
-
 def _answer(
     window: Window, request: Request, readings: dict[str, GpuReadings], said: Sequence[str]
 ) -> WindowResult:
     asked = [gpu for gpu in readings.values() if _asked_for(gpu, request.gpus)]
     missing = [token for token in request.gpus if not any(_asked_for(gpu, (token,)) for gpu in asked)]
-    measured = [_Measured(gpu, _measure(gpu, window, request)) for gpu in sorted(asked, key=_place)]
+    measured = [measure(gpu, window, request) for gpu in sorted(asked, key=_place)]
     chosen: dict[str, Backend] = {}
     candidates: list[Candidate] = []
     for node in dict.fromkeys(one.gpu.node for one in measured):
@@ -102,71 +72,10 @@ def _place(gpu: GpuReadings) -> tuple[str, int, str]:
     return gpu.node, int(index) if index.isdecimal() else 0, gpu.uuid
 
 
-def _measure(gpu: GpuReadings, window: Window, request: Request) -> dict[Backend, Integral]:
-    """What zeus and nvml measured, each by the best of its series; a backend without any is absent."""
-    found = {Backend.ZEUS: _zeus(gpu, window, request), Backend.NVML: _nvml(gpu, window, request)}
-    return {backend: integral for backend, integral in found.items() if integral}
-
-
-def _trace_gap_ms(gpu: GpuReadings, trace: Series, request: Request) -> float | None:
-    if request.max_gap_ms is not None:
-        return request.max_gap_ms
-    if gpu.interval_ms:
-        return energy.GAP_INTERVALS * gpu.interval_ms
-    return auto_max_gap_ms(trace.unix_ms)
-
-
-def _zeus(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
-    """The hardware's counter: scraped and traced values are readings of one register, and go together."""
-    counter = gpu.counter(metrics.GPU_ZEUS_ENERGY, window, integrated=False)
-    trace = gpu.trace(metrics.GPU_ZEUS_TRACE)
-    gaps = [request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)] if counter else []
-    if trace:
-        gaps.append(_trace_gap_ms(gpu, trace, request))
-        unix_ms, joules = trace.unix_ms, trace.values
-        if counter:
-            unix_ms, first = np.unique(np.concatenate([unix_ms, counter.unix_ms]), return_index=True)
-            joules = np.concatenate([joules, counter.joules])[first]
-        counter = Counter(unix_ms, joules, lag_ms=lag_ms(trace))
-    max_gap_ms = max((gap for gap in gaps if gap is not None), default=None)
-    if counter is None or max_gap_ms is None:
-        return None
-    return counted(counter, window, max_gap_ms, gpu.limit_watts)
-
-
-def _nvml(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
-    """The trace where it covers, else the exporter's counter; the scraped gauge only where neither exists."""
-    found: list[Integral] = []
-    if trace := gpu.trace(metrics.GPU_POWER_TRACE):
-        max_gap_ms = _trace_gap_ms(gpu, trace, request)
-        if max_gap_ms is not None:
-            found.append(trapezoid(trace.unix_ms, trace.values, window, max_gap_ms, gpu.limit_watts))
-            if found[0].coverage >= request.min_coverage:
-                return found[0]
-    if counter := gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True):
-        max_gap_ms = request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)
-        if max_gap_ms is not None:
-            found.append(counted(counter, window, max_gap_ms, gpu.limit_watts))
-    if not found:
-        found += _gauge(gpu, window, request)
-    return max(found, key=lambda integral: integral.coverage, default=None)
-
-
-def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]:
-    """The scraped gauge's trapezoid, over the label sets that follow each other."""
-    chain = follow(gpu.of(metrics.GPU_POWER), window.start_us // 1000, window.end_us // 1000)
-    if not chain:
-        return []
-    unix_ms = np.concatenate([one.unix_ms for one in chain])
-    watts = np.concatenate([one.values for one in chain])
-    max_gap_ms = request.max_gap_ms or auto_max_gap_ms(unix_ms)
-    return [trapezoid(unix_ms, watts, window, max_gap_ms, gpu.limit_watts)] if max_gap_ms else []
-
-
-def _candidates(measured: Sequence[_Measured], named: Backend | None) -> list[Candidate]:
+def _candidates(measured: Sequence[Measured], named: Backend | None) -> list[Candidate]:
     """What each backend covers of the GPUs of a node."""
     offered = []
-    for backend in _MEASURING if named is None else (named,):
+    for backend in MEASURING if named is None else (named,):
         worst = min(measured, key=lambda one: one.coverage(backend))
         coverage = worst.coverage(backend)
         mean_coverage = math.fsum(one.coverage(backend) for one in measured) / len(measured)
@@ -189,14 +98,15 @@ def _considered(
     for backend in dict.fromkeys(candidate.backend for candidate in candidates):
         worst = min((one for one in candidates if one.backend is backend), key=lambda one: one.coverage)
         reason = worst.reason
-        if worst.usable and backend not in chosen.values():
+        usable = worst.coverage > 0
+        if usable and backend not in chosen.values():
             short = worst.coverage < request.min_coverage
             reason += ": less than another" if short else ": passed over for one of higher priority"
-        lines.append(Considered(backend, worst.usable, reason))
+        lines.append(Considered(backend, usable, reason))
     return lines
 
 
-def _energy(one: _Measured, backend: Backend, window: Window) -> GpuEnergy:
+def _energy(one: Measured, backend: Backend, window: Window) -> GpuEnergy:
     integral = one.by_backend.get(backend)
     gpu = one.gpu
     result = GpuEnergy(
@@ -231,7 +141,7 @@ def _energy(one: _Measured, backend: Backend, window: Window) -> GpuEnergy:
     )
 
 
-def _warnings(one: _Measured, backend: Backend, min_coverage: float) -> Iterator[MeasurementWarning]:
+def _warnings(one: Measured, backend: Backend, min_coverage: float) -> Iterator[MeasurementWarning]:
     uuid, integral = one.gpu.uuid, one.by_backend.get(backend)
 
     def warn(code: WarningCode, message: str) -> MeasurementWarning:

@@ -1,0 +1,103 @@
+"""What each backend measured of one GPU in one window, each by the best of its series."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from llem_core import energy, metrics
+from llem_core.backend import Backend
+from llem_integrator.joules import Counter, Integral, counted, trapezoid
+from llem_integrator.readings import GpuReadings, lag_ms
+from llem_integrator.series import Series, auto_max_gap_ms, follow
+from llem_integrator.sources import Selector
+from llem_integrator.window import Window
+
+MEASURING: Final = (Backend.ZEUS, Backend.NVML)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of each window: None for `backend` is auto, for `max_gap_ms` as the samples say.
+
+    `gpus` are NVML indices or uuids, empty for all; a GPU must match any of `selectors`.
+    """
+
+    backend: Backend | None = None
+    selectors: tuple[Selector, ...] = ((),)
+    gpus: tuple[str, ...] = ()
+    max_gap_ms: float | None = None
+    min_coverage: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One GPU and what each backend measured of it; a backend without samples is absent."""
+
+    gpu: GpuReadings
+    by_backend: dict[Backend, Integral]
+
+    def coverage(self, backend: Backend) -> float:
+        integral = self.by_backend.get(backend)
+        return integral.coverage if integral and integral.joules is not None else 0.0
+
+
+def measure(gpu: GpuReadings, window: Window, request: Request) -> Measured:
+    """What zeus and nvml measured of a GPU, each by the best of its series."""
+    found = {Backend.ZEUS: _zeus(gpu, window, request), Backend.NVML: _nvml(gpu, window, request)}
+    return Measured(gpu, {backend: integral for backend, integral in found.items() if integral})
+
+
+def _trace_gap_ms(gpu: GpuReadings, trace: Series, request: Request) -> float | None:
+    if request.max_gap_ms is not None:
+        return request.max_gap_ms
+    if gpu.interval_ms:
+        return energy.GAP_INTERVALS * gpu.interval_ms
+    return auto_max_gap_ms(trace.unix_ms)
+
+
+def _zeus(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
+    """The hardware's counter: scraped and traced values are readings of one register, and go together."""
+    counter = gpu.counter(metrics.GPU_ZEUS_ENERGY, window, integrated=False)
+    trace = gpu.trace(metrics.GPU_ZEUS_TRACE)
+    gaps = [request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)] if counter else []
+    if trace:
+        gaps.append(_trace_gap_ms(gpu, trace, request))
+        unix_ms, joules = trace.unix_ms, trace.values
+        if counter:
+            unix_ms, first = np.unique(np.concatenate([unix_ms, counter.unix_ms]), return_index=True)
+            joules = np.concatenate([joules, counter.joules])[first]
+        counter = Counter(unix_ms, joules, lag_ms=lag_ms(trace))
+    max_gap_ms = max((gap for gap in gaps if gap is not None), default=None)
+    if counter is None or max_gap_ms is None:
+        return None
+    return counted(counter, window, max_gap_ms, gpu.limit_watts)
+
+
+def _nvml(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
+    """The trace where it covers, else the exporter's counter; the scraped gauge only where neither exists."""
+    found: list[Integral] = []
+    if trace := gpu.trace(metrics.GPU_POWER_TRACE):
+        max_gap_ms = _trace_gap_ms(gpu, trace, request)
+        if max_gap_ms is not None:
+            found.append(trapezoid(trace.unix_ms, trace.values, window, max_gap_ms, gpu.limit_watts))
+            if found[0].coverage >= request.min_coverage:
+                return found[0]
+    if counter := gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True):
+        max_gap_ms = request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)
+        if max_gap_ms is not None:
+            found.append(counted(counter, window, max_gap_ms, gpu.limit_watts))
+    if not found:
+        found += _gauge(gpu, window, request)
+    return max(found, key=lambda integral: integral.coverage, default=None)
+
+
+def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]:
+    """The scraped gauge's trapezoid, over the label sets that follow each other."""
+    chain = follow(gpu.of(metrics.GPU_POWER), window.start_us // 1000, window.end_us // 1000)
+    if not chain:
+        return []
+    unix_ms = np.concatenate([one.unix_ms for one in chain])
+    watts = np.concatenate([one.values for one in chain])
+    max_gap_ms = request.max_gap_ms or auto_max_gap_ms(unix_ms)
+    return [trapezoid(unix_ms, watts, window, max_gap_ms, gpu.limit_watts)] if max_gap_ms else []
