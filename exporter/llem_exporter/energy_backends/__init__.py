@@ -1,0 +1,1 @@
+"""The libraries that read energy, one file each; no other file imports them, and these only when called."""

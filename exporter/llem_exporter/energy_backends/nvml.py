@@ -1,0 +1,213 @@
+"""NVML through nvidia-ml-py: the only file that imports pynvml, and only when called."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from llem_core.errors import ConfigError, DeviceError, DeviceLostError
+from llem_exporter.devices import DeviceInfo, Status
+
+_log = logging.getLogger(__name__)
+
+THROTTLE_REASONS: Final = {
+    "applications_clocks": 0x002,
+    "sw_power_cap": 0x004,
+    "hw_slowdown": 0x008,
+    "sync_boost": 0x010,
+    "sw_thermal": 0x020,
+    "hw_thermal": 0x040,
+    "hw_power_brake": 0x080,
+    "display_clock": 0x100,
+}
+"""Label value -> bit. Source: nvml.h, nvmlClocksEventReason*; idle (bit 0) holds nothing down."""
+
+_GONE: Final = frozenset(
+    {
+        "NVML_ERROR_UNINITIALIZED",
+        "NVML_ERROR_DRIVER_NOT_LOADED",
+        "NVML_ERROR_GPU_IS_LOST",
+        "NVML_ERROR_GPU_NOT_FOUND",
+        "NVML_ERROR_NOT_FOUND",
+        "NVML_ERROR_RESET_REQUIRED",
+    }
+)
+_REOPEN: Final = _GONE | {"NVML_ERROR_NOT_SUPPORTED"}
+"""Errors that no further call mends: the GPU must be found, and the way to read it chosen, again."""
+
+
+def error_name(error: BaseException | None) -> str:
+    """NVML's own name of an error, as "NVML_ERROR_GPU_IS_LOST"; for others their type's."""
+    import pynvml
+
+    if not isinstance(error, pynvml.NVMLError):
+        return type(error).__name__
+    value = error.value  # pyright: ignore[reportAttributeAccessIssue]
+    names = (name for name in dir(pynvml) if name.startswith("NVML_ERROR_"))
+    return next((name for name in names if getattr(pynvml, name) == value), f"NVML_ERROR_{value}")
+
+
+def device_error(error: BaseException, name: str) -> DeviceError:
+    """Our error for one of the driver's, by its name."""
+    kind = DeviceLostError if name in _REOPEN else DeviceError
+    return kind(f"{name} ({error})", name)
+
+
+def open_devices() -> "list[NvmlDevice]":
+    """All GPUs that NVML counts and opens, in its order. Raises ConfigError with NVML's reason."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        count: int = pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError as exc:
+        raise ConfigError(f"NVML cannot be opened: {device_error(exc, error_name(exc))}") from exc
+    devices: list[NvmlDevice] = []
+    for index in range(count):
+        try:
+            devices.append(NvmlDevice(index))
+        except DeviceError as exc:
+            _log.warning("GPU %d cannot be opened and is left out: %s", index, exc)
+    if not devices:
+        raise ConfigError(f"NVML counts {count} GPUs and opens none of them")
+    return devices
+
+
+def uuid_of(handle: Any) -> str:
+    """UUID of the GPU behind a pynvml handle. Raises DeviceError."""
+    import pynvml
+
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(handle))
+    except pynvml.NVMLError as exc:
+        raise device_error(exc, error_name(exc)) from exc
+
+
+def handle_of(uuid: str) -> Any:
+    """A live pynvml handle of a GPU, NVML opened anew where the driver was. Raises DeviceError."""
+    import pynvml
+
+    try:
+        try:
+            return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as exc:
+            if error_name(exc) != "NVML_ERROR_UNINITIALIZED":
+                raise
+            pynvml.nvmlInit()
+            return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except pynvml.NVMLError as exc:
+        raise device_error(exc, error_name(exc)) from exc
+
+
+class NvmlDevice:
+    """A GPU read through NVML; the way to read its power is found out once, when it is opened."""
+
+    def __init__(self, index: int) -> None:
+        """Open the GPU of NVML's `index`. Raises DeviceError."""
+        import pynvml
+
+        self._nvml: Any = pynvml
+        try:
+            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._uuid = str(pynvml.nvmlDeviceGetUUID(self._handle))
+            self._probe(index)
+        except pynvml.NVMLError as exc:
+            raise device_error(exc, error_name(exc)) from exc
+
+    def read_watts(self, unix_ms: int) -> float:  # noqa: ARG002 - a sensor knows only now
+        try:
+            return self._read_milliwatts() / 1000
+        except self._nvml.NVMLError as exc:
+            raise device_error(exc, error_name(exc)) from exc
+
+    def read_status(self) -> Status:
+        memory = self._optional("nvmlDeviceGetMemoryInfo")
+        rates = self._optional("nvmlDeviceGetUtilizationRates")
+        limit_mw = self._optional("nvmlDeviceGetEnforcedPowerLimit")
+        reasons = self._optional("nvmlDeviceGetCurrentClocksEventReasons")
+        if reasons is None:  # its name in drivers before 535
+            reasons = self._optional("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return Status(
+            temperature_celsius=self._optional("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
+            memory_used_bytes=None if memory is None else memory.used,
+            memory_total_bytes=None if memory is None else memory.total,
+            utilization_ratio=None if rates is None else rates.gpu / 100,
+            limit_watts=None if limit_mw is None else limit_mw / 1000,
+            throttle={}
+            if reasons is None
+            else {name: bool(reasons & bit) for name, bit in THROTTLE_REASONS.items()},
+        )
+
+    def reopen(self) -> None:
+        nvml = self._nvml
+        self._handle = handle_of(self._uuid)
+        try:
+            self._probe(nvml.nvmlDeviceGetIndex(self._handle))
+        except nvml.NVMLError as exc:
+            raise device_error(exc, error_name(exc)) from exc
+
+    def _probe(self, index: int) -> None:
+        source, scope, self._read_milliwatts = self._find_power()
+        pci = self._optional("nvmlDeviceGetPciInfo")
+        minor_number = self._optional("nvmlDeviceGetMinorNumber")
+        driver_version: str = self._nvml.nvmlSystemGetDriverVersion()
+        self.info = DeviceInfo(
+            index=index,
+            uuid=self._uuid,
+            name=self._optional("nvmlDeviceGetName") or "",
+            driver_version=driver_version,
+            pci_bus_id="" if pci is None else _text(pci.busId),
+            minor_number="" if minor_number is None else str(minor_number),
+            power_source=source,
+            scope=scope,
+        )
+
+    def _find_power(self) -> tuple[str, str, Callable[[], int]]:
+        """Power source, scope and a function that reads milliwatts, by the best way that this GPU has.
+
+        Source: NVML_FI_DEV_POWER_INSTANT; nvmlDeviceGetPowerUsage, which is a 1 s average on Ampere and
+        newer. A superchip's power is read of the module, as its energy counter is (zeus#172).
+        """
+        nvml, handle = self._nvml, self._handle
+        chip_link = self._optional("nvmlDeviceGetC2cModeInfoV")
+        module = chip_link is not None and bool(chip_link.isC2cEnabled)
+        architecture = self._optional("nvmlDeviceGetArchitecture") or 0
+        usage = "average" if architecture >= nvml.NVML_DEVICE_ARCH_AMPERE else "legacy"
+        ways: list[tuple[str, str, Callable[[], int]]] = [
+            ("instant", "gpu", self._field_reader(nvml.NVML_POWER_SCOPE_GPU)),
+            (usage, "gpu", lambda: nvml.nvmlDeviceGetPowerUsage(handle)),
+        ]
+        if module:
+            ways.insert(0, ("instant", "module", self._field_reader(nvml.NVML_POWER_SCOPE_MODULE)))
+        for way in ways:
+            try:
+                way[2]()
+            except nvml.NVMLError as exc:
+                if error_name(exc) in _GONE:
+                    raise
+            else:
+                return way
+        return "none", ways[0][1], ways[0][2]
+
+    def _field_reader(self, scope: int) -> Callable[[], int]:
+        nvml, handle = self._nvml, self._handle
+        get_field_values = nvml.nvmlDeviceGetFieldValues
+        request = [(nvml.NVML_FI_DEV_POWER_INSTANT, scope)]
+
+        def read_milliwatts() -> int:
+            answer = get_field_values(handle, request)[0]
+            if answer.nvmlReturn != 0:
+                raise nvml.NVMLError(answer.nvmlReturn)
+            return int(answer.value.uiVal)
+
+        return read_milliwatts
+
+    def _optional(self, function: str, *arguments: Any) -> Any:
+        """What NVML answers for this GPU; None where it, or this pynvml, does not offer the function."""
+        try:
+            return getattr(self._nvml, function)(self._handle, *arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

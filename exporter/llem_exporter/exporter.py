@@ -1,0 +1,125 @@
+"""The parts put together: GPUs or a trace, sampler, Zeus, pages, server."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from llem_core.backend import Backend, Candidate
+from llem_core.errors import ConfigError
+from llem_exporter import replay
+from llem_exporter.collector import LedgerCollector, new_registry
+from llem_exporter.devices import Device, EnergyCounter
+from llem_exporter.energy_backends import nvml, zeus
+from llem_exporter.sampler import Sampler
+from llem_exporter.server import Pages, serve
+from llem_exporter.ticks import WallClock
+
+AnyDevice = TypeVar("AnyDevice", bound=Device)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user chose. `gpus` are indices or UUIDs, empty for all; `host` None is every interface."""
+
+    host: str | None = "127.0.0.1"
+    port: int = 9955
+    interval_ms: int = 100
+    retention_ms: int = 900_000
+    gpus: tuple[str, ...] = ()
+    use_zeus: bool = True
+    replay: str | None = None
+
+
+def run(settings: Settings) -> None:
+    """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
+    clock = WallClock(settings.interval_ms)
+    devices, counters = _open(settings, clock)
+    registry, histograms = new_registry()
+    sampler = Sampler(
+        devices,
+        clock,
+        settings.interval_ms,
+        settings.retention_ms,
+        observe_lateness=histograms.lateness,
+        observe_call=histograms.call,
+    )
+    candidates = _candidates(devices)
+    registry.register(LedgerCollector(sampler, "replay" if settings.replay else "nvml", candidates))
+    sampler.start()
+    if counters is None:
+        # Only now: this import holds the interpreter's lock for half a second.
+        threading.Thread(target=_find_zeus, args=(sampler, candidates), name="zeus", daemon=True).start()
+    else:
+        _use_counters(sampler, candidates, counters)
+
+    def watch_clock() -> None:
+        if step_s := clock.observe():
+            _log.warning("the wall clock was set by %+.3f s", step_s)
+
+    try:
+        asyncio.run(serve(Pages(sampler, registry).application(), settings.host, settings.port, watch_clock))
+    finally:
+        sampler.stop()
+
+
+def selected(devices: Sequence[AnyDevice], wanted: Collection[str]) -> list[AnyDevice]:
+    """The devices whose index or UUID is wanted; all where none is. Raises ConfigError for one not here."""
+    names = [{str(device.info.index), device.info.uuid} for device in devices]
+    for name in wanted:
+        if not any(name in both for both in names):
+            there = ", ".join(f"{device.info.index} ({device.info.uuid})" for device in devices)
+            raise ConfigError(f"no GPU {name!r} here; there are {there}")
+    return [
+        device
+        for device, both in zip(devices, names, strict=True)
+        if not wanted or not both.isdisjoint(wanted)
+    ]
+
+
+def _open(
+    settings: Settings, clock: WallClock
+) -> tuple[Sequence[Device], Mapping[str, EnergyCounter] | None]:
+    """The GPUs, and their energy counters; None where Zeus is yet to be asked for them."""
+    if settings.replay is None:
+        try:
+            return selected(nvml.open_devices(), settings.gpus), None if settings.use_zeus else {}
+        except ConfigError as exc:
+            raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
+    start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
+    played = selected(replay.open_devices(settings.replay, start_ms), settings.gpus)
+    return played, {device.info.uuid: device for device in played if device.has_joules}
+
+
+def _candidates(devices: Sequence[Device]) -> dict[Backend, Candidate]:
+    """What is known of the backends before Zeus was asked."""
+    reads_power = all(device.info.power_source != "none" for device in devices)
+    return {
+        Backend.ZEUS: Candidate(Backend.ZEUS, 0.0, "not asked yet"),
+        Backend.NVML: Candidate(Backend.NVML, float(reads_power), "reads power of every GPU"),
+        Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
+    }
+
+
+def _find_zeus(sampler: Sampler, candidates: dict[Backend, Candidate]) -> None:
+    """Import Zeus, and read its counters from now on; the log says why where there are none."""
+    try:
+        counters = zeus.open_counters({gpu.device.info.uuid for gpu in sampler.gpus})
+    except ConfigError as exc:
+        _log.warning("no hardware energy counters: %s", exc)
+        candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, 0.0, str(exc))
+    else:
+        _use_counters(sampler, candidates, counters)
+
+
+def _use_counters(
+    sampler: Sampler, candidates: dict[Backend, Candidate], counters: Mapping[str, EnergyCounter]
+) -> None:
+    sampler.attach(counters)
+    missing = [gpu.device.info.index for gpu in sampler.gpus if gpu.device.info.uuid not in counters]
+    reason = f"no energy counter on GPU {', '.join(map(str, missing))}" if missing else "counts on every GPU"
+    candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, float(not missing), reason)

@@ -1,0 +1,59 @@
+"""The ring: the newest samples of one GPU, in memory whose size is known at the start."""
+
+from array import array
+from bisect import bisect_right
+from itertools import repeat
+from math import nan
+from typing import NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+class Trace(NamedTuple):
+    """Samples in ascending order: unix milliseconds, watts and joules (NaN where there is none)."""
+
+    times_ms: "array[int]"
+    watts: "array[float]"
+    joules: "array[float]"
+
+
+class Ring:
+    """The last `capacity` samples of one GPU. Not thread-safe: its ledger holds the lock."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._times_ms = array("q", repeat(0, capacity))
+        self._watts = array("d", repeat(nan, capacity))
+        self._joules = array("d", repeat(nan, capacity))
+        self._written = 0
+
+    def __len__(self) -> int:
+        return min(self._written, self._capacity)
+
+    def append(self, unix_ms: int, watts: float | None, joules: float | None) -> None:
+        """Add a sample that is newer than all before it; the oldest goes when the ring is full."""
+        slot = self._written % self._capacity
+        self._times_ms[slot] = unix_ms
+        self._watts[slot] = nan if watts is None else watts
+        self._joules[slot] = nan if joules is None else joules
+        self._written += 1
+
+    def copy(self, after_ms: int, before_ms: int) -> Trace:
+        """The samples with after_ms < time < before_ms."""
+        held = range(self._written - len(self), self._written)
+        first = held.start + bisect_right(held, after_ms, key=self._time_ms)
+        end = held.start + bisect_right(held, before_ms - 1, key=self._time_ms)
+        return Trace(
+            self._cut(self._times_ms, first, end),
+            self._cut(self._watts, first, end),
+            self._cut(self._joules, first, end),
+        )
+
+    def _time_ms(self, number: int) -> int:
+        return self._times_ms[number % self._capacity]
+
+    def _cut(self, column: "array[Number]", first: int, end: int) -> "array[Number]":
+        if first >= end:
+            return column[:0]
+        start, stop = first % self._capacity, end % self._capacity
+        return column[start:stop] if start < stop else column[start:] + column[:stop]

@@ -1,0 +1,39 @@
+"""The landing page: what this is, where its pages are, what to write into a scrape config."""
+
+from html import escape
+
+from llem_core import __version__
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>llem-exporter</title></head>
+<body>
+<h1>llem-exporter {version}</h1>
+<p>GPU energy for Prometheus: power samples every {interval_ms} ms, and the joules under them.</p>
+<ul>
+<li><a href="/metrics">/metrics</a>: power, joules, and how complete they are</li>
+<li><a href="/history?since={since_unix_s}">/history?since=UNIX_SECONDS</a>: every sample after that
+time, of the last {retention_s} s</li>
+<li><a href="/-/healthy">/-/healthy</a>, <a href="/-/ready">/-/ready</a></li>
+</ul>
+<p>In Prometheus' configuration:</p>
+<pre>
+scrape_configs:
+  - job_name: llem
+    static_configs:
+      - targets: ["{host}"]
+</pre>
+</body>
+</html>
+"""
+
+
+def render(host: str, interval_ms: int, retention_ms: int, now_ms: int) -> str:
+    """The page for who reached this server as `host` (a Host header, as it came)."""
+    return _PAGE.format(
+        version=escape(__version__),
+        host=escape(host),
+        interval_ms=interval_ms,
+        retention_s=retention_ms // 1000,
+        since_unix_s=now_ms // 1000 - 60,
+    )

@@ -1,0 +1,235 @@
+"""One thread per GPU: at every tick a read into its ledger, so that a GPU that hangs stops no other."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from time import sleep
+from typing import Final
+
+from llem_core.energy import GAP_INTERVALS, STEPS_PER_JOULE, STEPS_PER_WATT
+from llem_core.errors import DeviceError, DeviceLostError
+from llem_exporter.devices import Device, EnergyCounter
+from llem_exporter.history import Ring
+from llem_exporter.ledger import GpuLedger, Read, rounded
+from llem_exporter.ticks import Tick, Ticker, WallClock
+
+ON_TICK_SECONDS: Final = 0.002
+"""A read this close to its tick counts as on it."""
+
+STATUS_MS: Final = 1000
+RETRY_SECONDS: Final = 1.0
+
+READ_TOO_SLOW: Final = "READ_TOO_SLOW"
+NOT_A_SAMPLE: Final = "NOT_A_SAMPLE"
+
+Observe = Callable[[float], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Source:
+    """One quantity of one GPU: read when asked, but only once a second while it is lost."""
+
+    def __init__(
+        self, what: str, read: Callable[[int], float], reopen: Callable[[], None], steps_per_unit: int
+    ) -> None:
+        self._what, self._read, self._reopen, self._steps_per_unit = what, read, reopen, steps_per_unit
+        self._error = ""
+        self._lost = False
+        self._retry_s = 0.0
+
+    def read(self, unix_ms: int, monotonic_s: float, failures: list[str]) -> float | None:
+        """The value now, in whole steps; where it fails, None and the error's name added to `failures`."""
+        if self._lost and monotonic_s < self._retry_s:
+            return None
+        try:
+            if self._lost:
+                self._reopen()
+            raw = self._read(unix_ms)
+        except DeviceError as exc:
+            self._lost = isinstance(exc, DeviceLostError)
+            self._retry_s = monotonic_s + RETRY_SECONDS
+            failures.append(exc.name)
+            self._note(exc.name, str(exc))
+            return None
+        self._lost = False
+        value = rounded(raw, self._steps_per_unit)
+        if value is None:
+            failures.append(NOT_A_SAMPLE)
+            self._note(NOT_A_SAMPLE, f"it reads {raw}")
+        else:
+            self._note("", "")
+        return value
+
+    def _note(self, error: str, message: str) -> None:
+        """Log a change of state, and nothing else."""
+        if error == self._error:
+            return
+        self._error = error
+        if error:
+            _log.warning("%s cannot be read: %s", self._what, message)
+        else:
+            _log.info("%s is read again", self._what)
+
+
+class GpuSampler:
+    """Reads one GPU at every tick, in its own thread."""
+
+    def __init__(
+        self,
+        device: Device,
+        ledger: GpuLedger,
+        clock: WallClock,
+        interval_ms: int,
+        *,
+        observe_lateness: Observe,
+        observe_call: Observe,
+        sleep: Callable[[float], object] = sleep,
+    ) -> None:
+        self.device, self.ledger = device, ledger
+        self.ticker = Ticker(clock, interval_ms, sleep)
+        self.done_ticks = 0
+        self._clock, self._interval_ms = clock, interval_ms
+        self._slow_s = GAP_INTERVALS * interval_ms / 1000
+        self._observe_lateness, self._observe_call = observe_lateness, observe_call
+        self._power = Source(self._called("power"), device.read_watts, device.reopen, STEPS_PER_WATT)
+        self._energy: Source | None = None
+        # Slow readings once a second, each GPU's on another tick.
+        self._status_ticks = max(1, STATUS_MS // interval_ms)
+
+    def attach(self, counter: EnergyCounter) -> None:
+        """Read this counter, too, from the next tick on."""
+        self._energy = Source(
+            self._called("energy counter"), counter.read_joules, counter.reopen, STEPS_PER_JOULE
+        )
+
+    @property
+    def reads_energy(self) -> bool:
+        return self._energy is not None
+
+    def run(self, stopped: threading.Event) -> None:
+        """Read at every tick until `stopped`."""
+        for tick in self.ticker:
+            if stopped.is_set():
+                return
+            if self.read(tick) and self._status_due(tick):
+                self.ledger.set_status(self.device.read_status())
+            self.done_ticks += 1
+
+    def read(self, tick: Tick) -> bool:
+        """Read into the ledger; whether there was anything."""
+        monotonic_s, failures = self._clock.monotonic_s, list[str]()
+        start_s = monotonic_s()
+        at_ms, _ = self._time_of(start_s, tick)
+        watts = self._power.read(at_ms, start_s, failures)
+        power_s = monotonic_s()
+        joules = None if self._energy is None else self._energy.read(at_ms, power_s, failures)
+        end_s = monotonic_s()
+        if end_s - start_s > self._slow_s:
+            failures.append(READ_TOO_SLOW)
+            watts = joules = None
+        nothing = watts is None and joules is None
+        if nothing and not failures:  # lost, and not yet time to try again
+            return False
+        self._observe_call(power_s - start_s)
+        middle_s = (start_s + end_s) / 2
+        self._observe_lateness(middle_s - tick.deadline_s)
+        if failures:
+            self.ledger.add_errors(failures)
+        if nothing:
+            return False
+        unix_ms, clock_steps = self._time_of(middle_s, tick)
+        self.ledger.add(
+            Read(
+                tick.unix_ms,
+                unix_ms,
+                clock_steps,
+                middle_s,
+                watts,
+                joules,
+                power_s - start_s,
+                end_s - power_s,
+            )
+        )
+        return True
+
+    def _time_of(self, monotonic_s: float, tick: Tick) -> tuple[int, int]:
+        """Unix milliseconds of an instant, those of the tick where it is near, and the steps up to then."""
+        offset_s, clock_steps = self._clock.mapping
+        unix_s = monotonic_s + offset_s
+        near = abs(unix_s - tick.unix_ms / 1000) <= ON_TICK_SECONDS
+        return tick.unix_ms if near else round(unix_s * 1000), clock_steps
+
+    def _status_due(self, tick: Tick) -> bool:
+        number = tick.unix_ms // self._interval_ms
+        return (number - self.device.info.index) % self._status_ticks == 0
+
+    def _called(self, what: str) -> str:
+        info = self.device.info
+        return f"GPU {info.index} ({info.uuid}): {what}"
+
+
+class Sampler:
+    """All GPUs, every tick."""
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        clock: WallClock,
+        interval_ms: int,
+        retention_ms: int,
+        *,
+        observe_lateness: Observe = lambda _: None,
+        observe_call: Observe = lambda _: None,
+    ) -> None:
+        self.clock, self.interval_ms, self.retention_ms = clock, interval_ms, retention_ms
+        self.max_gap_ms = GAP_INTERVALS * interval_ms
+        capacity = retention_ms // interval_ms + 1
+        self.gpus = tuple(
+            GpuSampler(
+                device,
+                GpuLedger(Ring(capacity), self.max_gap_ms),
+                clock,
+                interval_ms,
+                observe_lateness=observe_lateness,
+                observe_call=observe_call,
+            )
+            for device in devices
+        )
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Start the threads; they end with the process, at the latest."""
+        for gpu in self.gpus:
+            name = f"gpu-{gpu.device.info.index}"
+            threading.Thread(target=gpu.run, args=(self._stopped,), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Let every thread end at its next tick."""
+        self._stopped.set()
+
+    def attach(self, counters: Mapping[str, EnergyCounter]) -> None:
+        """Read these energy counters, by UUID, too."""
+        for gpu in self.gpus:
+            if gpu.device.info.uuid in counters:
+                gpu.attach(counters[gpu.device.info.uuid])
+
+    @property
+    def reads_energy(self) -> bool:
+        """Whether any GPU's own counter is read."""
+        return any(gpu.reads_energy for gpu in self.gpus)
+
+    @property
+    def ready(self) -> bool:
+        """Whether each GPU was asked once."""
+        return all(gpu.done_ticks > 0 for gpu in self.gpus)
+
+    def settled_ms(self, now_ms: int) -> int:
+        """The tick from which on samples may still come; all of earlier time are in.
+
+        That is the tick that the slowest GPU waits for; but none waits for a read that takes longer
+        than a sample may.
+        """
+        awaited_ms = min(gpu.ticker.next_ms for gpu in self.gpus)
+        oldest_ms = (now_ms - self.max_gap_ms) // self.interval_ms * self.interval_ms
+        return max(awaited_ms, oldest_ms)

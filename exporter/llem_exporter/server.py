@@ -1,0 +1,181 @@
+"""HTTP: what each path answers, and the loop that the program lives in."""
+
+import asyncio
+import gzip
+import logging
+import os
+import signal
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+
+from llem_core.errors import ConfigError
+from llem_exporter import landing, trace_page
+from llem_exporter.collector import HistoryCollector
+from llem_exporter.devices import DeviceInfo
+from llem_exporter.history import Trace
+from llem_exporter.sampler import Sampler
+
+KEEPALIVE_SECONDS: Final = 300.0
+"""Longer than scrape intervals are: a connection that is used again shows that its last answer was read."""
+
+SHUTDOWN_SECONDS: Final = 1.0
+MAX_HEADER_BYTES: Final = 8190
+GZIP_LEVEL: Final = 1
+GZIP_WINDOW_BITS: Final = 31  # zlib's way to ask for a gzip header
+MAX_UNIX_SECONDS: Final = 10**11
+
+_SINCE_HELP: Final = (
+    "/history needs ?since=UNIX_SECONDS, as in /history?since=1795507546.3: "
+    "it answers with every sample after that time\n"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Pages:
+    """The handlers; one instance serves one sampler."""
+
+    def __init__(self, sampler: Sampler, registry: CollectorRegistry) -> None:
+        self._sampler, self._registry = sampler, registry
+        self._beside_traces = HistoryCollector(sampler)
+
+    def application(self) -> web.Application:
+        """All routes; each GET answers HEAD as well."""
+        application = web.Application()
+        application.add_routes(
+            [
+                web.get("/", self._landing),
+                web.get("/metrics", self._metrics),
+                web.get("/history", self._history),
+                web.get("/-/healthy", self._healthy),
+                web.get("/-/ready", self._ready),
+            ]
+        )
+        return application
+
+    async def _landing(self, request: web.Request) -> web.Response:
+        sampler = self._sampler
+        page = landing.render(request.host, sampler.interval_ms, sampler.retention_ms, sampler.clock.now_ms())
+        return web.Response(text=page, content_type="text/html")
+
+    async def _healthy(self, _request: web.Request) -> web.Response:
+        return web.Response(text="healthy\n")
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        if self._sampler.ready:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text="not ready: a GPU has not answered yet\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        headers = {"Content-Type": content_type}
+        body = encoder(self._registry)
+        if gzip_accepted(request.headers.get("Accept-Encoding", "")):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, GZIP_LEVEL)
+        return web.Response(body=body, headers=headers)
+
+    async def _history(self, request: web.Request) -> web.StreamResponse:
+        try:
+            since_ms = parse_since(request.query.get("since"))
+        except ValueError as exc:
+            return web.Response(status=400, text=str(exc))
+        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        if gzip_accepted(request.headers.get("Accept-Encoding", "")):
+            response.headers["Content-Encoding"] = "gzip"
+        traces = self._traces(since_ms)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        compressor = _Compressor(gzipped="Content-Encoding" in response.headers)
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        for text in trace_page.slices(traces, openmetrics):
+            if data := compressor.add(text.encode()):
+                await response.write(data)
+            await asyncio.sleep(0)
+        await response.write(compressor.add(encoder(self._beside_traces)) + compressor.end())
+        return response
+
+    def _traces(self, since_ms: int) -> list[tuple[DeviceInfo, Trace]]:
+        """What is settled of every GPU's history: whole ticks, to which nothing will be added."""
+        sampler = self._sampler
+        now_ms = sampler.clock.now_ms()
+        after_ms = max(since_ms, now_ms - sampler.retention_ms)
+        before_ms = sampler.settled_ms(now_ms)
+        return [(gpu.device.info, gpu.ledger.trace(after_ms, before_ms)) for gpu in sampler.gpus]
+
+
+class _Compressor:
+    """One gzip stream over all that is added, or everything as it is."""
+
+    def __init__(self, *, gzipped: bool) -> None:
+        self._stream = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW_BITS) if gzipped else None
+
+    def add(self, data: bytes) -> bytes:
+        """The bytes that are ready to send, often none."""
+        return data if self._stream is None else self._stream.compress(data)
+
+    def end(self) -> bytes:
+        return b"" if self._stream is None else self._stream.flush()
+
+
+def parse_since(text: str | None) -> int:
+    """Whole unix milliseconds, rounded down. Raises ValueError, which says what to write instead."""
+    if text is None:
+        raise ValueError(_SINCE_HELP)
+    try:
+        since_s = Decimal(text)
+    except InvalidOperation:
+        since_s = Decimal("nan")
+    if not (since_s.is_finite() and 0 <= since_s < MAX_UNIX_SECONDS):
+        raise ValueError(f"since must be unix seconds, as 1795507546.3, not {text[:40]!r}\n")
+    return int(since_s * 1000)
+
+
+async def serve(
+    application: web.Application, host: str | None, port: int, every_second: Callable[[], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; the log says where. Raises ConfigError where it cannot listen."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+    await runner.setup()
+    try:
+        listener = await _listen(runner, host, port)
+        while not stopped.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), 1.0)
+            every_second()
+        listener.close()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str | None, port: int) -> asyncio.Server:
+    assert runner.server is not None  # noqa: S101 - setup() has made it
+    try:
+        listener = await asyncio.get_running_loop().create_server(runner.server, host, port)
+    except OSError as exc:
+        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+        raise ConfigError(f"cannot listen on {host or ''}:{port}: {reason}") from exc
+    for socket in listener.sockets:
+        address, bound_port = socket.getsockname()[:2]
+        _log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, bound_port)
+    return listener
