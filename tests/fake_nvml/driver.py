@@ -109,6 +109,7 @@ class FakeDriver:
 
     def reload(self) -> None:
         """Load the driver anew: counters restart, and what was initialised before answers GPU_IS_LOST."""
+        self.unload()
         for gpu in self.gpus:
             gpu.reset_counter()
         self._state.generation += 1
@@ -129,18 +130,23 @@ class FakeDriver:
     @property
     def env(self) -> dict[str, str]:
         """What a process needs to find the driver and nvidia-smi: `{**os.environ, **driver.env}`."""
-        return {
-            **self.env_without_nvidia_smi,
-            "PATH": os.pathsep.join([str(self.library), os.environ.get("PATH", os.defpath)]),
-        }
+        return self._env(self.library)
 
     @property
     def env_without_nvidia_smi(self) -> dict[str, str]:
-        """The same, but nothing about nvidia-smi."""
+        """The same, but running nvidia-smi fails as where none is installed, even if one is."""
+        hiding = self.state_path.with_name("without-nvidia-smi")
+        hiding.mkdir(exist_ok=True)
+        (hiding / "nvidia-smi").write_text("#!/bin/sh\nexit 127\n")
+        (hiding / "nvidia-smi").chmod(0o755)
+        return self._env(hiding)
+
+    def _env(self, programs: Path) -> dict[str, str]:
         libraries = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         return {
-            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
             "FAKE_NVML_STATE": str(self.state_path),
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
         }
 
     def load_into_this_process(self) -> None:
