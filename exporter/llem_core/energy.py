@@ -43,27 +43,47 @@ _HALF_WATT_MS_PER_JOULE: Final = 2000
 class PairEnergy(NamedTuple, Generic[Real]):
     """What one pair of samples adds, or the sums over many.
 
-    `doubled` and `spread` are half watt-milliseconds (2000 to the joule): the trapezoid, and the
-    distance from it to either rectangle bound. `covered_ms` and `gap_ms` are milliseconds.
+    `doubled`, `low` and `high` are half watt-milliseconds (2000 to the joule): the trapezoid, and the
+    rectangles under the lower and the higher sample. `covered_ms` and `gap_ms` are milliseconds.
     """
 
     doubled: Real
-    spread: Real
+    low: Real
+    high: Real
     covered_ms: Real
     gap_ms: Real
+
+
+NOTHING: Final[PairEnergy[float]] = PairEnergy(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> PairEnergy[Real]:
     """The trapezoid of each pair where `dt_ms <= max_gap_ms`, and gap milliseconds where not.
 
-    Source: DESIGN "Power": joules = 0.5 * (p0 + p1) * dt, nothing across a gap.
+    Joules = 0.5 * (p0 + p1) * dt, and nothing across a gap.
     """
     covered_ms = dt_ms * (dt_ms <= max_gap_ms)
+    doubled = (watts0 + watts1) * covered_ms
+    spread = abs(watts1 - watts0) * covered_ms
+    return PairEnergy(doubled, doubled - spread, doubled + spread, covered_ms, dt_ms - covered_ms)
+
+
+def part_energy(
+    watts0: float, watts1: float, dt_ms: float, max_gap_ms: float, start: float, end: float
+) -> PairEnergy[float]:
+    """What lies between two fractions (0 to 1) of a pair, when a window's edge cuts it.
+
+    The trapezoid is cut by linear interpolation. The bounds stay those of the whole pair: the power
+    may have gone from one sample's value to the other's at any instant between them.
+    """
+    whole, share = pair_energy(watts0, watts1, dt_ms, max_gap_ms), end - start
+    edges = power_within(watts0, watts1, start) + power_within(watts0, watts1, end)
     return PairEnergy(
-        doubled=(watts0 + watts1) * covered_ms,
-        spread=abs(watts1 - watts0) * covered_ms,
-        covered_ms=covered_ms,
-        gap_ms=dt_ms - covered_ms,
+        doubled=edges * whole.covered_ms * share,
+        low=whole.low * share,
+        high=whole.high * share,
+        covered_ms=whole.covered_ms * share,
+        gap_ms=whole.gap_ms * share,
     )
 
 
@@ -84,10 +104,10 @@ def power_bounds(total: PairEnergy[float], limit_watts: float | None) -> tuple[f
     limit is known, nothing bounds it from above: the high bound is None.
     """
     widening = total.covered_ms / 1000 / (2 * STEPS_PER_WATT)
-    low = max(0.0, joules(total.doubled - total.spread) - widening)
+    low = max(0.0, joules(total.low) - widening)
     if total.gap_ms > 0 and limit_watts is None:
         return low, None
-    return low, joules(total.doubled + total.spread) + widening + (limit_watts or 0.0) * total.gap_ms / 1000
+    return low, joules(total.high) + widening + (limit_watts or 0.0) * total.gap_ms / 1000
 
 
 def counter_step(count0: Real, count1: Real) -> Real:

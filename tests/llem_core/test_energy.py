@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llem_core import energy
-from llem_core.energy import PairEnergy, counter_step, joules, pair_energy, power_bounds, power_within
+from llem_core.energy import (
+    NOTHING,
+    PairEnergy,
+    counter_step,
+    joules,
+    pair_energy,
+    part_energy,
+    power_bounds,
+    power_within,
+)
 
 YEAR_MS = 365.25 * 86_400_000
 TOLERANCE = 1e-12
@@ -32,12 +41,7 @@ class Trace:
 
 def total(pairs: Sequence[PairEnergy[float]]) -> PairEnergy[float]:
     """The sums over pairs, in their order."""
-    return PairEnergy(
-        doubled=sum((pair.doubled for pair in pairs), 0.0),
-        spread=sum((pair.spread for pair in pairs), 0.0),
-        covered_ms=sum((pair.covered_ms for pair in pairs), 0.0),
-        gap_ms=sum((pair.gap_ms for pair in pairs), 0.0),
-    )
+    return PairEnergy(*(sum(column, 0.0) for column in zip(*pairs, strict=True)))
 
 
 def traces(watts: st.SearchStrategy[float], dt_ms: st.SearchStrategy[float]) -> st.SearchStrategy[Trace]:
@@ -79,7 +83,7 @@ def test_three_samples_of_100_w_give_20_j() -> None:
     """100 W at 0.0, 0.1 and 0.2 s are 20 J, with bounds 1/16 W away on either side."""
     whole = total(Trace([100.0, 100.0, 100.0], [100.0, 100.0]).pairs(300.0))
     assert joules(whole.doubled) == 20.0
-    assert whole == PairEnergy(doubled=40_000.0, spread=0.0, covered_ms=200.0, gap_ms=0.0)
+    assert whole == PairEnergy(40_000.0, low=40_000.0, high=40_000.0, covered_ms=200.0, gap_ms=0.0)
     assert power_bounds(whole, None) == (20.0 - 0.2 / 16, 20.0 + 0.2 / 16)
 
 
@@ -144,17 +148,31 @@ def test_order_and_chunks_of_pairs_do_not_matter(
     assert total(data.draw(st.permutations(chunks))) == pytest.approx(whole, rel=TOLERANCE)
 
 
-@given(ANY_WATTS, ANY_WATTS, ANY_MS, st.floats(0.0, 1.0))
-def test_additive_where_a_pair_is_cut(watts0: float, watts1: float, dt_ms: float, fraction: float) -> None:
-    """A covered pair cut at an instant between its samples: the two parts are the whole."""
-    cut_watts, cut_ms = power_within(watts0, watts1, fraction), fraction * dt_ms
-    before = pair_energy(watts0, cut_watts, cut_ms, dt_ms)
-    after = pair_energy(cut_watts, watts1, dt_ms - cut_ms, dt_ms)
-    whole = pair_energy(watts0, watts1, dt_ms, dt_ms)
-    # The cut's own rounding is an error of one unit in the last place of the larger power.
-    slack = TOLERANCE * 2 * max(watts0, watts1) * dt_ms
-    assert before.doubled + after.doubled == pytest.approx(whole.doubled, rel=TOLERANCE, abs=slack)
-    assert before.covered_ms + after.covered_ms == pytest.approx(dt_ms, rel=TOLERANCE)
+CUTS = st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3).map(sorted)
+
+
+@given(ANY_WATTS, ANY_WATTS, ANY_MS, CUTS)
+def test_additive_where_a_pair_is_cut(watts0: float, watts1: float, dt_ms: float, cuts: list[float]) -> None:
+    """Two parts of a pair that touch are the part that they make, in joules and in bounds."""
+    first, middle, last = cuts
+    pair = watts0, watts1, dt_ms, dt_ms
+    parts = total([part_energy(*pair, first, middle), part_energy(*pair, middle, last)])
+    slack = TOLERANCE * 2 * max(watts0, watts1, 1.0) * dt_ms
+    assert parts == pytest.approx(part_energy(*pair, first, last), rel=TOLERANCE, abs=slack)
+    assert part_energy(*pair, 0.0, 1.0) == pytest.approx(pair_energy(*pair), rel=TOLERANCE)
+
+
+def test_bounds_of_a_cut_pair_hold_a_step_at_any_instant() -> None:
+    """A load that jumps from 120 W to 520 W right after the first sample stays inside the cut's bounds."""
+    low, high = power_bounds(part_energy(120.0, 520.0, 100.0, 300.0, 0.0, 0.5), None)
+    jump_at_once, no_jump = 0.05 * 520, 0.05 * 120
+    assert high is not None
+    assert low <= no_jump < jump_at_once <= high
+
+
+def test_a_cut_gap_stays_a_gap() -> None:
+    """However short the part, a pair beyond max_gap gives no joules."""
+    assert part_energy(100.0, 100.0, 1000.0, 300.0, 0.0, 0.1) == NOTHING._replace(gap_ms=100.0)
 
 
 @given(TRACES, st.integers(0, 10).map(lambda power: 2.0**power))
@@ -163,8 +181,7 @@ def test_scales_exactly_with_powers_of_two(trace: Trace, factor: float) -> None:
     whole = total(trace.pairs())
     stronger = total(Trace([factor * watts for watts in trace.watts], trace.dt_ms).pairs())
     longer = total(Trace(trace.watts, [factor * dt_ms for dt_ms in trace.dt_ms]).pairs())
-    assert (stronger.doubled, stronger.spread) == (factor * whole.doubled, factor * whole.spread)
-    assert (longer.doubled, longer.spread) == (factor * whole.doubled, factor * whole.spread)
+    assert stronger[:3] == longer[:3] == tuple(factor * value for value in whole[:3])
     assert (stronger.covered_ms, longer.covered_ms) == (whole.covered_ms, factor * whole.covered_ms)
 
 
@@ -175,7 +192,7 @@ def test_a_pair_is_covered_or_a_gap(trace: Trace, max_gap_ms: float) -> None:
         if dt_ms <= max_gap_ms:
             assert (pair.covered_ms, pair.gap_ms) == (dt_ms, 0.0)
         else:
-            assert pair == PairEnergy(doubled=0.0, spread=0.0, covered_ms=0.0, gap_ms=dt_ms)
+            assert pair == NOTHING._replace(gap_ms=dt_ms)
 
 
 @given(TRACES, MAX_GAP_MS, st.none() | st.floats(0.0, 1_500.0))

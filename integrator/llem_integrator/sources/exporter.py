@@ -42,7 +42,7 @@ class ExporterSource:
     def _history(self, start_ms: int) -> OpenMetricsSource:
         if self._page is None or start_ms < self._since_ms:
             self._since_ms = start_ms
-            since_ms = start_ms - 1
+            since_ms = max(0, start_ms - 1)  # exclusive
             fields = {"since": f"{since_ms // 1000}.{since_ms % 1000:03d}"}
             status, body = http.request("GET", f"{self._url}/history", fields, _ACCEPT)
             if status != 200:
