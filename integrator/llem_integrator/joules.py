@@ -130,7 +130,8 @@ def counted(counter: Counter, window: Window, max_gap_ms: float, limit_watts: fl
         covered = _running(np.minimum(np.rint(integrated * 1000), steps_ms))
 
     cut_times, (cut_risen, cut_covered) = _cut(times, (risen, covered), start, end, max_gap_ms)
-    covered_ms = float(cut_covered[-1] - cut_covered[0]) if len(cut_times) > 1 else 0.0
+    # Interpolated milliseconds carry float noise; a window's edges are whole microseconds.
+    covered_ms = round(float(cut_covered[-1] - cut_covered[0]), 6) if len(cut_times) > 1 else 0.0
     if covered_ms <= 0:
         return _nothing("counter", window, max_gap_ms, count)
     joules = float(cut_risen[-1] - cut_risen[0]) / energy.COUNTER_UNITS_PER_JOULE
@@ -145,7 +146,7 @@ def counted(counter: Counter, window: Window, max_gap_ms: float, limit_watts: fl
         low=min(low, joules),
         high=None if high is None else max(high, joules),
         covered_s=covered_ms / 1000,
-        gap_s=max(0.0, (end - start - covered_ms) / 1000),
+        gap_s=max(0.0, round(end - start - covered_ms, 6)) / 1000,
         largest_gap_s=max(lead_ms, tail_ms, float(np.max(holes_ms))) / 1000,
         tail_gap_s=tail_ms / 1000,
         max_gap_s=max_gap_ms / 1000,

@@ -3,16 +3,21 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from llem_integrator.result import GpuEnergy, WindowResult
 from llem_integrator.window import rfc3339
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SENSOR_NOTE: Final = (
     "low and high bound what lies between the readings; the sensor's own delay, averaging and gain "
     "(about ±5 %) are in no figure"
 )
 _JOULES_PER_WATT_HOUR: Final = 3600
+_WIDE: Final = 160
+"""Columns where the output is no terminal."""
 
 
 def to_json(source: str, results: Sequence[WindowResult]) -> str:
@@ -32,47 +37,49 @@ def _window(result: WindowResult) -> dict[str, Any]:
 def print_table(results: Sequence[WindowResult], out: IO[str]) -> None:
     """A table a window, with what a reader must know of it below."""
     from rich.console import Console
+
+    console = Console(file=out, width=None if out.isatty() else _WIDE, highlight=False, markup=False)
+    for result in results:
+        _print_window(console, result)
+    if any(gpu.joules is not None for result in results for gpu in result.gpus):
+        console.print(_SENSOR_NOTE)
+
+
+def _print_window(console: "Console", result: WindowResult) -> None:
     from rich.table import Table
 
-    wide = None if out.isatty() else 160
-    console = Console(file=out, width=wide, highlight=False)
-    for result in results:
-        start, end = rfc3339(round(result.start * 1e6)), rfc3339(round(result.end * 1e6))
-        title = f"{result.name + ': ' if result.name else ''}{start} to {end} ({result.duration_sec:g} s)"
-        console.print(title, markup=False)
-        exact = any(gpu.exact_j is not None for gpu in result.gpus)
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("GPU", "name", "node"):
-            table.add_column(heading)
-        for heading in ("joules", "low", "high", "Wh", "mean W", "peak W", "coverage"):
-            table.add_column(heading, justify="right")
-        table.add_column("by")
-        for heading in ("exact J", "error") if exact else ():
-            table.add_column(heading, justify="right")
-        for gpu in result.gpus:
-            table.add_row(*_row(gpu), *(_exact(gpu) if exact else ()))
-        if result.gpus:
-            console.print(table)
-        total = _number(result.total_j, 1)
-        console.print(f"total {total} J, backend {result.backend}, scope {result.scope}", markup=False)
-        for gpu in result.gpus:
-            others = ", ".join(
-                f"{name} {_number(value, 1)} J" for name, value in gpu.joules_by_backend.items()
-            )
-            if len(gpu.joules_by_backend) > 1:
-                console.print(f"GPU {gpu.gpu}: {others}", markup=False)
-        for line in _remarks(result):
-            console.print(line, markup=False)
-    if any(gpu.joules is not None for result in results for gpu in result.gpus):
-        console.print(_SENSOR_NOTE, markup=False)
+    start, end = rfc3339(round(result.start * 1e6)), rfc3339(round(result.end * 1e6))
+    name = f"{result.name}: " if result.name else ""
+    nodes = {gpu.instances for gpu in result.gpus}
+    one_node = f" on {', '.join(min(nodes))}" if len(nodes) == 1 and any(nodes) else ""
+    console.print(f"{name}{start} to {end} ({result.duration_sec:g} s){one_node}")
+    exact = any(gpu.exact_j is not None for gpu in result.gpus)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("GPU", "name", *(() if one_node else ("node",))):
+        table.add_column(heading, overflow="fold")
+    numbers = ("joules", "low", "high", "Wh", "mean W", "peak W", "coverage")
+    for heading in numbers:
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("by")
+    for heading in ("exact J", "error") if exact else ():
+        table.add_column(heading, justify="right")
+    for gpu in result.gpus:
+        node = () if one_node else (",".join(gpu.instances),)
+        table.add_row(gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *(_exact(gpu) if exact else ()))
+    if result.gpus:
+        console.print(table)
+    console.print(f"total {_number(result.total_j, 1)} J, backend {result.backend}, scope {result.scope}")
+    for gpu in result.gpus:
+        others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
+        if len(gpu.joules_by_backend) > 1:
+            console.print(f"GPU {gpu.gpu}: {others}")
+    for line in _remarks(result):
+        console.print(line)
 
 
 def _row(gpu: GpuEnergy) -> list[str]:
     hours = None if gpu.joules is None else gpu.joules / _JOULES_PER_WATT_HOUR
     return [
-        gpu.gpu or gpu.uuid,
-        gpu.name or "",
-        ",".join(gpu.instances),
         _number(gpu.joules, 1),
         _number(gpu.joules_low, 1),
         _number(gpu.joules_high, 1),

@@ -1,0 +1,200 @@
+"""The main job on real parts: fake driver, exporter, a real Prometheus scraping every 5 s, llem-integrate.
+
+One run of 90 s serves all tests: node A is left alone, node B's exporter is killed for 10 s in the middle.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.fake_nvml import FakeDriver
+from tests.servers import Exporter, Prometheus, scrape_config
+
+GPUS = 8
+RUN_SECONDS = 90
+SCRAPE_SECONDS = 5
+DOWN_SECONDS = 10
+KILL_AFTER_SECONDS = 40
+
+
+@dataclass(frozen=True)
+class Run:
+    """A Prometheus that has scraped two nodes, and what is known of them."""
+
+    prometheus: Prometheus
+    drivers: dict[str, FakeDriver]
+    nodes: dict[str, str]
+    first_s: float
+    last_s: float
+    killed_s: float
+
+    def exact(self, node: str, gpu: dict[str, Any], window: dict[str, Any]) -> float:
+        return self.drivers[node].exact_joules(int(gpu["gpu"]), window["start"], window["end"])
+
+    def integrate(
+        self, node: str, *windows: tuple[float, float], code: int = 0, backend: str = "auto"
+    ) -> Any:
+        """The windows of llem-integrate's JSON for one node."""
+        command = [
+            sys.executable,
+            "-m",
+            "llem_integrator",
+            "--source",
+            self.prometheus.url,
+            "--format",
+            "json",
+        ]
+        command += ["--backend", backend, "--match", f'instance="{self.nodes[node]}"']
+        command += [part for start, end in windows for part in ("--window", f"{start:.6f},{end:.6f}")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (code, ""), done.stderr
+        return json.loads(done.stdout)["windows"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    base = tmp_path_factory.mktemp("round_trip")
+    for name in ("a", "b", "prometheus"):
+        (base / name).mkdir()
+    with (
+        FakeDriver(base / "a", gpus=GPUS) as driver_a,
+        FakeDriver(base / "b", gpus=GPUS) as driver_b,
+        Exporter(env=driver_a.env) as node_a,
+        Exporter(env=driver_b.env) as node_b,
+    ):
+        jobs = [scrape_config("llem", node_a, node_b, interval=f"{SCRAPE_SECONDS}s")]
+        with Prometheus(base / "prometheus", jobs) as prometheus:
+            counter = f'llem_gpu_zeus_energy_joules_total{{instance="{node_a.address}"}}'
+            prometheus.wait_for(counter)
+            time.sleep(KILL_AFTER_SECONDS)
+            node_b.kill()
+            killed_s = time.time()
+            time.sleep(DOWN_SECONDS)
+            node_b.start()
+            time.sleep(RUN_SECONDS - KILL_AFTER_SECONDS - DOWN_SECONDS)
+            times = prometheus.query(
+                f'llem_gpu_sample_timestamp_seconds{{instance="{node_a.address}",gpu="0"}}[10m]'
+            )[0]["values"]
+            yield Run(
+                prometheus,
+                {"a": driver_a, "b": driver_b},
+                {"a": node_a.address, "b": node_b.address},
+                float(times[0][1]),
+                float(times[-1][1]),
+                killed_s,
+            )
+
+
+def windows_between(first_s: float, last_s: float, count: int) -> list[tuple[float, float]]:
+    """Random windows of 3 s and more, whole microseconds, that end before the last sample."""
+    rng = random.Random(20261124)
+    found: list[tuple[float, float]] = []
+    while len(found) < count:
+        start, end = sorted(round(rng.uniform(first_s, last_s - 1), 6) for _ in range(2))
+        if end - start >= 3:
+            found.append((start, end))
+    return found
+
+
+def test_exact_joules_lie_inside_the_bounds(run: Run) -> None:
+    """Windows that begin and end between scrapes hold the exact joules, on every GPU, fully covered."""
+    for window in run.integrate("a", *windows_between(run.first_s, run.last_s, 20)):
+        assert (window["backend"], window["valid"], len(window["gpus"])) == ("zeus", True, GPUS)
+        for gpu in window["gpus"]:
+            exact = run.exact("a", gpu, window)
+            assert gpu["joules_low"] <= exact <= gpu["joules_high"], (window["start"], gpu, exact)
+            assert gpu["coverage"] == 1.0
+            assert gpu["resets"] == 0
+
+
+def test_nvml_by_the_exporters_counter_holds_them_too(run: Run) -> None:
+    """The exporter's own counter covers the same windows, and its bounds hold the exact joules."""
+    for window in run.integrate("a", *windows_between(run.first_s, run.last_s, 5), backend="nvml"):
+        for gpu in window["gpus"]:
+            assert gpu["joules_low"] <= run.exact("a", gpu, window) <= gpu["joules_high"], (
+                window["start"],
+                gpu,
+            )
+            assert (gpu["coverage"], gpu["method"]) == (1.0, "counter")
+
+
+def test_zeus_and_nvml_agree(run: Run) -> None:
+    """Over a minute both backends' joules are within 2 % of each other, and of the truth."""
+    (window,) = run.integrate("a", (run.last_s - 66, run.last_s - 6))
+    for gpu in window["gpus"]:
+        exact = run.exact("a", gpu, window)
+        # Edges between scrapes are interpolated: up to 5 s at each of a load of 120 to 520 W.
+        assert gpu["joules_by_backend"]["zeus"] == pytest.approx(exact, rel=0.05)
+        assert gpu["joules_by_backend"]["nvml"] == pytest.approx(gpu["joules_by_backend"]["zeus"], rel=0.02)
+
+
+def test_before_the_data_exits_3(run: Run) -> None:
+    """A window before the data has no joules, and exit code 3 says so."""
+    (window,) = run.integrate("a", (run.first_s - 900, run.first_s - 600), code=3)
+    assert (window["total_j"], window["valid"], window["reasons"]) == (None, False, ["no_data"])
+
+
+def test_a_half_covered_window_says_so_and_exits_4(run: Run) -> None:
+    """A window of which the first half lies before the first sample has coverage 0.5."""
+    (window,) = run.integrate("a", (run.first_s - 20, run.first_s + 20), code=4)
+    for gpu in window["gpus"]:
+        assert gpu["coverage"] == pytest.approx(0.5, abs=0.01)
+    assert window["reasons"] == ["coverage"]
+
+
+def test_a_killed_exporter_costs_zeus_nothing(run: Run) -> None:
+    """kill -9 for 10 s in the middle: the hardware counted on, the bounds hold, nothing is missing."""
+    (window,) = run.integrate("b", (run.killed_s - 21.3, run.killed_s + 28.7))
+    for gpu in window["gpus"]:
+        exact = run.exact("b", gpu, window)
+        assert gpu["joules_low"] <= exact <= gpu["joules_high"]
+        assert gpu["joules"] == pytest.approx(exact, rel=0.06)
+        assert (gpu["coverage"], gpu["resets"], gpu["backend"]) == (1.0, 0, "zeus")
+
+
+def test_a_killed_exporter_is_a_gap_to_nvml(run: Run) -> None:
+    """The same for nvml: the hole is a gap with its seconds, no joules are invented, the bounds hold."""
+    (window,) = run.integrate("b", (run.killed_s - 21.3, run.killed_s + 28.7), backend="nvml", code=4)
+    for gpu in window["gpus"]:
+        # What was counted after the last scrape before the kill is gone too.
+        assert DOWN_SECONDS <= gpu["gap_s"] <= DOWN_SECONDS + SCRAPE_SECONDS + 3
+        assert gpu["covered_s"] + gpu["gap_s"] == pytest.approx(50)
+        assert gpu["resets"] == 1
+        assert gpu["joules_low"] <= run.exact("b", gpu, window) <= gpu["joules_high"]
+        assert gpu["joules"] < run.exact("b", gpu, window)
+    assert {warning["code"] for warning in window["warnings"]} == {"sample_gap", "counter_reset"}
+
+
+def test_the_exporters_own_url_gives_the_same(run: Run) -> None:
+    """Prometheus is not needed: the exporter's history gives the same window, closer still."""
+    command = [
+        sys.executable,
+        "-m",
+        "llem_integrator",
+        "--source",
+        f"http://{run.nodes['a']}",
+        "--format",
+        "json",
+    ]
+    start, end = run.last_s - 40.25, run.last_s - 3.5
+    done = subprocess.run(
+        [*command, "--window", f"{start:.6f},{end:.6f}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (window,) = json.loads(done.stdout)["windows"]
+    for gpu in window["gpus"]:
+        exact = run.exact("a", gpu, window)
+        assert gpu["joules_low"] <= exact <= gpu["joules_high"]
+        assert gpu["joules"] == pytest.approx(exact, rel=0.002)
+        assert gpu["joules_by_backend"]["nvml"] == pytest.approx(exact, rel=0.03)
+        assert gpu["instances"] == [run.nodes["a"]]
