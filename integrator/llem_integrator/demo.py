@@ -85,7 +85,7 @@ def _wait_until_listening(process: "subprocess.Popen[str]") -> tuple[str | None,
         if found := _LISTENING.search(line):
             return found[1], line
         last = line.strip() or last
-    return None, last.removeprefix("error: ").partition(";")[0]
+    return None, last.removeprefix("Error: ").partition(";")[0]
 
 
 def _measure(url: str, request: Request, progress: Progress) -> tuple[str, WindowResult]:
