@@ -110,6 +110,7 @@ def main(
     logging.basicConfig(
         stream=sys.stderr, level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    logging.getLogger("zeus").setLevel(logging.WARNING)
     # It would hide GPUs from Zeus and renumber the others; NVML does not heed it.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from llem_exporter.exporter import Settings, run

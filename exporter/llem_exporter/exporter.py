@@ -97,10 +97,11 @@ def _open(
 
 def _candidates(devices: Sequence[Device]) -> dict[Backend, Candidate]:
     """What is known of the backends before Zeus was asked."""
-    reads_power = all(device.info.power_source != "none" for device in devices)
+    powerless = [device.info.index for device in devices if device.info.power_source == "none"]
+    reason = f"no power on GPU {', '.join(map(str, powerless))}" if powerless else "reads power of every GPU"
     return {
         Backend.ZEUS: Candidate(Backend.ZEUS, 0.0, "not asked yet"),
-        Backend.NVML: Candidate(Backend.NVML, float(reads_power), "reads power of every GPU"),
+        Backend.NVML: Candidate(Backend.NVML, float(not powerless), reason),
         Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
     }
 

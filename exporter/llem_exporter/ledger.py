@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Final, NamedTuple
 
-from llem_core.energy import PairEnergy, joules, pair_energy
+from llem_core.energy import NOTHING, PairEnergy, joules, pair_energy
 from llem_exporter.devices import Status
 from llem_exporter.history import Ring, Trace
 
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
-
-_NOTHING: Final = PairEnergy(0.0, 0.0, 0.0, 0.0)
 
 
 class Read(NamedTuple):
@@ -126,12 +124,11 @@ class GpuLedger:
 
         `now_ms` and `monotonic_s` are the same instant on the two clocks.
         """
-        settled_ms = now_ms - self._max_gap_ms
         with self._lock:
-            self._settle(settled_ms)
-            page, last_power = self._page, self._last_power
-        if last_power is not None and settled_ms - last_power[0] > self._max_gap_ms:
-            page = replace(page, gap_ms=page.gap_ms + settled_ms - last_power[0])
+            self._settle(now_ms - self._max_gap_ms)
+            page, gap_ms = self._page, self._open_gap_ms()
+        if gap_ms:
+            page = replace(page, gap_ms=page.gap_ms + gap_ms)
         if monotonic_s - page.read_s > self._fresh_s:
             page = replace(page, fresh=False, watts=None, peak_watts=None, sample_ms=None, status=Status())
         return page
@@ -149,6 +146,13 @@ class GpuLedger:
     def _settle(self, before_ms: int) -> None:
         self._open_from_ms = max(self._open_from_ms, before_ms)
 
+    def _open_gap_ms(self) -> int:
+        """The gap since the last power sample, as far as it is certain: the next one can only lengthen it."""
+        if self._last_power is None:
+            return 0
+        gap_ms = self._open_from_ms - self._last_power[0]
+        return gap_ms if gap_ms > self._max_gap_ms else 0
+
     def _after(self, read: Read) -> Page:
         page = self._page
         if read.clock_steps != self._clock_steps:
@@ -156,7 +160,7 @@ class GpuLedger:
             if self._last_power is not None:
                 self._settle(self._last_power[0] + self._max_gap_ms + 1)
         published = read.unix_ms >= self._open_from_ms
-        pair, samples = _NOTHING, page.samples
+        pair, samples = NOTHING, page.samples
         if published:
             self._settle(read.unix_ms + 1)
             self._ring.append(read.unix_ms, read.watts, read.joules)
@@ -184,7 +188,7 @@ class GpuLedger:
     def _pair(self, unix_ms: int, watts: float) -> PairEnergy[float]:
         last, self._last_power = self._last_power, (unix_ms, watts)
         if last is None:
-            return _NOTHING
+            return NOTHING
         return pair_energy(last[1], watts, float(unix_ms - last[0]), self._max_gap_ms)
 
     def _peak(self, read: Read) -> float | None:

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source:
-    """One quantity of one GPU: read when asked, but only once a second while it is lost."""
+    """One quantity of one GPU: due at every tick, but only once a second while it is lost."""
 
     def __init__(
         self, what: str, read: Callable[[int], float], reopen: Callable[[], None], steps_per_unit: int
@@ -38,10 +38,11 @@ class Source:
         self._lost = False
         self._retry_s = 0.0
 
+    def due(self, monotonic_s: float) -> bool:
+        return not self._lost or monotonic_s >= self._retry_s
+
     def read(self, unix_ms: int, monotonic_s: float, failures: list[str]) -> float | None:
         """The value now, in whole steps; where it fails, None and the error's name added to `failures`."""
-        if self._lost and monotonic_s < self._retry_s:
-            return None
         try:
             if self._lost:
                 self._reopen()
@@ -120,37 +121,29 @@ class GpuSampler:
         """Read into the ledger; whether there was anything."""
         monotonic_s, failures = self._clock.monotonic_s, list[str]()
         start_s = monotonic_s()
+        power = self._power if self._power.due(start_s) else None
+        energy = self._energy if self._energy and self._energy.due(start_s) else None
+        if power is None and energy is None:
+            return False
         at_ms, _ = self._time_of(start_s, tick)
-        watts = self._power.read(at_ms, start_s, failures)
+        watts = power.read(at_ms, start_s, failures) if power else None
         power_s = monotonic_s()
-        joules = None if self._energy is None else self._energy.read(at_ms, power_s, failures)
+        joules = energy.read(at_ms, power_s, failures) if energy else None
         end_s = monotonic_s()
         if end_s - start_s > self._slow_s:
             failures.append(READ_TOO_SLOW)
             watts = joules = None
-        nothing = watts is None and joules is None
-        if nothing and not failures:  # lost, and not yet time to try again
-            return False
-        self._observe_call(power_s - start_s)
         middle_s = (start_s + end_s) / 2
         self._observe_lateness(middle_s - tick.deadline_s)
+        if power:
+            self._observe_call(power_s - start_s)
         if failures:
             self.ledger.add_errors(failures)
-        if nothing:
+        if watts is None and joules is None:
             return False
-        unix_ms, clock_steps = self._time_of(middle_s, tick)
-        self.ledger.add(
-            Read(
-                tick.unix_ms,
-                unix_ms,
-                clock_steps,
-                middle_s,
-                watts,
-                joules,
-                power_s - start_s,
-                end_s - power_s,
-            )
-        )
+        unix_ms, steps = self._time_of(middle_s, tick)
+        call_s = (power_s - start_s, end_s - power_s)
+        self.ledger.add(Read(tick.unix_ms, unix_ms, steps, middle_s, watts, joules, *call_s))
         return True
 
     def _time_of(self, monotonic_s: float, tick: Tick) -> tuple[int, int]:

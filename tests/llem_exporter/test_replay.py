@@ -1,0 +1,111 @@
+"""Traces in place of GPUs: values between rows, loops, and files that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from llem_core.errors import ConfigError
+from llem_exporter.replay import ReplayDevice, load, open_devices
+
+START_MS = 1_795_507_546_100
+
+TRACE = """\
+seconds,gpu,watts,joules
+10.0,0,100,1000
+10.0,1,50,500
+10.5,0,200,1075
+10.5,1,50,525
+11.0,0,100,1150
+11.0,1,50,550
+"""
+
+
+def devices(tmp_path: Path, text: str = TRACE) -> list[ReplayDevice]:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    return open_devices(str(path), START_MS)
+
+
+def test_watts_are_linear_between_rows_and_over_the_loops_end(tmp_path: Path) -> None:
+    """1.5 s a loop: up to the last row, and a median step on to the first row again."""
+    first = devices(tmp_path)[0]
+    watts = [first.read_watts(START_MS + ms) for ms in (0, 250, 500, 1000, 1250, 1499, 1500, 1750, 1500_500)]
+    assert watts == pytest.approx([100, 150, 200, 100, 100, 100, 100, 150, 200])
+
+
+def test_joules_go_on_over_loops(tmp_path: Path) -> None:
+    """Each loop adds its own joules and those of the way back to its first row."""
+    first, second = devices(tmp_path)
+    at = [0, 500, 1000, 1250, 1500, 2000, 15_000]
+    assert [first.read_joules(START_MS + ms) for ms in at] == [1000, 1075, 1150, 1175, 1200, 1275, 3000]
+    assert second.read_joules(START_MS + 1500) == 575
+    values = [first.read_joules(START_MS + ms) for ms in range(0, 10_000, 7)]
+    assert values == sorted(values)
+
+
+def test_a_gpu_whose_rows_begin_later_is_on_its_way_from_the_loop_before(tmp_path: Path) -> None:
+    """Before its first row a GPU is between its last row and that one."""
+    late = devices(tmp_path, "seconds,gpu,watts\n0,0,1\n1,0,1\n2,0,1\n1,1,100\n2,1,300\n")[1]
+    assert [late.read_watts(START_MS + ms) for ms in (0, 500, 1000, 2000, 3000)] == [200, 150, 100, 300, 200]
+    assert not late.has_joules
+
+
+def test_a_replayed_gpu_says_what_it_is(tmp_path: Path) -> None:
+    """Its UUID depends on the file's name and the GPU's number only, so series go on over restarts."""
+    first, second = devices(tmp_path)
+    again = devices(tmp_path)[0]
+    assert (first.info.name, first.info.power_source, first.info.index) == ("replay", "replay", 0)
+    assert first.info.uuid == again.info.uuid != second.info.uuid
+    assert first.info.uuid == "GPU-2fecfe1b-c711-5872-b367-d41c482f7c03"
+
+
+def test_the_packaged_trace_is_called_demo() -> None:
+    """`demo` plays the file that ships with the package: two GPUs with joules."""
+    assert [device.has_joules for device in open_devices("demo", START_MS)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: columns must be seconds,gpu,watts"),
+        ("seconds,watts\n0,1\n", "line 1: columns must be seconds,gpu,watts"),
+        ("seconds,gpu,watts,volts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
+        ("seconds,gpu,watts,watts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
+        ("seconds,gpu,watts\n", "no rows under the header"),
+        ("seconds,gpu,watts\n0,0,1\n", "GPU 0 has only one row"),
+        ("seconds,gpu,watts\n0,0,1\n1,0\n", "line 3: 2 values for 3 columns"),
+        ("seconds,gpu,watts\n0,0,1\n1,0,many\n", "line 3: watts must be a number >= 0, not 'many'"),
+        ("seconds,gpu,watts\n0,0,1\n1,0,-1\n", "line 3: watts must be a number >= 0, not '-1'"),
+        ("seconds,gpu,watts\n0,0,1\n1,0,nan\n", "line 3: watts must be a number >= 0, not 'nan'"),
+        ("seconds,gpu,watts\n0,0,1\ninf,0,1\n", "line 3: seconds must be a number, not 'inf'"),
+        ("seconds,gpu,watts\n0,0.5,1\n", "line 2: gpu must be a whole number >= 0, not '0.5'"),
+        ("seconds,gpu,watts\n1,0,1\n1,0,1\n", "line 3: seconds must ascend for each GPU: 1.0 after 1.0"),
+        ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
+        ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,\n", "line 3: joules must be a number >= 0, not ''"),
+        ('seconds,gpu,watts\n0,0,"1\n', "not a readable trace"),
+        (
+            "seconds,gpu,watts\n" + "".join(f"0,{gpu},1\n" for gpu in range(300)),
+            "line 258: more than 256 GPUs",
+        ),
+        ("seconds,gpu,watts\n0,0," + "9" * 200_000 + "\n", "not a readable trace"),
+    ],
+)
+def test_a_malformed_trace_is_refused_with_file_line_and_value(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    """One line that says where and what."""
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """No such file, a folder, and bytes that are no text."""
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "none.csv", tmp_path, tmp_path / "bytes.csv"):
+        with pytest.raises(ConfigError, match="not a readable trace"):
+            load(path)

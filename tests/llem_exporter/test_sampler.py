@@ -1,0 +1,227 @@
+"""What a tick reads, when it counts for, and what a failing GPU or a stepping clock does to it."""
+
+from collections.abc import Callable
+from itertools import islice, pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llem_core.errors import DeviceError, DeviceLostError
+from llem_exporter.history import Ring
+from llem_exporter.ledger import GpuLedger, Page
+from llem_exporter.sampler import GpuSampler, Sampler
+from llem_exporter.ticks import WallClock
+from tests.llem_exporter.fake_time import FakeTime, FormulaDevice
+
+INTERVAL_MS = 100
+
+
+class Rig:
+    """One sampled GPU on clocks moved by hand."""
+
+    def __init__(
+        self, watts_at: Callable[[int], float] = lambda _: 100.0, time: FakeTime | None = None
+    ) -> None:
+        self.time = time or FakeTime()
+        self.clock = WallClock(INTERVAL_MS, self.time.unix_s, self.time.monotonic_s)
+        self.device = FormulaDevice(watts_at)
+        self.lateness: list[float] = []
+        self.calls: list[float] = []
+        self.gpu = GpuSampler(
+            self.device,
+            GpuLedger(Ring(100_000), 3 * INTERVAL_MS),
+            self.clock,
+            INTERVAL_MS,
+            observe_lateness=self.lateness.append,
+            observe_call=self.calls.append,
+            sleep=self.time.sleep,
+        )
+
+    def slow(self, takes_s: float) -> Callable[[int], float]:
+        """A reading of 999 W that takes its time."""
+
+        def read(_: int) -> float:
+            self.time.sleep(takes_s)
+            return 999.0
+
+        return read
+
+    def tick(self, count: int = 1) -> Page:
+        for tick in islice(self.gpu.ticker, count):
+            self.gpu.read(tick)
+        return self.page()
+
+    def page(self) -> Page:
+        return self.gpu.ledger.page(self.clock.now_ms(), self.time.monotonic_s())
+
+    def times_ms(self) -> list[int]:
+        return list(self.gpu.ledger.trace(0, 10**15).times_ms)
+
+
+@pytest.mark.parametrize(
+    ("read_takes_s", "after_tick_ms"), [(0.0, 0), (0.0039, 0), (0.0052, 3), (0.101, 50), (0.298, 149)]
+)
+def test_a_sample_has_the_middle_of_its_read_for_its_time(read_takes_s: float, after_tick_ms: int) -> None:
+    """At most 2 ms after the tick it counts as on it; later it has its own whole millisecond."""
+    rig = Rig()
+    rig.tick()
+    rig.device.watts_at = rig.slow(read_takes_s)
+    tick = next(rig.gpu.ticker)
+    assert rig.gpu.read(tick)
+    assert rig.page().sample_ms == tick.unix_ms + after_tick_ms
+    assert rig.lateness[-1] == pytest.approx(read_takes_s / 2, abs=1e-6)
+    assert rig.calls[-1] == pytest.approx(read_takes_s, abs=1e-6)
+
+
+def test_a_read_longer_than_max_gap_is_an_error_and_no_sample() -> None:
+    """Nobody knows when in those 301 ms the value was."""
+    rig = Rig()
+    rig.tick()
+    rig.device.watts_at = rig.slow(0.301)
+    shown = rig.tick()
+    assert (shown.samples, shown.errors, shown.watts) == (1, {"READ_TOO_SLOW": 1}, 100.0)
+
+
+def test_watts_are_rounded_before_they_are_integrated() -> None:
+    """100.06 W are 100 W, in the gauge as in the joules."""
+    shown = Rig(lambda _: 100.06).tick(11)
+    assert (shown.watts, shown.nvml_joules) == (100.0, 100.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_an_absurd_reading_is_an_error_and_no_sample(value: float) -> None:
+    """NaN, infinite and negative power is counted, and bridged like any missing sample."""
+    rig = Rig()
+    rig.tick()
+    rig.device.watts_at = lambda _: value
+    assert rig.tick().errors == {"NOT_A_SAMPLE": 1}
+    rig.device.watts_at = lambda _: 100.0
+    assert rig.tick().nvml_joules == 20.0
+
+
+def test_a_failing_gpu_is_asked_at_every_tick() -> None:
+    """An error that may pass is counted each time, by the driver's name."""
+    rig = Rig()
+    rig.device.watts_at = failing(DeviceError("slow", "NVML_ERROR_TIMEOUT"))
+    assert rig.tick(20).errors == {"NVML_ERROR_TIMEOUT": 20}
+    assert rig.device.reopened == 0
+
+
+def test_a_lost_gpu_is_opened_anew_once_a_second_until_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    """No call in between; one log line when it goes and one when it comes; counters go on, a gap between."""
+    rig = Rig()
+    rig.tick(11)
+    rig.device.watts_at = failing(DeviceLostError("gone", "NVML_ERROR_GPU_IS_LOST"))
+    with caplog.at_level("INFO"):
+        shown = rig.tick(50)
+        assert shown.errors == {"NVML_ERROR_GPU_IS_LOST": 5}
+        assert rig.device.reopened == 4
+        assert (shown.watts, shown.nvml_joules) == (None, 100.0)
+        rig.device.watts_at = lambda _: 100.0
+        shown = rig.tick(21)
+    assert shown.watts == 100.0
+    assert shown.integrated_s is not None
+    assert shown.gap_s is not None
+    assert shown.integrated_s + shown.gap_s == pytest.approx(8.1)
+    assert shown.gap_s == pytest.approx(5.1, abs=1.0)
+    assert [record.message.split(": ", 1)[1] for record in caplog.records] == [
+        "power cannot be read: gone",
+        "power is read again",
+    ]
+
+
+def test_power_and_energy_counter_fail_each_for_itself() -> None:
+    """A counter is read while power is not, and the other way round."""
+    rig = Rig()
+    counter = Counter(lambda: 7.03)
+    rig.gpu.attach(counter)
+    assert rig.tick().joules == 7.0
+    rig.device.watts_at = failing(DeviceLostError("none", "NVML_ERROR_NOT_SUPPORTED"))
+    shown = rig.tick()
+    assert (shown.watts, shown.joules, shown.sample_ms) == (None, 7.0, rig.gpu.ticker.next_ms)
+    counter.joules = failing_now(DeviceError("down", "NVML_ERROR_UNKNOWN"))
+    rig.device.watts_at = lambda _: 100.0
+    shown = rig.tick(11)
+    assert (shown.watts, shown.joules) == (100.0, None)
+
+
+@pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0, 0.15, -0.15])
+def test_a_clock_step_repeats_no_time_and_invents_no_joules(step_s: float) -> None:
+    """Published times ascend, with a hole longer than max_gap where the step was."""
+    rig = Rig()
+    rig.tick(50)
+    rig.time.set_wall(step_s)
+    rig.clock.observe()
+    shown = rig.tick(100)
+    times_ms = rig.times_ms()
+    steps_ms = [after - before for before, after in pairwise(times_ms)]
+    assert min(steps_ms) > 0
+    assert shown.watts == 100.0
+    if step_s > -10:
+        assert sum(step > 300 for step in steps_ms) == 1
+        assert shown.gap_s is not None
+        assert shown.gap_s >= max(step_s, 0)
+    assert shown.integrated_s is not None
+    assert shown.integrated_s <= 15
+    assert shown.nvml_joules == pytest.approx(100 * shown.integrated_s)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 30), st.floats(-20, 20)), min_size=1, max_size=8))
+def test_whatever_the_clock_does_joules_stay_below_power_times_true_time(
+    script: list[tuple[int, float]],
+) -> None:
+    """Any steps in any order: published times ascend, and never more is integrated than has passed."""
+    rig = Rig()
+    start_s = rig.time.monotonic_s()
+    for ticks, step_s in script:
+        rig.tick(ticks)
+        rig.time.set_wall(step_s)
+        rig.clock.observe()
+    shown = rig.tick(5)
+    passed_s = rig.time.monotonic_s() - start_s
+    times_ms = rig.times_ms()
+    assert all(before < after for before, after in pairwise(times_ms))
+    # Changes short of a step are slewed in by 1 ms each.
+    slewed_s = 0.001 * len(script)
+    assert (shown.integrated_s or 0.0) <= passed_s + slewed_s + 0.001
+
+
+def test_pulls_end_at_the_tick_that_the_slowest_gpu_waits_for() -> None:
+    """Whole ticks: none of half the GPUs; but a read of more than max_gap is not waited for."""
+    time = FakeTime()
+    clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
+    sampler = Sampler([FormulaDevice(lambda _: 1.0)] * 2, clock, INTERVAL_MS, 60_000)
+    now_ms = clock.now_ms()
+    first, second = sampler.gpus
+    first.ticker.next_ms, second.ticker.next_ms = now_ms + 60, now_ms - 40
+    assert sampler.settled_ms(now_ms) == now_ms - 40
+    second.ticker.next_ms = now_ms - 5000
+    assert sampler.settled_ms(now_ms) == (now_ms - 300) // 100 * 100
+    assert not sampler.ready
+
+
+class Counter:
+    """An energy counter that is a function."""
+
+    def __init__(self, joules: Callable[[], float]) -> None:
+        self.joules = joules
+
+    def read_joules(self, unix_ms: int) -> float:
+        del unix_ms
+        return self.joules()
+
+    def reopen(self) -> None:
+        """Nothing to open."""
+
+
+def failing(error: Exception) -> Callable[[int], float]:
+    def read(_: int) -> float:
+        raise error
+
+    return read
+
+
+def failing_now(error: Exception) -> Callable[[], float]:
+    return lambda: failing(error)(0)

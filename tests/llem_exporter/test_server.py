@@ -1,0 +1,171 @@
+"""What each path answers, on a replayed trace."""
+
+import gzip
+import time
+from itertools import pairwise
+
+import pytest
+import urllib3
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, HISTORY_PAGE
+from llem_exporter.server import parse_since
+from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.page import MetricsPage, history, scrape
+from tests.servers import Exporter, wait_until
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+
+@pytest.fixture
+def exporter(start: StartExporter) -> Exporter:
+    return start("--replay", "demo")
+
+
+def test_every_path_has_its_answer(exporter: Exporter) -> None:
+    """Landing page, health, readiness; 404 for the rest; other methods are refused."""
+    landing = exporter.fetch("/")
+    assert (landing.status, landing.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for part in ("llem-exporter", "/metrics", "/history", "scrape_configs:", exporter.address):
+        assert part in landing.data.decode()
+    assert exporter.fetch_text("/-/healthy") == "healthy\n"
+    assert exporter.fetch_text("/-/ready") == "ready\n"
+    assert [exporter.fetch(path).status for path in ("/none", "/metrics/", "/history/x")] == [404] * 3
+    assert exporter.fetch("/metrics", method="POST").status == 405
+
+
+def test_the_landing_page_escapes_the_host(exporter: Exporter) -> None:
+    """A Host header cannot put markup into the page."""
+    page = exporter.fetch("/", headers={"Host": "<script>alert(1)</script>"}).data.decode()
+    assert "<script>" not in page
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/history?since=0", "/-/healthy", "/-/ready"])
+def test_head_is_get_without_the_body(exporter: Exporter, path: str) -> None:
+    """HEAD answers with the status and headers of GET."""
+    head, get = exporter.fetch(path, method="HEAD"), exporter.fetch(path)
+    assert (head.status, head.data) == (200, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+
+
+def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
+    """Text 0.0.4 or OpenMetrics, gzipped where accepted; never a timestamp, nor a `_created` series."""
+    plain = exporter.fetch("/metrics")
+    assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = [line for line in plain.data.decode().splitlines() if not line.startswith("#")]
+    assert all(len(line.rsplit("} ", 1)[-1].split()) <= 2 for line in lines)
+    assert "_created" not in plain.data.decode()
+    zipped = exporter.fetch("/metrics", headers={"Accept": OPENMETRICS, "Accept-Encoding": "gzip"})
+    assert zipped.headers["Content-Encoding"] == "gzip"
+    assert zipped.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    text = zipped.data.decode()
+    assert text.endswith("# EOF\n")
+    assert "_created" not in text
+    assert len(list(text_string_to_metric_families(text))) > 20  # type: ignore[no-untyped-call]
+
+
+def test_history_needs_since(exporter: Exporter) -> None:
+    """400, and the body says what to write; one line for what cannot be a time."""
+    missing = exporter.fetch("/history")
+    assert (missing.status, "?since=UNIX_SECONDS" in missing.data.decode()) == (400, True)
+    for bad in ("yesterday", "nan", "inf", "-1", "1e999999999", "", "9" * 500):
+        answer = exporter.fetch(f"/history?since={bad}")
+        assert (answer.status, answer.data.count(b"\n")) == (400, 1)
+        assert answer.data.startswith(b"since must be unix seconds")
+
+
+def test_history_is_every_sample_once_in_order(exporter: Exporter) -> None:
+    """Pulls that each begin where the last ended give every tick of every GPU, once, ascending."""
+    pulled: dict[tuple[str, str], list[int]] = {}
+    since_ms = 0
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        since_text = f"{since_ms / 1000:.3f}"
+        for key, points in history(exporter, since_text).items():
+            pulled.setdefault(key, []).extend(ms for ms, _ in points)
+        since_ms = max((times[-1] for times in pulled.values()), default=0)
+        time.sleep(0.03)
+    assert len(pulled) == 4
+    for times in pulled.values():
+        assert len(times) >= 18
+        assert {after - before for before, after in pairwise(times)} == {100}
+    assert len({tuple(times) for times in pulled.values()}) == 1, "half a tick was handed out"
+
+
+def test_history_comes_as_openmetrics_and_gzipped(exporter: Exporter) -> None:
+    """Seconds with three digits, counter families without _total, # EOF, and all families of the page."""
+    wait_until(lambda: len(history(exporter)) == 4, "samples")
+    headers = {"Accept": OPENMETRICS, "Accept-Encoding": "gzip"}
+    answer = exporter.fetch("/history?since=0", headers=headers)
+    assert answer.headers["Content-Encoding"] == "gzip"
+    text = answer.data.decode()
+    assert text.endswith("# EOF\n")
+    families = {
+        family.name: family
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    }
+    limitless = [spec.name for spec in HISTORY_PAGE if "limit" not in spec.name]  # a trace has none
+    assert set(families) == {name.removesuffix("_total") for name in limitless}
+    for spec in (GPU_POWER_TRACE, GPU_ZEUS_TRACE):
+        family = families[spec.name.removesuffix("_total")]
+        assert (family.type, family.unit) == (spec.kind, spec.unit)
+        stamps = [float(sample.timestamp) for sample in family.samples if sample.labels["gpu"] == "0"]
+        assert stamps == sorted(set(stamps))
+    assert all(sample.timestamp is None for sample in families["llem_gpu_info"].samples)
+
+
+def test_gzip_is_one_stream(exporter: Exporter) -> None:
+    """The chunks of a gzipped history are one gzip file, equal to the plain page over the same samples."""
+    wait_until(lambda: len(history(exporter)) == 4, "samples")
+    pool = urllib3.HTTPConnectionPool("127.0.0.1", exporter.port)
+    raw = pool.request(
+        "GET", "/history?since=0", headers={"Accept-Encoding": "gzip"}, decode_content=False
+    ).data
+    assert MetricsPage(gzip.decompress(raw).decode()).value("llem_sampler_interval_seconds") == 0.1
+    pool.close()
+
+
+def test_history_joules_are_the_counters_to_the_bit(exporter: Exporter) -> None:
+    """Between two scrapes' sample times, the history's trapezoid is exactly the counter's difference."""
+    before = scrape(exporter)
+    time.sleep(1.5)
+    after = scrape(exporter)
+    time.sleep(0.5)
+    points = history(exporter)
+    for gpu in ("0", "1"):
+        first_ms, last_ms = (
+            round(1000 * page.value("llem_gpu_sample_timestamp_seconds", gpu=gpu)) for page in (before, after)
+        )
+        inside = [
+            (ms, watts)
+            for ms, watts in points["llem_gpu_power_trace_watts", gpu]
+            if first_ms <= ms <= last_ms
+        ]
+        sixteen_thousandths = sum((p0 + p1) * (t1 - t0) * 8 for (t0, p0), (t1, p1) in pairwise(inside))
+        counted = [
+            round(16_000 * page.value("llem_gpu_nvml_energy_joules_total", gpu=gpu))
+            for page in (before, after)
+        ]
+        assert sixteen_thousandths == counted[1] - counted[0] > 0
+
+
+def test_a_connection_is_kept(exporter: Exporter) -> None:
+    """Two requests go over one connection."""
+    with urllib3.HTTPConnectionPool("127.0.0.1", exporter.port, maxsize=1) as pool:
+        for path in ("/metrics", "/history?since=0", "/metrics"):
+            assert pool.request("GET", path).status == 200
+        assert pool.num_connections == 1
+
+
+def test_an_oversize_header_is_refused(exporter: Exporter) -> None:
+    """More than 8 KiB in one header is not read."""
+    assert exporter.fetch("/metrics", headers={"X-Long": "x" * 9000}).status == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [("0", 0), ("1795507546.1", 1_795_507_546_100), ("1795507546.1009", 1_795_507_546_100), ("1e9", 10**12)],
+)
+def test_since_is_read_exactly(text: str, milliseconds: int) -> None:
+    """Milliseconds are rounded down, without a float's error."""
+    assert parse_since(text) == milliseconds
