@@ -1,5 +1,6 @@
 """llem-integrate: joules per GPU for windows that are over. The only reader of argv and environment."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -201,6 +202,7 @@ def main() -> None:
     """The console script: one line for an error, no traceback, the exit codes of the contract."""
     try:
         code = _command(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as exc:
         code = exc.exit_code
     except click.ClickException as exc:
@@ -216,5 +218,7 @@ def main() -> None:
         click.echo(f"error: {exc}", err=True)
         code = EXIT_FAILED
     except BrokenPipeError:
+        # Whoever read has gone; what Python still flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     sys.exit(code)

@@ -108,11 +108,12 @@ def read(
 
     def summary(spec: MetricSpec, kind: str, margin_ms: int = 0) -> Iterator[Series]:
         for selector in selectors:
-            yield from source.summary(spec.name, selector, start_ms - margin_ms, end_ms + margin_ms, kind)
+            first_ms = max(0, start_ms - margin_ms)
+            yield from source.summary(spec.name, selector, first_ms, end_ms + margin_ms, kind)
 
     for done, (spec, margin_ms) in enumerate(_FETCHED):
         share = share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
-        for one in _samples(source, spec, selectors, start_ms - margin_ms, end_ms + margin_ms, share):
+        for one in _samples(source, spec, selectors, max(0, start_ms - margin_ms), end_ms + margin_ms, share):
             uuid = one.labels.get("uuid")
             if uuid and one.unix_ms[0] <= end_ms and one.unix_ms[-1] >= start_ms:
                 gpu = gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))

@@ -12,6 +12,15 @@ Times = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 _FIRST_STEPS = 100
+_LAST_UNIX_S = 2**53 / 1000
+"""Up to here a float of milliseconds is a whole number."""
+
+
+def whole_ms(unix_s: Values) -> Times:
+    """Unix seconds (n,) as whole milliseconds; raises ValueError where one is no such time."""
+    if not np.all(np.abs(unix_s) < _LAST_UNIX_S):  # NaN is not below either
+        raise ValueError("a timestamp is not in unix seconds")
+    return np.rint(unix_s * 1000).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

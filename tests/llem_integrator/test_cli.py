@@ -1,13 +1,16 @@
 """llem-integrate as a user runs it: a process, its output, its exit code."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.llem_integrator.pages import T0, page, scraped
+from tests.servers import wait_until
 
 BEGIN = T0 // 1000
 
@@ -127,3 +130,24 @@ def test_help_and_version() -> None:
     """--help lists the exit codes, --version the version."""
     assert "Exit: 0 done" in run("--help").stdout
     assert "llem-integrate" in run("--version").stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback(file: str) -> None:
+    """`llem-integrate ... | head -0` ends quietly."""
+    options = f"--source {file} {' '.join(window(40, 80))} --format json"
+    command = f"{sys.executable} -m llem_integrator {options} | head -c 0"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_exits_130_and_leaves_nothing_running() -> None:
+    """An interrupted demo ends with 130 and takes its exporter with it."""
+    command = [sys.executable, "-m", "llem_integrator", "--demo"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        found = wait_until(lambda: children.read_text().split(), "the demo's exporter")
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr.splitlines()[-1]) == (130, "interrupted")
+    assert not any(Path(f"/proc/{child}").exists() for child in found)

@@ -129,6 +129,13 @@ SUCCESS = {"status": "success", "data": {"resultType": "matrix"}}
             "not samples",
         ),
         (200, json.dumps(SUCCESS | {"data": {"result": [7]}}).encode(), "not samples"),
+        (
+            200,
+            json.dumps(
+                SUCCESS | {"data": {"result": [{"metric": {}, "values": [[float("nan"), "1"]]}]}}
+            ).encode(),
+            "not samples",
+        ),
     ],
 )
 def test_answers_that_are_not_samples(status: int, body: bytes, message: str) -> None:
@@ -202,6 +209,9 @@ def test_openmetrics_details() -> None:
         ("m 1 2 3\n# EOF", "line 1"),
         ("m{x=1} 1 2\n# EOF", "not a series"),
         ("m 1\n# EOF", "no sample has a timestamp"),
+        ("m 1 1e300\n# EOF", "not in unix seconds"),
+        ("m 1 nan\n# EOF", "not in unix seconds"),
+        ("m 1 1795507546000000\n# EOF", "not in unix seconds"),
     ],
 )
 def test_openmetrics_that_is_not(text: str, message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from llem_core.errors import SourceError
-from llem_integrator.series import Series, make_series
+from llem_integrator.series import Series, make_series, whole_ms
 from llem_integrator.sources.base import Progress
 from llem_integrator.sources.matchers import Selector
 
@@ -41,9 +41,12 @@ def parse(text: str, origin: str, extra_labels: Mapping[str, str] | None = None)
         name, labels = _labels(series, origin)
         labels |= extra_labels or {}
         unix_s, numbers = np.array(times), np.array(values)
-        stamped = np.isfinite(unix_s)
+        stamped = unix_s != -np.inf
         if stamped.any():
-            unix_ms = np.rint(unix_s[stamped] * 1000).astype(np.int64)
+            try:
+                unix_ms = whole_ms(unix_s[stamped])
+            except ValueError as exc:
+                raise SourceError(f"{origin}: {series[:80]}: {exc}") from exc
             timed.setdefault(name, []).append(make_series(labels, unix_ms, numbers[stamped]))
         else:
             plain.setdefault(name, []).append(Series(labels, np.zeros(1, np.int64), numbers[-1:]))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from llem_core.errors import SourceError
-from llem_integrator.series import Series, make_series
+from llem_integrator.series import Series, make_series, whole_ms
 from llem_integrator.sources import http
 from llem_integrator.sources.base import Progress
 from llem_integrator.sources.matchers import Selector, query
@@ -97,7 +97,7 @@ def _raw(one: Any, start_ms: int, end_ms: int) -> Series:
     """One element of a result's matrix as a clean series inside [start_ms, end_ms]."""
     try:
         times, values = zip(*one["values"], strict=True)
-        unix_ms = np.rint(np.array(times, np.float64) * 1000).astype(np.int64)
+        unix_ms = whole_ms(np.array(times, np.float64))
         numbers = np.array([float(value) for value in values])
         labels = {str(name): str(value) for name, value in one["metric"].items() if name != "__name__"}
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
