@@ -120,7 +120,9 @@ class NvmlDevice:
             raise device_error(exc, error_name(exc)) from exc
 
     def read_status(self) -> Status:
-        memory = self._optional("nvmlDeviceGetMemoryInfo")
+        # Version 2 does not count what the driver reserves as used; drivers before 510 have version 1 only.
+        memory = self._optional("nvmlDeviceGetMemoryInfo", getattr(self._nvml, "nvmlMemory_v2", None))
+        memory = memory or self._optional("nvmlDeviceGetMemoryInfo")
         rates = self._optional("nvmlDeviceGetUtilizationRates")
         limit_mw = self._optional("nvmlDeviceGetEnforcedPowerLimit")
         reasons = self._optional("nvmlDeviceGetCurrentClocksEventReasons")

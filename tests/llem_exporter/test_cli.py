@@ -1,0 +1,142 @@
+"""The command: options, environment, errors in one line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llem_core import __version__
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.page import scrape
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llem_exporter", *args],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def refused(*args: str, **env: str) -> str:
+    """The one line of an exporter that does not start."""
+    done = run("--web.listen-address", "127.0.0.1:0", *args, **env)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_help_is_fast_and_names_every_option() -> None:
+    """No heavy import for --help."""
+    started_s = time.monotonic()
+    text = run("--help").stdout
+    assert time.monotonic() - started_s < 1
+    for option in (
+        "--web.listen-address",
+        "--sample-interval",
+        "--gpus",
+        "--collector.zeus / --no-collector.zeus",
+        "--history.retention",
+        "--replay",
+        "--log.level",
+    ):
+        assert option in text
+
+
+def test_version() -> None:
+    """The package's version."""
+    assert __version__ in run("--version").stdout
+
+
+def test_without_a_gpu_it_says_why_and_what_to_do() -> None:
+    """NVML's reason, and --replay."""
+    line = refused(FAKE_NVML_STATE="/none", LD_LIBRARY_PATH="")
+    assert "NVML_ERROR_LIBRARY_NOT_FOUND" in line or "NVML_ERROR_DRIVER_NOT_LOADED" in line
+    assert "--replay demo" in line
+
+
+def test_a_port_in_use_is_named(start: StartExporter) -> None:
+    """The address and the system's reason."""
+    exporter = start("--replay", "demo")
+    done = run("--replay", "demo", "--web.listen-address", exporter.address)
+    assert done.returncode == 1
+    assert done.stderr == f"Error: cannot listen on {exporter.address}: Address already in use\n"
+
+
+def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
+    """File, line and value."""
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,gpu,watts\n0,0,x\n")
+    assert refused("--replay", str(path)) == f"Error: {path}, line 2: watts must be a number >= 0, not 'x'"
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    """With those that are."""
+    line = refused("--replay", "demo", "--gpus", "0,7")
+    assert line.startswith("Error: no GPU '7' here; there are 0 (GPU-")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--sample-interval", "10ms"),
+        ("--sample-interval", "11s"),
+        ("--sample-interval", "100"),
+        ("--sample-interval", "33.3ms"),
+        ("--history.retention", "1h"),
+        ("--web.listen-address", "9955"),
+        ("--web.listen-address", "localhost:99999"),
+        ("--log.level", "loud"),
+    ],
+)
+def test_a_value_that_cannot_be_is_a_usage_error(option: str, value: str) -> None:
+    """Exit status 2, and the value in the message."""
+    done = run(option, value)
+    assert done.returncode == 2
+    assert value in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
+    """Only those asked for are read."""
+    exporter = start("--gpus", f"0,{driver.gpus[2].uuid}", "--no-collector.zeus", driver=driver)
+    assert {labels["gpu"] for labels in scrape(exporter).labels("llem_gpu_info")} == {"0", "2"}
+    assert driver.calls()[1].fields <= 1
+
+
+def test_options_come_from_the_environment(start: StartExporter) -> None:
+    """LLEM_EXPORTER_ and the option's name."""
+    exporter = start(LLEM_EXPORTER_REPLAY="demo", LLEM_EXPORTER_SAMPLE_INTERVAL="50ms")
+    assert scrape(exporter).value("llem_sampler_interval_seconds") == 0.05
+
+
+def test_it_listens_on_ipv6_too(start: StartExporter) -> None:
+    """An address in brackets; the log has a URL that works."""
+    done = subprocess.Popen(
+        [sys.executable, "-m", "llem_exporter", "--replay", "demo", "--web.listen-address", "[::1]:0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with done:
+        assert done.stderr is not None
+        line = done.stderr.readline()
+        done.terminate()
+    assert "listening on http://[::1]:" in line or "Cannot assign requested address" in line
+    del start
+
+
+def test_importing_everything_opens_nothing() -> None:
+    """No NVML, no zeus, no thread at import: a fork afterwards is safe."""
+    code = (
+        "import sys, threading, llem_exporter.exporter, llem_exporter.cli\n"
+        "assert not {'pynvml', 'zeus', 'codecarbon', 'numpy'} & set(sys.modules), 'imported'\n"
+        "assert threading.active_count() == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,39 @@
+"""The page as a whole: golden, and as promtool likes it."""
+
+import subprocess
+
+import pytest
+
+from llem_core.metrics import METRICS_PAGE
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.golden_page import GOLDEN, render
+from tests.servers import program, wait_until
+
+
+def test_the_page_of_a_replayed_trace_is_golden() -> None:
+    """Byte for byte; golden_page.py says how to write it anew."""
+    assert render() == GOLDEN.read_text()
+
+
+@pytest.mark.parametrize("source", ["replay", "driver"])
+def test_promtool_finds_nothing_wrong(start: StartExporter, driver: FakeDriver, source: str) -> None:
+    """`promtool check metrics` has no word to say."""
+    exporter = start("--replay", "demo") if source == "replay" else start(driver=driver)
+    page = wait_until(lambda: text if "zeus_energy" in (text := exporter.metrics()) else "", "zeus")
+    checked = subprocess.run(
+        [program("promtool", "prometheus"), "check", "metrics"],
+        input=page,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_help_and_type_are_the_specs() -> None:
+    """Each family of the golden page has the help and kind of its spec."""
+    page = render()
+    for spec in METRICS_PAGE:
+        if f"{spec.name}" in page:
+            assert f"# HELP {spec.name} {spec.help}\n# TYPE {spec.name} {spec.kind}\n" in page

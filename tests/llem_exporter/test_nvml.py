@@ -1,0 +1,153 @@
+"""GPUs through the real pynvml, on the fake driver."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from llem_core.errors import ConfigError, DeviceError, DeviceLostError
+from llem_exporter.devices import Status
+from llem_exporter.energy_backends import nvml
+from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[FakeDriver]:
+    """A driver for this process's pynvml: three GPUs at 100 W."""
+    with FakeDriver(tmp_path, gpus=3, low_watts=100.0, high_watts=100.0, sine_watts=0.0) as driver:
+        driver.load_into_this_process()
+        yield driver
+        with suppress(pynvml.NVMLError):
+            while True:
+                pynvml.nvmlShutdown()
+
+
+def only(driver: FakeDriver) -> tuple[FakeGpu, nvml.NvmlDevice]:
+    return driver.gpus[0], nvml.open_devices()[0]
+
+
+def test_a_gpu_says_who_it_is_and_what_it_draws(loaded: FakeDriver) -> None:
+    """All GPUs in NVML's order, each with its names and addresses, read in watts."""
+    devices = nvml.open_devices()
+    assert [device.info.index for device in devices] == [0, 1, 2]
+    assert [device.read_watts(0) for device in devices] == [100.0, 100.0, 100.0]
+    info, fake = devices[1].info, loaded.gpus[1]
+    assert (info.uuid, info.name, info.driver_version) == (fake.uuid, fake.name, loaded.driver_version)
+    assert (info.pci_bus_id, info.minor_number) == ("00000000:11:00.0", "1")
+    assert (info.power_source, info.scope) == ("instant", "gpu")
+
+
+def test_power_is_one_field_values_call(loaded: FakeDriver) -> None:
+    """A reading of power is one NVML call, and none of another kind."""
+    fake, device = only(loaded)
+    before = fake.calls()
+    for _ in range(10):
+        device.read_watts(0)
+    after = fake.calls()
+    assert after.fields - before.fields == 10
+    assert (after.power, after.energy, after.slow) == (before.power, before.energy, before.slow)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "instant", "power", "source"),
+    [
+        (Architecture.HOPPER, True, True, "instant"),
+        (Architecture.AMPERE, False, True, "average"),
+        (Architecture.TURING, False, True, "legacy"),
+        (Architecture.PASCAL, False, True, "legacy"),
+        (Architecture.HOPPER, False, False, "none"),
+    ],
+)
+def test_power_is_read_the_best_way_there_is(
+    loaded: FakeDriver, architecture: Architecture, instant: bool, power: bool, source: str
+) -> None:
+    """The instant field, else the older call, whose averaging depends on the architecture."""
+    fake = loaded.gpus[0]
+    fake.architecture, fake.instant_supported, fake.power_supported = architecture, instant, power
+    device = nvml.open_devices()[0]
+    assert device.info.power_source == source
+    if power:
+        assert device.read_watts(0) == 100.0
+    else:
+        with pytest.raises(DeviceLostError, match="NVML_ERROR_NOT_SUPPORTED"):
+            device.read_watts(0)
+
+
+def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
+    """On a GH200 power is the module's, as its energy counter is."""
+    fake = loaded.gpus[0]
+    fake.module_watts = 50.0
+    device = nvml.open_devices()[0]
+    assert (device.info.scope, device.info.power_source) == ("module", "instant")
+    assert device.read_watts(0) == 150.0
+
+
+def test_status_has_what_can_be_read(loaded: FakeDriver) -> None:
+    """Slow readings in base units; the reasons that hold clocks down by name."""
+    fake, device = only(loaded)
+    fake.throttle_reasons = 0x1 | 0x4 | 0x40
+    status = device.read_status()
+    assert status.temperature_celsius == fake.temperature_celsius
+    assert status.memory_used_bytes == fake.memory_used_bytes
+    assert status.memory_total_bytes == fake.memory_total_bytes
+    assert (status.utilization_ratio, status.limit_watts) == (0.87, 700.0)
+    assert {name for name, active in status.throttle.items() if active} == {"sw_power_cap", "hw_thermal"}
+    fake.denied = frozenset({"slow"})
+    assert device.read_status() == Status()
+
+
+def test_a_lost_gpu_is_found_again(loaded: FakeDriver) -> None:
+    """While it is lost reopening fails as well; then the same object reads on."""
+    fake, device = only(loaded)
+    fake.lost = True
+    with pytest.raises(DeviceLostError) as lost:
+        device.read_watts(0)
+    assert lost.value.name == "NVML_ERROR_GPU_IS_LOST"
+    with pytest.raises(DeviceError):
+        device.reopen()
+    fake.lost = False
+    device.reopen()
+    assert device.read_watts(0) == 100.0
+
+
+def test_a_driver_loaded_anew_is_opened_anew(loaded: FakeDriver) -> None:
+    """NVML is initialised again after a reload, and the way to read power chosen again."""
+    fake, device = only(loaded)
+    loaded.unload()
+    with pytest.raises(DeviceLostError):
+        device.read_watts(0)
+    with pytest.raises(DeviceError):
+        device.reopen()
+    loaded.reload()
+    fake.instant_supported = False
+    device.reopen()
+    assert device.read_watts(0) == 100.0
+    assert device.info.power_source == "average"
+
+
+def test_an_error_that_may_pass_does_not_ask_to_reopen(loaded: FakeDriver) -> None:
+    """No permission today is no lost GPU."""
+    fake, device = only(loaded)
+    fake.denied = frozenset({"fields"})
+    with pytest.raises(DeviceError) as error:
+        device.read_watts(0)
+    assert (error.value.name, type(error.value)) == ("NVML_ERROR_NO_PERMISSION", DeviceError)
+
+
+def test_a_gpu_that_is_lost_at_the_start_is_left_out(loaded: FakeDriver) -> None:
+    """The others are opened; with none left, that is the error."""
+    loaded.gpus[1].lost = True
+    assert [device.info.index for device in nvml.open_devices()] == [0, 2]
+    for gpu in loaded.gpus:
+        gpu.lost = True
+    with pytest.raises(ConfigError, match="3 GPUs and opens none"):
+        nvml.open_devices()
+
+
+def test_a_driver_that_is_not_loaded_is_named(loaded: FakeDriver) -> None:
+    """NVML's own reason is in the message."""
+    loaded.unload()
+    with pytest.raises(ConfigError, match="NVML_ERROR_DRIVER_NOT_LOADED"):
+        nvml.open_devices()
