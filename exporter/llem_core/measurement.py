@@ -19,6 +19,7 @@ class WarningCode(StrEnum):
     BAD_SAMPLES = "bad_samples"
     BACKENDS_DISAGREE = "backends_disagree"
     ENERGY_UNAVAILABLE = "energy_unavailable"
+    EMISSIONS_UNAVAILABLE = "emissions_unavailable"
     SOURCE_WARNING = "source_warning"
 
 

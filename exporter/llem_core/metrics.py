@@ -109,6 +109,33 @@ GPU_THROTTLE: Final = MetricSpec(
     Kind.GAUGE,
     (*GPU, "reason"),
 )
+CODECARBON_EMISSIONS: Final = MetricSpec(
+    "llem_codecarbon_emissions_grams_total",
+    "Emissions by CodeCarbon, in grams of CO2 equivalent, PUE 1; absent without a country.",
+    Kind.COUNTER,
+    (),
+    "grams",
+)
+CODECARBON_ENERGY: Final = MetricSpec(
+    "llem_codecarbon_energy_joules_total",
+    "Energy by CodeCarbon of this node's components (cpu, gpu, ram), PUE 1.",
+    Kind.COUNTER,
+    ("component",),
+    "joules",
+)
+CODECARBON_TIMESTAMP: Final = MetricSpec(
+    "llem_codecarbon_sample_timestamp_seconds",
+    "When CodeCarbon's values on this page were measured, in unix seconds.",
+    Kind.GAUGE,
+    (),
+    "seconds",
+)
+CODECARBON_INFO: Final = MetricSpec(
+    "llem_codecarbon_info",
+    "CodeCarbon's version, and the place whose grid its emissions are of.",
+    Kind.GAUGE,
+    ("version", "country_iso_code", "cc_region", "pue"),
+)
 BACKEND_AVAILABLE: Final = MetricSpec(
     "llem_backend_available",
     "Whether this energy backend works here (1) or not (0).",

@@ -20,7 +20,8 @@ MEASURING: Final = (Backend.ZEUS, Backend.NVML)
 class Request:
     """What is asked of each window: None for `backend` is auto, for `max_gap_ms` as the samples say.
 
-    `gpus` are NVML indices or uuids, empty for all; a GPU must match any of `selectors`.
+    `gpus` are NVML indices or uuids, empty for all; a GPU must match any of `selectors`. With
+    `emissions`, grams of CO2 equivalent are asked for, too.
     """
 
     backend: Backend | None = None
@@ -28,6 +29,7 @@ class Request:
     gpus: tuple[str, ...] = ()
     max_gap_ms: float | None = None
     min_coverage: float = 0.99
+    emissions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,12 @@ class Measured:
     by_backend: dict[Backend, Integral]
 
     def coverage(self, backend: Backend) -> float:
-        integral = self.by_backend.get(backend)
-        return integral.coverage if integral and integral.joules is not None else 0.0
+        return covered(self.by_backend.get(backend))
+
+
+def covered(integral: Integral | None) -> float:
+    """The share of the window that there are joules for, from 0 to 1."""
+    return integral.coverage if integral and integral.joules is not None else 0.0
 
 
 def measure(gpu: GpuReadings, window: Window, request: Request) -> Measured:

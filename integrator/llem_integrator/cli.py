@@ -28,7 +28,7 @@ _HELP = """Joules per GPU for time windows, from the samples that llem-exporter 
 
 Reads the samples back from a Prometheus, from the exporter itself or from an OpenMetrics file, and
 gives for each window and GPU: joules with bounds, coverage, gaps, and which backend they come from
-(zeus, then nvml).
+(zeus, then nvml, then codecarbon).
 
 Times are RFC 3339, unix seconds, now, or now-1h.
 
@@ -59,7 +59,7 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "zeus", "nvml", "none"]),
+    type=click.Choice(["auto", "zeus", "nvml", "codecarbon", "none"]),
     default="auto",
     show_default=True,
     help="Whose joules. auto: the first by priority that covers enough.",
@@ -87,6 +87,7 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
     help="Covered share of the window that makes a result valid.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon.")
 @click.option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin.")
 @click.option(
     "--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]"
@@ -104,6 +105,7 @@ def _command(
     max_gap: str,
     min_coverage: float,
     form: str,
+    emissions: bool,
     timezone: str | None,
     progress: bool | None,
     demo: bool,
@@ -118,6 +120,7 @@ def _command(
         gpus=tuple(token.strip() for token in gpus.split(",") if token.strip()) if gpus else (),
         max_gap_ms=None if max_gap == "auto" else parse_duration_us(max_gap) / 1000,
         min_coverage=min_coverage,
+        emissions=emissions,
     )
     if demo:
         if windows:
@@ -167,7 +170,7 @@ def _show(address: str, results: "list[WindowResult]", form: str) -> int:
     else:
         report.print_table(results, sys.stdout)
     reasons = {reason for result in results for reason in result.reasons}
-    if "no_data" in reasons:
+    if reasons & {"no_data", "no_gpu_split"}:
         return EXIT_NO_JOULES
     return EXIT_COVERAGE if "coverage" in reasons else 0
 

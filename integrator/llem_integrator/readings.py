@@ -51,20 +51,16 @@ class GpuReadings:
         joules: list[Values] = [np.zeros(0)]
         seconds: list[Values] = [np.zeros(0)]
         for one in follow(self.of(spec), window.start_us // 1000, window.end_us // 1000):
-            key = tuple(sorted(one.labels.items()))
+            key = _key(one)
             scrapes, columns = one.unix_ms, [one.values]
             if integrated:
                 if key not in covers:
                     continue  # without it nobody knows what the counter covers
                 scrapes, columns = _joined(scrapes, columns, covers[key])
-            own_ms = scrapes
-            if key in read_times:
-                scrapes, columns = _joined(scrapes, columns, read_times[key])
-                own_ms = np.rint(columns.pop() * 1000).astype(np.int64)
-            own_ms, first = np.unique(own_ms, return_index=True)
+            own_ms, columns = _at_read_times(scrapes, columns, read_times.get(key))
             times.append(own_ms)
-            joules.append(columns[0][first])
-            seconds.append(columns[-1][first])
+            joules.append(columns[0])
+            seconds.append(columns[-1])
         unix_ms = np.concatenate(times)
         order = np.argsort(unix_ms, kind="stable")
         if not len(order):
@@ -75,6 +71,43 @@ class GpuReadings:
             integrated_s=np.concatenate(seconds)[order] if integrated else None,
             interval_ms=(self.interval_ms or 0.0) if integrated else 0.0,
         )
+
+
+@dataclass(slots=True)
+class NodeReadings:
+    """What CodeCarbon says of one node: joules by component, grams, and when they were measured."""
+
+    name: str
+    series: dict[str, list[Series]] = field(default_factory=dict)
+
+    def of(self, spec: MetricSpec) -> list[Series]:
+        return self.series.get(spec.name, [])
+
+    def joules(self, component: str, window: Window) -> Counter | None:
+        """The joules of a component (cpu, gpu, ram)."""
+        energy = self.of(metrics.CODECARBON_ENERGY)
+        return self._counter([one for one in energy if one.labels.get("component") == component], window)
+
+    def grams(self, window: Window) -> Counter | None:
+        """The grams, counted as joules are."""
+        return self._counter(self.of(metrics.CODECARBON_EMISSIONS), window)
+
+    def _counter(self, series: Sequence[Series], window: Window) -> Counter | None:
+        """A counter that restarts with its exporter, and covers no time in which it restarted."""
+        read_times = _by_labels(self.of(metrics.CODECARBON_TIMESTAMP))
+        times: list[Times] = [np.zeros(0, np.int64)]
+        values: list[Values] = [np.zeros(0)]
+        for one in follow(series, window.start_us // 1000, window.end_us // 1000):
+            own_ms, columns = _at_read_times(
+                one.unix_ms, [one.values], read_times.get(_key(one, "component"))
+            )
+            times.append(own_ms)
+            values.append(columns[0])
+        unix_ms, counts = np.concatenate(times), np.concatenate(values)
+        if not len(unix_ms):
+            return None
+        counting_ms = np.diff(unix_ms) * (np.diff(counts) >= 0)
+        return Counter(unix_ms, counts, integrated_s=np.concatenate([[0.0], np.cumsum(counting_ms) / 1000]))
 
 
 def lag_ms(trace: Series) -> float:
@@ -93,18 +126,29 @@ _FETCHED: Final = (
     (metrics.GPU_INTEGRATED, _PLAIN_MARGIN_MS),
     (metrics.GPU_SAMPLE_TIMESTAMP, _PLAIN_MARGIN_MS),
     (metrics.GPU_POWER, _PLAIN_MARGIN_MS),
+    (metrics.CODECARBON_ENERGY, _PLAIN_MARGIN_MS),
+    (metrics.CODECARBON_EMISSIONS, _PLAIN_MARGIN_MS),
+    (metrics.CODECARBON_TIMESTAMP, _PLAIN_MARGIN_MS),
 )
+_NODE_SERIES: Final = (metrics.CODECARBON_ENERGY, metrics.CODECARBON_EMISSIONS, metrics.CODECARBON_TIMESTAMP)
 
 
-def read(
-    source: Source, selectors: Sequence[Selector], window: Window, progress: Progress
-) -> dict[str, GpuReadings]:
-    """Every GPU that llem_gpu_info or any per-GPU series shows in the window, by uuid.
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """GPUs by uuid, and the nodes on which CodeCarbon runs by instance."""
+
+    gpus: dict[str, GpuReadings] = field(default_factory=dict)
+    nodes: dict[str, NodeReadings] = field(default_factory=dict)
+
+
+def read(source: Source, selectors: Sequence[Selector], window: Window, progress: Progress) -> Readings:
+    """Every GPU that llem_gpu_info or any per-GPU series shows in the window, and every node of CodeCarbon's.
 
     A GPU is its uuid, across instance, job, pod and renumbering.
     """
     start_ms, end_ms = window.start_us // 1000, -(-window.end_us // 1000)
-    gpus: dict[str, GpuReadings] = {}
+    readings = Readings()
+    gpus = readings.gpus
 
     def summary(spec: MetricSpec, kind: str, margin_ms: int = 0) -> Iterator[Series]:
         for selector in selectors:
@@ -114,11 +158,16 @@ def read(
     for done, (spec, margin_ms) in enumerate(_FETCHED):
         share = share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
         for one in _samples(source, spec, selectors, max(0, start_ms - margin_ms), end_ms + margin_ms, share):
-            uuid = one.labels.get("uuid")
-            if uuid and one.unix_ms[0] <= end_ms and one.unix_ms[-1] >= start_ms:
+            if one.unix_ms[0] > end_ms or one.unix_ms[-1] < start_ms:
+                continue
+            instance = one.labels.get("instance", "")
+            if spec in _NODE_SERIES:
+                node = readings.nodes.setdefault(instance, NodeReadings(instance))
+                node.series.setdefault(spec.name, []).append(one)
+            elif uuid := one.labels.get("uuid"):
                 gpu = gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))
                 gpu.series.setdefault(spec.name, []).append(one)
-                gpu.instances.add(one.labels.get("instance", ""))
+                gpu.instances.add(instance)
     for one in summary(metrics.GPU_INFO, "last"):
         if uuid := one.labels.get("uuid"):
             gpus.setdefault(uuid, GpuReadings(uuid)).instances.add(one.labels.get("instance", ""))
@@ -138,7 +187,7 @@ def read(
         for gpu in gpus.values():
             if one.labels.get("instance", "") in gpu.instances:
                 gpu.interval_ms = float(one.values[0]) * 1000
-    return gpus
+    return readings
 
 
 def _samples(
@@ -153,7 +202,7 @@ def _samples(
     seen: set[tuple[tuple[str, str], ...]] = set()
     for selector in selectors:
         for one in source.samples(spec.name, selector, start_ms, end_ms, progress):
-            key = tuple(sorted(one.labels.items()))
+            key = _key(one)
             if key not in seen and len(one):
                 seen.add(key)
                 yield one
@@ -164,11 +213,27 @@ def share_of(progress: Progress, done: float, share: float) -> Progress:
     return lambda part: progress(done + share * part)
 
 
+def _key(series: Series, without: str = "") -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(pair for pair in series.labels.items() if pair[0] != without))
+
+
 def _by_labels(series: Sequence[Series]) -> dict[tuple[tuple[str, str], ...], Series]:
-    return {tuple(sorted(one.labels.items())): one for one in series}
+    return {_key(one): one for one in series}
 
 
 def _joined(scrapes: Times, columns: list[Values], other: Series) -> tuple[Times, list[Values]]:
     """The scrapes that both have, and the columns (n,) at those, the other's last."""
     shared, mine, others = np.intersect1d(scrapes, other.unix_ms, assume_unique=True, return_indices=True)
     return shared, [*(column[mine] for column in columns), other.values[others]]
+
+
+def _at_read_times(
+    scrapes: Times, columns: list[Values], read_times: Series | None
+) -> tuple[Times, list[Values]]:
+    """The columns (n,) at the times they were read, each once; at the scrapes' own where none is known."""
+    own_ms = scrapes
+    if read_times is not None:
+        _, columns = _joined(scrapes, columns, read_times)
+        own_ms = np.rint(columns.pop() * 1000).astype(np.int64)
+    own_ms, first = np.unique(own_ms, return_index=True)
+    return own_ms, [column[first] for column in columns]

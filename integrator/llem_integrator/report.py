@@ -54,6 +54,7 @@ def _print_window(console: "Console", result: WindowResult) -> None:
     one_node = f" on {', '.join(min(nodes))}" if len(nodes) == 1 and any(nodes) else ""
     console.print(f"{name}{start} to {end} ({result.duration_sec:g} s){one_node}")
     exact = any(gpu.exact_j is not None for gpu in result.gpus)
+    emissions = any(gpu.emissions_g is not None for gpu in result.gpus)
     table = Table(box=None, pad_edge=False)
     for heading in ("GPU", "name", *(() if one_node else ("node",))):
         table.add_column(heading, overflow="fold")
@@ -61,11 +62,13 @@ def _print_window(console: "Console", result: WindowResult) -> None:
     for heading in numbers:
         table.add_column(heading, justify="right", overflow="fold")
     table.add_column("by")
-    for heading in ("exact J", "error") if exact else ():
+    for heading in (*(("gCO2e",) if emissions else ()), *(("exact J", "error") if exact else ())):
         table.add_column(heading, justify="right")
     for gpu in result.gpus:
         node = () if one_node else (",".join(gpu.instances),)
-        table.add_row(gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *(_exact(gpu) if exact else ()))
+        more = [_number(gpu.emissions_g, 3)] if emissions else []
+        more += _exact(gpu) if exact else []
+        table.add_row(gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *more)
     if result.gpus:
         console.print(table)
     console.print(f"total {_number(result.total_j, 1)} J, backend {result.backend}, scope {result.scope}")

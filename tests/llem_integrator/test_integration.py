@@ -40,10 +40,8 @@ def test_zeus_comes_first_and_nvml_is_reported_beside_it() -> None:
         assert gpu.joules_low is not None
         assert gpu.joules_high is not None
         assert gpu.joules_low < gpu.joules < gpu.joules_high
-    assert [(one.backend, one.usable) for one in result.considered] == [
-        (Backend.ZEUS, True),
-        (Backend.NVML, True),
-    ]
+    usable = {one.backend: one.usable for one in result.considered}
+    assert usable == {Backend.ZEUS: True, Backend.NVML: True, Backend.CODECARBON: False}
 
 
 def test_a_value_belongs_to_when_it_was_read() -> None:
@@ -215,3 +213,83 @@ def test_a_reset_counter_is_said() -> None:
     result = answer(page(lines, series("llem_gpu_zeus_energy_joules_total", labels, zeus)))
     assert result.gpus[0].resets == 1
     assert "counter_reset" in codes(result)
+
+
+def carbon(
+    watts: dict[str, float], *, grams_per_joule: float | None = 1e-4, restart_s: float = 0.0, **labels: str
+) -> list[str]:
+    """CodeCarbon's series of a node, scraped every 5 s, measured 1 s before; its exporter began at restart_s."""
+    labels = {"instance": "n1:9955", **labels}
+    scrapes = range(5_000, 121_000, 5_000)
+
+    def since(ms: int) -> float:
+        measured_s = ms / 1000 - 1
+        return measured_s - restart_s if measured_s >= restart_s else measured_s
+
+    lines = []
+    for part, power in watts.items():
+        joules = [(ms, power * since(ms)) for ms in scrapes]
+        lines += series("llem_codecarbon_energy_joules_total", {**labels, "component": part}, joules)
+    if grams_per_joule is not None:
+        grams = [(ms, sum(watts.values()) * since(ms) * grams_per_joule) for ms in scrapes]
+        lines += series("llem_codecarbon_emissions_grams_total", labels, grams)
+    read_at = [(ms, (T0 + ms - 1000) / 1000) for ms in scrapes]
+    return lines + series("llem_codecarbon_sample_timestamp_seconds", labels, read_at)
+
+
+ALL_PARTS = {"cpu": 50.0, "gpu": 200.0, "ram": 10.0}
+
+
+def test_codecarbon_comes_third() -> None:
+    """Where zeus and nvml have nothing, CodeCarbon's gpu component answers; one GPU gets it whole."""
+    info = [line for line in scraped(0) if line.startswith("llem_gpu_info")]
+    result = answer(page(info, carbon(ALL_PARTS)))
+    assert (result.backend, result.scope, result.valid) == ("codecarbon", "gpu", True)
+    assert result.total_j == pytest.approx(6000)
+    assert result.gpus[0].joules == pytest.approx(6000)
+    beside = answer(page(scraped(0), carbon(ALL_PARTS)))
+    assert beside.backend == "zeus"
+    assert beside.gpus[0].joules_by_backend["codecarbon"] == pytest.approx(6000)
+    assert beside.warnings == (), "it is compared with nothing"
+
+
+def test_codecarbon_does_not_split_gpus() -> None:
+    """With two GPUs it gives a total, no joules of a GPU, and says why that is not valid."""
+    named = Request(backend=Backend.CODECARBON)
+    result = answer(page(scraped(0), scraped(1), carbon(ALL_PARTS)), request=named)
+    assert result.total_j == pytest.approx(6000)
+    assert (set(result.per_gpu_j.values()), result.reasons) == ({None}, ("no_gpu_split",))
+    one = answer(
+        page(scraped(0), scraped(1), carbon(ALL_PARTS)), request=Request(Backend.CODECARBON, gpus=("0",))
+    )
+    assert one.total_j is None
+
+
+def test_a_node_without_gpus_has_its_cpu_and_ram() -> None:
+    """No GPU anywhere: cpu + ram, scope node."""
+    result = answer(page(carbon(ALL_PARTS)))
+    assert (result.backend, result.scope, result.gpus, result.valid) == ("codecarbon", "node", (), True)
+    assert result.total_j == pytest.approx(60 * 30)
+    assert answer(page(carbon(ALL_PARTS)), request=Request(gpus=("0",))).reasons == ("no_data",)
+    early = answer(page(carbon(ALL_PARTS)), (-20.0, 30.0))
+    assert early.reasons == ("coverage",)
+
+
+def test_codecarbon_restarted_covers_nothing_of_that_step() -> None:
+    """CodeCarbon counts from 0 when its exporter starts; the step in which it did is a gap."""
+    info = [line for line in scraped(0) if line.startswith("llem_gpu_info")]
+    result = answer(page(info, carbon(ALL_PARTS, restart_s=57.0)))
+    assert result.reasons == ("coverage",)
+    assert result.gpus[0].gap_s == pytest.approx(5)
+    assert result.gpus[0].resets == 1
+
+
+def test_emissions_are_the_nodes_grams_per_joule() -> None:
+    """--emissions: a GPU's joules at the rate that CodeCarbon published for its node in that window."""
+    asked = Request(emissions=True)
+    result = answer(page(scraped(0), carbon(ALL_PARTS, grams_per_joule=1e-4)), request=asked)
+    assert result.gpus[0].emissions_g == pytest.approx(0.3)
+    assert result.warnings == ()
+    without = answer(page(scraped(0), carbon(ALL_PARTS, grams_per_joule=None)), request=asked)
+    assert without.gpus[0].emissions_g is None
+    assert codes(without) == ["emissions_unavailable"]
