@@ -218,7 +218,7 @@ def test_a_reset_counter_is_said() -> None:
 def carbon(
     watts: dict[str, float], *, grams_per_joule: float | None = 1e-4, restart_s: float = 0.0, **labels: str
 ) -> list[str]:
-    """CodeCarbon's series of a node, scraped every 5 s, measured 1 s before; its exporter began at restart_s."""
+    """CodeCarbon's series of a node, scraped every 5 s and measured 1 s before; counting from restart_s."""
     labels = {"instance": "n1:9955", **labels}
     scrapes = range(5_000, 121_000, 5_000)
 
