@@ -12,7 +12,7 @@ from llem_core.errors import ConfigError
 from llem_exporter import replay
 from llem_exporter.collector import LedgerCollector, new_registry
 from llem_exporter.devices import Device, EnergyCounter
-from llem_exporter.energy_backends import nvml, zeus
+from llem_exporter.energy_backends import nvml_device, zeus
 from llem_exporter.sampler import Sampler
 from llem_exporter.server import Pages, serve
 from llem_exporter.ticks import WallClock
@@ -87,7 +87,7 @@ def _open(
     """The GPUs, and their energy counters; None where Zeus is yet to be asked for them."""
     if settings.replay is None:
         try:
-            return selected(nvml.open_devices(), settings.gpus), None if settings.use_zeus else {}
+            return selected(nvml_device.open_devices(), settings.gpus), None if settings.use_zeus else {}
         except ConfigError as exc:
             raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
     start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms

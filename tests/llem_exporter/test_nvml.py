@@ -9,7 +9,7 @@ import pytest
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import Status
-from llem_exporter.energy_backends import nvml
+from llem_exporter.energy_backends import nvml_device as nvml
 from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llem_core.errors import ConfigError, DeviceError
-from llem_exporter.energy_backends import nvml
+from llem_exporter.energy_backends import nvml_device
 
 _log = logging.getLogger(__name__)
 
@@ -40,15 +40,15 @@ class ZeusCounter:
 
     def __init__(self, gpu: Any) -> None:
         self._gpu = gpu
-        self.uuid = nvml.uuid_of(gpu.handle)
+        self.uuid = nvml_device.uuid_of(gpu.handle)
 
     def read_joules(self, unix_ms: int) -> float:  # noqa: ARG002 - the hardware counts by itself
         """Source: NVML's total energy consumption [mJ], by zeus.device."""
         try:
             return int(self._gpu.get_total_energy_consumption()) / 1000
         except Exception as exc:
-            raise nvml.device_error(exc, nvml.error_name(exc.__cause__ or exc)) from exc
+            raise nvml_device.device_error(exc, nvml_device.error_name(exc.__cause__ or exc)) from exc
 
     def reopen(self) -> None:
         """Give Zeus's GPU a live handle, by UUID: its number may be another one by now."""
-        self._gpu.handle = nvml.handle_of(self.uuid)
+        self._gpu.handle = nvml_device.handle_of(self.uuid)
