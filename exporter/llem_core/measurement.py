@@ -20,6 +20,10 @@ class WarningCode(StrEnum):
     BACKENDS_DISAGREE = "backends_disagree"
     ENERGY_UNAVAILABLE = "energy_unavailable"
     EMISSIONS_UNAVAILABLE = "emissions_unavailable"
+    GPU_LOST = "gpu_lost"
+    PERSISTENCE_MODE_OFF = "persistence_mode_off"
+    THERMAL_DRIFT = "thermal_drift"
+    MIG_SLICE = "mig_slice"
     SOURCE_WARNING = "source_warning"
 
 
@@ -37,9 +41,10 @@ class EnergyMeasurement:
     """Energy between two instants.
 
     Joules are None where nothing was measured, never 0. `per_gpu_j` and `per_gpu_bounds_j` (low,
-    high, joules) are keyed by NVML index, or None where the backend cannot split by GPU. Times are
-    unix seconds; `coverage` is the covered share of the time, from 0 to 1; `scope` is "gpu",
-    "module" or "node".
+    high, joules; high is infinite where nothing bounds it) are keyed by NVML index, or None where the
+    backend cannot split by GPU. Times are unix seconds; `coverage` is the covered share of the time,
+    from 0 to 1, of the worst GPU; `scope` is "gpu", "module" or "node"; `emissions_g` are grams of CO2
+    equivalent, where the backend knows the country.
     """
 
     total_j: float | None
@@ -53,3 +58,4 @@ class EnergyMeasurement:
     scope: str = "gpu"
     per_gpu_bounds_j: dict[int, tuple[float, float]] | None = None
     warnings: tuple[MeasurementWarning, ...] = ()
+    emissions_g: float | None = None
