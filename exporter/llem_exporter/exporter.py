@@ -92,7 +92,7 @@ def _open(
             raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
     start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
     played = selected(replay.open_devices(settings.replay, start_ms), settings.gpus)
-    return played, {device.info.uuid: device for device in played if device.has_joules}
+    return played, {device.info.uuid: device for device in played if device.has_joules and settings.use_zeus}
 
 
 def _candidates(devices: Sequence[Device]) -> dict[Backend, Candidate]:
@@ -115,6 +115,7 @@ def _find_zeus(sampler: Sampler, candidates: dict[Backend, Candidate]) -> None:
         candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, 0.0, str(exc))
     else:
         _use_counters(sampler, candidates, counters)
+        _log.info("hardware energy counters: %s", candidates[Backend.ZEUS].reason)
 
 
 def _use_counters(
@@ -122,5 +123,5 @@ def _use_counters(
 ) -> None:
     sampler.attach(counters)
     missing = [gpu.device.info.index for gpu in sampler.gpus if gpu.device.info.uuid not in counters]
-    reason = f"no energy counter on GPU {', '.join(map(str, missing))}" if missing else "counts on every GPU"
+    reason = f"none on GPU {', '.join(map(str, missing))}" if missing else "one on every GPU"
     candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, float(not missing), reason)

@@ -1,0 +1,323 @@
+"""What the exporter costs, and how late it is, on the fake driver; beside its targets and a peer.
+
+python tests/bench/bench_exporter.py [--seconds 30] [--gpus 8]
+
+- The exporter is one process. CPU is its CLOCK_PROCESS_CPUTIME_ID in % of one core; PSS is smaps_rollup's.
+- Calls are counted by the fake driver: those for power and energy, for each GPU and tick.
+- Lateness is llem_sampler_lateness_seconds: of each percentile the bucket that it lies in.
+- "15 min pulled" is the exporter with its history filled before it starts (the only thing that is not as in
+  production), while a client pulls all of it, again and again, gzipped OpenMetrics as Prometheus asks for it.
+- The peer is nvitop-exporter, at its own interval and at 4 Hz.
+- "bare calls" is nvmlDeviceGetFieldValues alone at 10 Hz, from a thread for each GPU and from one loop.
+"""
+
+import argparse
+import http.client
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.page import MetricsPage, scrape
+from tests.servers import Exporter, Server, wait_until
+
+INTERVAL_S = 0.1
+BACKLOG_S = 900
+LATENESS = "llem_sampler_lateness_seconds"
+ACCEPT = {
+    "Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+    "Accept-Encoding": "gzip",
+}
+
+
+class PrefilledExporter(Exporter):
+    """The exporter with 15 min of history from the start."""
+
+    def _command(self) -> list[str]:
+        command = list(super()._command())
+        place = command.index("-m")
+        return [*command[:place], __file__, "--prefilled", *command[place + 2 :]]
+
+
+class Peer(Server):
+    """nvitop-exporter, updating every `interval_s`."""
+
+    def __init__(self, env: dict[str, str], interval_s: float) -> None:
+        super().__init__(env=env)
+        self._interval_s = interval_s
+
+    def _command(self) -> list[str]:
+        program = str(Path(sys.executable).with_name("nvitop-exporter"))
+        return [program, "--port", str(self.port), "--interval", str(self._interval_s)]
+
+    def _ready(self) -> bool:
+        return self._answers("/metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    figure: str
+    target: str = ""
+    met: bool | None = None
+
+    def __str__(self) -> str:
+        mark = {True: "met", False: "MISSED", None: ""}[self.met]
+        return f"{self.what:<52} {self.figure:>26}   {self.target:<24} {mark}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of a process over a while: % of a core, and MB at its end."""
+
+    cpu_percent: float
+    pss_mb: float
+
+
+@contextmanager
+def cost_of(pid: int, costs: list[Cost]) -> Iterator[None]:
+    """Append what the process cost while the block ran."""
+    clock = (~pid << 3) | 2  # clock_getcpuclockid(3)
+    before_s, started_s = time.clock_gettime(clock), time.monotonic()
+    yield
+    used_s, passed_s = time.clock_gettime(clock) - before_s, time.monotonic() - started_s
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    pss_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    costs.append(Cost(100 * used_s / passed_s, pss_kb / 1024))
+
+
+def lateness(before: MetricsPage, after: MetricsPage) -> tuple[float, float, float]:
+    """Upper bounds of the buckets [ms] that the median, the 99th percentile and the maximum lie in."""
+    bounds = sorted({float(labels["le"]) for labels in after.labels(f"{LATENESS}_bucket")} | {float("inf")})
+
+    def count(page: MetricsPage, bound: float) -> float:
+        label = "+Inf" if bound == float("inf") else repr(bound)
+        return page.value(f"{LATENESS}_bucket", le=label)
+
+    rises = [(bound, count(after, bound) - count(before, bound)) for bound in bounds]
+    total = rises[-1][1]
+
+    def percentile(share: float) -> float:
+        return 1000 * next(bound for bound, rise in rises if rise >= share * total)
+
+    return percentile(0.5), percentile(0.99), percentile(1.0)
+
+
+class Puller:
+    """Pulls all of /history over one connection until told to stop; what comes is only counted."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.pulls_s: list[float] = []
+        self.body = b""
+
+    def __enter__(self) -> "Puller":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._connection.close()
+
+    @property
+    def lines(self) -> int:
+        """Trace lines in the last body."""
+        return zlib.decompress(self.body, wbits=31).count(b"\nllem_gpu_")
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            started_s = time.monotonic()
+            self._connection.request("GET", "/history?since=0", headers=ACCEPT)
+            self.body = self._connection.getresponse().read()
+            self.pulls_s.append(time.monotonic() - started_s)
+
+
+def bench_exporter(driver: FakeDriver, seconds: float, zeus: bool) -> Iterator[Row]:
+    """Cost, calls and lateness, idle and while 15 min are pulled."""
+    option = "--collector.zeus" if zeus else "--no-collector.zeus"
+    name, cpu_limit, pss_limit = ("with zeus", 2, 250) if zeus else ("NVML only", 1, 60)
+    for pulled in (False, True):
+        kind = PrefilledExporter if pulled else Exporter
+        with kind(env=driver.env, args=[option]) as exporter:
+            settle(exporter, len(driver.gpus) if zeus else 0)
+            costs: list[Cost] = []
+            before, calls = scrape(exporter), driver.calls()
+            with cost_of(exporter.pid, costs):
+                if pulled:
+                    with Puller(exporter.port) as puller:
+                        time.sleep(seconds)
+                else:
+                    time.sleep(seconds)
+            after, more = scrape(exporter), driver.calls()
+            ticks = (after.value(f"{LATENESS}_count") - before.value(f"{LATENESS}_count")) / len(calls)
+        where = f"{name}, {'15 min pulled' if pulled else 'idle'}"
+        p50_ms, p99_ms, max_ms = lateness(before, after)
+        figure = f"p50 <= {p50_ms:g}, p99 <= {p99_ms:g}, max <= {max_ms:g}"
+        limit_ms = 5 if pulled else 2
+        yield Row(f"{where}: lateness [ms]", figure, f"p99 <= {limit_ms} ms", p99_ms <= limit_ms)
+        cost = costs[0]
+        if pulled:
+            yield Row(f"{where}: CPU, PSS", f"{cost.cpu_percent:.0f} %, {cost.pss_mb:.1f} MB")
+            pull_s = sorted(puller.pulls_s)[len(puller.pulls_s) // 2]
+            rate = puller.lines / pull_s
+            yield Row(
+                f"{where}: /history, {puller.lines} lines a pull",
+                f"{rate / 1e6:.2f} M lines/s",
+                ">= 1 M lines/s",
+                rate >= 1e6,
+            )
+            continue
+        cpu_met, pss_met = cost.cpu_percent <= cpu_limit, cost.pss_mb <= pss_limit
+        yield Row(f"{where}: CPU", f"{cost.cpu_percent:.2f} %", f"<= {cpu_limit} % of a core", cpu_met)
+        yield Row(f"{where}: PSS", f"{cost.pss_mb:.1f} MB", f"<= {pss_limit} MB", pss_met)
+        power = max(
+            new.fields + new.power - old.fields - old.power for old, new in zip(calls, more, strict=True)
+        )
+        energy = max(new.energy - old.energy for old, new in zip(calls, more, strict=True))
+        per_tick = (power + energy) / ticks
+        yield Row(
+            f"{where}: NVML calls per GPU and tick", f"{per_tick:.2f}", f"{1 + zeus}", per_tick < 1.1 + zeus
+        )
+
+
+def settle(exporter: Exporter, zeus_counters: int) -> None:
+    """Wait until everything that it does at the start is done."""
+    wait_until(
+        lambda: len(scrape(exporter).labels("llem_gpu_zeus_energy_joules_total")) == zeus_counters, "counters"
+    )
+    time.sleep(2)
+
+
+def bench_metrics(driver: FakeDriver) -> Row:
+    """/metrics over one kept connection, as Prometheus asks for it."""
+    times_ms: list[float] = []
+    with Exporter(env=driver.env) as exporter:
+        settle(exporter, len(driver.gpus))
+        connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=10)
+        for _ in range(300):
+            started_s = time.perf_counter()
+            connection.request("GET", "/metrics", headers=ACCEPT)
+            connection.getresponse().read()
+            times_ms.append(1000 * (time.perf_counter() - started_s))
+            time.sleep(0.02)
+        connection.close()
+    cuts = quantiles(times_ms, n=100)
+    figure = f"p50 {cuts[49]:.1f}, p99 {cuts[98]:.1f} ms"
+    return Row(f"/metrics with {len(driver.gpus)} GPUs", figure, "p99 <= 10 ms", cuts[98] <= 10)
+
+
+def bench_peer(driver: FakeDriver, seconds: float, interval_s: float) -> Row:
+    """nvitop-exporter's cost."""
+    with Peer(driver.env, interval_s) as peer:
+        time.sleep(3)
+        costs: list[Cost] = []
+        with cost_of(peer.pid, costs):
+            time.sleep(seconds)
+    what = f"peer: nvitop-exporter every {interval_s:g} s: CPU, PSS"
+    return Row(what, f"{costs[0].cpu_percent:.2f} %, {costs[0].pss_mb:.1f} MB")
+
+
+def bench_bare(driver: FakeDriver, seconds: float, how: str) -> Row:
+    """The calls alone."""
+    command = [sys.executable, __file__, f"--bare={how}"]
+    child = subprocess.Popen(command, env={**os.environ, **driver.env})
+    try:
+        time.sleep(2)
+        costs: list[Cost] = []
+        with cost_of(child.pid, costs):
+            time.sleep(seconds)
+    finally:
+        child.kill()
+        child.wait()
+    return Row(f"bare calls, {how}: CPU", f"{costs[0].cpu_percent:.2f} %")
+
+
+def run_bare(how: str) -> None:
+    """Child: one call per GPU and 100 ms, for ever."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+
+    def read_for_ever(mine: list[object]) -> None:
+        while True:
+            time.sleep(INTERVAL_S - time.time() % INTERVAL_S)
+            for handle in mine:
+                pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])
+
+    if how == "one loop":
+        read_for_ever(handles)
+    for handle in handles:
+        threading.Thread(target=read_for_ever, args=([handle],), daemon=True).start()
+    time.sleep(86_400)
+
+
+def run_prefilled(arguments: list[str]) -> None:
+    """Child: the exporter, with a full history before its first tick."""
+    from llem_exporter import cli, exporter, sampler
+    from llem_exporter.ledger import Read
+
+    class Prefilled(sampler.Sampler):
+        def start(self) -> None:
+            first_ms = (self.clock.now_ms() // self.interval_ms - BACKLOG_S * 10 + 10) * self.interval_ms
+            for gpu in self.gpus:
+                for number in range(BACKLOG_S * 10 - 20):
+                    ms = first_ms + number * self.interval_ms
+                    watts, joules = 100 + number * 37 % 4000 / 8, 3e6 + number * 25.125
+                    gpu.ledger.add(Read(ms, ms, 0, self.clock.monotonic_s(), watts, joules))
+            super().start()
+
+    vars(exporter)["Sampler"] = Prefilled
+    cli.main(arguments)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--bare", choices=["a thread per GPU", "one loop"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        run_bare(options.bare)
+    seconds, rows = options.seconds, list[Row]()
+
+    def show(row: Row) -> None:
+        rows.append(row)
+        print(row, flush=True)
+
+    print(f"{options.gpus} GPUs at 10 Hz, {seconds:g} s each, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as folder, FakeDriver(Path(folder), gpus=options.gpus) as driver:
+        for zeus in (False, True):
+            for row in bench_exporter(driver, seconds, zeus):
+                show(row)
+        driver.gpu_count = 16
+        show(bench_metrics(driver))
+        driver.gpu_count = options.gpus
+        for interval_s in (1.0, 0.25):
+            show(bench_peer(driver, seconds, interval_s))
+        for how in ("a thread per GPU", "one loop"):
+            show(bench_bare(driver, seconds, how))
+    sys.exit(any(row.met is False for row in rows))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--prefilled"]:
+        run_prefilled(sys.argv[2:])
+    main()
