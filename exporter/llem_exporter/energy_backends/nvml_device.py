@@ -54,13 +54,7 @@ def device_error(error: BaseException, name: str) -> DeviceError:
 
 def open_devices() -> "list[NvmlDevice]":
     """All GPUs that NVML counts and opens, in its order. Raises ConfigError with NVML's reason."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        count: int = pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError as exc:
-        raise ConfigError(f"NVML cannot be opened: {device_error(exc, error_name(exc))}") from exc
+    count = count_gpus()
     devices: list[NvmlDevice] = []
     for index in range(count):
         try:
@@ -70,6 +64,46 @@ def open_devices() -> "list[NvmlDevice]":
     if not devices:
         raise ConfigError(f"NVML counts {count} GPUs and opens none of them")
     return devices
+
+
+def open_gpu(index: int) -> "NvmlDevice":
+    """The GPU of NVML's index, opened anew. Raises ConfigError where it does not answer."""
+    try:
+        return NvmlDevice(index)
+    except DeviceError as exc:
+        raise ConfigError(f"GPU {index} cannot be opened: {exc}") from exc
+
+
+def count_gpus() -> int:
+    """How many GPUs NVML counts, after opening it. Raises ConfigError with NVML's reason."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError as exc:
+        raise ConfigError(f"NVML cannot be opened: {device_error(exc, error_name(exc))}") from exc
+
+
+def uuid_at(index: int) -> str:
+    """UUID of the GPU of NVML's index. Raises DeviceError."""
+    import pynvml
+
+    try:
+        return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except pynvml.NVMLError as exc:
+        raise device_error(exc, error_name(exc)) from exc
+
+
+def index_of_mig(uuid: str) -> int | None:
+    """NVML's index of the GPU that a MIG slice, MIG-..., is part of; None where there is no such slice."""
+    import pynvml
+
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return int(pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
+    except pynvml.NVMLError:
+        return None
 
 
 def uuid_of(handle: Any) -> str:
@@ -138,6 +172,11 @@ class NvmlDevice:
             if reasons is None
             else {name: bool(reasons & bit) for name, bit in THROTTLE_REASONS.items()},
         )
+
+    def persistence_mode(self) -> bool | None:
+        """Whether the driver stays loaded while nobody uses the GPU; None where NVML does not say."""
+        mode = self._optional("nvmlDeviceGetPersistenceMode")
+        return None if mode is None else bool(mode)
 
     def reopen(self) -> None:
         nvml = self._nvml
