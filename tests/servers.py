@@ -174,7 +174,7 @@ class Server(ABC):
                 return pool.request_encode_body(
                     method, path, dict(fields or {}), dict(headers or {}), encode_multipart=False
                 )
-            return pool.request(method, path, dict(fields or {}), headers=dict(headers or {}))
+            return pool.request(method, path, fields=dict(fields or {}), headers=dict(headers or {}))
 
     def fetch_text(self, path: str, fields: Mapping[str, str] | None = None, *, method: str = "GET") -> str:
         """A page that answers 200, decoded; anything else is a ServerError."""
