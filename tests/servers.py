@@ -22,6 +22,8 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
@@ -251,11 +253,48 @@ class QueryServer(Server):
         return wait_until(lambda: self.query(expression), f"{expression} on {self.url}", timeout_s)
 
 
+@dataclass(frozen=True, slots=True)
+class PrometheusRelease:
+    """A version of Prometheus on this machine: its number and its two programs."""
+
+    version: str
+    prometheus: str
+    promtool: str
+
+    @property
+    def major(self) -> int:
+        return int(self.version.partition(".")[0])
+
+
+def installed_prometheus() -> PrometheusRelease:
+    """The Prometheus of Debian's package."""
+    server = program("prometheus", "prometheus")
+    return PrometheusRelease(_prometheus_version(server), server, program("promtool", "prometheus"))
+
+
+def prometheus_releases() -> list[PrometheusRelease]:
+    """Debian's Prometheus and, where tests/run has one, Prometheus 3 (LLEM_PROMETHEUS3 is its path)."""
+    releases = [installed_prometheus()]
+    if server := os.environ.get("LLEM_PROMETHEUS3"):
+        promtool = str(Path(server).with_name("promtool"))
+        releases.append(PrometheusRelease(_prometheus_version(server), server, promtool))
+    return releases
+
+
+@cache
+def _prometheus_version(server: str) -> str:
+    said = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"version (\d+\.\d+\.\d+)", said.stdout + said.stderr)
+    if found is None:
+        raise ServerError(f"{server} does not say its version: {said.stdout}{said.stderr}")
+    return found[1]
+
+
 class Prometheus(QueryServer):
     """A Prometheus whose blocks and prometheus.yml are in `directory`.
 
     `config` is merged over the file's top level (global, rule_files, alerting, ...); `args` go on
-    the command line; `binary` chooses another version than the installed one.
+    the command line; `release` chooses another version than the installed one.
     """
 
     def __init__(
@@ -265,12 +304,12 @@ class Prometheus(QueryServer):
         *,
         config: Mapping[str, Any] | None = None,
         args: Sequence[str] = (),
-        binary: str | None = None,
+        release: PrometheusRelease | None = None,
         port: int | None = None,
     ) -> None:
         super().__init__(port=port)
         self.data = directory / "data"
-        self._binary = binary or program("prometheus", "prometheus")
+        self._release = release or installed_prometheus()
         self._args = tuple(args)
         self._config_file = directory / "prometheus.yml"
         self.configure(scrape_configs, config)
@@ -282,26 +321,23 @@ class Prometheus(QueryServer):
         openmetrics: str,
         *,
         args: Sequence[str] = (),
-        binary: str | None = None,
-        promtool: str | None = None,
+        release: PrometheusRelease | None = None,
     ) -> Self:
         """A Prometheus that holds exactly the samples of an OpenMetrics text, however old they are."""
+        release = release or installed_prometheus()
         data = directory / "data"
         data.mkdir(parents=True)
         text = directory / "samples.om"
         text.write_text(openmetrics)
         made = subprocess.run(
-            [
-                promtool or program("promtool", "prometheus"),
-                *("tsdb", "create-blocks-from", "openmetrics", str(text), str(data)),
-            ],
+            [release.promtool, "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)],
             capture_output=True,
             text=True,
             check=False,
         )
         if made.returncode:
             raise ServerError(f"promtool made no blocks: {made.stdout}{made.stderr}")
-        return cls(directory, args=["--storage.tsdb.retention.time=100y", *args], binary=binary)
+        return cls(directory, args=["--storage.tsdb.retention.time=100y", *args], release=release)
 
     def configure(
         self, scrape_configs: Sequence[Mapping[str, Any]] = (), config: Mapping[str, Any] | None = None
@@ -316,7 +352,7 @@ class Prometheus(QueryServer):
 
     def _command(self) -> Sequence[str]:
         return [
-            self._binary,
+            self._release.prometheus,
             f"--config.file={self._config_file}",
             f"--storage.tsdb.path={self.data}",
             f"--web.listen-address={self.address}",

@@ -1,6 +1,7 @@
 """The main job on real parts: fake driver, exporter, a real Prometheus scraping every 5 s, llem-integrate.
 
 One run of 90 s serves all tests: node A is left alone, node B's exporter is killed for 10 s in the middle.
+Every version of Prometheus that is there scrapes both nodes in that run.
 """
 
 import json
@@ -8,14 +9,15 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.fake_nvml import FakeDriver
-from tests.servers import Exporter, Prometheus, scrape_config
+from tests.servers import Exporter, Prometheus, PrometheusRelease, prometheus_releases, scrape_config
 
 GPUS = 8
 RUN_SECONDS = 90
@@ -25,71 +27,93 @@ KILL_AFTER_SECONDS = 40
 
 
 @dataclass(frozen=True)
-class Run:
-    """A Prometheus that has scraped two nodes, and what is known of them."""
+class Nodes:
+    """Two nodes after their run, and the Prometheus of each version that has scraped them."""
 
-    prometheus: Prometheus
     drivers: dict[str, FakeDriver]
-    nodes: dict[str, str]
-    first_s: float
-    last_s: float
+    addresses: dict[str, str]
+    scraped_by: dict[PrometheusRelease, Prometheus]
     killed_s: float
+    end_s: float
 
     def exact(self, node: str, gpu: dict[str, Any], window: dict[str, Any]) -> float:
         return self.drivers[node].exact_joules(int(gpu["gpu"]), window["start"], window["end"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run as one Prometheus has seen it, from its first sample of node A to its last."""
+
+    nodes: Nodes
+    prometheus: Prometheus
+    first_s: float
+    last_s: float
+
+    @property
+    def killed_s(self) -> float:
+        return self.nodes.killed_s
+
+    def exact(self, node: str, gpu: dict[str, Any], window: dict[str, Any]) -> float:
+        return self.nodes.exact(node, gpu, window)
 
     def integrate(
         self, node: str, *windows: tuple[float, float], code: int = 0, backend: str = "auto"
     ) -> Any:
         """The windows of llem-integrate's JSON for one node."""
-        command = [
-            sys.executable,
-            "-m",
-            "llem_integrator",
-            "--source",
-            self.prometheus.url,
-            "--format",
-            "json",
-        ]
-        command += ["--backend", backend, "--match", f'instance="{self.nodes[node]}"']
-        command += [part for start, end in windows for part in ("--window", f"{start:.6f},{end:.6f}")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (code, ""), done.stderr
-        return json.loads(done.stdout)["windows"]
+        match = f'instance="{self.nodes.addresses[node]}"'
+        return integrate(self.prometheus.url, windows, "--backend", backend, "--match", match, code=code)
+
+
+def integrate(url: str, windows: Sequence[tuple[float, float]], *options: str, code: int = 0) -> Any:
+    """The windows of llem-integrate's JSON, from `url`."""
+    command = [sys.executable, "-m", "llem_integrator", "--source", url, "--format", "json", *options]
+    command += [part for start, end in windows for part in ("--window", f"{start:.6f},{end:.6f}")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (code, ""), done.stderr
+    return json.loads(done.stdout)["windows"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     base = tmp_path_factory.mktemp("round_trip")
-    for name in ("a", "b", "prometheus"):
+    for name in ("a", "b"):
         (base / name).mkdir()
     with (
         FakeDriver(base / "a", gpus=GPUS) as driver_a,
         FakeDriver(base / "b", gpus=GPUS) as driver_b,
         Exporter(env=driver_a.env) as node_a,
         Exporter(env=driver_b.env) as node_b,
+        ExitStack() as servers,
     ):
         jobs = [scrape_config("llem", node_a, node_b, interval=f"{SCRAPE_SECONDS}s")]
-        with Prometheus(base / "prometheus", jobs) as prometheus:
-            counter = f'llem_gpu_zeus_energy_joules_total{{instance="{node_a.address}"}}'
-            prometheus.wait_for(counter)
-            time.sleep(KILL_AFTER_SECONDS)
-            node_b.kill()
-            killed_s = time.time()
-            time.sleep(DOWN_SECONDS)
-            node_b.start()
-            time.sleep(RUN_SECONDS - KILL_AFTER_SECONDS - DOWN_SECONDS)
-            times = prometheus.query(
-                f'llem_gpu_sample_timestamp_seconds{{instance="{node_a.address}",gpu="0"}}[10m]'
-            )[0]["values"]
-            yield Run(
-                prometheus,
-                {"a": driver_a, "b": driver_b},
-                {"a": node_a.address, "b": node_b.address},
-                float(times[0][1]),
-                float(times[-1][1]),
-                killed_s,
-            )
+        scraped_by = {}
+        for release in prometheus_releases():
+            (directory := base / release.version).mkdir()
+            scraped_by[release] = servers.enter_context(Prometheus(directory, jobs, release=release))
+        for prometheus in scraped_by.values():
+            prometheus.wait_for(f'llem_gpu_zeus_energy_joules_total{{instance="{node_a.address}"}}')
+        time.sleep(KILL_AFTER_SECONDS)
+        node_b.kill()
+        killed_s = time.time()
+        time.sleep(DOWN_SECONDS)
+        node_b.start()
+        time.sleep(RUN_SECONDS - KILL_AFTER_SECONDS - DOWN_SECONDS)
+        yield Nodes(
+            {"a": driver_a, "b": driver_b},
+            {"a": node_a.address, "b": node_b.address},
+            scraped_by,
+            killed_s,
+            time.time(),
+        )
+
+
+@pytest.fixture(scope="module")
+def run(nodes: Nodes, prometheus_release: PrometheusRelease) -> Run:
+    prometheus = nodes.scraped_by[prometheus_release]
+    times = prometheus.query(
+        f'llem_gpu_sample_timestamp_seconds{{instance="{nodes.addresses["a"]}",gpu="0"}}[10m]'
+    )[0]["values"]
+    return Run(nodes, prometheus, float(times[0][1]), float(times[-1][1]))
 
 
 def windows_between(first_s: float, last_s: float, count: int) -> list[tuple[float, float]]:
@@ -172,29 +196,13 @@ def test_a_killed_exporter_is_a_gap_to_nvml(run: Run) -> None:
     assert {warning["code"] for warning in window["warnings"]} == {"sample_gap", "counter_reset"}
 
 
-def test_the_exporters_own_url_gives_the_same(run: Run) -> None:
+def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
     """Prometheus is not needed: the exporter's history gives the same window, closer still."""
-    command = [
-        sys.executable,
-        "-m",
-        "llem_integrator",
-        "--source",
-        f"http://{run.nodes['a']}",
-        "--format",
-        "json",
-    ]
-    start, end = run.last_s - 40.25, run.last_s - 3.5
-    done = subprocess.run(
-        [*command, "--window", f"{start:.6f},{end:.6f}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    (window,) = json.loads(done.stdout)["windows"]
+    window_s = (nodes.end_s - 45.25, nodes.end_s - 8.5)
+    (window,) = integrate(f"http://{nodes.addresses['a']}", [window_s])
     for gpu in window["gpus"]:
-        exact = run.exact("a", gpu, window)
+        exact = nodes.exact("a", gpu, window)
         assert gpu["joules_low"] <= exact <= gpu["joules_high"]
         assert gpu["joules"] == pytest.approx(exact, rel=0.002)
         assert gpu["joules_by_backend"]["nvml"] == pytest.approx(exact, rel=0.03)
-        assert gpu["instances"] == [run.nodes["a"]]
+        assert gpu["instances"] == [nodes.addresses["a"]]

@@ -15,6 +15,7 @@ from tests.servers import (
     Alertmanager,
     Exporter,
     Prometheus,
+    PrometheusRelease,
     ServerError,
     VictoriaMetrics,
     free_port,
@@ -54,15 +55,27 @@ def test_prometheus_takes_a_new_configuration_on_reload(tmp_path: Path, servers:
         prometheus.reload()
 
 
-def test_prometheus_on_blocks_gives_back_each_sample(tmp_path: Path, servers: ExitStack) -> None:
+def test_prometheus_on_blocks_gives_back_each_sample(
+    tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
+) -> None:
     """Blocks made of an OpenMetrics text give its values back, each at its own millisecond."""
-    prometheus = servers.enter_context(Prometheus.on_blocks(tmp_path, POWER))
+    prometheus = servers.enter_context(Prometheus.on_blocks(tmp_path, POWER, release=prometheus_release))
     result = prometheus.query("power[10s]", 1795507546.101)
     assert {series["metric"]["gpu"]: series["values"] for series in result} == {
         "0": [[1795507546.001, "100.125"], [1795507546.101, "100.25"]],
         "1": [[1795507546.101, "70"]],
     }
     assert prometheus.value('power{gpu="1"}', 1795507546.2) == 70.0
+
+
+def test_ranges_are_closed_up_to_prometheus_2_and_left_open_from_3(
+    tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
+) -> None:
+    """A sample exactly one range old is in it on Prometheus 2 and not on 3: both kinds are tested here."""
+    prometheus = servers.enter_context(Prometheus.on_blocks(tmp_path, POWER, release=prometheus_release))
+    (series,) = prometheus.query('power{gpu="0"}[100ms]', 1795507546.101)
+    oldest = [[1795507546.001, "100.125"]] if prometheus_release.major == 2 else []
+    assert series["values"] == [*oldest, [1795507546.101, "100.25"]]
 
 
 def test_blocks_of_a_broken_text_are_an_error(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from llem_integrator.series import Series
 from llem_integrator.sources import Source, open_source, parse_selector
 from llem_integrator.sources.openmetrics import parse
 from llem_integrator.sources.prometheus import PrometheusSource
-from tests.servers import Prometheus
+from tests.servers import Prometheus, PrometheusRelease
 
 T0 = 1_795_507_546_000
 POWER = "llem_gpu_power_trace_watts"
@@ -38,10 +38,12 @@ def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> lis
     return sorted(found, key=lambda one: one.labels["gpu"])
 
 
-def test_prometheus_gives_every_sample_once_over_many_pages(tmp_path: Path) -> None:
+def test_prometheus_gives_every_sample_once_over_many_pages(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
     """Two hours at 10 Hz come back whole, in order, over pages; edges are closed on both sides."""
     samples = 72_000
-    with Prometheus.on_blocks(tmp_path, trace_text(samples)) as server:
+    with Prometheus.on_blocks(tmp_path, trace_text(samples), release=prometheus_release) as server:
         source = open_source(server.url)
         shares: list[float] = []
         found = list(source.samples(POWER, (), T0 - 60_000, T0 + 8_000_000, shares.append))
@@ -57,18 +59,21 @@ def test_prometheus_gives_every_sample_once_over_many_pages(tmp_path: Path) -> N
         assert sorted(float(one.values[0]) for one in highest) == [10, 11]
 
 
-def test_prometheus_matches_labels(tmp_path: Path) -> None:
+def test_prometheus_matches_labels(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
     """A selector reaches the server as it was written, quotes and all."""
-    with Prometheus.on_blocks(tmp_path, trace_text(10)) as server:
+    with Prometheus.on_blocks(tmp_path, trace_text(10), release=prometheus_release) as server:
         source = open_source(server.url + "/")
         assert [one.labels["gpu"] for one in fetch(source, T0, T0 + 900, '{gpu=~"1|7",uuid!="x\\"y"}')] == [
             "1"
         ]
 
 
-def test_prometheus_sample_limit_halves_the_page(tmp_path: Path) -> None:
+def test_prometheus_sample_limit_halves_the_page(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
     """A server that hands out few samples at once is asked for shorter pages, and nothing is lost."""
-    with Prometheus.on_blocks(tmp_path, trace_text(20_000), args=["--query.max-samples=4000"]) as server:
+    args = ["--query.max-samples=4000"]
+    with Prometheus.on_blocks(tmp_path, trace_text(20_000), args=args, release=prometheus_release) as server:
         assert [len(one) for one in fetch(open_source(server.url), T0, T0 + 2_000_000)] == [20_000, 20_000]
 
 
@@ -171,12 +176,14 @@ def test_something_else_than_a_store_is_refused() -> None:
         open_source("ftp://x/y")
 
 
-def test_an_openmetrics_file_gives_what_prometheus_gives(tmp_path: Path) -> None:
+def test_an_openmetrics_file_gives_what_prometheus_gives(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
     """The same page read from a file and through a server are the same series."""
     text = trace_text(500)
     file = tmp_path / "page.om"
     file.write_text(text)
-    with Prometheus.on_blocks(tmp_path / "server", text) as server:
+    with Prometheus.on_blocks(tmp_path / "server", text, release=prometheus_release) as server:
         pairs = zip(
             *(fetch(open_source(where), T0, T0 + 60_000) for where in (server.url, str(file))), strict=True
         )
