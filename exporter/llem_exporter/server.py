@@ -25,7 +25,8 @@ from llem_exporter.sampler import Sampler
 KEEPALIVE_SECONDS: Final = 300.0
 """Longer than scrape intervals are: a connection that is used again shows that its last answer was read."""
 
-SHUTDOWN_SECONDS: Final = 1.0
+SHUTDOWN_SECONDS: Final = 0.5
+"""For requests in progress; a client that does not read is waited for twice as long."""
 MAX_HEADER_BYTES: Final = 8190
 GZIP_LEVEL: Final = 1
 GZIP_WINDOW_BITS: Final = 31  # zlib's way to ask for a gzip header

@@ -1,6 +1,7 @@
 """An exporter process while its GPUs, its driver or its clock do what they should not."""
 
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from llem_core import metrics
 from llem_core.metrics import METRICS_PAGE
+from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import Architecture, FakeDriver, constant
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import MetricsPage, history, scrape
@@ -250,3 +252,17 @@ def test_signals_end_it_cleanly(start: StartExporter, driver: FakeDriver, number
     exporter.process.send_signal(number)
     assert exporter.process.wait(5) == 0
     assert "Traceback" not in exporter.log()
+
+
+def test_a_client_that_does_not_read_delays_the_end_by_no_more_than_2_s(driver: FakeDriver) -> None:
+    """15 min of history asked for and not read: other scrapes are answered, SIGTERM ends the process."""
+    with (
+        PrefilledExporter(env=driver.env, args=["--no-collector.zeus"]) as exporter,
+        socket.create_connection(("127.0.0.1", exporter.port)) as client,
+    ):
+        client.sendall(b"GET /history?since=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1)
+        assert "llem_gpu_power_watts" in scrape(exporter).names
+        started_s = time.monotonic()
+        assert exporter.terminate() == 0
+        assert time.monotonic() - started_s < 2
