@@ -71,12 +71,28 @@ class ListenAddress(click.ParamType[tuple[str | None, int]]):
     default="100ms",
     help="Time between power samples: whole milliseconds, 20ms to 10s.",
 )
-@click.option("--gpus", default="", help="GPUs to read, by index or UUID: 0,1 or GPU-...  [default: all]")
+@click.option(
+    "--gpus",
+    default="",
+    help="GPUs to read, by index or UUID: 0,1 or GPU-...; none for a node without.  [default: all]",
+)
 @click.option(
     "--collector.zeus/--no-collector.zeus",
     "collector_zeus",
     default=True,
     help="Read the hardware's energy counters through Zeus, where it is installed and works.",
+)
+@click.option(
+    "--collector.codecarbon/--no-collector.codecarbon",
+    "collector_codecarbon",
+    default=True,
+    help="Count this node's energy with CodeCarbon, where it is installed and works.",
+)
+@click.option(
+    "--codecarbon.country-iso-code",
+    "codecarbon_country_iso_code",
+    metavar="DEU",
+    help="Country whose grid CodeCarbon's emissions are of; without one there are no grams.",
 )
 @click.option(
     "--history.retention",
@@ -98,6 +114,8 @@ def main(
     sample_interval: int,
     gpus: str,
     collector_zeus: bool,
+    collector_codecarbon: bool,
+    codecarbon_country_iso_code: str | None,
     history_retention: int,
     replay: str | None,
     log_level: str,
@@ -123,6 +141,8 @@ def main(
         retention_ms=history_retention,
         gpus=tuple(name.strip() for name in gpus.split(",") if name.strip()),
         use_zeus=collector_zeus,
+        use_codecarbon=collector_codecarbon,
+        country_iso_code=codecarbon_country_iso_code.upper() if codecarbon_country_iso_code else None,
         replay=replay,
     )
     try:

@@ -1,7 +1,7 @@
 """Ledger pages -> metric families: no arithmetic, no NVML."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
@@ -64,18 +64,27 @@ class LedgerCollector(Collector):
     """The metrics page, out of one snapshot per GPU.
 
     `source` names where power comes from, "nvml" or "replay". `candidates` is read at each scrape: who
-    finds out later that a backend works replaces its entry.
+    finds out later that a backend works replaces its entry. `others` add what is theirs to the page.
     """
 
-    def __init__(self, sampler: Sampler, source: str, candidates: Mapping[Backend, Candidate]) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        source: str,
+        candidates: Mapping[Backend, Candidate],
+        others: Sequence[Callable[["Families"], None]] = (),
+    ) -> None:
         self._sampler, self._source, self._candidates = sampler, source, candidates
+        self._others = others
 
     def collect(self) -> Iterator[Family]:
         pages = _pages(self._sampler)
-        families = _Families(metrics.METRICS_PAGE)
+        families = Families(metrics.METRICS_PAGE)
         _add_gpus(families, pages)
         self._add_sampler(families, pages)
         self._add_collectors(families, [page for _, page in pages])
+        for add_to in self._others:
+            add_to(families)
         chosen = choose(self._candidates.values())
         for backend, candidate in self._candidates.items():
             families.add(metrics.BACKEND_AVAILABLE, (backend,), candidate.usable)
@@ -83,7 +92,7 @@ class LedgerCollector(Collector):
         families.add(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
         return families.with_samples()
 
-    def _add_sampler(self, families: "_Families", pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
+    def _add_sampler(self, families: "Families", pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
         sampler = self._sampler
         families.add(metrics.SAMPLER_INTERVAL, (), sampler.interval_ms / 1000)
         ticks_ms = [page.tick_ms for _, page in pages if page.tick_ms is not None]
@@ -91,7 +100,9 @@ class LedgerCollector(Collector):
         families.add(metrics.HISTORY_HELD, (), sum(gpu.ledger.held_samples for gpu in sampler.gpus))
         families.add(metrics.CLOCK_STEPS, (), sampler.clock.mapping.steps)
 
-    def _add_collectors(self, families: "_Families", pages: list[Page]) -> None:
+    def _add_collectors(self, families: "Families", pages: list[Page]) -> None:
+        if not pages:
+            return
         power_ok = all(page.fresh and page.watts is not None for page in pages)
         power_s = max(page.watts_call_s for page in pages)
         families.add(metrics.COLLECTOR_SUCCESS, (self._source,), power_ok)
@@ -110,7 +121,7 @@ class HistoryCollector(Collector):
         self._sampler = sampler
 
     def collect(self) -> Iterator[Family]:
-        families = _Families(metrics.HISTORY_PAGE)
+        families = Families(metrics.HISTORY_PAGE)
         _add_gpus(families, _pages(self._sampler))
         families.add(metrics.SAMPLER_INTERVAL, (), self._sampler.interval_ms / 1000)
         return families.with_samples()
@@ -122,7 +133,7 @@ def _pages(sampler: Sampler) -> list[tuple[DeviceInfo, Page]]:
     return [(gpu.device.info, gpu.ledger.page(now_ms, monotonic_s)) for gpu in sampler.gpus]
 
 
-class _Families:
+class Families:
     """Metric families by their specs; values of None, and of specs not asked for, are left out."""
 
     def __init__(self, specs: Iterable[MetricSpec]) -> None:
@@ -146,7 +157,7 @@ def _family(spec: MetricSpec) -> Family:
     return GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
 
 
-def _add_gpus(families: _Families, pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
+def _add_gpus(families: Families, pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
     for info, page in pages:
         gpu = (str(info.index), info.uuid)
         families.add(metrics.GPU_INFO, (*gpu, *_details(info)), 1)

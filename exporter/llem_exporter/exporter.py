@@ -5,17 +5,22 @@ import logging
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from importlib.util import find_spec
+from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
 from llem_exporter import replay
+from llem_exporter.carbon import Carbon
 from llem_exporter.collector import LedgerCollector, new_registry
 from llem_exporter.devices import Device, EnergyCounter
 from llem_exporter.energy_backends import nvml_device, zeus
 from llem_exporter.sampler import Sampler
 from llem_exporter.server import Pages, serve
 from llem_exporter.ticks import WallClock
+
+NO_GPUS: Final = "none"
+"""In place of GPUs: a node that has none, of which CodeCarbon alone is published."""
 
 AnyDevice = TypeVar("AnyDevice", bound=Device)
 
@@ -24,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user chose. `gpus` are indices or UUIDs, empty for all; `host` None is every interface."""
+    """What a user chose. `gpus` are indices or UUIDs, empty for all, or "none"; `host` None is everywhere."""
 
     host: str | None = "127.0.0.1"
     port: int = 9955
@@ -32,6 +37,8 @@ class Settings:
     retention_ms: int = 900_000
     gpus: tuple[str, ...] = ()
     use_zeus: bool = True
+    use_codecarbon: bool = True
+    country_iso_code: str | None = None
     replay: str | None = None
 
 
@@ -49,8 +56,18 @@ def run(settings: Settings) -> None:
         observe_call=histograms.call,
     )
     candidates = _candidates(devices)
-    registry.register(LedgerCollector(sampler, "replay" if settings.replay else "nvml", candidates))
+    carbon = _carbon(settings, devices, candidates)
+    registry.register(
+        LedgerCollector(
+            sampler,
+            "replay" if settings.replay else "nvml",
+            candidates,
+            [carbon.add_to] if carbon else [],
+        )
+    )
     sampler.start()
+    if carbon:
+        carbon.start()
     if counters is None:
         # Only now: this import holds the interpreter's lock for half a second.
         threading.Thread(target=_find_zeus, args=(sampler, candidates), name="zeus", daemon=True).start()
@@ -65,6 +82,8 @@ def run(settings: Settings) -> None:
         asyncio.run(serve(Pages(sampler, registry).application(), settings.host, settings.port, watch_clock))
     finally:
         sampler.stop()
+        if carbon:
+            carbon.stop()
 
 
 def selected(devices: Sequence[AnyDevice], wanted: Collection[str]) -> list[AnyDevice]:
@@ -85,6 +104,8 @@ def _open(
     settings: Settings, clock: WallClock
 ) -> tuple[Sequence[Device], Mapping[str, EnergyCounter] | None]:
     """The GPUs, and their energy counters; None where Zeus is yet to be asked for them."""
+    if settings.gpus == (NO_GPUS,):
+        return [], {}
     if settings.replay is None:
         try:
             return selected(nvml_device.open_devices(), settings.gpus), None if settings.use_zeus else {}
@@ -99,11 +120,30 @@ def _candidates(devices: Sequence[Device]) -> dict[Backend, Candidate]:
     """What is known of the backends before Zeus was asked."""
     powerless = [device.info.index for device in devices if device.info.power_source == "none"]
     reason = f"no power on GPU {', '.join(map(str, powerless))}" if powerless else "reads power of every GPU"
+    if not devices:
+        reason = "no GPU is read"
     return {
         Backend.ZEUS: Candidate(Backend.ZEUS, 0.0, "not asked yet"),
-        Backend.NVML: Candidate(Backend.NVML, float(not powerless), reason),
-        Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
+        Backend.NVML: Candidate(Backend.NVML, float(bool(devices) and not powerless), reason),
+        Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet"),
     }
+
+
+def _carbon(
+    settings: Settings, devices: Sequence[Device], candidates: dict[Backend, Candidate]
+) -> Carbon | None:
+    """CodeCarbon's counters, where they are wanted; a replayed trace has no node to count."""
+    if not settings.use_codecarbon or settings.replay is not None:
+        return None
+    if find_spec("codecarbon") is None:
+        reason = "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
+        candidates[Backend.CODECARBON] = Candidate(Backend.CODECARBON, 0.0, reason)
+        return None
+
+    def on_state(candidate: Candidate) -> None:
+        candidates[Backend.CODECARBON] = candidate
+
+    return Carbon([device.info.index for device in devices], settings.country_iso_code, on_state)
 
 
 def _find_zeus(sampler: Sampler, candidates: dict[Backend, Candidate]) -> None:
@@ -124,4 +164,4 @@ def _use_counters(
     sampler.attach(counters)
     missing = [gpu.device.info.index for gpu in sampler.gpus if gpu.device.info.uuid not in counters]
     reason = f"none on GPU {', '.join(map(str, missing))}" if missing else "one on every GPU"
-    candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, float(not missing), reason)
+    candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, float(bool(sampler.gpus) and not missing), reason)

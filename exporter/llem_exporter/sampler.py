@@ -223,6 +223,6 @@ class Sampler:
         That is the tick that the slowest GPU waits for; but none waits for a read that takes longer
         than a sample may.
         """
-        awaited_ms = min(gpu.ticker.next_ms for gpu in self.gpus)
+        awaited_ms = min((gpu.ticker.next_ms for gpu in self.gpus), default=0)
         oldest_ms = (now_ms - self.max_gap_ms) // self.interval_ms * self.interval_ms
         return max(awaited_ms, oldest_ms)

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -21,6 +22,9 @@ from llem_exporter.ticks import WallClock
 _INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
 _JOULES_PER_KWH: Final = 3.6e6
 _GRAMS_PER_KG: Final = 1000.0
+
+# Held while standard output is another one for a moment.
+_importing = threading.Lock()
 
 
 def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None, **options: Any) -> Any:
@@ -66,7 +70,7 @@ def _import() -> Any:
     """CodeCarbon's module of trackers. Raises ConfigError."""
     try:
         # Importing it looks for AMD's library, and prints that there is none.
-        with _quiet(), contextlib.redirect_stdout(sys.stderr):
+        with _importing, _quiet(), contextlib.redirect_stdout(sys.stderr):
             import codecarbon.emissions_tracker as library
     except Exception as exc:
         raise ConfigError(f"codecarbon cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
@@ -241,7 +245,7 @@ def _why_nothing(gpus_asked_for: bool) -> str:
 def handler(on_measured: Callable[[dict[str, Any]], None]) -> Any:
     """An output handler of CodeCarbon's that hands on each measurement: totals since the tracker's start.
 
-    A dict of `joules` by component, `grams`, `gpu_count`, `version` and `region`.
+    A dict of `joules` by component, `grams`, `version` and `region`.
     Source: codecarbon.output_methods.base_output.BaseOutput.
     """
     from codecarbon.output_methods.base_output import BaseOutput
@@ -253,7 +257,6 @@ def handler(on_measured: Callable[[dict[str, Any]], None]) -> Any:
                 {
                     "joules": {part: kwh * _JOULES_PER_KWH for part, kwh in parts.items()},
                     "grams": total.emissions * _GRAMS_PER_KG,
-                    "gpu_count": total.gpu_count,
                     "version": total.codecarbon_version,
                     "region": total.region or "",
                 }

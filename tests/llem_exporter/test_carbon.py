@@ -1,0 +1,157 @@
+"""CodeCarbon in the exporter: the real library in its worker, on the fake driver."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llem_core import metrics
+from llem_core.backend import Backend, Candidate
+from llem_exporter.carbon import Carbon
+from llem_exporter.collector import Families
+from tests.fake_nvml import FakeDriver
+from tests.servers import Exporter, wait_until
+
+READ_AT = "llem_codecarbon_sample_timestamp_seconds"
+ENERGY = "llem_codecarbon_energy_joules_total"
+GRAMS = "llem_codecarbon_emissions_grams_total"
+
+
+def values(page: str) -> dict[str, float]:
+    """CodeCarbon's and the backends' series on a page of /metrics."""
+    lines = re.findall(r"^(llem_(?:codecarbon|backend|collector)_\S+) (\S+)$", page, re.MULTILINE)
+    return {series: float(value) for series, value in lines}
+
+
+def measured(exporter: Exporter, after_unix_s: float = 0.0) -> dict[str, float]:
+    """The page's values as soon as CodeCarbon has measured after a time."""
+
+    def newer() -> dict[str, float]:
+        found = values(exporter.metrics())
+        return found if found.get(READ_AT, 0.0) > after_unix_s else {}
+
+    return wait_until(newer, "a measurement of CodeCarbon's")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> FakeDriver:
+    return FakeDriver(tmp_path, gpus=2)
+
+
+def test_joules_and_grams_with_a_country(driver: FakeDriver) -> None:
+    """The gpu component is the GPUs' energy within 5 %, and grams come with a country."""
+    with driver, Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "deu"]) as exporter:
+        first = measured(exporter)
+        last = measured(exporter, first[READ_AT] + 9)
+        exact = sum(driver.exact_joules(gpu, first[READ_AT], last[READ_AT]) for gpu in range(2))
+        gpu = f'{ENERGY}{{component="gpu"}}'
+        assert last[gpu] - first[gpu] == pytest.approx(exact, rel=0.05)
+        assert last[f'{ENERGY}{{component="cpu"}}'] > first[f'{ENERGY}{{component="cpu"}}']
+        assert last[f'{ENERGY}{{component="ram"}}'] > first[f'{ENERGY}{{component="ram"}}']
+        assert last[GRAMS] > first[GRAMS]
+        assert abs(last[READ_AT] - time.time()) < 10
+        info = next(series for series in last if series.startswith("llem_codecarbon_info"))
+        assert 'country_iso_code="DEU"' in info
+        assert last['llem_backend_available{backend="codecarbon"}'] == 1
+        assert last['llem_backend_selected{backend="zeus"}'] == 1
+        assert last['llem_collector_success{collector="codecarbon"}'] == 1
+
+
+def test_no_grams_without_a_country(driver: FakeDriver) -> None:
+    """Without a country there are joules, no grams, and the log says so once."""
+    with driver, Exporter(env=driver.env) as exporter:
+        first = measured(exporter)
+        measured(exporter, first[READ_AT])
+        assert f'{ENERGY}{{component="gpu"}}' in first
+        assert GRAMS not in first
+        assert exporter.log().count("no --codecarbon.country-iso-code") == 1
+
+
+def test_without_nvidia_smi_there_is_a_warning_and_no_zero(driver: FakeDriver) -> None:
+    """Where CodeCarbon cannot see the GPUs that are there, their joules are absent and the log says why."""
+    with driver, Exporter(env=driver.env_without_nvidia_smi) as exporter:
+        found = measured(exporter)
+        assert f'{ENERGY}{{component="gpu"}}' not in found
+        assert f'{ENERGY}{{component="cpu"}}' in found
+        assert "does nvidia-smi run?" in exporter.log()
+
+
+def test_an_unknown_country_is_said_and_the_rest_goes_on(driver: FakeDriver) -> None:
+    """CodeCarbon is not available with a country that it does not know; power and energy are."""
+    with driver, Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "XYZ"]) as exporter:
+        wait_until(lambda: "XYZ" in exporter.log(), "a word on the country")
+        found = values(exporter.metrics())
+        assert found['llem_backend_available{backend="codecarbon"}'] == 0
+        assert found['llem_collector_success{collector="codecarbon"}'] == 0
+        assert found['llem_backend_selected{backend="zeus"}'] == 1
+
+
+def test_a_node_without_gpus(tmp_path: Path) -> None:
+    """--gpus none publishes cpu and ram of a node that has no driver at all, and codecarbon is selected."""
+    with FakeDriver(tmp_path, gpus=1) as driver:
+        driver.unload()
+        with Exporter(env=driver.env, args=["--gpus", "none"]) as exporter:
+            found = measured(exporter)
+            assert {series for series in found if series.startswith(ENERGY)} == {
+                f'{ENERGY}{{component="cpu"}}',
+                f'{ENERGY}{{component="ram"}}',
+            }
+            assert found['llem_backend_selected{backend="codecarbon"}'] == 1
+            assert exporter.fetch("/-/ready").status == 200
+            assert exporter.fetch("/history", {"since": "0"}).status == 200
+
+
+def test_it_can_be_switched_off(driver: FakeDriver) -> None:
+    """--no-collector.codecarbon starts no worker and publishes none of its series."""
+    with driver, Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter:
+        time.sleep(2)
+        found = values(exporter.metrics())
+        assert not [series for series in found if series.startswith("llem_codecarbon")]
+        assert 'llem_collector_success{collector="codecarbon"}' not in found
+
+
+def worker_of(pid: int) -> int:
+    """The process ID of an exporter's worker."""
+    children = Path(f"/proc/{pid}/task")
+    for task in children.iterdir():
+        for child in (task / "children").read_text().split():
+            if "carbon_worker" in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+    return 0
+
+
+def gone(pid: int) -> Callable[[], bool]:
+    return lambda: not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signals) -> None:
+    """However the exporter ends, its worker does too."""
+    with driver, Exporter(env=driver.env) as exporter:
+        worker = wait_until(lambda: worker_of(exporter.pid), "the worker")
+        os.kill(exporter.pid, how)
+        wait_until(gone(worker), "the worker's end", 10)
+
+
+def test_a_worker_that_dies_is_started_again() -> None:
+    """A killed worker is a failure until the next one measures; its totals start again from 0."""
+    states: list[Candidate] = []
+    carbon = Carbon([], None, states.append, period_s=1.0, restart_s=0.2)
+    carbon.start()
+    try:
+        wait_until(lambda: states and states[-1].usable, "a measurement")
+        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+        wait_until(lambda: not states[-1].usable, "the failure")
+        assert "-9" in states[-1].reason
+        assert states[-1].backend is Backend.CODECARBON
+        wait_until(lambda: states[-1].usable, "the next worker")
+        families = Families(metrics.METRICS_PAGE)
+        carbon.add_to(families)
+        names = {family.name for family in families.with_samples()}
+        assert "llem_codecarbon_energy_joules" in names
+    finally:
+        carbon.stop()
