@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from llem_core.backend import Backend
-from llem_core.errors import ConfigError
+from llem_core.errors import ConfigError, DeviceError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
 from llem_exporter.devices import Status
 from llem_exporter.energy_backends import doubts, gpus, nvml_device
@@ -106,6 +106,7 @@ class CodeCarbonTracker(Tracker):
         self.found = found
         self.devices = [nvml_device.open_gpu(gpu.index) for gpu in found]
         self.statuses = [self._read_statuses()]
+        self.lost: list[tuple[Gpu, str]] = []
         self.clock = WallClock(100)
         self._tracker = tracker
         begun_s = time.monotonic()
@@ -118,6 +119,11 @@ class CodeCarbonTracker(Tracker):
         self._tracker.stop()
         end_s = (begun_s + time.monotonic()) / 2
         self.statuses.append(self._read_statuses())
+        for gpu in self.found:
+            try:
+                nvml_device.uuid_at(gpu.index)
+            except DeviceError as exc:
+                self.lost.append((gpu, str(exc)))
         return end_s, getattr(self._tracker, "final_emissions_data", None)
 
     def _read_statuses(self) -> list[Status]:
@@ -192,7 +198,8 @@ class CodeCarbonBackend:
     def _measurement(self, tracker: CodeCarbonTracker) -> EnergyMeasurement:
         end_s, data = tracker.stop()
         found, offset_s = tracker.found, tracker.clock.mapping.offset_s
-        total_j = _joules(data, bool(found))
+        # Of a GPU that is lost it counts on with 0 W, from an instant that it does not tell.
+        total_j = None if tracker.lost else _joules(data, bool(found))
         known = total_j is not None
         module = any(device.info.scope == "module" for device in tracker.devices)
         grams = data.emissions * _GRAMS_PER_KG if known and self._country_iso_code else None
@@ -217,8 +224,11 @@ class CodeCarbonBackend:
         for gpu, device, *statuses in zip(tracker.found, tracker.devices, *tracker.statuses, strict=True):
             yield from doubts.of_mode(gpu, device.persistence_mode())
             yield from doubts.of_temperature(gpu, (status.temperature_celsius for status in statuses))
+        for gpu, reason in tracker.lost:
+            yield doubts.lost(gpu, reason)
         if not known:
-            yield doubts.unavailable([_why_nothing(bool(tracker.found))])
+            lost = [f"GPU {gpu.index} is lost" for gpu, _ in tracker.lost]
+            yield doubts.unavailable(lost or [_why_nothing(bool(tracker.found))])
         if self._country_iso_code is None:
             text = "no grams of CO2 without a country: CodeCarbonBackend(country_iso_code='DEU')"
             yield MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text)

@@ -1,6 +1,7 @@
 """The rule applied as readings come: one GPU's joules and bounds between two instants."""
 
 import threading
+from collections import deque
 from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
@@ -9,6 +10,9 @@ from llem_core.energy import NOTHING, PairEnergy, joules, part_energy, power_bou
 from llem_exporter.polling import Reading
 
 _MS: Final = 1000
+
+_OPEN_PAIRS: Final = 2
+"""Pairs that the end may cut: when it is asked for, a reading may be under way, and one comes after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class _Pair(NamedTuple):
 
 
 class PowerWindow:
-    """Takes one GPU's readings in order of time; keeps sums, and no reading but the last two.
+    """Takes one GPU's readings in order of time; keeps sums, and the last readings only.
 
     A reading happened somewhere within its call, so where the bounds' rectangles meet is known only to
     half a call: `_shift_low_j` and `_shift_high_j` are what that may have moved, at its worst.
@@ -42,7 +46,7 @@ class PowerWindow:
         self._lock = threading.Lock()
         self._start_s = inf
         self._total: PairEnergy[float] = NOTHING
-        self._pair: _Pair | None = None
+        self._open: deque[_Pair] = deque()
         self._last: tuple[Reading, float] | None = None
         self._first_s = inf
         self._levels: tuple[float, float] | None = None
@@ -79,8 +83,8 @@ class PowerWindow:
     def end(self, end_s: float) -> WindowEnergy:
         """The energy up to this instant, which the last reading is not before."""
         with self._lock:
-            self._close_pair(end_s)
-            self._pair = None
+            while self._open:
+                self._close(self._open.popleft(), end_s)
             duration_s = end_s - self._start_s
             covered_s = self._total.covered_ms / _MS
             gap_s = max(0.0, duration_s - covered_s)
@@ -123,16 +127,14 @@ class PowerWindow:
         self.samples += 1
         self._peak_watts = max(self._peak_watts, watts)
         self._first_s = min(self._first_s, reading.middle_s)
-        # The pair before this sample is whole; the new one may yet be the last, which the window's end cuts.
-        self._close_pair(inf)
         if self._last is not None:
-            self._pair = _Pair(*self._last, reading, watts)
+            self._open.append(_Pair(*self._last, reading, watts))
         self._last = reading, watts
+        if len(self._open) > _OPEN_PAIRS:
+            self._close(self._open.popleft(), inf)
 
-    def _close_pair(self, end_s: float) -> None:
-        if self._pair is None:
-            return
-        before, watts0, after, watts1 = self._pair
+    def _close(self, pair: _Pair, end_s: float) -> None:
+        before, watts0, after, watts1 = pair
         from_s, dt_s = before.middle_s, after.middle_s - before.middle_s
         start = max(0.0, (self._start_s - from_s) / dt_s)
         end = min(1.0, (end_s - from_s) / dt_s)

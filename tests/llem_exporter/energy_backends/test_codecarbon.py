@@ -1,0 +1,130 @@
+"""CodeCarbonBackend: joules of the GPUs together, or of the node; offline, quiet and without a trace."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.energy_backends.child import Child, ask
+
+UNSEEN = """
+import signal
+touched = []
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        touched.append(f"{event} {arguments}")
+    path, mode = (*arguments, None, None)[:2]
+    if event == "open" and isinstance(path, str) and set(mode or "") & set("wax+"):
+        touched.append(f"open {path}")
+sys.addaudithook(watch)
+handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+m = window(eb.CodeCarbonBackend("deu"), 1.2)
+same = handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+sys.stderr.flush()
+tell([m, same, [t for t in touched if "/dev/null" not in t]])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def long_window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDriver, Child]]:
+    """A window of 20 s, under way while the other tests run."""
+    program = "tell(window(eb.CodeCarbonBackend(), 20))"
+    with FakeDriver(tmp_path_factory.mktemp("long"), gpus=2) as driver, Child(program, driver.env) as child:
+        yield driver, child
+
+
+def test_it_goes_nowhere_and_leaves_nothing(
+    steady: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No connection, no file, no signal, no log; a user's own CodeCarbon settings change nothing."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".codecarbon.config").write_text("[codecarbon]\nsave_to_file = true\npue = 2\n")
+    monkeypatch.chdir(home)
+    hostile = {
+        "HOME": str(home),
+        "CODECARBON_SAVE_TO_API": "true",
+        "CODECARBON_EMISSIONS_ENDPOINT": "http://127.0.0.1:9/",
+        "CODECARBON_ELECTRICITYMAPS_API_TOKEN": "secret",
+        "CODECARBON_CO2_SIGNAL_API_TOKEN": "secret",
+        "CODECARBON_GPU_IDS": "0",
+        "CODECARBON_LOG_LEVEL": "debug",
+        "CODECARBON_ALLOW_MULTIPLE_RUNS": "false",
+    }
+    with Child(UNSEEN, {**steady.env, **hostile}) as child:
+        measured, same_handlers, touched = child.hear()
+        assert child.end() == 0
+        assert "codecarbon" not in child.errors
+    assert (same_handlers, touched) == (True, [])
+    assert [path.name for path in home.iterdir()] == [".codecarbon.config"]
+    assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.1)
+    assert (measured["per_gpu_j"], measured["scope"], measured["codes"]) == (None, "gpu", ["short_window"])
+    # Germany's grid: some hundred grams for each kWh of all that CodeCarbon counts, CPU and memory included.
+    assert 0.05 <= measured["grams"] <= 1
+
+
+def test_without_a_country_joules_and_no_grams(steady: FakeDriver) -> None:
+    """It says so; one GPU's joules are its own; a country that is none is an error."""
+    program = """
+tell([window(eb.CodeCarbonBackend(gpu_indices=[1]), 0.5), failure(eb.CodeCarbonBackend("DE").check)])
+"""
+    measured, refused = ask(program, steady.env)
+    assert measured["grams"] is None
+    assert "emissions_unavailable" in measured["codes"]
+    assert measured["per_gpu_j"] == {"1": measured["total_j"]}
+    assert refused == "CodeCarbon knows no country 'DE'; give ISO 3166 alpha-3, as DEU"
+
+
+def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:
+    """CPU and memory, with that scope; the same where GPUs are hidden."""
+    program = "tell(window(eb.CodeCarbonBackend(), 1.0))"
+    hidden = ask(program, {**steady.env, "CUDA_VISIBLE_DEVICES": ""})
+    steady.unload()
+    for measured in (hidden, ask(program, steady.env)):
+        assert (measured["scope"], measured["per_gpu_j"], measured["backend"]) == ("node", None, "codecarbon")
+        assert 0 < measured["total_j"] < 400
+
+
+def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None:
+    """Without nvidia-smi it counts 0 J in silence: here that is no joules, and a warning with the reason."""
+    measured = ask("tell(window(eb.CodeCarbonBackend(), 0.5))", steady.env_without_nvidia_smi)
+    assert (measured["total_j"], measured["coverage"], measured["grams"]) == (None, 0, None)
+    said = dict(zip(measured["codes"], measured["messages"], strict=True))
+    assert "nvidia-smi --help" in said["energy_unavailable"]
+
+
+def test_a_gpu_that_is_lost_before_or_after_the_start_is_told(steady: FakeDriver) -> None:
+    """CodeCarbon swallows its errors: at the start that is ConfigError, at the end no joules."""
+    program = """
+backend = eb.CodeCarbonBackend(gpu_indices=[0])
+tracker = backend.start_tracking()
+tell("begun")
+input()
+tell([shown(backend.stop_tracking(tracker)), failure(eb.CodeCarbonBackend(gpu_indices=[0]).check)])
+"""
+    with Child(program, steady.env) as child:
+        child.hear()
+        steady.gpus[0].lost = True
+        child.go_on()
+        measured, refused = child.hear()
+    assert measured["total_j"] is None
+    assert {"gpu_lost", "energy_unavailable"} <= set(measured["codes"])
+    assert refused.startswith("GPU 0 cannot be opened: NVML_ERROR_GPU_IS_LOST")
+
+
+def test_a_gpu_beside_it_that_is_lost_stops_codecarbon(steady: FakeDriver) -> None:
+    """It opens every GPU of the node, whichever it is to measure."""
+    steady.gpus[1].lost = True
+    said = ask("tell(failure(eb.CodeCarbonBackend(gpu_indices=[0]).check))", steady.env)
+    assert said.startswith("CodeCarbon does not start")
+
+
+def test_gpu_joules_are_the_true_ones(long_window: tuple[FakeDriver, Child]) -> None:
+    """Within 5 % over 20 s, which CodeCarbon's own period of 15 s does not divide."""
+    driver, child = long_window
+    measured = child.hear()
+    exact = sum(driver.exact_joules(gpu, measured["start"], measured["end"]) for gpu in range(2))
+    assert measured["total_j"] == pytest.approx(exact, rel=0.05)
+    assert measured["coverage"] == 1
+    assert measured["codes"] == ["emissions_unavailable"]

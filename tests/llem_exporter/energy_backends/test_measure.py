@@ -1,0 +1,94 @@
+"""measure(): a with-block's energy, or why there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.energy_backends.child import ask, site_without
+
+
+def test_a_block_is_measured_by_what_works(steady: FakeDriver) -> None:
+    """Zeus here, each visible GPU; the object is filled in when the block ends."""
+    program = """
+with measure() as measured:
+    before = measured.measurement
+    time.sleep(0.3)
+tell([before, shown(measured.measurement), measured.duration_sec, [w.code for w in measured.warnings],
+      [[c.backend, c.usable] for c in measured.considered]])
+"""
+    before, measured, duration, codes, considered = ask(program, steady.env)
+    assert before is None
+    assert (measured["backend"], measured["per_gpu_j"].keys()) == ("zeus", {"0", "1"})
+    assert 0.3 <= duration <= measured["duration"]
+    assert codes == measured["codes"] == ["short_window"]
+    assert considered == [["zeus", True]]
+
+
+def test_a_block_that_fails_is_measured_too(steady: FakeDriver) -> None:
+    """Its own exception comes out, also where the measurement fails at its end."""
+    program = """
+told = []
+for backend in (eb.NVMLBackend(1), eb.ZeusBackend([1])):
+    try:
+        with measure(backend) as measured:
+            time.sleep(0.3)
+            raise ValueError("mine")
+    except ValueError as exc:
+        told.append([str(exc), shown(measured.measurement)["total_j"] / measured.measurement.duration_sec])
+
+class Failing(eb.NVMLBackend):
+    def stop_tracking(self, tracker):
+        raise eb.ConfigError("gone")
+
+try:
+    with measure(Failing()) as measured:
+        raise ValueError("mine")
+except ValueError as exc:
+    told.append([str(exc), measured.measurement, measured.warnings[0].message, measured.duration_sec > 0])
+tell(told)
+"""
+    *of_backends, failing = ask(program, steady.env)
+    assert of_backends == [["mine", pytest.approx(300, rel=0.1)]] * 2
+    assert failing == ["mine", None, "no joules: nvml: gone", True]
+
+
+def test_where_nothing_works_the_block_runs_and_is_timed(steady: FakeDriver, tmp_path: Path) -> None:
+    """No measurement, and the whole chain of reasons."""
+    steady.unload()
+    program = """
+with measure() as measured:
+    time.sleep(0.1)
+tell([measured.measurement, measured.duration_sec, [[w.code, w.message] for w in measured.warnings],
+      [c.backend for c in measured.considered]])
+"""
+    measurement, duration, warnings, considered = ask(
+        program, steady.env, site_without(tmp_path, "zeus", "codecarbon")
+    )
+    assert measurement is None
+    assert duration >= 0.1
+    [[code, message]] = warnings
+    assert code == "energy_unavailable"
+    for part in (
+        "zeus: zeus is not installed",
+        "nvml: NVML cannot be opened",
+        "codecarbon: codecarbon is not",
+    ):
+        assert part in message
+    assert considered == ["zeus", "nvml", "codecarbon"]
+
+
+def test_off_is_silent_and_a_name_must_work(steady: FakeDriver) -> None:
+    """None times the block only; a backend that cannot work raises before the block runs."""
+    program = """
+ran = []
+def refused():
+    with measure("nvml", gpu_indices=[5]):
+        ran.append(1)
+with measure(None) as off:
+    pass
+tell([off.measurement, off.warnings, off.duration_sec >= 0, failure(refused), ran])
+"""
+    measurement, warnings, timed, refusal, ran = ask(program, steady.env)
+    assert (measurement, warnings, timed, ran) == (None, [], True, [])
+    assert refusal == "backend nvml cannot measure here: no GPU 5 here; NVML counts 2, from 0"

@@ -1,0 +1,176 @@
+"""PowerThermalSampler on the fake driver, and the polling under it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import astuple
+from itertools import pairwise
+from pathlib import Path
+
+import pynvml
+import pytest
+
+from llem_core.errors import ConfigError, DeviceError, DeviceLostError
+from llem_exporter.devices import DeviceInfo, Status
+from llem_exporter.polling import Poller, Reading
+from llem_exporter.power_thermal import PowerThermalSampler
+from tests.fake_nvml import FakeDriver
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[FakeDriver]:
+    """A driver for this process's pynvml: two GPUs at 100 W."""
+    with FakeDriver(tmp_path, gpus=2, low_watts=100.0, high_watts=100.0, sine_watts=0.0) as driver:
+        driver.load_into_this_process()
+        yield driver
+        with suppress(pynvml.NVMLError):
+            while True:
+                pynvml.nvmlShutdown()
+
+
+def test_samples_say_what_the_gpu_says(loaded: FakeDriver) -> None:
+    """Each 100 ms and at both ends, in the units that their names have."""
+    gpu = loaded.gpus[1]
+    gpu.temperature_celsius, gpu.utilization_percent = 61, 87
+    gpu.memory_used_bytes, gpu.memory_total_bytes, gpu.memory_reserved_bytes = 30 << 30, 80 << 30, 0
+    gpu.throttle_reasons = 0x020 | 0x004
+    before = time.time()
+    with PowerThermalSampler(device_index=1) as sampler:
+        time.sleep(0.55)
+    after = time.time()
+    samples = sampler.get_samples()
+    assert len(samples) == 7
+    assert before <= samples[0].timestamp <= before + 0.1
+    assert after - 0.1 <= samples[-1].timestamp <= after
+    steps = [second.timestamp - first.timestamp for first, second in pairwise(samples)]
+    assert steps[1:-1] == pytest.approx([0.1] * 4, abs=0.05)
+    first = samples[0]
+    assert (first.power_w, first.temperature_c, first.sm_utilisation) == (100.0, 61, 87)
+    assert (first.memory_used_mb, first.memory_total_mb) == (30 * 1024, 80 * 1024)
+    assert (first.thermal_throttle, first.throttle_reasons) == (True, ("sw_power_cap", "sw_thermal"))
+    assert sampler.get_power_samples() == [100.0] * 7
+
+
+def test_what_cannot_be_read_is_none(loaded: FakeDriver) -> None:
+    """Each field for itself; a sampler can begin anew."""
+    gpu = loaded.gpus[0]
+    sampler = PowerThermalSampler(sample_interval_ms=20)
+    gpu.throttle_reasons = 0x004
+    sampler.start()
+    sampler.start()
+    gpu.lost = True
+    time.sleep(0.1)
+    sampler.stop()
+    sampler.stop()
+    first, *_, last = sampler.get_samples()
+    assert (first.power_w, first.thermal_throttle) == (100.0, False)
+    assert first.throttle_reasons == ("sw_power_cap",)
+    assert set(astuple(last)[1:]) == {None}
+    assert sampler.get_power_samples() == [100.0] * (len(sampler.get_samples()) - 2)
+    with pytest.raises(ConfigError, match="GPU 0 cannot be opened: NVML_ERROR_GPU_IS_LOST"):
+        sampler.start()
+    gpu.lost = False
+    with sampler:
+        pass
+    assert sampler.get_power_samples() == [100.0, 100.0]
+
+
+class ScriptedDevice:
+    """A GPU whose readings are done by the test."""
+
+    info = DeviceInfo(0, "GPU-0", "scripted")
+
+    def __init__(self) -> None:
+        self.fails: DeviceError | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+        self.watts = 100.0
+        self.reads = self.statuses = self.reopened = 0
+
+    def read_watts(self, unix_ms: int) -> float:
+        del unix_ms
+        self.reads += 1
+        self.answers.wait()
+        if self.fails:
+            raise self.fails
+        return self.watts
+
+    def read_status(self) -> Status:
+        self.statuses += 1
+        return Status()
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+
+def polled(device: ScriptedDevice, interval_s: float = 0.01) -> tuple[Poller, list[Reading]]:
+    readings: list[Reading] = []
+    poller = Poller(device, interval_s, readings.append)
+    poller.start()
+    return poller, readings
+
+
+def test_it_waits_to_be_released_and_reads_once_more_at_the_end() -> None:
+    """Several GPUs can so begin as one; what is slow to read is read at the ends and once a second."""
+    device = ScriptedDevice()
+    poller, readings = polled(device)
+    assert poller.began(5)
+    time.sleep(0.05)
+    assert len(readings) == 1
+    poller.release()
+    time.sleep(0.1)
+    stopped_s = time.monotonic()
+    poller.stop()
+    assert poller.ended(5)
+    assert readings[-1].start_s >= stopped_s
+    assert 3 <= len(readings) <= 13
+    assert device.statuses == 2
+
+
+def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:
+    """Nobody waits longer than its patience, and the reading comes when the driver lets go."""
+    device = ScriptedDevice()
+    device.answers.clear()
+    poller, readings = polled(device)
+    assert not poller.began(0.05)
+    poller.release()
+    poller.stop()
+    assert not poller.ended(0.05)
+    assert readings == []
+    device.answers.set()
+    assert poller.ended(5)
+    assert [reading.watts for reading in readings] == [100.0, 100.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_an_absurd_value_is_no_sample(value: float) -> None:
+    """It has an error's name in place of watts."""
+    device = ScriptedDevice()
+    device.watts = value
+    poller, readings = polled(device)
+    poller.stop()
+    assert poller.ended(5)
+    assert {(reading.watts, reading.error) for reading in readings} == {(None, "NOT_A_SAMPLE")}
+
+
+def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
+    """Other errors are asked again at every tick."""
+    device = ScriptedDevice()
+    device.fails = DeviceError("busy", "NVML_ERROR_TIMEOUT")
+    poller, readings = polled(device)
+    poller.release()
+    time.sleep(0.1)
+    assert device.reads >= 3
+    device.fails = DeviceLostError("gone", "NVML_ERROR_GPU_IS_LOST")
+    time.sleep(0.1)
+    reads = device.reads
+    time.sleep(0.1)
+    assert (device.reads, device.reopened) == (reads, 0)
+    device.fails = None
+    time.sleep(1.0)
+    poller.stop()
+    assert poller.ended(5)
+    assert device.reopened == 1
+    assert [reading.error for reading in readings if reading.lost] == ["NVML_ERROR_GPU_IS_LOST"]
+    assert readings[-1].watts == 100.0
