@@ -178,7 +178,32 @@ NVML_CALL: Final = MetricSpec(
     "llem_nvml_call_seconds", "Time of each NVML call for power.", Kind.HISTOGRAM, (), "seconds"
 )
 HISTORY_HELD: Final = MetricSpec(
-    "llem_history_held_samples", "Power samples that /history holds, over all GPUs.", Kind.GAUGE
+    "llem_history_held_samples",
+    "Readings that /history holds, over all GPUs; each is watts, joules or both.",
+    Kind.GAUGE,
+)
+HISTORY_SCRAPERS: Final = MetricSpec(
+    "llem_history_scrapers", "Scrapers of /history that are known by their ID.", Kind.GAUGE
+)
+HISTORY_OFFERED: Final = MetricSpec(
+    "llem_history_offered_samples_total",
+    "Readings that answers to scrapers of /history carried, repeated ones included.",
+    Kind.COUNTER,
+)
+HISTORY_CONFIRMED: Final = MetricSpec(
+    "llem_history_confirmed_samples_total",
+    "Readings whose answer was read to its end, or that were offered twice.",
+    Kind.COUNTER,
+)
+HISTORY_EVICTED: Final = MetricSpec(
+    "llem_history_evicted_samples_total",
+    "Readings that went out of the history before a known scraper had them.",
+    Kind.COUNTER,
+)
+HISTORY_CONFLICTS: Final = MetricSpec(
+    "llem_history_conflicts_total",
+    "Requests refused because another address uses the same scraper ID.",
+    Kind.COUNTER,
 )
 CLOCK_STEPS: Final = MetricSpec(
     "llem_clock_steps_total", "Times that the wall clock was set, forward or back.", Kind.COUNTER
@@ -228,6 +253,11 @@ METRICS_PAGE: Final = (
     SAMPLER_LATENESS,
     NVML_CALL,
     HISTORY_HELD,
+    HISTORY_SCRAPERS,
+    HISTORY_OFFERED,
+    HISTORY_CONFIRMED,
+    HISTORY_EVICTED,
+    HISTORY_CONFLICTS,
     CLOCK_STEPS,
     BUILD_INFO,
 )

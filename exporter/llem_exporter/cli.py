@@ -101,6 +101,12 @@ class ListenAddress(click.ParamType[tuple[str | None, int]]):
     default="15m",
     help="How long /history keeps samples, at most 55m: Prometheus takes none older than an hour.",
 )
+@click.option(
+    "--history.max-samples",
+    "history_max_samples",
+    type=click.IntRange(min=1),
+    help="Most samples in one answer to a scraper.  [default: three scrape intervals' worth]",
+)
 @click.option("--replay", help="Play a trace in place of GPUs: a CSV file, or 'demo'.")
 @click.option(
     "--log.level",
@@ -117,6 +123,7 @@ def main(
     collector_codecarbon: bool,
     codecarbon_country_iso_code: str | None,
     history_retention: int,
+    history_max_samples: int | None,
     replay: str | None,
     log_level: str,
 ) -> None:
@@ -139,6 +146,7 @@ def main(
         port=port,
         interval_ms=sample_interval,
         retention_ms=history_retention,
+        max_samples=history_max_samples,
         gpus=tuple(name.strip() for name in gpus.split(",") if name.strip()),
         use_zeus=collector_zeus,
         use_codecarbon=collector_codecarbon,

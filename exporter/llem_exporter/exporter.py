@@ -15,6 +15,8 @@ from llem_exporter.carbon import Carbon
 from llem_exporter.collector import LedgerCollector, new_registry
 from llem_exporter.devices import Device, EnergyCounter
 from llem_exporter.energy_backends import nvml_device, zeus
+from llem_exporter.handover import Handover
+from llem_exporter.history_page import HistoryPage
 from llem_exporter.sampler import Sampler
 from llem_exporter.server import Pages, serve
 from llem_exporter.ticks import WallClock
@@ -35,6 +37,7 @@ class Settings:
     port: int = 9955
     interval_ms: int = 100
     retention_ms: int = 900_000
+    max_samples: int | None = None
     gpus: tuple[str, ...] = ()
     use_zeus: bool = True
     use_codecarbon: bool = True
@@ -57,14 +60,11 @@ def run(settings: Settings) -> None:
     )
     candidates = _candidates(devices)
     carbon = _carbon(settings, devices, candidates)
-    registry.register(
-        LedgerCollector(
-            sampler,
-            "replay" if settings.replay else "nvml",
-            candidates,
-            [carbon.add_to] if carbon else [],
-        )
-    )
+    ledgers = [gpu.ledger for gpu in sampler.gpus]
+    handover = Handover(ledgers, clock.now_ms(), settings.retention_ms / 1000, clock.monotonic_s)
+    others = [handover.add_to, *([carbon.add_to] if carbon else [])]
+    source = "replay" if settings.replay else "nvml"
+    registry.register(LedgerCollector(sampler, source, candidates, others))
     sampler.start()
     if carbon:
         carbon.start()
@@ -79,7 +79,8 @@ def run(settings: Settings) -> None:
             _log.warning("the wall clock was set by %+.3f s", step_s)
 
     try:
-        asyncio.run(serve(Pages(sampler, registry).application(), settings.host, settings.port, watch_clock))
+        pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
+        asyncio.run(serve(pages.application(), settings.host, settings.port, watch_clock))
     finally:
         sampler.stop()
         if carbon:

@@ -38,11 +38,24 @@ class Ring:
         self._joules[slot] = nan if joules is None else joules
         self._written += 1
 
+    @property
+    def oldest_number(self) -> int:
+        """Samples are numbered from 0; this one is the oldest that is held."""
+        return self._written - len(self)
+
+    def number_after(self, unix_ms: int) -> int:
+        """The number of the first sample after a time, be it held or yet to come."""
+        held = range(self.oldest_number, self._written)
+        return held.start + bisect_right(held, unix_ms, key=self._time_ms)
+
+    def nth_ms(self, after_ms: int, count: int) -> int | None:
+        """The time of the `count`th sample after a time; None where there are fewer."""
+        number = self.number_after(after_ms) + count - 1
+        return self._time_ms(number) if number < self._written else None
+
     def copy(self, after_ms: int, before_ms: int) -> Trace:
         """The samples with after_ms < time < before_ms."""
-        held = range(self._written - len(self), self._written)
-        first = held.start + bisect_right(held, after_ms, key=self._time_ms)
-        end = held.start + bisect_right(held, before_ms - 1, key=self._time_ms)
+        first, end = self.number_after(after_ms), self.number_after(before_ms - 1)
         return Trace(
             self._cut(self._times_ms, first, end),
             self._cut(self._watts, first, end),

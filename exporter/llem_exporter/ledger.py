@@ -139,6 +139,21 @@ class GpuLedger:
             self._settle(before_ms)
             return self._ring.copy(after_ms, before_ms)
 
+    def nth_ms(self, after_ms: int, count: int) -> int | None:
+        """The time of the `count`th sample of the history after a time; None where there are fewer."""
+        with self._lock:
+            return self._ring.nth_ms(after_ms, count)
+
+    def number_after(self, unix_ms: int) -> int:
+        """The number, from 0, of the first sample of the history after a time, be it held or to come."""
+        with self._lock:
+            return self._ring.number_after(unix_ms)
+
+    @property
+    def oldest_number(self) -> int:
+        with self._lock:
+            return self._ring.oldest_number
+
     @property
     def held_samples(self) -> int:
         return len(self._ring)

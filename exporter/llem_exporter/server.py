@@ -5,10 +5,8 @@ import gzip
 import logging
 import os
 import signal
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from aiohttp import web
@@ -16,10 +14,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from llem_core.errors import ConfigError
-from llem_exporter import landing, trace_page
-from llem_exporter.collector import HistoryCollector
-from llem_exporter.devices import DeviceInfo
-from llem_exporter.history import Trace
+from llem_exporter import landing
+from llem_exporter.history_page import GZIP_LEVEL, HistoryPage
 from llem_exporter.sampler import Sampler
 
 KEEPALIVE_SECONDS: Final = 300.0
@@ -28,14 +24,6 @@ KEEPALIVE_SECONDS: Final = 300.0
 SHUTDOWN_SECONDS: Final = 0.5
 """For requests in progress; a client that does not read is waited for twice as long."""
 MAX_HEADER_BYTES: Final = 8190
-GZIP_LEVEL: Final = 1
-GZIP_WINDOW_BITS: Final = 31  # zlib's way to ask for a gzip header
-MAX_UNIX_SECONDS: Final = 10**11
-
-_SINCE_HELP: Final = (
-    "/history needs ?since=UNIX_SECONDS, as in /history?since=1795507546.3: "
-    "it answers with every sample after that time\n"
-)
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +31,8 @@ _log = logging.getLogger(__name__)
 class Pages:
     """The handlers; one instance serves one sampler."""
 
-    def __init__(self, sampler: Sampler, registry: CollectorRegistry) -> None:
-        self._sampler, self._registry = sampler, registry
-        self._beside_traces = HistoryCollector(sampler)
+    def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: HistoryPage) -> None:
+        self._sampler, self._registry, self._history = sampler, registry, history
 
     def application(self) -> web.Application:
         """All routes; each GET answers HEAD as well."""
@@ -54,7 +41,7 @@ class Pages:
             [
                 web.get("/", self._landing),
                 web.get("/metrics", self._metrics),
-                web.get("/history", self._history),
+                web.get("/history", self._history.answer),
                 web.get("/-/healthy", self._healthy),
                 web.get("/-/ready", self._ready),
             ]
@@ -82,63 +69,6 @@ class Pages:
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, GZIP_LEVEL)
         return web.Response(body=body, headers=headers)
-
-    async def _history(self, request: web.Request) -> web.StreamResponse:
-        try:
-            since_ms = parse_since(request.query.get("since"))
-        except ValueError as exc:
-            return web.Response(status=400, text=str(exc))
-        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
-        response = web.StreamResponse(headers={"Content-Type": content_type})
-        if gzip_accepted(request.headers.get("Accept-Encoding", "")):
-            response.headers["Content-Encoding"] = "gzip"
-        traces = self._traces(since_ms)
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        compressor = _Compressor(gzipped="Content-Encoding" in response.headers)
-        openmetrics = content_type.startswith("application/openmetrics-text")
-        for text in trace_page.slices(traces, openmetrics):
-            if data := compressor.add(text.encode()):
-                await response.write(data)
-            await asyncio.sleep(0)
-        await response.write(compressor.add(encoder(self._beside_traces)) + compressor.end())
-        return response
-
-    def _traces(self, since_ms: int) -> list[tuple[DeviceInfo, Trace]]:
-        """What is settled of every GPU's history: whole ticks, to which nothing will be added."""
-        sampler = self._sampler
-        now_ms = sampler.clock.now_ms()
-        after_ms = max(since_ms, now_ms - sampler.retention_ms)
-        before_ms = sampler.settled_ms(now_ms)
-        return [(gpu.device.info, gpu.ledger.trace(after_ms, before_ms)) for gpu in sampler.gpus]
-
-
-class _Compressor:
-    """One gzip stream over all that is added, or everything as it is."""
-
-    def __init__(self, *, gzipped: bool) -> None:
-        self._stream = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW_BITS) if gzipped else None
-
-    def add(self, data: bytes) -> bytes:
-        """The bytes that are ready to send, often none."""
-        return data if self._stream is None else self._stream.compress(data)
-
-    def end(self) -> bytes:
-        return b"" if self._stream is None else self._stream.flush()
-
-
-def parse_since(text: str | None) -> int:
-    """Whole unix milliseconds, rounded down. Raises ValueError, which says what to write instead."""
-    if text is None:
-        raise ValueError(_SINCE_HELP)
-    try:
-        since_s = Decimal(text)
-    except InvalidOperation:
-        since_s = Decimal("nan")
-    if not (since_s.is_finite() and 0 <= since_s < MAX_UNIX_SECONDS):
-        raise ValueError(f"since must be unix seconds, as 1795507546.3, not {text[:40]!r}\n")
-    return int(since_s * 1000)
 
 
 async def serve(
