@@ -26,14 +26,18 @@ BITE_INTERVALS: Final = 3
 """A backlog goes out in bites of this many scrape intervals, over the next scrapes."""
 
 _LOSES_SAMPLES: Final = re.compile(
-    r"Prometheus/2\.(52\.0|53\.[0-2]|54\.0)\b|otel|OpenTelemetry", re.IGNORECASE
+    r"Prometheus/(2\.(52\.0|53\.[0-2]|54\.0)\b|$)|\botel|OpenTelemetry", re.IGNORECASE
 )
-"""User agents that keep one sample of a series a scrape. Source: prometheus/prometheus#14685."""
+"""User agents that keep one sample of a series a scrape. Source: prometheus/prometheus#14685.
+
+The OpenTelemetry receiver calls itself by its collector's command, as otelcol-contrib/0.140.0; before
+v0.78, Prometheus/ without a version. Source: open-telemetry/opentelemetry-collector-contrib#21914.
+"""
 
 _LOSES_TEXT: Final = (
     "this scraper keeps one sample of each series a scrape and loses the others "
-    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; the OpenTelemetry receiver: scrape /metrics); "
-    "params: {force: ['1']} answers all the same\n"
+    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; the OpenTelemetry receiver, which this is, too, "
+    "if it says Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
 )
 _HELP: Final = """\
 /history needs to know who asks. In a scrape config, an ID of this Prometheus' own:
@@ -85,7 +89,7 @@ class HistoryPage:
             for text in trace_page.slices(traces, openmetrics):
                 if data := compressor.add(text.encode()):
                     await response.write(data)
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._sampler.pause_s())
             await response.write(compressor.add(encoder(self._beside_traces)) + compressor.end())
         return response
 
@@ -125,8 +129,8 @@ class HistoryPage:
             (gpu.device.info, gpu.ledger.trace(share.after_ms, share.before_ms)) for gpu in self._sampler.gpus
         ]
         if share.scraper is not None:
-            readings = sum(len(trace.times_ms) for _, trace in traces)
-            self._handover.offer(share.scraper, share.before_ms - 1, readings)
+            carried = [range(trace.first, trace.first + len(trace.times_ms)) for _, trace in traces]
+            self._handover.offer(share.scraper, share.before_ms - 1, carried)
         return traces
 
 

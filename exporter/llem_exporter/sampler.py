@@ -16,6 +16,10 @@ from llem_exporter.ticks import Tick, Ticker, WallClock
 ON_TICK_SECONDS: Final = 0.002
 """A read this close to its tick counts as on it."""
 
+BEFORE_TICK_SECONDS: Final = 0.001
+AFTER_TICK_SECONDS: Final = 0.003
+"""Nothing long runs in this process from so long before a tick until so long after it."""
+
 STATUS_MS: Final = 1000
 RETRY_SECONDS: Final = 1.0
 
@@ -216,6 +220,18 @@ class Sampler:
     def ready(self) -> bool:
         """Whether each GPU was asked once."""
         return all(gpu.done_ticks > 0 for gpu in self.gpus)
+
+    def pause_s(self) -> float:
+        """How long to leave the interpreter to the GPUs' threads [s]: 0 but shortly before and after a tick.
+
+        A renderer that loses its core while it holds the interpreter's lock holds up all of them.
+        """
+        clock, interval_s = self.clock, self.interval_ms / 1000
+        since_tick_s = (clock.monotonic_s() + clock.mapping.offset_s) % interval_s
+        if since_tick_s < AFTER_TICK_SECONDS:
+            return AFTER_TICK_SECONDS - since_tick_s
+        to_tick_s = interval_s - since_tick_s
+        return to_tick_s + AFTER_TICK_SECONDS if to_tick_s < BEFORE_TICK_SECONDS else 0.0
 
     def settled_ms(self, now_ms: int) -> int:
         """The tick from which on samples may still come; all of earlier time are in.

@@ -2,7 +2,7 @@
 
 python tests/bench/bench_exporter.py [--seconds 30] [--gpus 8]
 
-- The exporter is one process. CPU is its CLOCK_PROCESS_CPUTIME_ID in % of one core; PSS is smaps_rollup's.
+- CPU is CLOCK_PROCESS_CPUTIME_ID in % of one core, PSS smaps_rollup's; both over all of its processes.
 - Calls are counted by the fake driver: those for power and energy, for each GPU and tick.
 - Lateness is llem_sampler_lateness_seconds: of each percentile the bucket that it lies in. Beside it, the p99
   of an idle thread of the bench on the same grid in the same while: the machine's own part in it.
@@ -22,10 +22,10 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -82,22 +82,67 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of a process over a while: % of a core, and MB at its end."""
+    """Of a process and all that it started, over a while: % of a core, and MB at its end."""
 
     cpu_percent: float
     pss_mb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """An exporter to measure, and the targets of its cost."""
+
+    name: str
+    zeus: bool
+    codecarbon: bool
+    cpu_percent: float
+    pss_mb: float
+
+    @property
+    def args(self) -> list[str]:
+        return [
+            "--collector.zeus" if self.zeus else "--no-collector.zeus",
+            "--collector.codecarbon" if self.codecarbon else "--no-collector.codecarbon",
+        ]
+
+
+NVML_ONLY = Setup("NVML only", zeus=False, codecarbon=False, cpu_percent=1, pss_mb=60)
+WITH_ZEUS = Setup("with zeus", zeus=True, codecarbon=False, cpu_percent=2, pss_mb=250)
+WITH_ALL = Setup("zeus, CodeCarbon", zeus=True, codecarbon=True, cpu_percent=2, pss_mb=250)
+
+
 @contextmanager
-def cost_of(pid: int, costs: list[Cost]) -> Iterator[None]:
-    """Append what the process cost while the block ran."""
-    clock = (~pid << 3) | 2  # clock_getcpuclockid(3)
-    before_s, started_s = time.clock_gettime(clock), time.monotonic()
+def cost_of(leader: int, costs: list[Cost]) -> Iterator[None]:
+    """Append what the processes of this process group cost while the block ran."""
+    before_s, started_s = cpu_s(leader), time.monotonic()
     yield
-    used_s, passed_s = time.clock_gettime(clock) - before_s, time.monotonic() - started_s
+    used_s, passed_s = cpu_s(leader) - before_s, time.monotonic() - started_s
+    costs.append(Cost(100 * used_s / passed_s, sum(pss_mb(pid) for pid in group(leader))))
+
+
+def group(leader: int) -> list[int]:
+    """The processes of a process group."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [pid for pid in pids if group_of(pid) == leader]
+
+
+def group_of(pid: int) -> int | None:
+    """Its process group; None for a process that has ended meanwhile."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def cpu_s(leader: int) -> float:
+    """CPU seconds of a process group so far. Source: clock_getcpuclockid(3)."""
+    return sum(time.clock_gettime((~pid << 3) | 2) for pid in group(leader))
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size: memory shared with others counts by its share."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    pss_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    costs.append(Cost(100 * used_s / passed_s, pss_kb / 1024))
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def lateness(before: MetricsPage, after: MetricsPage) -> tuple[float, float, float]:
@@ -176,66 +221,71 @@ class Puller:
             self.pulls_s.append(time.monotonic() - started_s)
 
 
-def bench_exporter(driver: FakeDriver, seconds: float, zeus: bool) -> Iterator[Row]:
-    """Cost, calls and lateness, idle and while 15 min are pulled."""
-    option = "--collector.zeus" if zeus else "--no-collector.zeus"
-    name, cpu_limit, pss_limit = ("with zeus", 2, 250) if zeus else ("NVML only", 1, 60)
-    for pulled in (False, True):
-        kind = PrefilledExporter if pulled else Exporter
-        with kind(env=driver.env, args=[option]) as exporter:
-            settle(exporter, len(driver.gpus) if zeus else 0)
-            costs: list[Cost] = []
-            before, calls = scrape(exporter), driver.calls()
-            with ExitStack() as stack:
-                stack.enter_context(cost_of(exporter.pid, costs))
-                sleeper = stack.enter_context(Sleeper())
-                puller = stack.enter_context(Puller(exporter.port)) if pulled else None
-                time.sleep(seconds)
-            after, more = scrape(exporter), driver.calls()
-            ticks = (after.value(f"{LATENESS}_count") - before.value(f"{LATENESS}_count")) / len(calls)
-        where = f"{name}, {'15 min pulled' if pulled else 'idle'}"
-        p50_ms, p99_ms, max_ms = lateness(before, after)
-        figure = f"p50 <= {p50_ms:g}, p99 <= {p99_ms:g}, max <= {max_ms:g} (machine {sleeper.p99_ms:.1f})"
-        limit_ms = 5 if pulled else 2
-        yield Row(f"{where}: lateness [ms]", figure, f"p99 <= {limit_ms} ms", p99_ms <= limit_ms)
-        cost = costs[0]
-        if puller:
-            yield Row(f"{where}: CPU, PSS", f"{cost.cpu_percent:.0f} %, {cost.pss_mb:.1f} MB")
-            pull_s = sorted(puller.pulls_s)[len(puller.pulls_s) // 2]
-            rate = puller.lines / pull_s
-            yield Row(
-                f"{where}: /history, {puller.lines} lines a pull",
-                f"{rate / 1e6:.2f} M lines/s",
-                ">= 1 M lines/s",
-                rate >= 1e6,
-            )
-            continue
-        cpu_met, pss_met = cost.cpu_percent <= cpu_limit, cost.pss_mb <= pss_limit
-        yield Row(f"{where}: CPU", f"{cost.cpu_percent:.2f} %", f"<= {cpu_limit} % of a core", cpu_met)
-        yield Row(f"{where}: PSS", f"{cost.pss_mb:.1f} MB", f"<= {pss_limit} MB", pss_met)
-        power = max(
-            new.fields + new.power - old.fields - old.power for old, new in zip(calls, more, strict=True)
-        )
-        energy = max(new.energy - old.energy for old, new in zip(calls, more, strict=True))
-        per_tick = (power + energy) / ticks
-        yield Row(
-            f"{where}: NVML calls per GPU and tick", f"{per_tick:.2f}", f"{1 + zeus}", per_tick < 1.1 + zeus
-        )
+def bench_idle(driver: FakeDriver, seconds: float, setup: Setup) -> Iterator[Row]:
+    """Lateness, cost and calls of the exporter as it is."""
+    costs: list[Cost] = []
+    with Exporter(env=driver.env, args=setup.args) as exporter:
+        settle(exporter, setup, len(driver.gpus))
+        before, calls = scrape(exporter), driver.calls()
+        with cost_of(exporter.pid, costs), Sleeper() as sleeper:
+            time.sleep(seconds)
+        after, more = scrape(exporter), driver.calls()
+    name, cost = f"{setup.name}, idle", costs[0]
+    yield lateness_row(name, before, after, sleeper, 2)
+    cpu_met, pss_met = cost.cpu_percent <= setup.cpu_percent, cost.pss_mb <= setup.pss_mb
+    yield Row(f"{name}: CPU", f"{cost.cpu_percent:.2f} %", f"<= {setup.cpu_percent} % of a core", cpu_met)
+    yield Row(f"{name}: PSS", f"{cost.pss_mb:.1f} MB", f"<= {setup.pss_mb} MB", pss_met)
+    ticks = (after.value(f"{LATENESS}_count") - before.value(f"{LATENESS}_count")) / len(calls)
+    risen = [
+        new.fields + new.power + new.energy - old.fields - old.power - old.energy
+        for old, new in zip(calls, more, strict=True)
+    ]
+    per_tick, wanted = max(risen) / ticks, 1 + setup.zeus
+    yield Row(f"{name}: NVML calls per GPU and tick", f"{per_tick:.2f}", f"{wanted}", per_tick < wanted + 0.1)
 
 
-def settle(exporter: Exporter, zeus_counters: int) -> None:
+def bench_pulled(driver: FakeDriver, seconds: float, setup: Setup) -> Iterator[Row]:
+    """Lateness while 15 min of history are pulled, and how fast they come."""
+    costs: list[Cost] = []
+    with PrefilledExporter(env=driver.env, args=setup.args) as exporter:
+        settle(exporter, setup, len(driver.gpus))
+        before = scrape(exporter)
+        with cost_of(exporter.pid, costs), Sleeper() as sleeper, Puller(exporter.port) as puller:
+            time.sleep(seconds)
+        after = scrape(exporter)
+    name, cost = f"{setup.name}, 15 min pulled", costs[0]
+    yield lateness_row(name, before, after, sleeper, 5)
+    yield Row(f"{name}: CPU, PSS", f"{cost.cpu_percent:.0f} %, {cost.pss_mb:.1f} MB")
+    rate = puller.lines / median(puller.pulls_s)
+    what = f"{name}: /history, {puller.lines} lines a pull"
+    yield Row(what, f"{rate / 1e6:.2f} M lines/s", ">= 1 M lines/s", rate >= 1e6)
+
+
+def lateness_row(
+    name: str, before: MetricsPage, after: MetricsPage, sleeper: Sleeper, limit_ms: float
+) -> Row:
+    p50_ms, p99_ms, max_ms = lateness(before, after)
+    figure = f"p50 <= {p50_ms:g}, p99 <= {p99_ms:g}, max <= {max_ms:g} (machine {sleeper.p99_ms:.1f})"
+    return Row(f"{name}: lateness [ms]", figure, f"p99 <= {limit_ms:g} ms", p99_ms <= limit_ms)
+
+
+def settle(exporter: Exporter, setup: Setup, gpus: int) -> None:
     """Wait until everything that it does at the start is done."""
-    wait_until(
-        lambda: len(scrape(exporter).labels("llem_gpu_zeus_energy_joules_total")) == zeus_counters, "counters"
-    )
+
+    def done() -> bool:
+        page = scrape(exporter)
+        zeus = len(page.labels("llem_gpu_zeus_energy_joules_total")) == gpus * setup.zeus
+        return zeus and bool(page.labels("llem_codecarbon_energy_joules_total")) == setup.codecarbon
+
+    wait_until(done, "counters")
     time.sleep(2)
 
 
 def bench_metrics(driver: FakeDriver) -> Row:
     """/metrics over one kept connection, as Prometheus asks for it."""
     times_ms: list[float] = []
-    with Exporter(env=driver.env) as exporter:
-        settle(exporter, len(driver.gpus))
+    with Exporter(env=driver.env, args=WITH_ZEUS.args) as exporter:
+        settle(exporter, WITH_ZEUS, len(driver.gpus))
         connection = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=10)
         for _ in range(300):
             started_s = time.perf_counter()
@@ -263,7 +313,7 @@ def bench_peer(driver: FakeDriver, seconds: float, interval_s: float) -> Row:
 def bench_bare(driver: FakeDriver, seconds: float, how: str) -> Row:
     """The calls alone."""
     command = [sys.executable, __file__, f"--bare={how}"]
-    child = subprocess.Popen(command, env={**os.environ, **driver.env})
+    child = subprocess.Popen(command, env={**os.environ, **driver.env}, process_group=0)
     try:
         time.sleep(2)
         costs: list[Cost] = []
@@ -331,8 +381,11 @@ def main() -> None:
 
     print(f"{options.gpus} GPUs at 10 Hz, {seconds:g} s each, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as folder, FakeDriver(Path(folder), gpus=options.gpus) as driver:
-        for zeus in (False, True):
-            for row in bench_exporter(driver, seconds, zeus):
+        for setup in (NVML_ONLY, WITH_ZEUS, WITH_ALL):
+            for row in bench_idle(driver, seconds, setup):
+                show(row)
+        for setup in (NVML_ONLY, WITH_ZEUS):
+            for row in bench_pulled(driver, seconds, setup):
                 show(row)
         driver.gpu_count = 16
         show(bench_metrics(driver))

@@ -225,3 +225,14 @@ def failing(error: Exception) -> Callable[[int], float]:
 
 def failing_now(error: Exception) -> Callable[[], float]:
     return lambda: failing(error)(0)
+
+
+@pytest.mark.parametrize(
+    ("after_tick_ms", "pause_ms"), [(0, 3), (2, 1), (3.1, 0), (50, 0), (98.9, 0), (99.5, 3.5)]
+)
+def test_long_work_leaves_a_pause_around_each_tick(after_tick_ms: float, pause_ms: float) -> None:
+    """From 1 ms before a tick until 3 ms after it; at other times there is none."""
+    time = FakeTime(1_795_507_546.0 + after_tick_ms / 1000)
+    clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
+    sampler = Sampler([FormulaDevice(lambda _: 1.0)], clock, INTERVAL_MS, 60_000)
+    assert 1000 * sampler.pause_s() == pytest.approx(pause_ms, abs=0.01)
