@@ -1,13 +1,14 @@
 """What each backend measured of one GPU in one window, each by the best of its series."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from llem_core import energy, metrics
 from llem_core.backend import Backend
-from llem_integrator.joules import Counter, Integral, counted, trapezoid
+from llem_integrator.joules import Counter, Integral, counted, joined, trapezoid
 from llem_integrator.readings import GpuReadings, lag_ms
 from llem_integrator.series import Series, auto_max_gap_ms, follow
 from llem_integrator.sources import Selector
@@ -81,21 +82,56 @@ def _zeus(gpu: GpuReadings, window: Window, request: Request) -> Integral | None
 
 
 def _nvml(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
-    """The trace where it covers, else the exporter's counter; the scraped gauge only where neither exists."""
-    found: list[Integral] = []
-    if trace := gpu.trace(metrics.GPU_POWER_TRACE):
-        max_gap_ms = _trace_gap_ms(gpu, trace, request)
-        if max_gap_ms is not None:
-            found.append(trapezoid(trace.unix_ms, trace.values, window, max_gap_ms, gpu.limit_watts))
-            if found[0].coverage >= request.min_coverage:
-                return found[0]
-    if counter := gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True):
-        max_gap_ms = request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)
-        if max_gap_ms is not None:
-            found.append(counted(counter, window, max_gap_ms, gpu.limit_watts))
+    """The trace where it covers, else the exporter's counter, with the trace at its edges where that helps.
+
+    The scraped gauge serves only where neither exists.
+    """
+    traced = _traced(gpu, window, request)
+    if traced and traced.coverage >= request.min_coverage:
+        return traced
+    counter = gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True)
+    max_gap_ms = request.max_gap_ms or (auto_max_gap_ms(counter.unix_ms) if counter else None)
+    found = [traced] if traced else []
+    if counter and max_gap_ms is not None:
+        whole = counted(counter, window, max_gap_ms, gpu.limit_watts)
+        edged = _edged(gpu, counter, window, request, max_gap_ms)
+        # Of equals, max() keeps the first: a traced edge is closer than an interpolated one.
+        found = [*([edged] if edged else []), whole, *found]
     if not found:
         found += _gauge(gpu, window, request)
     return max(found, key=lambda integral: integral.coverage, default=None)
+
+
+def _traced(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
+    trace = gpu.trace(metrics.GPU_POWER_TRACE)
+    max_gap_ms = _trace_gap_ms(gpu, trace, request) if trace else None
+    if trace is None or max_gap_ms is None:
+        return None
+    return trapezoid(trace.unix_ms, trace.values, window, max_gap_ms, gpu.limit_watts)
+
+
+def _edged(
+    gpu: GpuReadings, counter: Counter, window: Window, request: Request, max_gap_ms: float
+) -> Integral | None:
+    """The counter between its first and last reading in the window, and the trace from there to the edges."""
+    inside = counter.unix_ms[
+        (counter.unix_ms * 1000 >= window.start_us) & (counter.unix_ms * 1000 <= window.end_us)
+    ]
+    if len(inside) < 2:
+        return None
+    cuts_us = [window.start_us, int(inside[0]) * 1000, int(inside[-1]) * 1000, window.end_us]
+    parts: list[Integral] = []
+    for start_us, end_us in pairwise(cuts_us):
+        if start_us == end_us:
+            continue
+        part = Window(start_us, end_us)
+        if (start_us, end_us) == (cuts_us[1], cuts_us[2]):
+            parts.append(counted(counter, part, max_gap_ms, gpu.limit_watts))
+        elif traced := _traced(gpu, part, request):
+            parts.append(traced)
+        else:
+            return None
+    return joined(parts)
 
 
 def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]:

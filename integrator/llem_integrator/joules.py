@@ -1,8 +1,8 @@
 """Series and a window become joules: windowing over arrays, each pair by llem_core.energy."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -153,6 +153,31 @@ def counted(counter: Counter, window: Window, max_gap_ms: float, limit_watts: fl
         sample_count=count,
         resets=int(np.count_nonzero(restarted & inside)),
         late=late,
+    )
+
+
+def joined(parts: Sequence[Integral]) -> Integral | None:
+    """The energy of windows that follow each other, as one; None where a part of them has none.
+
+    It is called after the longest of them.
+    """
+    joules = [part.joules for part in parts if part.joules is not None]
+    if not parts or len(joules) < len(parts):
+        return None
+    longest = max(parts, key=lambda part: part.covered_s)
+    lows = [part.low for part in parts if part.low is not None]
+    highs = [part.high for part in parts if part.high is not None]
+    return replace(
+        longest,
+        joules=math.fsum(joules),
+        low=math.fsum(lows),
+        high=math.fsum(highs) if len(highs) == len(parts) else None,
+        covered_s=math.fsum(part.covered_s for part in parts),
+        gap_s=math.fsum(part.gap_s for part in parts),
+        largest_gap_s=max(part.largest_gap_s for part in parts),
+        tail_gap_s=parts[-1].tail_gap_s,
+        sample_count=sum(part.sample_count for part in parts),
+        peak_watts=max((part.peak_watts for part in parts if part.peak_watts is not None), default=None),
     )
 
 

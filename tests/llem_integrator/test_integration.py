@@ -60,6 +60,28 @@ def test_the_trace_is_taken_where_it_covers() -> None:
     assert (half.gpus[0].method, half.gpus[0].coverage) == ("counter", 1.0)
 
 
+def test_the_trace_serves_the_edges_of_the_counter() -> None:
+    """Where only the counter covers the middle, the trace makes its edges closer than interpolation."""
+
+    # 100 W until 44 s, then 300 W: the counter knows only what each 5 s step rose by in all.
+    def joules_at(second: float) -> float:
+        return 100 * second + 200 * max(0.0, second - 44)
+
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    scrapes = range(0, 121, 5)
+    joules = [(s * 1000, joules_at(s)) for s in scrapes]
+    counter = series("llem_gpu_nvml_energy_joules_total", labels, joules)
+    counter += series("llem_gpu_integrated_seconds_total", labels, [(s * 1000, float(s)) for s in scrapes])
+    near_the_edges = [*range(40_000, 52_000, 100), *range(70_000, 78_000, 100)]
+    watts = trace(0, [(ms, 100.0 if ms < 44_000 else 300.0) for ms in near_the_edges])
+    mixed, plain = answer(page(counter, watts)).gpus[0], answer(page(counter)).gpus[0]
+    true = joules_at(73.3) - joules_at(43.3)
+    assert mixed.joules == pytest.approx(true, abs=11)
+    assert plain.joules == pytest.approx(true, abs=300)
+    assert abs((plain.joules or 0) - true) > 40
+    assert (mixed.method, mixed.coverage, mixed.gap_s) == ("counter", 1.0, 0.0)
+
+
 def test_trace_replicas_merge_by_time() -> None:
     """Two servers that each missed another half give the whole trace."""
     one = trace(0, [(ms, 100.0) for ms in range(0, 60_000, 100)], replica="a")
