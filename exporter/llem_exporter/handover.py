@@ -18,7 +18,7 @@ from llem_exporter.collector import Families
 
 MAX_SCRAPERS: Final = 32
 MAX_ID_CHARACTERS: Final = 128
-NEW_EXPORTER_MS: Final = 300_000
+NEW_EXPORTER_SECONDS: Final = 300.0
 """A scraper that first comes this soon after the exporter's start gets everything since."""
 
 SILENT_INTERVALS: Final = 3
@@ -26,7 +26,7 @@ USUAL_INTERVAL_S: Final = 15.0
 
 
 class Holder(Protocol):
-    """The readings of one GPU in order of time, numbered from 0; the oldest go."""
+    """The readings of one GPU in order of time, numbered from 0; the oldest go, in another thread."""
 
     def number_after(self, unix_ms: int) -> int:
         """The number of the first reading after a time, be it held or yet to come."""
@@ -57,15 +57,13 @@ class _Mark:
 @dataclass(slots=True)
 class _Scraper:
     """What one ID has had: all up to `taken`. Up to `again` it was offered in the response before the
-    last, too (`again_readings`), and from there up to `offered` in the last one only (`offered_readings`).
+    last, too, and from there up to `offered` in the last one only.
     """
 
     address: str
     taken: _Mark
     again: _Mark
     offered: _Mark
-    again_readings: int = 0
-    offered_readings: int = 0
     connection: object | None = None
     timeout_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=5))
@@ -97,14 +95,14 @@ class Handover:
     ) -> None:
         self.offered_readings = self.confirmed_readings = self.conflicts = 0
         self._gpus, self._start_ms, self._retention_s = gpus, start_ms, retention_s
-        self._monotonic_s = monotonic_s
+        self._monotonic_s, self._start_s = monotonic_s, monotonic_s()
         self._scrapers: dict[str, _Scraper] = {}
         self._evicted = 0
 
     @property
     def evicted_readings(self) -> int:
         """Readings that went before a known scraper had been offered them, or could be again."""
-        return self._evicted + sum(self._lost(scraper.offered) for scraper in self._scrapers.values())
+        return self._evicted + sum(self._lost(scraper) for scraper in self._scrapers.values())
 
     def add_to(self, families: Families) -> None:
         """Add the counts to the metrics page."""
@@ -123,8 +121,8 @@ class Handover:
         Raises RefusedError.
         """
         now_s = self._monotonic_s()
-        self._forget_silent(now_s)
-        scraper = self._scrapers.get(name) or self._new(name, address, now_ms)
+        self._forget_silent(now_s, name)
+        scraper = self._scrapers.get(name) or self._new(name, address, now_ms, now_s)
         if address != scraper.address:
             self._take_over(scraper, name, address, now_s)
         if connection is scraper.connection:
@@ -135,23 +133,25 @@ class Handover:
         scraper.arrivals_s.append(now_s)
         return Grant(scraper.taken.unix_ms, scraper.again.unix_ms, scraper.interval_s)
 
-    def offer(self, name: str, until_ms: int, readings: int) -> None:
-        """The response carries these readings, the last of them not after `until_ms`."""
+    def offer(self, name: str, until_ms: int, carried: Sequence[range]) -> None:
+        """The response carries each GPU's readings of these numbers: all that are held up to a time."""
         scraper = self._scrapers[name]
-        self._evicted += self._lost(scraper.offered)
-        self.offered_readings += readings
-        scraper.offered_readings = readings - scraper.again_readings
-        scraper.offered = self._mark(max(until_ms, scraper.again.unix_ms))
+        starts, ends = tuple(part.start for part in carried), tuple(part.stop for part in carried)
+        self._evicted += _between(scraper.taken.numbers, starts)
+        self.offered_readings += _between(starts, ends)
+        scraper.taken = _Mark(scraper.taken.unix_ms, starts)
+        scraper.again = _Mark(scraper.again.unix_ms, tuple(map(max, scraper.again.numbers, starts)))
+        scraper.offered = _Mark(until_ms, ends)
 
-    def _new(self, name: str, address: str, now_ms: int) -> _Scraper:
+    def _new(self, name: str, address: str, now_ms: int, now_s: float) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
             raise RefusedError(400, f"a scraper's ID is 1 to {MAX_ID_CHARACTERS} printable characters\n")
         if len(self._scrapers) >= MAX_SCRAPERS:
             raise RefusedError(
                 429, f"{MAX_SCRAPERS} scrapers are known; one must be silent for a while first\n"
             )
-        is_new = now_ms - self._start_ms < NEW_EXPORTER_MS
-        mark = self._mark(self._start_ms if is_new else now_ms)
+        begins_ms = self._start_ms if now_s - self._start_s < NEW_EXPORTER_SECONDS else now_ms
+        mark = _Mark(begins_ms, tuple(gpu.number_after(begins_ms) for gpu in self._gpus))
         self._scrapers[name] = scraper = _Scraper(address, mark, mark, mark)
         return scraper
 
@@ -167,28 +167,27 @@ class Handover:
         scraper.address = address
 
     def _confirm(self, scraper: _Scraper) -> None:
-        self.confirmed_readings += scraper.again_readings + scraper.offered_readings
+        self.confirmed_readings += _between(scraper.taken.numbers, scraper.offered.numbers)
         scraper.taken = scraper.again = scraper.offered
-        scraper.again_readings = scraper.offered_readings = 0
 
     def _offer_again(self, scraper: _Scraper) -> None:
-        """Take what was offered twice as delivered, and offer again what was offered once, if it is held."""
-        self.confirmed_readings += scraper.again_readings
+        """Take what was offered twice as delivered, and offer again what was offered once."""
+        self.confirmed_readings += _between(scraper.taken.numbers, scraper.again.numbers)
         scraper.taken, scraper.again = scraper.again, scraper.offered
-        kept = self._lost(scraper.taken) - self._lost(scraper.again)
-        self._evicted += kept
-        scraper.again_readings, scraper.offered_readings = scraper.offered_readings - kept, 0
 
-    def _forget_silent(self, now_s: float) -> None:
+    def _forget_silent(self, now_s: float, but: str) -> None:
+        """Forget who was silent for as long as readings are held; but who comes back still gets those."""
         for name, scraper in list(self._scrapers.items()):
-            if now_s - scraper.arrivals_s[-1] > self._retention_s:
-                self._evicted += self._lost(scraper.offered)
+            if name != but and now_s - scraper.arrivals_s[-1] > self._retention_s:
+                self._evicted += self._lost(scraper)
                 del self._scrapers[name]
 
-    def _mark(self, unix_ms: int) -> _Mark:
-        return _Mark(unix_ms, tuple(gpu.number_after(unix_ms) for gpu in self._gpus))
+    def _lost(self, scraper: _Scraper) -> int:
+        """How many readings beyond what it was offered are held no more."""
+        oldest = [gpu.oldest_number for gpu in self._gpus]
+        return _between(scraper.offered.numbers, tuple(map(max, scraper.offered.numbers, oldest)))
 
-    def _lost(self, mark: _Mark) -> int:
-        """How many readings after a mark are held no more."""
-        pairs = zip(self._gpus, mark.numbers, strict=True)
-        return sum(max(0, gpu.oldest_number - number) for gpu, number in pairs)
+
+def _between(firsts: Sequence[int], ends: Sequence[int]) -> int:
+    """How many readings there are between two numbers of each GPU."""
+    return sum(end - first for first, end in zip(firsts, ends, strict=True))

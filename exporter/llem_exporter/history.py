@@ -10,11 +10,15 @@ Number = TypeVar("Number", int, float)
 
 
 class Trace(NamedTuple):
-    """Samples in ascending order: unix milliseconds, watts and joules (NaN where there is none)."""
+    """Samples in ascending order: unix milliseconds, watts and joules (NaN where there is none).
+
+    `first` is the number of the first one in its ring or, where there is none, of the next to come.
+    """
 
     times_ms: "array[int]"
     watts: "array[float]"
     joules: "array[float]"
+    first: int = 0
 
 
 class Ring:
@@ -60,6 +64,7 @@ class Ring:
             self._cut(self._times_ms, first, end),
             self._cut(self._watts, first, end),
             self._cut(self._joules, first, end),
+            first,
         )
 
     def _time_ms(self, number: int) -> int:

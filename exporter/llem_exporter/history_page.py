@@ -36,8 +36,8 @@ v0.78, Prometheus/ without a version. Source: open-telemetry/opentelemetry-colle
 
 _LOSES_TEXT: Final = (
     "this scraper keeps one sample of each series a scrape and loses the others "
-    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; the OpenTelemetry receiver, which this is, too, "
-    "if it says Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
+    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; the OpenTelemetry receiver, which also calls itself "
+    "Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
 )
 _HELP: Final = """\
 /history needs to know who asks. In a scrape config, an ID of this Prometheus' own:

@@ -1,0 +1,316 @@
+"""Who has had which readings: offered, confirmed, offered again, evicted."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_core.metrics import METRICS_PAGE
+from llem_exporter.collector import Families
+from llem_exporter.handover import MAX_ID_CHARACTERS, MAX_SCRAPERS, Grant, Handover, RefusedError
+from llem_exporter.history import Ring
+from tests.llem_exporter.fake_time import FakeTime
+
+T0_MS = 1_795_507_546_000
+TICK_MS = 100
+RETENTION_S = 900.0
+HOME = "10.0.0.1"
+
+Reading = tuple[int, int]
+
+
+class Rig:
+    """Two GPUs' rings, filled tick by tick, and their handover; times are ms after T0."""
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self.time = FakeTime()
+        self.rings = (Ring(capacity), Ring(capacity))
+        self.written = [0, 0]
+        self.handover = Handover(self.rings, T0_MS, RETENTION_S, self.time.monotonic_s)
+        self.now_ms = T0_MS
+
+    def tick(self, count: int = 1, *, gpus: tuple[int, ...] = (0, 1)) -> None:
+        for _ in range(count):
+            self.now_ms += TICK_MS
+            self.time.sleep(TICK_MS / 1000)
+            for gpu in gpus:
+                self.rings[gpu].append(self.now_ms, 100.0, None)
+                self.written[gpu] += 1
+
+    def begin(
+        self, connection: object, name: str = "a", address: str = HOME, timeout_s: float | None = None
+    ) -> Grant:
+        return self.handover.begin(name, address, connection, self.now_ms, timeout_s)
+
+    def scrape(
+        self, connection: object, *, name: str = "a", address: str = HOME, most_ticks: int = 10**9
+    ) -> list[Reading]:
+        """A request and what its response carries, as (GPU, number): all there is, or a bite."""
+        grant = self.begin(connection, name, address)
+        ends_ms = [ring.nth_ms(grant.after_ms, most_ticks) for ring in self.rings]
+        end_ms = max(min([self.now_ms, *(ms for ms in ends_ms if ms is not None)]), grant.at_least_ms)
+        traces = [ring.copy(grant.after_ms, end_ms + 1) for ring in self.rings]
+        carried = [range(trace.first, trace.first + len(trace.times_ms)) for trace in traces]
+        self.handover.offer(name, end_ms, carried)
+        return [(gpu, number) for gpu, part in enumerate(carried) for number in part]
+
+    def counts(self) -> tuple[int, int, int]:
+        """Offered, confirmed and evicted readings."""
+        handover = self.handover
+        return handover.offered_readings, handover.confirmed_readings, handover.evicted_readings
+
+
+def ticks(first: int, end: int) -> list[Reading]:
+    """The readings of both GPUs of these ticks."""
+    return [(gpu, number) for gpu in (0, 1) for number in range(first, end)]
+
+
+def test_the_next_request_on_the_connection_confirms() -> None:
+    """Each response then carries what is new, once."""
+    rig, connection = Rig(), object()
+    rig.tick(3)
+    assert rig.scrape(connection) == ticks(0, 3)
+    assert rig.counts() == (6, 0, 0)
+    rig.tick(2)
+    assert rig.scrape(connection) == ticks(3, 5)
+    assert rig.counts() == (10, 6, 0)
+    assert rig.scrape(connection) == []
+    assert rig.counts() == (10, 10, 0)
+
+
+def test_a_new_connection_is_offered_the_last_response_again_with_what_is_new() -> None:
+    """Only the last one: what was confirmed before is not repeated."""
+    rig, connection = Rig(), object()
+    rig.tick(3)
+    rig.scrape(connection)
+    rig.tick(3)
+    rig.scrape(connection)
+    rig.tick(2)
+    assert rig.scrape(object()) == ticks(3, 8)
+    assert rig.counts() == (22, 6, 0)
+
+
+def test_offered_twice_counts_as_delivered() -> None:
+    """A client that never uses a connection again gets every reading twice and no more."""
+    rig = Rig()
+    seen: list[Reading] = []
+    for _ in range(5):
+        rig.tick(2)
+        seen += rig.scrape(object())
+    assert {seen.count(reading) for reading in ticks(0, 8)} == {2}
+    assert rig.counts() == (36, 12, 0)
+
+
+def test_a_connection_is_compared_by_identity() -> None:
+    """Ports and names recur: an equal connection is another one."""
+    rig = Rig()
+    rig.tick(2)
+    rig.scrape(["127.0.0.1", 4000])
+    assert rig.scrape(["127.0.0.1", 4000]) == ticks(0, 2)
+
+
+@pytest.mark.parametrize(("age_s", "gets"), [(299, 10), (301, 0)])
+def test_where_an_unknown_id_begins(age_s: int, gets: int) -> None:
+    """At the exporter's start where that is less than 5 min ago by the monotonic clock, else now."""
+    rig, connection = Rig(), object()
+    rig.tick(10)
+    rig.time.sleep(age_s - 1)
+    rig.now_ms -= 3_600_000 if gets == 0 else 0  # the wall clock may have been set back meanwhile
+    rig.handover.begin("a", HOME, connection, max(rig.now_ms, T0_MS + 1000), None)
+    assert rig.scrape(connection) == ticks(0, gets)
+
+
+def test_after_a_break_of_both_kinds_each_id_has_its_own_cursor() -> None:
+    """What one ID confirms does not move another's."""
+    rig, first, second = Rig(), object(), object()
+    rig.tick(2)
+    rig.scrape(first, name="a")
+    rig.tick(2)
+    rig.scrape(first, name="a")
+    assert rig.scrape(second, name="b") == ticks(0, 4)
+    assert rig.scrape(first, name="b") == ticks(0, 4)
+    assert rig.scrape(first, name="a") == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * (MAX_ID_CHARACTERS + 1), "a\nb", "\x00"])
+def test_an_id_has_bounds(name: str) -> None:
+    """Empty, too long and unprintable ones are 400, and not kept."""
+    rig = Rig()
+    with pytest.raises(RefusedError, match="1 to 128 printable") as refused:
+        rig.begin(object(), name)
+    assert refused.value.status == 400
+    assert page(rig)["llem_history_scrapers"] == 0
+
+
+def test_ids_are_bounded_in_number_and_forgotten_after_the_retention() -> None:
+    """The 33rd is 429, until one of the others was silent for longer than readings are held."""
+    rig = Rig()
+    rig.begin(object(), "first")
+    rig.time.sleep(1)
+    for number in range(MAX_SCRAPERS - 1):
+        rig.begin(object(), f"id {number}")
+    with pytest.raises(RefusedError, match="32 scrapers are known") as refused:
+        rig.begin(object(), "one too many")
+    assert refused.value.status == 429
+    rig.time.sleep(RETENTION_S - 0.5)
+    rig.begin(object(), "one more")
+    assert page(rig)["llem_history_scrapers"] == MAX_SCRAPERS
+    with pytest.raises(RefusedError):
+        rig.begin(object(), "first")
+
+
+def test_who_comes_back_after_the_retention_gets_what_is_held() -> None:
+    """The rest is counted as evicted; nobody forgets the one who asks."""
+    rig, connection = Rig(capacity=9000), object()
+    rig.tick(10)
+    rig.scrape(connection)
+    rig.scrape(connection)
+    rig.tick(9050)
+    assert rig.scrape(object()) == ticks(60, 9060)
+    assert rig.counts() == (20 + 18_000, 20, 100)
+
+
+def test_another_address_is_a_conflict_until_three_intervals_of_silence() -> None:
+    """409, counted, and the first one's cursor stays; then the other goes on where the first was."""
+    rig, connection = Rig(), object()
+    for _ in range(5):
+        rig.tick(150)
+        rig.scrape(connection)
+    rig.tick(449)
+    with pytest.raises(RefusedError, match=r"10\.0\.0\.1.*ID of its own") as refused:
+        rig.begin(object(), address="10.0.0.2")
+    assert (refused.value.status, rig.handover.conflicts) == (409, 1)
+    rig.tick(2)
+    assert rig.scrape(object(), address="10.0.0.2") == ticks(600, 1201)
+    with pytest.raises(RefusedError):
+        rig.begin(connection)
+    assert rig.handover.conflicts == 2
+
+
+def test_an_interval_is_the_median_of_five_arrivals_or_the_timeout() -> None:
+    """Before there are two arrivals it is the scraper's timeout, or 15 s; one outage changes little."""
+    rig, connection = Rig(), object()
+    assert rig.begin(connection, "unsaid").interval_s == 15.0
+    assert rig.begin(connection, timeout_s=7.0).interval_s == 7.0
+    for pause_s, median_s in ((10, 10), (20, 15), (300, 20), (20, 20), (20, 20)):
+        rig.time.sleep(pause_s)
+        assert rig.begin(connection, timeout_s=7.0).interval_s == pytest.approx(median_s)
+
+
+def test_evicted_readings_are_counted_once_and_at_once() -> None:
+    """While nobody scrapes as well; what was offered once and not read counts when it cannot be again."""
+    rig = Rig(capacity=10)
+    rig.tick(4)
+    rig.scrape(object())
+    rig.tick(6)
+    assert rig.counts() == (8, 0, 0)
+    rig.tick(5)
+    assert rig.counts()[2] == 2  # tick 4; ticks 0 to 3 were offered, and may have been read
+    assert rig.scrape(object()) == ticks(5, 15)
+    assert rig.counts() == (28, 0, 10)
+    rig.scrape(object())
+    assert rig.counts() == (48, 0, 10)
+    rig.tick(3)
+    assert rig.counts() == (48, 0, 10)
+
+
+def test_the_metrics_page_has_the_counts() -> None:
+    """All five, as the handover counts them."""
+    rig = Rig(capacity=5)
+    rig.begin(connection := object())
+    rig.handover.offer("a", T0_MS, [range(0), range(0)])
+    rig.tick(7)
+    rig.scrape(connection)
+    rig.scrape(connection)
+    with pytest.raises(RefusedError):
+        rig.begin(connection, address="10.0.0.2")
+    assert page(rig) == {
+        "llem_history_scrapers": 1,
+        "llem_history_offered_samples_total": 10,
+        "llem_history_confirmed_samples_total": 10,
+        "llem_history_evicted_samples_total": 4,
+        "llem_history_conflicts_total": 1,
+    }
+
+
+def page(rig: Rig) -> dict[str, float]:
+    families = Families(METRICS_PAGE)
+    rig.handover.add_to(families)
+    return {sample.name: sample.value for family in families.with_samples() for sample in family.samples}
+
+
+@dataclass
+class Client:
+    """A client that uses its connection again only after it has read a response to its end."""
+
+    connection: object = field(default_factory=object)
+    last: list[Reading] = field(default_factory=list)
+    read: list[Reading] = field(default_factory=list)
+    offered: dict[Reading, int] = field(default_factory=dict)
+    confirmed: set[Reading] = field(default_factory=set)
+
+    def scrape(self, rig: Rig, *, reads_last: bool, keeps_connection: bool, most_ticks: int) -> None:
+        if reads_last:
+            self.read += self.last
+        same = reads_last and keeps_connection
+        if not same:
+            self.connection = object()
+        response = rig.scrape(self.connection, most_ticks=most_ticks)
+        repeated = {reading for reading in response if reading in self.offered}
+        if same:
+            self.confirmed |= set(self.last)
+            assert not repeated
+        assert repeated <= set(self.last), "more than one response is repeated"
+        for reading in response:
+            self.offered[reading] = self.offered.get(reading, 0) + 1
+        self.last = response
+
+
+class Scrape(tuple[bool, bool, int]):
+    """Reads the last response, keeps the connection, most ticks in this one."""
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.integers(1, 6), st.sampled_from([(0, 1), (0,), (1,)])),
+        st.builds(Scrape, st.tuples(st.booleans(), st.booleans(), st.integers(1, 9))),
+    ),
+    max_size=60,
+)
+
+
+@given(operations, st.integers(3, 12))
+def test_every_reading_is_delivered_or_counted_as_evicted(
+    script: list[tuple[int, tuple[int, ...]] | Scrape], capacity: int
+) -> None:
+    """Over any scrapes, broken connections, bites and evictions; the counters never go back."""
+    rig, client = Rig(capacity), Client()
+    client.scrape(rig, reads_last=True, keeps_connection=False, most_ticks=9)  # known from now on
+    counts = [rig.counts()]
+    for step in script:
+        if isinstance(step, Scrape):
+            reads_last, keeps_connection, most_ticks = step
+            client.scrape(
+                rig, reads_last=reads_last, keeps_connection=keeps_connection, most_ticks=most_ticks
+            )
+        else:
+            rig.tick(step[0], gpus=step[1])
+        counts.append(rig.counts())
+    for _ in range(40):  # all that is left
+        client.scrape(rig, reads_last=True, keeps_connection=True, most_ticks=9)
+        counts.append(rig.counts())
+    assert client.last == []
+    assert all(a <= b for before, after in pairwise(counts) for a, b in zip(before, after, strict=True))
+
+    everything = {(gpu, number) for gpu in (0, 1) for number in range(rig.written[gpu])}
+    twice = {reading for reading, count in client.offered.items() if count == 2}
+    assert max(client.offered.values(), default=0) <= 2
+    lost = everything - client.confirmed - twice
+    offered, confirmed, evicted = rig.counts()
+    assert offered == sum(client.offered.values())
+    assert confirmed == len(client.confirmed | twice)
+    assert evicted == len(lost)
+    assert everything - lost <= set(client.read) | twice
+    assert len(client.read) - len(set(client.read)) <= sum(count - 1 for count in client.offered.values())
