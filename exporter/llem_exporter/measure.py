@@ -11,7 +11,7 @@ from llem_core.errors import LLEMError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning
 from llem_exporter.energy_backends import doubts
 from llem_exporter.energy_backends.base import EnergyBackend
-from llem_exporter.energy_backends.selection import AUTO, choose_backend, reasons_of, select_energy_backend
+from llem_exporter.energy_backends.selection import AUTO, reasons_of, select_energy_backend, start_first
 
 
 @dataclass(slots=True)
@@ -57,15 +57,10 @@ def _started(
     backend: str | EnergyBackend | None, gpu_indices: Sequence[int] | None, measured: Measured
 ) -> tuple[EnergyBackend | None, Any]:
     if backend == AUTO:
-        chosen, measured.considered = choose_backend(gpu_indices)
+        chosen, tracker, measured.considered = start_first(gpu_indices)
         if chosen is None:
             measured.warnings = (doubts.unavailable(reasons_of(measured.considered)),)
-            return None, None
-        try:
-            return chosen, chosen.start_tracking()
-        except LLEMError as exc:
-            measured.warnings = (doubts.unavailable([f"{chosen.name}: {exc}"]),)
-            return None, None
+        return chosen, tracker
     if backend is None or isinstance(backend, str):
         backend = select_energy_backend(backend, gpu_indices=gpu_indices)
     return backend, backend.start_tracking() if backend is not None else None

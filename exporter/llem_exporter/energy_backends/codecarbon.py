@@ -51,7 +51,7 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         "electricitymaps_api_token": "",  # None would ask the user's settings for one, to go online with
         "emissions_endpoint": None,
         "force_carbon_intensity_g_co2e_kwh": None,
-        "gpu_ids": [str(index) for index in gpu_indices],
+        "gpu_ids": ",".join(map(str, gpu_indices)),  # a list is ignored before 3.3
         "log_level": "critical",
         "measure_power_secs": 15.0,
         "output_handlers": [],

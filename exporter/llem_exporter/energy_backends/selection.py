@@ -74,6 +74,24 @@ def choose_backend(
     return None, tuple(candidates)
 
 
+def start_first(
+    gpu_indices: Sequence[int] | None = None,
+) -> tuple[EnergyBackend | None, Any, tuple[Candidate, ...]]:
+    """The first backend that works and also starts, its tracker, and those tried up to it."""
+    candidates: list[Candidate] = []
+    for backend, candidate in _probed(gpu_indices):
+        tracker = None
+        if candidate.usable:
+            try:
+                tracker = backend.start_tracking()
+            except ConfigError as exc:
+                candidate = Candidate(candidate.backend, 0.0, str(exc))
+        candidates.append(candidate)
+        if choose(candidates) is candidate:
+            return backend, tracker, tuple(candidates)
+    return None, None, tuple(candidates)
+
+
 def probe_backends(gpu_indices: Sequence[int] | None = None) -> tuple[Candidate, ...]:
     """What each of our backends can do here for these GPUs, and why. Trying them all takes seconds."""
     return tuple(candidate for _, candidate in _probed(gpu_indices))

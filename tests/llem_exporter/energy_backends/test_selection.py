@@ -127,16 +127,18 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
 
 
 def test_a_zeus_that_cannot_be_imported_is_told(steady: FakeDriver, tmp_path: Path) -> None:
-    """A dependency of its monitor is missing: found when it is used, and the message says what."""
+    """A dependency of its monitor is missing: found when it is used, told, and measure() takes the next."""
     program = """
 backend = eb.select_energy_backend("zeus")
 with measure() as measured:
-    pass
-tell([failure(backend.start_tracking), measured.measurement, [w.code for w in measured.warnings]])
+    time.sleep(0.1)
+tell([failure(backend.start_tracking), measured.measurement.backend,
+      [[c.backend, c.coverage, c.reason] for c in measured.considered]])
 """
-    said, measurement, codes = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
+    said, taken, considered = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
     assert said.startswith("no ZeusMonitor can be made (ModuleNotFoundError: No module named 'sklearn")
-    assert (measurement, codes) == (None, ["energy_unavailable"])
+    assert taken == "nvml"
+    assert considered == [["zeus", 0, said], ["nvml", 1, "reads power of GPU 0, 1"]]
 
 
 def test_importing_costs_no_library() -> None:
