@@ -4,6 +4,7 @@ Written is not read. What a response carried is *offered*; it is *confirmed* whe
 request comes on the same connection, since a client uses a connection again only after it has read a
 body to its end. On another connection, the unconfirmed response is offered once more, with what is new.
 What was offered twice and never confirmed counts as delivered: such a client never reuses connections.
+A response whose end could not even be written is no offer.
 """
 
 from collections import deque
@@ -142,6 +143,12 @@ class Handover:
         scraper.taken = _Mark(scraper.taken.unix_ms, starts)
         scraper.again = _Mark(scraper.again.unix_ms, tuple(map(max, scraper.again.numbers, starts)))
         scraper.offered = _Mark(until_ms, ends)
+
+    def broken(self, name: str, connection: object) -> None:
+        """The last response on this connection could not be written to its end: it offered nothing."""
+        scraper = self._scrapers.get(name)
+        if scraper is not None and scraper.connection is connection:
+            scraper.again, scraper.offered = scraper.taken, scraper.again
 
     def _new(self, name: str, address: str, now_ms: int, now_s: float) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():

@@ -4,7 +4,6 @@ import asyncio
 import re
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
@@ -36,8 +35,8 @@ v0.78, Prometheus/ without a version. Source: open-telemetry/opentelemetry-colle
 
 _LOSES_TEXT: Final = (
     "this scraper keeps one sample of each series a scrape and loses the others "
-    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; the OpenTelemetry receiver, which also calls itself "
-    "Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
+    "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; an OpenTelemetry receiver, which may "
+    "call itself Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
 )
 _HELP: Final = """\
 /history needs to know who asks. In a scrape config, an ID of this Prometheus' own:
@@ -78,19 +77,24 @@ class HistoryPage:
             await response.prepare(request)
             return response
         try:
-            traces = self._traces(self._share(request))
+            share = self._share(request)
         except RefusedError as exc:
             headers = {"Upgrade": "HTTP/1.1"} if exc.status == web.HTTPUpgradeRequired.status_code else None
             return web.Response(status=exc.status, text=str(exc), headers=headers)
+        traces = self._traces(share)
         compressor = _Compressor(gzipped=gzipped)
         openmetrics = content_type.startswith("application/openmetrics-text")
-        with suppress(ConnectionResetError):  # who has gone did not read it, and is offered it again
+        try:
             await response.prepare(request)
             for text in trace_page.slices(traces, openmetrics):
                 if data := compressor.add(text.encode()):
                     await response.write(data)
                 await asyncio.sleep(self._sampler.pause_s())
             await response.write(compressor.add(encoder(self._beside_traces)) + compressor.end())
+            await response.write_eof()
+        except ConnectionError:
+            if share.scraper is not None:
+                self._handover.broken(share.scraper, request.protocol)
         return response
 
     def _share(self, request: web.Request) -> _Share:
