@@ -291,3 +291,12 @@ for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1])):
             assert max(errors_of(steady, measured)) < 0.05
             assert refused.startswith("this measurement began in process")
             assert child.hear() >= 200
+
+
+@pytest.mark.parametrize("name", ["zeus", "nvml"])
+def test_a_superchip_is_measured_as_its_module(steady: FakeDriver, name: str) -> None:
+    """On a GH200 counter and power are the module's: 50 W more here, and the scope says so."""
+    steady.gpus[0].module_watts = 50.0
+    measured = ask(f"tell(window(eb.get_backend({name!r}, gpu_indices=[0]), 0.5))", steady.env)
+    assert measured["scope"] == "module"
+    assert measured["total_j"] == pytest.approx(150 * measured["duration"], rel=0.1)
