@@ -13,7 +13,7 @@ This is a model, not a recording; no GPU was measured. What it models, for one e
 The two GPUs differ in idle power, limit, gain of the load and number of requests. Watts are multiples of
 1/8 W, as the exporter's samples are. Joules are a counter: the exact trapezoid over the rows before,
 so the energy between any two rows is known without error. The last row, 60 s after the first, has
-the first one's watts: played in a loop of 60 s, the power is continuous. A fixed seed and only
+the first one's watts: played in a loop, the power is continuous. A fixed seed and only
 `random.random()` make the file the same on every machine.
 
 Usage: python make_llm_serving.py > llm_serving.csv
