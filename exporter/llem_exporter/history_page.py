@@ -36,7 +36,7 @@ v0.78, Prometheus/ without a version. Source: open-telemetry/opentelemetry-colle
 _LOSES_TEXT: Final = (
     "this scraper keeps one sample of each series a scrape and loses the others "
     "(Prometheus 2.52.0, 2.53.0 to 2.53.2, 2.54.0: upgrade it; an OpenTelemetry receiver, which may "
-    "call itself Prometheus without a version: scrape /metrics); params: {force: ['1']} answers all the same\n"
+    "call itself Prometheus without a version: scrape /metrics); params: {force: ['1']} always answers\n"
 )
 _HELP: Final = """\
 /history needs to know who asks. In a scrape config, an ID of this Prometheus' own:
