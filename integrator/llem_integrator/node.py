@@ -39,7 +39,7 @@ def of_gpus(
 ) -> NodeAnswer:
     """The answer for a node's GPUs; `whole` says that they are all that it has."""
     candidates = _candidates(measured, carbon, request.backend)
-    best = choose(candidates, request.min_coverage)
+    best = _chosen(candidates, request.min_coverage, split=len(measured) == 1)
     backend = best.backend if best else Backend.NONE
     gpus = [_energy(one, backend, carbon, window, request) for one in measured]
     warnings = [found for one in measured for found in _warnings(one, backend, request.min_coverage)]
@@ -66,6 +66,13 @@ def of_gpus(
         reasons=tuple(reasons),
         warnings=tuple(warnings),
     )
+
+
+def _chosen(candidates: Sequence[Candidate], min_coverage: float, *, split: bool) -> Candidate | None:
+    """The choice by priority; a total that cannot be split is taken where it covers enough, or last."""
+    unsplit = [one for one in candidates if one.backend is Backend.CODECARBON and not split]
+    others = [one for one in candidates if one not in unsplit or one.coverage >= min_coverage]
+    return choose(others, min_coverage) or choose(unsplit, min_coverage)
 
 
 def without_gpus(carbon: NodeEnergy, request: Request) -> NodeAnswer:
@@ -128,9 +135,17 @@ def _energy(
     rate = carbon.grams_per_joule if request.emissions else None
     return replace(
         _read(result, integral),
-        peak_watts=nvml.peak_watts if nvml and nvml.peak_watts is not None else gpu.peak_watts,
+        peak_watts=_peak(integral, nvml, gpu.peak_watts),
         emissions_g=None if rate is None or integral.joules is None else integral.joules * rate,
     )
+
+
+def _peak(integral: Integral, nvml: Integral | None, gauge_watts: float | None) -> float | None:
+    """The highest sample of the trace, else of the gauges; None where these, below the mean, missed it."""
+    peak = nvml.peak_watts if nvml and nvml.peak_watts is not None else gauge_watts
+    if peak is None or integral.joules is None or peak * integral.covered_s < integral.joules:
+        return None
+    return peak
 
 
 def _read(result: GpuEnergy, integral: Integral) -> GpuEnergy:

@@ -17,6 +17,9 @@ _TRACE_MARGIN_MS: Final = 30_000
 _PLAIN_MARGIN_MS: Final = 300_000
 """How far outside a window samples are read; for scraped series it is Prometheus's own lookback."""
 
+_PEAK_MS: Final = 60_000
+"""How far llem_gpu_power_peak_watts looks back."""
+
 _LONGEST_LAG_MS: Final = energy.SENSOR_LAG_SECONDS * 1000
 
 
@@ -146,66 +149,82 @@ def read(source: Source, selectors: Sequence[Selector], window: Window, progress
 
     A GPU is its uuid, across instance, job, pod and renumbering.
     """
-    start_ms, end_ms = window.start_us // 1000, -(-window.end_us // 1000)
+    asked = _Asked(source, selectors, window.start_us // 1000, -(-window.end_us // 1000))
     readings = Readings()
-    gpus = readings.gpus
+    _add_samples(readings, asked, progress)
+    _add_facts(readings, asked)
+    return readings
 
-    def summary(spec: MetricSpec, kind: str, margin_ms: int = 0) -> Iterator[Series]:
-        for selector in selectors:
-            first_ms = max(0, start_ms - margin_ms)
-            yield from source.summary(spec.name, selector, first_ms, end_ms + margin_ms, kind)
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A source, whose series are wanted, and the window's edges in whole ms."""
+
+    source: Source
+    selectors: Sequence[Selector]
+    start_ms: int
+    end_ms: int
+
+    def samples(self, spec: MetricSpec, margin_ms: int, progress: Progress) -> Iterator[Series]:
+        """The series of any selector that reach into the window, each once, with a margin around it."""
+        start_ms, end_ms = max(0, self.start_ms - margin_ms), self.end_ms + margin_ms
+        seen: set[tuple[tuple[str, str], ...]] = set()
+        for selector in self.selectors:
+            for one in self.source.samples(spec.name, selector, start_ms, end_ms, progress):
+                if not len(one) or one.unix_ms[0] > self.end_ms or one.unix_ms[-1] < self.start_ms:
+                    continue
+                key = _key(one)
+                if key not in seen:
+                    seen.add(key)
+                    yield one
+
+    def summary(self, spec: MetricSpec, kind: str, before_ms: int = 0, after_ms: int = 0) -> Iterator[Series]:
+        """One value a label set, of the window and so much before and after it."""
+        start_ms, end_ms = max(0, self.start_ms - before_ms), self.end_ms + after_ms
+        for selector in self.selectors if start_ms <= end_ms else ():
+            yield from self.source.summary(spec.name, selector, start_ms, end_ms, kind)
+
+
+def _add_samples(readings: Readings, asked: _Asked, progress: Progress) -> None:
     for done, (spec, margin_ms) in enumerate(_FETCHED):
         share = share_of(progress, done / len(_FETCHED), 1 / len(_FETCHED))
-        for one in _samples(source, spec, selectors, max(0, start_ms - margin_ms), end_ms + margin_ms, share):
-            if one.unix_ms[0] > end_ms or one.unix_ms[-1] < start_ms:
-                continue
+        for one in asked.samples(spec, margin_ms, share):
             instance = one.labels.get("instance", "")
             if spec in _NODE_SERIES:
                 node = readings.nodes.setdefault(instance, NodeReadings(instance))
                 node.series.setdefault(spec.name, []).append(one)
             elif uuid := one.labels.get("uuid"):
-                gpu = gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))
+                gpu = readings.gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))
                 gpu.series.setdefault(spec.name, []).append(one)
                 gpu.instances.add(instance)
-    for one in summary(metrics.GPU_INFO, "last"):
+
+
+def _add_facts(readings: Readings, asked: _Asked) -> None:
+    """Labels, limits, peaks and sample intervals, one value each; llem_gpu_info may show more GPUs."""
+    gpus, near_ms = readings.gpus, (_PLAIN_MARGIN_MS, _PLAIN_MARGIN_MS)
+    for one in asked.summary(metrics.GPU_INFO, "last"):
         if uuid := one.labels.get("uuid"):
             gpus.setdefault(uuid, GpuReadings(uuid)).instances.add(one.labels.get("instance", ""))
 
-    def known(spec: MetricSpec, kind: str, margin_ms: int) -> Iterator[tuple[GpuReadings, Series]]:
-        for one in summary(spec, kind, margin_ms):
+    def known(
+        spec: MetricSpec, kind: str, around_ms: tuple[int, int]
+    ) -> Iterator[tuple[GpuReadings, Series]]:
+        for one in asked.summary(spec, kind, *around_ms):
             if one.labels.get("uuid") in gpus:
                 yield gpus[one.labels["uuid"]], one
 
-    for gpu, one in known(metrics.GPU_INFO, "last", _PLAIN_MARGIN_MS):
+    for gpu, one in known(metrics.GPU_INFO, "last", near_ms):
         gpu.labels |= one.labels
-    for gpu, one in known(metrics.GPU_POWER_LIMIT, "max", _PLAIN_MARGIN_MS):
+    for gpu, one in known(metrics.GPU_POWER_LIMIT, "max", near_ms):
         gpu.limit_watts = max(gpu.limit_watts or 0.0, float(one.values[0]))
-    for gpu, one in known(metrics.GPU_POWER, "max", 0):
-        gpu.peak_watts = max(gpu.peak_watts or 0.0, float(one.values[0]))
-    for one in summary(metrics.SAMPLER_INTERVAL, "last", _PLAIN_MARGIN_MS):
+    # The peak gauge looks back: in the window's first minute it may show a peak of before.
+    for spec, around_ms in ((metrics.GPU_POWER, (0, 0)), (metrics.GPU_POWER_PEAK, (-_PEAK_MS, 0))):
+        for gpu, one in known(spec, "max", around_ms):
+            gpu.peak_watts = max(gpu.peak_watts or 0.0, float(one.values[0]))
+    for one in asked.summary(metrics.SAMPLER_INTERVAL, "last", *near_ms):
         for gpu in gpus.values():
             if one.labels.get("instance", "") in gpu.instances:
                 gpu.interval_ms = float(one.values[0]) * 1000
-    return readings
-
-
-def _samples(
-    source: Source,
-    spec: MetricSpec,
-    selectors: Sequence[Selector],
-    start_ms: int,
-    end_ms: int,
-    progress: Progress,
-) -> Iterator[Series]:
-    """The series of any of the selectors, each label set once."""
-    seen: set[tuple[tuple[str, str], ...]] = set()
-    for selector in selectors:
-        for one in source.samples(spec.name, selector, start_ms, end_ms, progress):
-            key = _key(one)
-            if key not in seen and len(one):
-                seen.add(key)
-                yield one
 
 
 def share_of(progress: Progress, done: float, share: float) -> Progress:

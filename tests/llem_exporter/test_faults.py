@@ -49,6 +49,7 @@ def test_a_healthy_node_shows_every_metric(start: StartExporter, driver: FakeDri
     exporter = start("--codecarbon.country-iso-code", "DEU", driver=driver)
     first = with_zeus(exporter)
     page_with(exporter, "llem_codecarbon_emissions_grams_total")
+    time.sleep(2)
     driver.gpus[0].denied = frozenset({"fields"})
     time.sleep(0.15)
     driver.gpus[0].denied = frozenset()

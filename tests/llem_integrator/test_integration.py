@@ -315,3 +315,26 @@ def test_emissions_are_the_nodes_grams_per_joule() -> None:
     without = answer(page(scraped(0), carbon(ALL_PARTS, grams_per_joule=None)), request=asked)
     assert without.gpus[0].emissions_g is None
     assert codes(without) == ["emissions_unavailable"]
+
+
+def test_codecarbon_takes_no_gpus_joules_away() -> None:
+    """Where nobody covers enough, a total without a split is no better than the GPUs' own joules."""
+    text = page(scraped(0), scraped(1), carbon(ALL_PARTS))
+    result = answer(text, (-20.0, 20.0))
+    assert (result.backend, result.reasons) == ("zeus", ("coverage",))
+    assert None not in result.per_gpu_j.values()
+    alone = [line for gpu in (0, 1) for line in scraped(gpu) if line.startswith("llem_gpu_info")]
+    result = answer(page(alone, carbon(ALL_PARTS)), (-20.0, 20.0))
+    assert (result.backend, result.reasons) == ("codecarbon", ("no_gpu_split", "coverage"))
+
+
+def test_a_peak_is_never_below_the_mean() -> None:
+    """Gauges that missed the peak show none; the peak gauge is read where it looks back into the window."""
+    lines = [line for line in scraped(0) if not line.startswith("llem_gpu_power_watts")]
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    low = series("llem_gpu_power_watts", labels, [(s * 1000, 20.0) for s in range(0, 121, 5)])
+    assert answer(page(lines, low)).gpus[0].peak_watts is None
+    peaks = [(s * 1000, 500.0 if s <= 60 else 300.0) for s in range(0, 121, 5)]
+    peak = series("llem_gpu_power_peak_watts", labels, peaks)
+    assert answer(page(lines, low, peak)).gpus[0].peak_watts is None, "the window is shorter than a minute"
+    assert answer(page(lines, low, peak), (5.0, 115.0)).gpus[0].peak_watts == 300.0
