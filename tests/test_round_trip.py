@@ -5,6 +5,7 @@ Every version of Prometheus that is there scrapes both nodes in that run.
 """
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -24,6 +25,32 @@ RUN_SECONDS = 90
 SCRAPE_SECONDS = 5
 DOWN_SECONDS = 10
 KILL_AFTER_SECONDS = 40
+LIVE_SECONDS = 20
+
+LIVE = f"""
+import json, time
+from llem_exporter.energy_backends import get_backend
+
+backends = {{name: get_backend(name, gpu_indices=range({GPUS})) for name in ("zeus", "nvml")}}
+trackers = {{name: backend.start_tracking() for name, backend in backends.items()}}
+time.sleep({LIVE_SECONDS})
+for name, backend in backends.items():
+    found = backend.stop_tracking(trackers[name])
+    times = found.start_unix_s, found.end_unix_s
+    print(json.dumps([name, *times, found.per_gpu_j, found.per_gpu_bounds_j]))
+"""
+"""A user's own program: both backends measure the same GPUs at once, in process."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a backend measured in a user's own program on node A: joules and bounds by GPU index."""
+
+    backend: str
+    start_s: float
+    end_s: float
+    joules: dict[str, float]
+    bounds: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,7 @@ class Nodes:
     scraped_by: dict[PrometheusRelease, Prometheus]
     killed_s: float
     end_s: float
+    live: tuple["Live", ...]
 
     def exact(self, node: str, gpu: dict[str, Any], window: dict[str, Any]) -> float:
         return self.drivers[node].exact_joules(int(gpu["gpu"]), window["start"], window["end"])
@@ -57,11 +85,16 @@ class Run:
         return self.nodes.exact(node, gpu, window)
 
     def integrate(
-        self, node: str, *windows: tuple[float, float], code: int = 0, backend: str = "auto"
+        self,
+        node: str,
+        *windows: tuple[float, float],
+        code: int = 0,
+        backend: str = "auto",
+        options: Sequence[str] = (),
     ) -> Any:
         """The windows of llem-integrate's JSON for one node."""
-        match = f'instance="{self.nodes.addresses[node]}"'
-        return integrate(self.prometheus.url, windows, "--backend", backend, "--match", match, code=code)
+        options = ["--backend", backend, "--match", f'instance="{self.nodes.addresses[node]}"', *options]
+        return integrate(self.prometheus.url, windows, *options, code=code)
 
 
 def integrate(url: str, windows: Sequence[tuple[float, float]], *options: str, code: int = 0) -> Any:
@@ -81,7 +114,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     with (
         FakeDriver(base / "a", gpus=GPUS) as driver_a,
         FakeDriver(base / "b", gpus=GPUS) as driver_b,
-        Exporter(env=driver_a.env) as node_a,
+        Exporter(env=driver_a.env, args=["--codecarbon.country-iso-code", "DEU"]) as node_a,
         Exporter(env=driver_b.env) as node_b,
         ExitStack() as servers,
     ):
@@ -92,7 +125,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             scraped_by[release] = servers.enter_context(Prometheus(directory, jobs, release=release))
         for prometheus in scraped_by.values():
             prometheus.wait_for(f'llem_gpu_zeus_energy_joules_total{{instance="{node_a.address}"}}')
-        time.sleep(KILL_AFTER_SECONDS)
+        live = subprocess.Popen(
+            [sys.executable, "-c", LIVE],
+            env={**os.environ, **driver_a.env},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        lines, _ = live.communicate(timeout=KILL_AFTER_SECONDS)
+        time.sleep(KILL_AFTER_SECONDS - LIVE_SECONDS)
         node_b.kill()
         killed_s = time.time()
         time.sleep(DOWN_SECONDS)
@@ -104,6 +144,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             scraped_by,
             killed_s,
             time.time(),
+            tuple(Live(*json.loads(line)) for line in lines.splitlines() if line.startswith("[")),
         )
 
 
@@ -206,3 +247,38 @@ def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
         assert gpu["joules"] == pytest.approx(exact, rel=0.002)
         assert gpu["joules_by_backend"]["nvml"] == pytest.approx(exact, rel=0.03)
         assert gpu["instances"] == [nodes.addresses["a"]]
+
+
+@pytest.mark.parametrize("backend", ["zeus", "nvml"])
+def test_live_and_after_the_fact_agree(run: Run, backend: str) -> None:
+    """What a backend measured in a user's program lies inside llem-integrate's bounds, and the reverse."""
+    (live,) = (one for one in run.nodes.live if one.backend == backend)
+    (window,) = run.integrate("a", (live.start_s, live.end_s), backend=backend)
+    assert len(window["gpus"]) == len(live.joules) == GPUS
+    for gpu in window["gpus"]:
+        assert gpu["joules_low"] <= live.joules[gpu["gpu"]] <= gpu["joules_high"]
+    # From the exporter's own history the edges are known to the sample, and so the reverse holds, too.
+    (close,) = integrate(
+        f"http://{run.nodes.addresses['a']}", [(live.start_s, live.end_s)], "--backend", backend
+    )
+    for gpu in close["gpus"]:
+        low, high = live.bounds[gpu["gpu"]]
+        assert low <= gpu["joules"] <= high
+        assert gpu["joules_low"] <= live.joules[gpu["gpu"]] <= gpu["joules_high"]
+
+
+def test_codecarbon_gives_the_total_of_all_gpus(run: Run) -> None:
+    """--backend codecarbon: the gpu component within 5 % of the truth, no split, and exit code 3 says so."""
+    (window,) = run.integrate("a", (run.last_s - 65, run.last_s - 15), backend="codecarbon", code=3)
+    exact = sum(run.exact("a", gpu, window) for gpu in window["gpus"])
+    assert window["total_j"] == pytest.approx(exact, rel=0.05)
+    assert (set(window["per_gpu_j"].values()), window["reasons"]) == ({None}, ["no_gpu_split"])
+
+
+def test_emissions_follow_codecarbons_rate(run: Run) -> None:
+    """--emissions: every GPU's grams are in proportion to its joules, at a rate that a grid can have."""
+    (window,) = run.integrate("a", (run.last_s - 65, run.last_s - 15), options=["--emissions"])
+    rates = [gpu["emissions_g"] / gpu["joules"] for gpu in window["gpus"]]
+    assert max(rates) == pytest.approx(min(rates))
+    grams_per_kwh = rates[0] * 3.6e6
+    assert 50 < grams_per_kwh < 1000
