@@ -41,7 +41,7 @@ class FakeDriver:
         self, directory: Path, gpus: int = 8, *, library: Path | None = None, **defaults: Any
     ) -> None:
         """Create the state file, the driver loaded and its counters well above 0."""
-        self.library = library or build()
+        self.built = library or build()
         self.state_path = directory.resolve() / "nvml.state"
         # Never truncated: a process that still maps an older driver's file would die of SIGBUS.
         self.state_path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ class FakeDriver:
     @property
     def env(self) -> dict[str, str]:
         """What a process needs to find the driver and nvidia-smi: `{**os.environ, **driver.env}`."""
-        return self._env(self.library)
+        return self._env(self.built)
 
     @property
     def env_without_nvidia_smi(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class FakeDriver:
         return self._env(hiding)
 
     def _env(self, programs: Path) -> dict[str, str]:
-        libraries = [str(self.library), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        libraries = [str(self.built), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         return {
             "FAKE_NVML_STATE": str(self.state_path),
             "LD_LIBRARY_PATH": os.pathsep.join(libraries),
@@ -155,4 +155,4 @@ class FakeDriver:
         By its soname: dlopen("libnvidia-ml.so.1") yields a library of that name that is already loaded.
         """
         os.environ["FAKE_NVML_STATE"] = str(self.state_path)
-        ctypes.CDLL(str(self.library / "libnvidia-ml.so.1"))
+        ctypes.CDLL(str(self.built / "libnvidia-ml.so.1"))
