@@ -6,10 +6,10 @@ Eight GPUs draw square waves of four periods plus a sine, at random phases; Prom
 Each figure is the 95th percentile of the relative error over random windows of two GPUs.
 
 - "/history" and "/metrics" say which page of llem-exporter the joules come from: that one alone.
-- The peer is nvitop-exporter at its own interval of 1 s, its gauge integrated by the same trapezoid. The gauge is
-  nvmlDeviceGetPowerUsage, on these GPUs itself a mean over 1 s. That smooths the shortest period, so that the
-  peer's 30 s windows of it are 4 to 6 times as far off as those of /metrics alone, short of 8. On GPUs whose
-  gauge is no mean (Architecture.TURING) they were 13 times as far off.
+- The peer is nvitop-exporter at its own interval of 1 s, its gauge integrated by the same trapezoid. That
+  gauge is nvmlDeviceGetPowerUsage, on these GPUs itself a mean over 1 s. This smooths the shortest period, so
+  that the peer's 30 s windows of it are 4 to 6 times as far off as those of /metrics alone, short of 8. On
+  GPUs whose gauge is no mean (Architecture.TURING) they were 13 times as far off.
 - Bounds are counted over all GPUs and windows. They speak of what lies between readings, not of a sensor's
   delay or average: only with a sensor that follows at once must they hold every time.
 - A few windows go through llem-integrate's own process, and must come out the same to the bit.
