@@ -1,6 +1,7 @@
 """Is every 100 ms sample in the store, once, whatever happens to the exchange? On real servers.
 
 python tests/bench/bench_handover.py [--seconds 600] [--interval 15] [--gpus 8] [--down 120] [--stopped 30]
+python tests/bench/bench_handover.py --lost
 
 One exporter on the fake driver is scraped at once by every Prometheus there is and by VictoriaMetrics, twice
 each: one is left alone, the other is disturbed inside its exchange with the exporter, by a proxy between
@@ -10,8 +11,11 @@ them (each server has its own proxy, scraper ID and source address). The referen
 - "missing" and "not once" are samples of the reference that the store lacks, or has more than once.
 - "drops" are the server's own counts of samples out of order, with a duplicate timestamp, out of bounds and
   beyond sample_limit, over all of its lives. "repeated" is what a response carried again.
-- VictoriaMetrics is not killed: it keeps the newest samples in memory (see "lost" below).
-- "lost" is what a kill -9 costs a server in what it had already read, and what sample_limit costs.
+- VictoriaMetrics is not killed here, as it keeps the newest samples in memory.
+
+--lost shows, in two minutes and instead of that, what can still be lost: VictoriaMetrics killed with -9 as it
+asks again, 2 s and 15 s after its last scrape; a Prometheus stopped and killed at two scrapes running, so
+that the same samples were offered twice and read by nobody; a sample_limit below the answer.
 """
 
 import argparse
@@ -399,6 +403,42 @@ def finished(
     return [compare(scraper, reference.until(end_ms), end_ms) for scraper in scrapers]
 
 
+def lost(directory: Path, driver: FakeDriver) -> list[Result]:
+    """VictoriaMetrics is asked to merge what comes again, by -dedup.minScrapeInterval=1ms."""
+    often, seldom = Pace(2.0, 5.0, 5.0), Pace(15.0, 5.0, 5.0)
+
+    def victoria_metrics(home: Path, jobs: Sequence[Mapping[str, Any]]) -> VictoriaMetrics:
+        return VictoriaMetrics(home, jobs, args=["-dedup.minScrapeInterval=1ms"])
+
+    with (
+        Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter,
+        ExitStack() as servers,
+    ):
+        wait_until(lambda: scrape(exporter).get("llem_gpu_zeus_energy_joules_total", gpu=0), "Zeus")
+        reference = Reference(exporter)
+        prometheus = prometheus_of(prometheus_releases()[0])
+        rows: list[tuple[str, Start, Pace, dict[str, object]]] = [
+            ("VictoriaMetrics, every 2 s", victoria_metrics, often, {}),
+            ("VictoriaMetrics, every 15 s", victoria_metrics, seldom, {}),
+            ("stopped and killed twice", prometheus, often, {}),
+            ("sample_limit", prometheus, often, {"sample_limit": 50}),
+        ]
+        scrapers = [
+            connected(servers, directory, exporter, number, name, start, pace.interval_s, **more)
+            for number, (name, start, pace, more) in enumerate(rows, 1)
+        ]
+        twice = scrapers[2]
+        for scraper in scrapers:
+            wait_until(lambda proxy=scraper.proxy: len(proxy.exchanges) > 1, scraper.name, 90)  # type: ignore[misc]
+        for _ in range(3):
+            disturb(killed_at_its_request, scrapers[:2], reference, seldom, lambda _: None)
+        for _ in range(2):
+            twice.end_of_life()
+            twice.faults.append(stopped_at_its_request_and_killed.__name__)
+            stopped_at_its_request_and_killed([twice], reference, often)
+        return finished(scrapers, reference, seldom, scrape(exporter), print)
+
+
 def _key(labels: Mapping[str, str]) -> tuple[str, str]:
     return labels["__name__"], labels["gpu"]
 
@@ -410,9 +450,13 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--down", type=float, default=120.0)
     parser.add_argument("--stopped", type=float, default=30.0)
+    parser.add_argument("--lost", action="store_true")
     options = parser.parse_args()
     pace = Pace(options.interval, options.down, options.stopped)
     with tempfile.TemporaryDirectory() as directory, FakeDriver(Path(directory), gpus=options.gpus) as driver:
+        if options.lost:
+            print(HEADER, *lost(Path(directory), driver), sep="\n")
+            return 0
         results = run(Path(directory), driver, pace, [*KILLS, *MORE_KILLS], options.seconds)
     print(HEADER, *results, sep="\n")
     lossless = all(result.lossless for result in results)

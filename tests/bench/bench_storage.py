@@ -59,12 +59,15 @@ class Stored:
         return self.chunk_bytes / self.samples
 
 
-def stored(prometheus: Prometheus) -> Stored:
+def snapshot(prometheus: Prometheus) -> Stored:
     """What a server holds, written as blocks."""
     answer = json.loads(prometheus.fetch_text("/api/v1/admin/tsdb/snapshot", method="POST"))
-    blocks = [
-        path.parent for path in (prometheus.data / "snapshots" / answer["data"]["name"]).glob("*/meta.json")
-    ]
+    return stored(prometheus.data / "snapshots" / answer["data"]["name"])
+
+
+def stored(directory: Path) -> Stored:
+    """The chunks of all blocks in a directory."""
+    blocks = [path.parent for path in directory.glob("*/meta.json")]
     stats = [json.loads((block / "meta.json").read_text())["stats"] for block in blocks]
     return Stored(
         sum(block["numSamples"] for block in stats),
@@ -106,7 +109,7 @@ def bench_storage(directory: Path, driver: FakeDriver, seconds: float) -> Iterat
                     running.append((f"{load}, {release.version}", kind, servers.enter_context(prometheus)))
         time.sleep(seconds)
         for name, kind, prometheus in running:
-            yield name, kind, stored(prometheus)
+            yield name, kind, snapshot(prometheus)
 
 
 def counter(exporter: Exporter) -> float | None:
