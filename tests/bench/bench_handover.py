@@ -15,7 +15,8 @@ them (each server has its own proxy, scraper ID and source address). The referen
 
 --lost shows, in two minutes and instead of that, what can still be lost: VictoriaMetrics killed with -9 as it
 asks again, 2 s and 15 s after its last scrape; a Prometheus stopped and killed at two scrapes running, so
-that the same samples were offered twice and read by nobody; a sample_limit below the answer.
+that the same samples were offered twice and read by nobody; an out_of_order_time_window shorter than the time
+for which it was dead, over which Prometheus fails the whole scrape; a sample_limit below the answer.
 """
 
 import argparse
@@ -378,7 +379,9 @@ def run(
                 report(f"{time.monotonic() - start_s:6.1f} s  {fault.__name__}")
                 disturb(fault, disturbed, reference, pace, report)
             reference.sleep(max(0.0, at_least_s - (time.monotonic() - start_s)))
-            return finished(scrapers, reference, pace, scrape(exporter), report)
+            results = finished(scrapers, reference, pace, scrape(exporter), report)
+            assert "Traceback" not in exporter.log()
+            return results
 
 
 def finished(
@@ -417,10 +420,15 @@ def lost(directory: Path, driver: FakeDriver) -> list[Result]:
         wait_until(lambda: scrape(exporter).get("llem_gpu_zeus_energy_joules_total", gpu=0), "Zeus")
         reference = Reference(exporter)
         prometheus = prometheus_of(prometheus_releases()[0])
+
+        def narrow(home: Path, jobs: Sequence[Mapping[str, Any]]) -> Prometheus:
+            return Prometheus(home, jobs, config={"storage": {"tsdb": {"out_of_order_time_window": "1s"}}})
+
         rows: list[tuple[str, Start, Pace, dict[str, object]]] = [
             ("VictoriaMetrics, every 2 s", victoria_metrics, often, {}),
             ("VictoriaMetrics, every 15 s", victoria_metrics, seldom, {}),
             ("stopped and killed twice", prometheus, often, {}),
+            ("out_of_order_time_window", narrow, often, {}),
             ("sample_limit", prometheus, often, {"sample_limit": 50}),
         ]
         scrapers = [
@@ -432,6 +440,7 @@ def lost(directory: Path, driver: FakeDriver) -> list[Result]:
             wait_until(lambda proxy=scraper.proxy: len(proxy.exchanges) > 1, scraper.name, 90)  # type: ignore[misc]
         for _ in range(3):
             disturb(killed_at_its_request, scrapers[:2], reference, seldom, lambda _: None)
+        disturb(dead_for_a_while, [scrapers[3]], reference, often, lambda _: None)
         for _ in range(2):
             twice.end_of_life()
             twice.faults.append(stopped_at_its_request_and_killed.__name__)
