@@ -75,6 +75,11 @@ def wait_until(found: Callable[[], Found], what: str, timeout_s: float = START_S
     return value
 
 
+def _stopped(task: Path) -> bool:
+    """Whether a thread is stopped. Source: proc(5), the state follows the name in parentheses."""
+    return (task / "stat").read_text().rpartition(") ")[2].startswith("T")
+
+
 class Server(ABC):
     """A child process that serves HTTP; `env` is added to this process's environment."""
 
@@ -143,8 +148,10 @@ class Server(ABC):
         return self
 
     def stop(self) -> None:
-        """SIGSTOP: the server hangs, its connections stay open."""
+        """SIGSTOP: the server hangs, its connections stay open; returns when all its threads have stopped."""
         os.kill(self.pid, signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        wait_until(lambda: all(_stopped(task) for task in tasks.iterdir()), "a stopped server")
 
     def cont(self) -> None:
         """SIGCONT: the server goes on after stop()."""
