@@ -20,8 +20,11 @@ time, of the last {retention_s} s</li>
 <pre>
 scrape_configs:
   - job_name: llem
-    static_configs:
-      - targets: ["{host}"]
+    static_configs: [{{targets: ["{host}"]}}]
+  - job_name: llem-history  # every sample; the ID is this Prometheus' own
+    metrics_path: /history
+    params: {{scraper: [prom-a]}}
+    static_configs: [{{targets: ["{host}"]}}]
 </pre>
 </body>
 </html>
