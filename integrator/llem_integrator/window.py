@@ -17,8 +17,10 @@ _UNIT_US = {
 }
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_UNIX = re.compile(r"\d+(?:\.\d+)?")
+_UNIX = re.compile(r"\d{1,20}(?:\.\d+)?")
 _RELATIVE = re.compile(r"now(?:([+-])(.+))?")
+_END_US = 253_402_300_800_000_000  # the year 10000, where datetime ends
+_SHOWN = 60
 _TIME_FORMS = "RFC 3339 (2026-01-31T12:00:00Z), unix seconds, now, or now-1h"
 
 
@@ -31,6 +33,8 @@ class Window:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if not (_representable(self.start_us) and _representable(self.end_us)):
+            raise ConfigError("window out of range: it must lie between the years 1970 and 9999")
         if self.end_us <= self.start_us:
             start, end = rfc3339(self.start_us), rfc3339(self.end_us)
             raise ConfigError(f"window ends at {end}, which is not after its start {start}")
@@ -50,11 +54,11 @@ def rfc3339(unix_us: int) -> str:
 def parse_duration_us(text: str) -> int:
     """Microseconds of `1h30m`, `90s`, `100ms`; raises ConfigError for anything else, and for zero."""
     if not _DURATION.fullmatch(text):
-        raise ConfigError(f"not a duration: {text!r} (write 100ms, 30s, 15m, 1h30m or 2d)")
+        raise ConfigError(f"not a duration: {text[:_SHOWN]!r} (write 100ms, 30s, 15m, 1h30m or 2d)")
     parts: Iterable[tuple[str, str]] = _PART.findall(text)
-    total = round(sum(float(number) * _UNIT_US[unit] for number, unit in parts))
+    total = round(min(2.0**62, sum(float(number) * _UNIT_US[unit] for number, unit in parts)))
     if not 0 < total < 2**62:
-        raise ConfigError(f"duration out of range: {text!r}")
+        raise ConfigError(f"duration out of range: {text[:_SHOWN]!r}")
     return total
 
 
@@ -73,7 +77,7 @@ def parse_time_us(text: str, now_us: int, zone: tzinfo | None) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"not a time: {text!r} (write {_TIME_FORMS})") from None
+        raise ConfigError(f"not a time: {text[:_SHOWN]!r} (write {_TIME_FORMS})") from None
     if moment.tzinfo is None:
         if zone is None:
             raise ConfigError(f"time without a zone: {text!r} (add Z or an offset, or give --timezone)")
@@ -91,14 +95,18 @@ def parse_window(text: str, now_us: int, zone: tzinfo | None) -> Window:
     """A window of `START,END` or `START,+DURATION`; raises ConfigError with what is wrong."""
     start, comma, end = text.partition(",")
     if not comma or "," in end:
-        raise ConfigError(f"not a window: {text!r} (write START,END or START,+15m)")
+        raise ConfigError(f"not a window: {text[:_SHOWN]!r} (write START,END or START,+15m)")
     start_us = parse_time_us(start, now_us, zone)
     if end.strip().startswith("+"):
         return Window(start_us, start_us + parse_duration_us(end.strip()[1:]))
     return Window(start_us, parse_time_us(end, now_us, zone))
 
 
+def _representable(unix_us: int) -> bool:
+    return 0 <= unix_us < _END_US
+
+
 def _in_range(unix_us: int, text: str) -> int:
-    if not 0 <= unix_us < 253_402_300_800_000_000:  # the year 10000, where datetime ends
+    if not _representable(unix_us):
         raise ConfigError(f"time out of range: {text!r} (unix times are in seconds)")
     return unix_us
