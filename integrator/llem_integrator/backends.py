@@ -1,6 +1,6 @@
 """What each backend measured of one GPU in one window, each by the best of its series."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
@@ -8,9 +8,11 @@ import numpy as np
 
 from llem_core import energy, metrics
 from llem_core.backend import Backend
-from llem_integrator.joules import Counter, Integral, counted, joined, trapezoid
+from llem_integrator.counter import Counter, counted
+from llem_integrator.integral import Integral, joined
+from llem_integrator.joules import trapezoid
 from llem_integrator.readings import GpuReadings, lag_ms
-from llem_integrator.series import Series, auto_max_gap_ms, follow
+from llem_integrator.series import Series, Times, auto_max_gap_ms, follow
 from llem_integrator.sources import Selector
 from llem_integrator.window import Window
 
@@ -31,6 +33,15 @@ class Request:
     max_gap_ms: float | None = None
     min_coverage: float = 0.99
     emissions: bool = False
+    settled_ms: dict[str, float] = field(default_factory=dict)
+
+    def max_gap_of(self, series: str, unix_ms: Times) -> float | None:
+        """The longest step to bridge in a series, in ms: as given, or settled once for a run by its steps."""
+        if self.max_gap_ms is not None:
+            return self.max_gap_ms
+        if series not in self.settled_ms and (found := auto_max_gap_ms(unix_ms)) is not None:
+            self.settled_ms[series] = found
+        return self.settled_ms.get(series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +67,16 @@ def measure(gpu: GpuReadings, window: Window, request: Request) -> Measured:
 
 
 def _trace_gap_ms(gpu: GpuReadings, trace: Series, request: Request) -> float | None:
-    if request.max_gap_ms is not None:
-        return request.max_gap_ms
-    if gpu.interval_ms:
+    if request.max_gap_ms is None and gpu.interval_ms:
         return energy.GAP_INTERVALS * gpu.interval_ms
-    return auto_max_gap_ms(trace.unix_ms)
+    return request.max_gap_of(f"{gpu.uuid} trace", trace.unix_ms)
 
 
 def _zeus(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
     """The hardware's counter: scraped and traced values are readings of one register, and go together."""
     counter = gpu.counter(metrics.GPU_ZEUS_ENERGY, window, integrated=False)
     trace = gpu.trace(metrics.GPU_ZEUS_TRACE)
-    gaps = [request.max_gap_ms or auto_max_gap_ms(counter.unix_ms)] if counter else []
+    gaps = [request.max_gap_of(f"{gpu.uuid} zeus", counter.unix_ms)] if counter else []
     if trace:
         gaps.append(_trace_gap_ms(gpu, trace, request))
         unix_ms, joules = trace.unix_ms, trace.values
@@ -90,7 +99,7 @@ def _nvml(gpu: GpuReadings, window: Window, request: Request) -> Integral | None
     if traced and traced.coverage >= request.min_coverage:
         return traced
     counter = gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True)
-    max_gap_ms = request.max_gap_ms or (auto_max_gap_ms(counter.unix_ms) if counter else None)
+    max_gap_ms = request.max_gap_of(f"{gpu.uuid} nvml", counter.unix_ms) if counter else None
     found = [traced] if traced else []
     if counter and max_gap_ms is not None:
         whole = counted(counter, window, max_gap_ms, gpu.limit_watts)
@@ -141,5 +150,5 @@ def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]
         return []
     unix_ms = np.concatenate([one.unix_ms for one in chain])
     watts = np.concatenate([one.values for one in chain])
-    max_gap_ms = request.max_gap_ms or auto_max_gap_ms(unix_ms)
+    max_gap_ms = request.max_gap_of(f"{gpu.uuid} gauge", unix_ms)
     return [trapezoid(unix_ms, watts, window, max_gap_ms, gpu.limit_watts)] if max_gap_ms else []

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from llem_integrator.backends import Request
-from llem_integrator.joules import Counter, Integral, counted
+from llem_integrator.counter import Counter, counted
+from llem_integrator.integral import Integral
 from llem_integrator.readings import NodeReadings
-from llem_integrator.series import auto_max_gap_ms
 from llem_integrator.window import Window
 
 GPU: Final = ("gpu",)
@@ -26,11 +26,11 @@ class NodeEnergy:
 
 def measure(node: NodeReadings, window: Window, request: Request, limit_watts: float | None) -> NodeEnergy:
     """The node's energy in a window; `limit_watts` is that of all its GPUs together."""
-    grams = _count([node.grams(window)], window, request, None)
-    every = _count([node.joules(part, window) for part in ALL], window, request, None)
+    grams = _count(node.name, [node.grams(window)], window, request, None)
+    every = _count(node.name, [node.joules(part, window) for part in ALL], window, request, None)
     return NodeEnergy(
-        gpu=_count([node.joules(part, window) for part in GPU], window, request, limit_watts),
-        rest=_count([node.joules(part, window) for part in REST], window, request, None),
+        gpu=_count(node.name, [node.joules(part, window) for part in GPU], window, request, limit_watts),
+        rest=_count(node.name, [node.joules(part, window) for part in REST], window, request, None),
         grams_per_joule=_rate(grams, every),
     )
 
@@ -43,12 +43,12 @@ def _rate(grams: Integral | None, energy: Integral | None) -> float | None:
 
 
 def _count(
-    counters: Sequence[Counter | None], window: Window, request: Request, limit_watts: float | None
+    node: str, counters: Sequence[Counter | None], window: Window, request: Request, limit_watts: float | None
 ) -> Integral | None:
     """The rise of several counters together; they are read at the same times."""
     total: Integral | None = None
     for counter in counters:
-        max_gap_ms = request.max_gap_ms or (auto_max_gap_ms(counter.unix_ms) if counter else None)
+        max_gap_ms = request.max_gap_of(f"{node} codecarbon", counter.unix_ms) if counter else None
         if counter is None or max_gap_ms is None:
             continue
         part = counted(counter, window, max_gap_ms, limit_watts)

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from llem_core.backend import Backend, Candidate
 from llem_core.measurement import MeasurementWarning, WarningCode
@@ -26,6 +27,7 @@ def integrate(
 
     `progress` is told how many windows are done, in fractions.
     """
+    request = replace(request, settled_ms={})
     for done, window in enumerate(windows):
         if request.backend is Backend.NONE:
             yield _result(window, request, [], [])

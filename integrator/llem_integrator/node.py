@@ -10,7 +10,7 @@ from llem_core.backend import Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.backends import MEASURING, Measured, Request, covered
 from llem_integrator.codecarbon import NodeEnergy
-from llem_integrator.joules import Integral
+from llem_integrator.integral import Integral
 from llem_integrator.readings import GpuReadings
 from llem_integrator.result import GpuEnergy
 from llem_integrator.window import Window

@@ -1,6 +1,6 @@
 """What a source holds of each GPU around a window, put together for the rule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from llem_core import energy, metrics
 from llem_core.metrics import MetricSpec
-from llem_integrator.joules import Counter
+from llem_integrator.counter import Counter
 from llem_integrator.series import Series, Times, Values, follow, merge
 from llem_integrator.sources import Progress, Selector, Source
 from llem_integrator.window import Window
@@ -16,6 +16,12 @@ from llem_integrator.window import Window
 _TRACE_MARGIN_MS: Final = 30_000
 _PLAIN_MARGIN_MS: Final = 300_000
 """How far outside a window samples are read; for scraped series it is Prometheus's own lookback."""
+
+_SCRAPE_BLUR_MS: Final = 500.0
+"""A scrape's own time is up to this far from when its values were read."""
+
+_ANOTHER_S: Final = 1e9
+"""More seconds than any step has: as covered seconds they say that nothing is known of the step."""
 
 _PEAK_MS: Final = 60_000
 """How far llem_gpu_power_peak_watts looks back."""
@@ -73,6 +79,7 @@ class GpuReadings:
             np.concatenate(joules)[order],
             integrated_s=np.concatenate(seconds)[order] if integrated else None,
             interval_ms=(self.interval_ms or 0.0) if integrated else 0.0,
+            blur_ms=0.0 if read_times else _SCRAPE_BLUR_MS,
         )
 
 
@@ -96,7 +103,7 @@ class NodeReadings:
         return self._counter(self.of(metrics.CODECARBON_EMISSIONS), window)
 
     def _counter(self, series: Sequence[Series], window: Window) -> Counter | None:
-        """A counter that restarts with its exporter, and covers no time in which it restarted."""
+        """A counter that restarts with its exporter, and covers no time in which it restarted or moved."""
         read_times = _by_labels(self.of(metrics.CODECARBON_TIMESTAMP))
         times: list[Times] = [np.zeros(0, np.int64)]
         values: list[Values] = [np.zeros(0)]
@@ -109,8 +116,10 @@ class NodeReadings:
         unix_ms, counts = np.concatenate(times), np.concatenate(values)
         if not len(unix_ms):
             return None
-        counting_ms = np.diff(unix_ms) * (np.diff(counts) >= 0)
-        return Counter(unix_ms, counts, integrated_s=np.concatenate([[0.0], np.cumsum(counting_ms) / 1000]))
+        counting_s = np.diff(unix_ms) * (np.diff(counts) >= 0) / 1000
+        # Between two label sets it may be another worker's count, whatever it shows.
+        counting_s[np.cumsum([len(part) for part in times])[1:-1] - 1] = _ANOTHER_S
+        return Counter(unix_ms, counts, integrated_s=np.concatenate([[0.0], np.cumsum(counting_s)]))
 
 
 def lag_ms(trace: Series) -> float:
@@ -166,17 +175,27 @@ class _Asked:
     end_ms: int
 
     def samples(self, spec: MetricSpec, margin_ms: int, progress: Progress) -> Iterator[Series]:
-        """The series of any selector that reach into the window, each once, with a margin around it."""
+        """The series of any selector in the window and a margin around it, each once."""
         start_ms, end_ms = max(0, self.start_ms - margin_ms), self.end_ms + margin_ms
         seen: set[tuple[tuple[str, str], ...]] = set()
         for selector in self.selectors:
             for one in self.source.samples(spec.name, selector, start_ms, end_ms, progress):
-                if not len(one) or one.unix_ms[0] > self.end_ms or one.unix_ms[-1] < self.start_ms:
-                    continue
                 key = _key(one)
-                if key not in seen:
+                if len(one) and key not in seen:
                     seen.add(key)
                     yield one
+
+    def newest_ms(self, one: Series) -> int:
+        """The time of a series' last sample up to the window's end."""
+        number = int(np.searchsorted(one.unix_ms, self.end_ms, "right"))
+        return int(one.unix_ms[max(0, number - 1)])
+
+    def reached(self, series: Iterable[Series]) -> bool:
+        """Whether these reach into the window, or across it."""
+        spans = [(int(one.unix_ms[0]), int(one.unix_ms[-1])) for one in series]
+        return (
+            bool(spans) and min(spans)[0] <= self.end_ms and max(last for _, last in spans) >= self.start_ms
+        )
 
     def summary(self, spec: MetricSpec, kind: str, before_ms: int = 0, after_ms: int = 0) -> Iterator[Series]:
         """One value a label set, of the window and so much before and after it."""
@@ -194,9 +213,19 @@ def _add_samples(readings: Readings, asked: _Asked, progress: Progress) -> None:
                 node = readings.nodes.setdefault(instance, NodeReadings(instance))
                 node.series.setdefault(spec.name, []).append(one)
             elif uuid := one.labels.get("uuid"):
-                gpu = readings.gpus.setdefault(uuid, GpuReadings(uuid, labels=dict(one.labels)))
+                gpu = readings.gpus.setdefault(uuid, GpuReadings(uuid))
                 gpu.series.setdefault(spec.name, []).append(one)
-                gpu.instances.add(instance)
+    for name, node in list(readings.nodes.items()):
+        if not any(asked.reached(found) for found in node.series.values()):
+            del readings.nodes[name]
+    for uuid, gpu in list(readings.gpus.items()):
+        if not any(asked.reached(found) for found in gpu.series.values()):
+            del readings.gpus[uuid]
+            continue
+        every = [one for found in gpu.series.values() for one in found]
+        inside = [one for one in every if asked.reached([one])] or every
+        gpu.instances = {one.labels.get("instance", "") for one in inside}
+        gpu.labels = dict(max(inside, key=asked.newest_ms).labels)
 
 
 def _add_facts(readings: Readings, asked: _Asked) -> None:
@@ -213,8 +242,12 @@ def _add_facts(readings: Readings, asked: _Asked) -> None:
             if one.labels.get("uuid") in gpus:
                 yield gpus[one.labels["uuid"]], one
 
-    for gpu, one in known(metrics.GPU_INFO, "last", near_ms):
-        gpu.labels |= one.labels
+    # Of several infos (a card that was renumbered, a pod that moved) the one that goes with the samples says
+    # name and scope; what lies in the window comes first.
+    for around_ms in (near_ms, (0, 0)):
+        for gpu, one in known(metrics.GPU_INFO, "last", around_ms):
+            own = all(gpu.labels.get(name) in (None, one.labels.get(name)) for name in ("gpu", "instance"))
+            gpu.labels = {**gpu.labels, **one.labels} if own else {**one.labels, **gpu.labels}
     for gpu, one in known(metrics.GPU_POWER_LIMIT, "max", near_ms):
         gpu.limit_watts = max(gpu.limit_watts or 0.0, float(one.values[0]))
     # The peak gauge looks back: in the window's first minute it may show a peak of before.

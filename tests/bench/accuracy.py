@@ -24,7 +24,8 @@ from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS
 from llem_core.metrics import Kind
 from llem_integrator.backends import Request, measure
-from llem_integrator.joules import Integral, trapezoid
+from llem_integrator.integral import Integral
+from llem_integrator.joules import trapezoid
 from llem_integrator.readings import read
 from llem_integrator.series import Series
 from llem_integrator.sources import Matcher

@@ -338,3 +338,91 @@ def test_a_peak_is_never_below_the_mean() -> None:
     peak = series("llem_gpu_power_peak_watts", labels, peaks)
     assert answer(page(lines, low, peak)).gpus[0].peak_watts is None, "the window is shorter than a minute"
     assert answer(page(lines, low, peak), (5.0, 115.0)).gpus[0].peak_watts == 300.0
+
+
+def without_zeus(lines: list[str]) -> list[str]:
+    return [line for line in lines if "zeus" not in line]
+
+
+def test_another_exporters_counter_is_not_a_rise() -> None:
+    """A port that now leads to an exporter which ran for a day: the step between them covers nothing."""
+    before = without_zeus(scraped(0, seconds=range(0, 60, 5)))
+    after = without_zeus(scraped(0, instance="n1:9956", seconds=range(60, 121, 5), started_s=-86_400))
+    gpu = answer(page(before, after)).gpus[0]
+    assert gpu.joules == pytest.approx(2500)
+    assert gpu.gap_s == pytest.approx(5)
+    assert gpu.joules_high is not None
+    assert gpu.joules_high > 3000
+    info = [line for line in scraped(0) if line.startswith("llem_gpu_info")]
+    first, second = carbon({"gpu": 50.0}), carbon({"gpu": 900.0}, job="other")
+    cut = [
+        *(line for line in first if float(line.split()[-1]) * 1000 < T0 + 58_000),
+        *(line for line in second if float(line.split()[-1]) * 1000 > T0 + 58_000),
+    ]
+    moved = answer(page(info, cut), (43.3, 58.0))
+    assert moved.gpus[0].joules == pytest.approx(50 * (54 - 43.3))
+    assert moved.reasons == ("coverage",)
+
+
+def test_a_restart_that_the_joules_do_not_show_is_one() -> None:
+    """Joules that rose while the covered seconds fell are a restart: both count from 0."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    joules = [(0, 1000.0), (5000, 1500.0), (10_000, 2900.0), (15_000, 3400.0), (20_000, 3900.0)]
+    seconds = [(0, 100.0), (5000, 105.0), (10_000, 3.0), (15_000, 8.0), (20_000, 13.0)]
+    counter = series("llem_gpu_nvml_energy_joules_total", labels, joules)
+    counter += series("llem_gpu_integrated_seconds_total", labels, seconds)
+    gpu = answer(page(counter), (0.0, 20.0)).gpus[0]
+    assert (gpu.joules, gpu.resets, gpu.gap_s) == (500 + 2900 + 500 + 500, 1, 2.0)
+
+
+def test_a_hole_is_not_bridged_because_little_was_read_around_it() -> None:
+    """A window inside a hole of ten minutes, with one sample on either side in reach, has no joules."""
+    lines = scraped(0, seconds=[*range(0, 301, 15), *range(885, 1300, 15)])
+    gauge = [line for line in lines if line.startswith(("llem_gpu_info", "llem_gpu_power_watts"))]
+    assert answer(page(gauge), (588.0, 597.0)).total_j is None
+
+
+def test_max_gap_is_settled_once_in_a_run() -> None:
+    """Later windows, whose samples are coarser, are judged by what the run began with."""
+    lines = scraped(0, seconds=[*range(0, 301, 5), *range(330, 1300, 30)])
+    gauge = [line for line in lines if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
+    windows = [Window(T0 * 1000 + a * 10**6, T0 * 1000 + b * 10**6) for a, b in ((10, 200), (950, 1200))]
+    first, second = integrate(parse(page(gauge), "page"), windows, Request())
+    assert first.gpus[0].max_gap_s == 15.0
+    assert second.gpus[0].joules is None, "steps of 30 s are gaps to a run that began with 5 s"
+
+
+def test_a_renumbered_gpu_has_the_index_of_the_window() -> None:
+    """Cards that swapped their numbers before the window are found by what they are called in it."""
+    text = page(
+        scraped(0, uuid="GPU-A", seconds=range(0, 61, 5)),
+        scraped(1, uuid="GPU-B", seconds=range(0, 61, 5), watts=250.0),
+        scraped(1, uuid="GPU-A", seconds=range(65, 301, 5)),
+        scraped(0, uuid="GPU-B", seconds=range(65, 301, 5), watts=250.0),
+    )
+    result = answer(text, (200.0, 230.0))
+    assert {gpu.uuid: gpu.gpu for gpu in result.gpus} == {"GPU-A": "1", "GPU-B": "0"}
+    assert [gpu.uuid for gpu in answer(text, (200.0, 230.0), Request(gpus=("0",))).gpus] == ["GPU-B"]
+
+
+def test_label_sets_beside_the_window_serve_its_edges() -> None:
+    """A set that ended before the window, and one that begins after it, hold a hardware counter's edges."""
+    before = scraped(0, seconds=range(0, 45, 5), read_late_ms=0)
+    after = scraped(0, instance="n1:9956", seconds=range(46, 121, 5), read_late_ms=0)
+    whole = answer(page(before, after), (43.3, 73.3)).gpus[0]
+    assert whole.coverage == 1.0
+    assert whole.joules == pytest.approx(3000)
+    between = answer(page(before, after), (41.0, 45.0)).gpus[0]
+    assert between.coverage == 1.0
+    assert between.joules == pytest.approx(400)
+
+
+def test_without_read_times_the_bounds_allow_for_the_scrape() -> None:
+    """A counter whose read times are not stored is up to half a second off, and its bounds say so."""
+    lines = [line for line in scraped(0) if "sample_timestamp" not in line]
+    known, unknown = answer(page(scraped(0))).gpus[0], answer(page(lines)).gpus[0]
+    assert unknown.joules_low is not None
+    assert unknown.joules_high is not None
+    assert known.joules_low is not None
+    assert unknown.joules_low <= known.joules_low
+    assert unknown.joules_high > 3000

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llem_core import energy
-from llem_integrator.joules import Counter, counted, trapezoid
+from llem_integrator.counter import Counter, counted
+from llem_integrator.joules import trapezoid
 from llem_integrator.window import Window
 
 Array = NDArray[Any]
@@ -188,6 +189,13 @@ def test_a_small_fall_of_a_hardware_counter_is_a_late_value() -> None:
     read = counter([0, 100, 200, 300], [50_000, 50_100, 50_050, 50_200])
     result = counted(read, window(0, 300), 300, 700)
     assert (result.joules, result.resets, result.late) == (200.0, 0, 1)
+
+
+def test_a_young_counter_that_restarts_is_reset_not_late() -> None:
+    """A fall below limit x 2 s that the next readings do not make up for is a reset."""
+    read = counter([0, 20_000, 40_000, 60_000, 80_000], [800, 1200, 0, 400, 800])
+    result = counted(read, window(0, 80_000), 60_000, 700)
+    assert (result.joules, result.resets, result.late) == (400 + 0 + 400 + 400, 1, 0)
 
 
 def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
