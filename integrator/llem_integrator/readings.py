@@ -40,6 +40,7 @@ class GpuReadings:
     peak_watts: float | None = None
     interval_ms: float | None = None
     series: dict[str, list[Series]] = field(default_factory=dict)
+    _merged: dict[str, Series | None] = field(default_factory=dict)
 
     @property
     def node(self) -> str:
@@ -50,7 +51,9 @@ class GpuReadings:
 
     def trace(self, spec: MetricSpec) -> Series | None:
         """All samples with times of their own, whichever server or path they came by."""
-        return merge(self.of(spec))
+        if spec.name not in self._merged:
+            self._merged[spec.name] = merge(self.of(spec))
+        return self._merged[spec.name]
 
     def counter(self, spec: MetricSpec, window: Window, *, integrated: bool) -> Counter | None:
         """A plain counter along the label sets that follow each other, each value at the time it was read."""
