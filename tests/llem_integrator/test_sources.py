@@ -34,7 +34,7 @@ def trace_text(samples: int, step_ms: int = 100, gpus: int = 2) -> str:
 
 
 def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> list[Series]:
-    found = source.samples(POWER, parse_selector(selector), start_ms, end_ms, lambda _: None)
+    found = source.samples(POWER, parse_selector(selector) if selector else (), start_ms, end_ms, lambda _: None)
     return sorted(found, key=lambda one: one.labels["gpu"])
 
 
@@ -242,16 +242,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             open_source(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("text", ["x", "x=y", 'x="y" z="w"', 'x=~"("', '{x="y"', '="y"', 'x="y",,'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "{}", "x", "x=y", 'x="y" z="w"', '{x="y"', '="y"', 'x="y",,'),
+        *(r'x="\d"', r'x="\x1"', r'x="\ud800"', r'x="\U00110000"', r'x="\400"', r'x="\xff"', 'x="\udcff"'),
+    ],
+)
 def test_bad_matchers(text: str) -> None:
-    """What is no matcher is refused."""
+    """What is no matcher, or no string of PromQL, is refused, and so is no matcher at all."""
     with pytest.raises(ConfigError):
         parse_selector(text)
 
 
 def test_matchers_apply_as_in_promql() -> None:
-    """Absent labels are empty, and regular expressions are anchored."""
-    labels = {"a": "xy"}
+    """Absent labels are empty, and regular expressions are anchored and dots match newlines."""
+    labels = {"a": "xy", "n": "1\n2"}
     texts = {
         'a="xy"': True,
         'a!="xy"': False,
@@ -259,7 +265,29 @@ def test_matchers_apply_as_in_promql() -> None:
         'a=~"x."': True,
         'a!~"x"': True,
         'b=""': True,
-        "": True,
+        'n=~"1.2"': True,
+        r'n=~"\\d\n\\d"': True,
     }
     for text, expected in texts.items():
         assert all(matcher(labels) for matcher in parse_selector(text)) is expected, text
+
+
+def test_escapes_are_promqls(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
+    """Every escape means what it means to the server, which gets it as it was meant."""
+    text = r"""x="\a\b\f\n\r\t\v\\\"\x41\101\u00e9\U0001f50b\xc3\xa9 é", y='it\'s \\d'"""
+    first, second = parse_selector(text)
+    assert first.value == '\a\b\f\n\r\t\v\\"AA\u00e9\U0001f50b\u00e9 \u00e9'
+    assert second.value == "it's \\d"
+    with Prometheus.on_blocks(tmp_path, trace_text(10), release=prometheus_release) as server:
+        sent = ",".join(map(str, (first, second)))
+        (absent,) = server.query(f"absent(none{{{sent}}})")
+        assert absent["metric"] == {"x": first.value, "y": second.value}
+
+
+@pytest.mark.parametrize("pattern", ["(", "x{99999999999}", "(" * 5000 + ")" * 5000])
+def test_a_regular_expression_is_read_where_it_is_applied(pattern: str) -> None:
+    """A server's regular expressions are its own; one that fails here fails when labels are matched."""
+    (matcher,) = parse_selector(f'x=~"{pattern}"')
+    assert str(matcher) == f'x=~"{pattern}"'
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        matcher({})

@@ -1,14 +1,20 @@
 """Label matchers as in PromQL, to send to a server or to apply to labels here."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from llem_core.errors import ConfigError
 
-_MATCHER = re.compile(r"""\s*([a-zA-Z_]\w*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*""")
-_ESCAPE = re.compile(r"\\(.)")
-_ESCAPED = {"n": "\n", "t": "\t", "r": "\r"}
+_MATCHER: Final = re.compile(
+    r"""\s*([a-zA-Z_]\w*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*""", re.ASCII
+)
+_ESCAPE: Final = re.compile(
+    rb"""\\(?:([abfnrtv\\"'])|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)"""
+)
+_ESCAPED: Final = bytes.maketrans(b"abfnrtv", b"\a\b\f\n\r\t\v")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +26,10 @@ class Matcher:
     value: str
 
     def __call__(self, labels: Mapping[str, str]) -> bool:
+        """Whether it holds; raises ConfigError where a regular expression is none of Python's."""
         value = labels.get(self.label, "")
-        hit = value == self.value if self.operator in ("=", "!=") else bool(re.fullmatch(self.value, value))
+        exact = self.operator in ("=", "!=")
+        hit = value == self.value if exact else bool(_compiled(self.value).fullmatch(value))
         return hit if self.operator in ("=", "=~") else not hit
 
     def __str__(self) -> str:
@@ -34,7 +42,10 @@ Selector = tuple[Matcher, ...]
 
 
 def parse_selector(text: str) -> Selector:
-    """The matchers of `a="x",b=~"y.*"`, braces optional; raises ConfigError with what is wrong."""
+    """The matchers of `a="x",b=~"y.*"`, braces optional; raises ConfigError with what is wrong.
+
+    Regular expressions stay unread: a server has its own, and one applied here is compiled then.
+    """
     body = text.strip()
     if body.startswith("{") and body.endswith("}"):
         body = body[1:-1]
@@ -45,21 +56,45 @@ def parse_selector(text: str) -> Selector:
         if not found:
             raise ConfigError(f"not a label matcher: {text!r} (write 'instance=\"node1:9955\"')")
         label, operator, quoted = found.groups()
-        value = _ESCAPE.sub(lambda escape: _ESCAPED.get(escape[1], escape[1]), quoted[1:-1])
-        if operator in ("=~", "!~"):
-            try:
-                re.compile(value)
-            except re.error as exc:
-                raise ConfigError(f"not a regular expression: {value!r} in {text!r} ({exc})") from exc
-        matchers.append(Matcher(label, operator, value))
+        matchers.append(Matcher(label, operator, _unquoted(quoted, text)))
         position = found.end()
         if position < len(body):
             if body[position] != ",":
                 raise ConfigError(f"not a label matcher: {text!r} (put a comma between matchers)")
             position += 1
+    if not matchers:
+        raise ConfigError(f"no label matcher in {text!r} (write 'instance=\"node1:9955\"')")
     return tuple(matchers)
 
 
 def query(metric: str, selector: Selector) -> str:
     """The PromQL selector of a metric."""
     return f"{metric}{{{','.join(map(str, selector))}}}" if selector else metric
+
+
+def _unquoted(quoted: str, text: str) -> str:
+    """What a string of PromQL means. Source: Go's strconv.Unquote, which PromQL follows."""
+    try:
+        return _ESCAPE.sub(_unescaped, quoted[1:-1].encode()).decode()
+    except ValueError as exc:
+        raise ConfigError(f"not a string of PromQL: {quoted} in {text!r} ({exc})") from exc
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    """The bytes of one escape; raises ValueError where PromQL has no such escape."""
+    letter, byte, octal, short, long = escape.groups()
+    if letter:
+        return letter.translate(_ESCAPED)
+    if byte or octal:
+        return bytes([int(byte, 16) if byte else int(octal, 8)])
+    if short or long:
+        return chr(int(short or long, 16)).encode()
+    raise ValueError(f"no escape begins {escape[0].decode('utf-8', 'replace')}; a backslash is \\\\")
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except (re.error, OverflowError, RecursionError) as exc:
+        raise ConfigError(f"not a regular expression: {pattern[:60]!r} ({exc})") from exc
