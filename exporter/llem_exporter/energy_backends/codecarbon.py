@@ -202,7 +202,9 @@ class CodeCarbonBackend:
         total_j = None if tracker.lost else _joules(data, bool(found))
         known = total_j is not None
         module = any(device.info.scope == "module" for device in tracker.devices)
-        grams = data.emissions * _GRAMS_PER_KG if known and self._country_iso_code else None
+        # CodeCarbon's grams are of CPU, memory and GPUs together, the joules of a part of them.
+        with_grams = total_j is not None and self._country_iso_code is not None
+        grams = data.emissions * _GRAMS_PER_KG * total_j / _all_joules(data) if with_grams else None
         return EnergyMeasurement(
             total_j=total_j,
             duration_sec=end_s - tracker.start_s,
@@ -240,6 +242,10 @@ def _joules(data: Any, gpus_asked_for: bool) -> float | None:
         return None
     kwh = data.gpu_energy if gpus_asked_for else data.cpu_energy + data.ram_energy
     return kwh * _JOULES_PER_KWH if kwh > 0 else None
+
+
+def _all_joules(data: Any) -> float:
+    return float(data.energy_consumed) * _JOULES_PER_KWH
 
 
 def _why_nothing(gpus_asked_for: bool) -> str:

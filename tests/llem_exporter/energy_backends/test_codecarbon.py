@@ -21,6 +21,8 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 m = window(eb.CodeCarbonBackend("deu"), 1.2)
+from codecarbon.input import DataSource
+m["grams_per_kwh"] = DataSource().get_global_energy_mix_data()["DEU"]["carbon_intensity"]
 same = handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 sys.stderr.flush()
 tell([m, same, [t for t in touched if "/dev/null" not in t]])
@@ -61,8 +63,10 @@ def test_it_goes_nowhere_and_leaves_nothing(
     assert [path.name for path in home.iterdir()] == [".codecarbon.config"]
     assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.1)
     assert (measured["per_gpu_j"], measured["scope"], measured["codes"]) == (None, "gpu", ["short_window"])
-    # Germany's grid: some hundred grams for each kWh of all that CodeCarbon counts, CPU and memory included.
-    assert 0.05 <= measured["grams"] <= 1
+    # Of the GPUs, as the joules: what CodeCarbon counts of CPU and memory has no part in either.
+    assert measured["grams"] == pytest.approx(
+        measured["total_j"] / 3.6e6 * measured["grams_per_kwh"], rel=1e-3
+    )
 
 
 def test_without_a_country_joules_and_no_grams(steady: FakeDriver) -> None:
