@@ -5,16 +5,26 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 
-from llem_core.errors import DeviceError, DeviceLostError
+from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import Device, Status
 
 STATUS_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
 
+MIN_INTERVAL_MS: Final = 20
+"""No sensor updates more often, and each reading costs the GPU and the driver something."""
+
 _log = logging.getLogger(__name__)
+
+
+def interval_of(sample_interval_ms: float) -> float:
+    """The interval in seconds. Raises ConfigError for one that a Poller cannot keep."""
+    if not MIN_INTERVAL_MS <= sample_interval_ms < inf:
+        raise ConfigError(f"sample_interval_ms {sample_interval_ms!r}: {MIN_INTERVAL_MS} ms is the least")
+    return sample_interval_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)

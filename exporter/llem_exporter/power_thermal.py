@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from llem_exporter.polling import Poller, Reading
+from llem_exporter.polling import Poller, Reading, interval_of
 from llem_exporter.ticks import WallClock
 
 PATIENCE_SECONDS: Final = 2.0
@@ -36,6 +36,8 @@ class PowerThermalSample:
 class PowerThermalSampler:
     """Samples one GPU (NVML's index) in a thread, from start() to stop(), with a sample at either end.
 
+    Raises ConfigError for a sample interval below 20 ms.
+
     with PowerThermalSampler() as sampler:
         train()
     hottest = max(sample.temperature_c or 0 for sample in sampler.get_samples())
@@ -43,22 +45,23 @@ class PowerThermalSampler:
 
     def __init__(self, device_index: int = 0, sample_interval_ms: int = 100) -> None:
         self._device_index, self._interval_ms = device_index, sample_interval_ms
+        self._interval_s = interval_of(sample_interval_ms)
         self._samples: list[PowerThermalSample] = []
         self._poller: Poller | None = None
 
     def start(self) -> None:
         """Begin anew; a sampler that runs goes on. Raises ConfigError where the GPU does not answer."""
-        from llem_exporter.energy_backends import nvml_device
+        from llem_exporter.energy_backends import gpus, nvml_device
 
         if self._poller is not None:
             return
-        nvml_device.count_gpus()
-        device = nvml_device.open_gpu(self._device_index)
+        [gpu] = gpus.asked_for([self._device_index])
+        device = nvml_device.open_gpu(gpu.index)
         samples: list[PowerThermalSample] = []
         offset_s = WallClock(self._interval_ms).mapping.offset_s
         poller = Poller(
             device,
-            self._interval_ms / 1000,
+            self._interval_s,
             lambda reading: samples.append(_sample(reading, offset_s)),
         )
         self._samples, self._poller = samples, poller

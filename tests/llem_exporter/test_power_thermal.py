@@ -7,12 +7,14 @@ from contextlib import suppress
 from dataclasses import astuple
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pynvml
 import pytest
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import DeviceInfo, Status
+from llem_exporter.energy_backends import NVMLBackend
 from llem_exporter.polling import Poller, Reading
 from llem_exporter.power_thermal import PowerThermalSampler
 from tests.fake_nvml import FakeDriver
@@ -174,3 +176,11 @@ def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
     assert device.reopened == 1
     assert [reading.error for reading in readings if reading.lost] == ["NVML_ERROR_GPU_IS_LOST"]
     assert readings[-1].watts == 100.0
+
+
+@pytest.mark.parametrize("interval_ms", [0, -5, 19.9, float("nan"), float("inf")])
+def test_an_interval_that_no_thread_can_keep_is_refused(interval_ms: float) -> None:
+    """0 would end the thread that samples, and less would keep a core busy."""
+    for make in (NVMLBackend, PowerThermalSampler):
+        with pytest.raises(ConfigError, match="sample_interval_ms .*20"):
+            make(sample_interval_ms=cast(int, interval_ms))

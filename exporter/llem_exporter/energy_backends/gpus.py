@@ -1,10 +1,11 @@
 """Which GPUs a measurement is of: those asked for, or those that CUDA_VISIBLE_DEVICES leaves visible."""
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, SupportsIndex
 
 from llem_core.errors import ConfigError, DeviceError
 from llem_exporter.energy_backends import nvml_device
@@ -31,7 +32,17 @@ def asked_for(gpu_indices: Sequence[int] | None) -> tuple[Gpu, ...]:
     count = nvml_device.count_gpus()
     if gpu_indices is None:
         return _visible(count)
-    return tuple(_named(index, count) for index in dict.fromkeys(gpu_indices))
+    return tuple(_named(index, count) for index in dict.fromkeys(map(whole_number, gpu_indices)))
+
+
+def whole_number(index: SupportsIndex) -> int:
+    """An index as NVML takes it. Raises ConfigError for 0.0, and for True, which Python takes for 1."""
+    try:
+        if not isinstance(index, bool):
+            return operator.index(index)
+    except TypeError:
+        pass
+    raise ConfigError(f"{index!r} is no GPU's index; NVML's are whole numbers from 0")
 
 
 def some_asked_for(gpu_indices: Sequence[int] | None) -> tuple[Gpu, ...]:

@@ -13,7 +13,7 @@ from llem_exporter.energy_backends import doubts, gpus, nvml_device
 from llem_exporter.energy_backends.base import Tracker, works
 from llem_exporter.energy_backends.gpus import Gpu
 from llem_exporter.energy_backends.power_window import PowerWindow, WindowEnergy
-from llem_exporter.polling import Poller
+from llem_exporter.polling import Poller, interval_of
 from llem_exporter.ticks import WallClock
 
 __all__ = ["EnergyMeasurement", "NVMLBackend"]
@@ -74,6 +74,7 @@ class NVMLBackend:
 
     `gpu_indices` names several GPUs, by NVML's index as all backends do; else it is the one of
     `device_index`. It reads when tracking starts and when it stops, so the window holds all in between.
+    Raises ConfigError for a sample interval below 20 ms.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class NVMLBackend:
     ) -> None:
         named = (device_index,) if gpu_indices is None else tuple(gpu_indices)
         self._gpu_indices: tuple[int, ...] | None = named
-        self._interval_s = sample_interval_ms / 1000
+        self._interval_s = interval_of(sample_interval_ms)
 
     @classmethod
     def of_visible_gpus(cls) -> "NVMLBackend":

@@ -1,8 +1,14 @@
 """What CUDA_VISIBLE_DEVICES leaves of the GPUs."""
 
+from typing import Any
+
 import pytest
 
+from llem_core.errors import ConfigError
+from llem_exporter.energy_backends import gpus
 from llem_exporter.energy_backends.gpus import Gpu, visible
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.energy_backends.child import ask
 
 UUIDS = {0: "GPU-aaaa-1", 1: "GPU-aabb-2", 2: "GPU-cccc-3", 4: "GPU-dddd-5"}
 SLICES = {"MIG-1234": 2, "MIG-5678": 2}
@@ -42,3 +48,27 @@ def test_forms_of_cuda_visible_devices(value: str | None, indices: list[int]) ->
 def test_a_slice_is_known_as_one() -> None:
     """The measurement is then of more than what was named."""
     assert visible("MIG-1234,0", UUIDS, SLICES.get) == (Gpu(2, "GPU-cccc-3", mig=True), Gpu(0, "GPU-aaaa-1"))
+
+
+@pytest.mark.parametrize("index", [0.0, True, False, "0", None, [0]])
+def test_only_a_whole_number_names_a_gpu(index: Any) -> None:
+    """0.0 would be a TypeError in the driver's wrapper, and True would be GPU 1."""
+    with pytest.raises(ConfigError, match="is no GPU's index"):
+        gpus.whole_number(index)
+
+
+def test_an_index_that_is_none_is_a_config_error_everywhere(steady: FakeDriver) -> None:
+    """NumPy's whole numbers are indices as well."""
+    program = """
+import numpy as np
+from llem_exporter.power_thermal import PowerThermalSampler
+refused = [failure(kind(gpu_indices=[1, True]).check) for kind in
+           (eb.ZeusBackend, eb.NVMLBackend, eb.CodeCarbonBackend)]
+refused += [failure(eb.NVMLBackend(0.0).start_tracking), failure(PowerThermalSampler(True).start)]
+tell([refused, window(eb.NVMLBackend(gpu_indices=[np.int64(1), 1]), 0.3)["per_gpu_j"]])
+"""
+    refused, per_gpu_j = ask(program, steady.env)
+    assert [text.endswith("is no GPU's index; NVML's are whole numbers from 0") for text in refused] == [
+        True
+    ] * 5
+    assert [*per_gpu_j] == ["1"]
