@@ -70,7 +70,7 @@ def _stop(chosen: EnergyBackend, tracker: Any, measured: Measured) -> None:
     """Fill in the measurement; what fails here is told, and never hides what happened in the block."""
     try:
         measured.measurement = chosen.stop_tracking(tracker)
-    except LLEMError as exc:
-        measured.warnings = (doubts.unavailable([f"{chosen.name}: {exc}"]),)
-    else:
         measured.warnings = measured.measurement.warnings
+    except Exception as exc:  # noqa: BLE001 - a backend's bug must not take the block's work along, either
+        reason = str(exc) if isinstance(exc, LLEMError) else f"{type(exc).__name__}: {exc}"
+        measured.warnings = (doubts.unavailable([f"{chosen.name}: {reason}"]),)

@@ -38,19 +38,30 @@ for backend in (eb.NVMLBackend(1), eb.ZeusBackend([1])):
         told.append([str(exc), shown(measured.measurement)["total_j"] / measured.measurement.duration_sec])
 
 class Failing(eb.NVMLBackend):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
     def stop_tracking(self, tracker):
-        raise eb.ConfigError("gone")
+        return self.answer()
 
-try:
-    with measure(Failing()) as measured:
-        raise ValueError("mine")
-except ValueError as exc:
-    told.append([str(exc), measured.measurement, measured.warnings[0].message, measured.duration_sec > 0])
+def gone():
+    raise eb.ConfigError("gone")
+
+for answer in (gone, lambda: {}["key"], lambda: None):
+    try:
+        with measure(Failing(answer)) as measured:
+            raise ValueError("mine")
+    except ValueError as exc:
+        told.append([str(exc), measured.measurement, measured.duration_sec > 0])
+        told[-1] += [w.message for w in measured.warnings]
 tell(told)
 """
-    *of_backends, failing = ask(program, steady.env)
+    *of_backends, failing, buggy, empty = ask(program, steady.env)
     assert of_backends == [["mine", pytest.approx(300, rel=0.1)]] * 2
-    assert failing == ["mine", None, "no joules: nvml: gone", True]
+    assert failing == ["mine", None, True, "no joules: nvml: gone"]
+    assert buggy == ["mine", None, True, "no joules: nvml: KeyError: 'key'"]
+    assert empty[:3] == ["mine", None, True]
+    assert empty[3].startswith("no joules: nvml: AttributeError")
 
 
 def test_where_nothing_works_the_block_runs_and_is_timed(steady: FakeDriver, tmp_path: Path) -> None:
