@@ -40,7 +40,10 @@ def errors_of(driver: FakeDriver, measured: dict[str, Any]) -> list[float]:
 
 
 def test_windows_are_exact_within_their_bounds(tmp_path: Path) -> None:
-    """Overlapped windows of both: nothing lost at an edge, and the true joules inside the bounds."""
+    """Overlapped windows of both: nothing lost at an edge, and the true joules inside the bounds.
+
+    This is the short form, 16 windows of 3 s; tests/bench/bench_backends.py has the full one.
+    """
     with FakeDriver(tmp_path, gpus=16) as driver:
         answers = ask(OVERLAPPED, driver.env)
         errors: dict[str, list[float]] = {"zeus": [], "nvml": []}
