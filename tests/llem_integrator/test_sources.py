@@ -3,7 +3,7 @@
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llem_core.errors import ConfigError, SourceError
 from llem_integrator.series import Series
 from llem_integrator.sources import Source, open_source, parse_selector
+from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.openmetrics import parse
 from llem_integrator.sources.prometheus import PrometheusSource
 from tests.servers import Prometheus, PrometheusRelease
@@ -91,12 +92,22 @@ def test_passwords_are_not_shown() -> None:
 
 
 @contextmanager
-def answering(status: int, body: bytes, length: int | None = None) -> Iterator[str]:
-    """A server on loopback that answers everything so."""
+def answering(
+    status: int,
+    body: bytes,
+    length: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    asked: list[str] | None = None,
+) -> Iterator[str]:
+    """A server on loopback that answers everything so; `asked` gets the paths."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(self.path)
             self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
             self.wfile.write(body)
@@ -168,6 +179,27 @@ def test_a_servers_warnings_are_kept() -> None:
     assert source.warnings == ("half of me is down",)
 
 
+def test_an_exporters_history_is_fetched_once() -> None:
+    """The margins that a window is read with are in the first answer."""
+    asked: list[str] = []
+    with answering(200, b"m 1 1795507546\n# EOF\n", asked=asked) as url:
+        source = ExporterSource(url)
+        for margin_ms in (30_000, 300_000, 30_000, 300_000):
+            assert len(list(source.samples("m", (), T0 - margin_ms, T0, lambda _: None))) == 1
+            assert len(list(source.summary("m", (), T0 - margin_ms, T0, "last"))) == 1
+        assert len(asked) == 1
+        assert list(source.samples("m", (), 0, 5, lambda _: None)) == []
+        assert len(asked) == 2
+
+
+def test_an_exporter_without_samples_has_no_data() -> None:
+    """A page of plain facts, as of an exporter just started, is an answer and not an error."""
+    with answering(200, b"llem_gpu_info 1\n# EOF\n") as url:
+        source = ExporterSource(url)
+        assert list(source.samples("m", (), T0, T0 + 5, lambda _: None)) == []
+        assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, "last"))) == 1
+
+
 def test_something_else_than_a_store_is_refused() -> None:
     """A web server that is neither a Prometheus nor an exporter is told apart."""
     with answering(200, b"<html>") as url, pytest.raises(SourceError, match="neither a Prometheus"):
@@ -205,6 +237,23 @@ def test_openmetrics_details() -> None:
     assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
     assert [one.labels for one in source.summary("i", (), 5, 6, "last")] == [{"v": "1"}]
     assert [len(one) for one in source.samples("n", (), 0, 20_000, lambda _: None)] == [1]
+
+
+@pytest.mark.parametrize("label", ["a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"])
+def test_a_label_is_not_what_a_line_ends_at(label: str) -> None:
+    """Only newlines end lines, and only what follows a sample is an exemplar."""
+    text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
+    (one,) = parse(text, "page").samples("m", (), 0, 20_000, lambda _: None)
+    assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
+
+
+def test_values_that_are_no_samples_of_ours() -> None:
+    """Values beyond any GPU's are bad readings, and a fact that is no number is none."""
+    source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
+    (one,) = source.samples("m", (), 0, 20_000, lambda _: None)
+    assert (one.values.tolist(), one.bad) == ([2], 1)
+    for name, count in (("n", 0), (f"{POWER}_limit", 0), ("fact", 0), ("fact2", 1)):
+        assert len(list(source.summary(name, (), 0, 20_000, "max"))) == count
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,23 @@
 """What a store of samples is to the integrator."""
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
-from llem_integrator.series import Series
+import numpy as np
+
+from llem_integrator.series import Series, Values
 from llem_integrator.sources.matchers import Selector
 
 Progress = Callable[[float], None]
 """Told the share of a fetch that is done, from 0 to 1."""
+
+_LARGEST: Final = 1e15
+"""No sample of ours is larger: at 100 kW a counter of joules would take 300 years to get there."""
+
+
+def plausible(values: Values) -> Values:
+    """Values (n,) as they are, NaN for what is larger than any of ours: sums of those end at infinity."""
+    return np.where(np.abs(values) > _LARGEST, np.nan, values)
 
 
 class Source(Protocol):

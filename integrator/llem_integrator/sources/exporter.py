@@ -1,6 +1,7 @@
 """An exporter's own URL: its history is the embedded store, no Prometheus needed."""
 
 from collections.abc import Iterator
+from typing import Final
 from urllib.parse import urlsplit
 
 from llem_core.errors import SourceError
@@ -11,6 +12,8 @@ from llem_integrator.sources.matchers import Selector
 from llem_integrator.sources.openmetrics import OpenMetricsSource, parse
 
 _ACCEPT = "application/openmetrics-text;version=1.0.0"
+_LEAD_MS: Final = 300_000
+"""So much before what is asked is fetched with it: the next question may begin that much earlier."""
 
 
 class ExporterSource:
@@ -41,8 +44,8 @@ class ExporterSource:
 
     def _history(self, start_ms: int) -> OpenMetricsSource:
         if self._page is None or start_ms < self._since_ms:
-            self._since_ms = start_ms
-            since_ms = max(0, start_ms - 1)  # exclusive
+            self._since_ms = max(0, start_ms - _LEAD_MS)
+            since_ms = max(0, self._since_ms - 1)  # exclusive
             fields = {"since": f"{since_ms // 1000}.{since_ms % 1000:03d}"}
             status, body = http.request("GET", f"{self._url}/history", fields, _ACCEPT)
             if status != 200:
@@ -50,5 +53,6 @@ class ExporterSource:
                 raise SourceError(f"{self.address}/history answered {status}: {first_line}")
             instance = urlsplit(self.address).netloc
             text = body.decode("utf-8", "replace")
-            self._page = parse(text, f"{self.address}/history", {"instance": instance})
+            labels = {"instance": instance}
+            self._page = parse(text, f"{self.address}/history", labels, maybe_empty=True)
         return self._page

@@ -10,37 +10,32 @@ import numpy as np
 
 from llem_core.errors import SourceError
 from llem_integrator.series import Series, make_series, whole_ms
-from llem_integrator.sources.base import Progress
+from llem_integrator.sources.base import Progress, plausible
 from llem_integrator.sources.matchers import Selector
 
+_SAMPLE: Final = re.compile(
+    r'''([^\s{]+(?:\{[^"}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"}]*)*\})?) (\S+)(?: (\S+))?(?: # .*)?\r?'''
+)
+"""Series, value and unix seconds; what follows is an exemplar."""
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"(?:,|$)')
 _ESCAPE: Final = re.compile(r"\\(.)")
 
 
-def parse(text: str, origin: str, extra_labels: Mapping[str, str] | None = None) -> "OpenMetricsSource":
+def parse(
+    text: str, origin: str, extra_labels: Mapping[str, str] | None = None, *, maybe_empty: bool = False
+) -> "OpenMetricsSource":
     """The source of an OpenMetrics text; raises SourceError that names `origin` and the line.
 
-    `extra_labels` are added to each series, as a scrape adds them.
+    `extra_labels` are added to each series, as a scrape adds them. A text in which no sample has a
+    timestamp is no history, unless it is `maybe_empty`.
     """
-    if not text.rstrip().endswith("# EOF"):
-        raise SourceError(f"{origin}: no '# EOF' at the end: cut short, or not OpenMetrics")
-    columns: dict[str, tuple[list[float], list[float]]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line or line.startswith("#"):
-            continue
-        try:
-            series, value, time_s = _fields(line)
-            times, values = columns.setdefault(series, ([], []))
-            times.append(time_s)
-            values.append(value)
-        except ValueError:
-            raise SourceError(f"{origin}: line {number} is not a sample: {line[:80]!r}") from None
     timed: dict[str, list[Series]] = {}
     plain: dict[str, list[Series]] = {}
+    columns = _columns(text, origin)
     for series, (times, values) in columns.items():
         name, labels = _labels(series, origin)
         labels |= extra_labels or {}
-        unix_s, numbers = np.array(times), np.array(values)
+        unix_s, numbers = np.array(times), plausible(np.array(values))
         stamped = unix_s != -np.inf
         if stamped.any():
             try:
@@ -48,28 +43,44 @@ def parse(text: str, origin: str, extra_labels: Mapping[str, str] | None = None)
             except ValueError as exc:
                 raise SourceError(f"{origin}: {series[:80]}: {exc}") from exc
             timed.setdefault(name, []).append(make_series(labels, unix_ms, numbers[stamped]))
-        else:
-            plain.setdefault(name, []).append(Series(labels, np.zeros(1, np.int64), numbers[-1:]))
-    if plain and not timed:
+        elif len(fact := make_series(labels, np.zeros(1, np.int64), numbers[-1:])):
+            plain.setdefault(name, []).append(fact)
+    if columns and not timed and not maybe_empty:
         raise SourceError(f"{origin}: no sample has a timestamp: one page of /metrics is not a history")
     return OpenMetricsSource(origin, timed, plain)
 
 
+def _columns(text: str, origin: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Unix seconds (-inf without) and values, by series as it is written."""
+    if not text.rstrip().endswith("# EOF"):
+        raise SourceError(f"{origin}: no '# EOF' at the end: cut short, or not OpenMetrics")
+    columns: dict[str, tuple[list[float], list[float]]] = {}
+    # Not splitlines(): a label may hold U+2028 and whatever else that splits at.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.startswith("#") or not line.strip():
+            continue
+        try:
+            series, value, time_s = _fields(line)
+        except ValueError:
+            raise SourceError(f"{origin}: line {number} is not a sample: {line[:80]!r}") from None
+        times, values = columns.setdefault(series, ([], []))
+        times.append(time_s)
+        values.append(value)
+    return columns
+
+
 def _fields(line: str) -> tuple[str, float, float]:
-    """Series, value and unix seconds (-inf without) of a sample's line; an exemplar is cut off."""
-    series, brace, rest = line.rpartition("} ")
-    if not brace:
-        series, _, rest = line.partition(" ")
-    elif " # {" in series:
-        return _fields(line[: line.index(" # {")])
-    parts = rest.split(" ")
-    if len(parts) > 2 or not series:
+    """Series, value and unix seconds (-inf without) of a sample's line; raises ValueError."""
+    found = _SAMPLE.fullmatch(line)
+    if not found:
         raise ValueError(line)
-    return series, float(parts[0]), float(parts[1]) if len(parts) == 2 else -np.inf
+    series, value, time_s = found.groups()
+    return series, float(value), -np.inf if time_s is None else float(time_s)
 
 
 def _labels(series: str, origin: str) -> tuple[str, dict[str, str]]:
     name, brace, body = series.partition("{")
+    body = body.removesuffix("}")
     labels: dict[str, str] = {}
     position = 0
     while brace and position < len(body):
@@ -118,6 +129,8 @@ def _matching(found: dict[str, list[Series]], metric: str, selector: Selector) -
 
 def read_file(path: str) -> OpenMetricsSource:
     """The source of a file, or of standard input for "-"; raises SourceError."""
+    if path == "-" and sys.stdin is None:
+        raise SourceError("standard input is closed")
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         text = data.decode("utf-8")
