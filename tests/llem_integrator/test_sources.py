@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from llem_core.errors import ConfigError, SourceError
 from llem_integrator.series import Series
-from llem_integrator.sources import Source, open_source, parse_selector
+from llem_integrator.sources import Source, open_source, parse_selector, prometheus
+from llem_integrator.sources import http as http_client
 from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.openmetrics import parse
 from llem_integrator.sources.prometheus import PrometheusSource
@@ -35,7 +37,9 @@ def trace_text(samples: int, step_ms: int = 100, gpus: int = 2) -> str:
 
 
 def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> list[Series]:
-    found = source.samples(POWER, parse_selector(selector) if selector else (), start_ms, end_ms, lambda _: None)
+    found = source.samples(
+        POWER, parse_selector(selector) if selector else (), start_ms, end_ms, lambda _: None
+    )
     return sorted(found, key=lambda one: one.labels["gpu"])
 
 
@@ -76,6 +80,41 @@ def test_prometheus_sample_limit_halves_the_page(
     args = ["--query.max-samples=4000"]
     with Prometheus.on_blocks(tmp_path, trace_text(20_000), args=args, release=prometheus_release) as server:
         assert [len(one) for one in fetch(open_source(server.url), T0, T0 + 2_000_000)] == [20_000, 20_000]
+
+
+def test_a_page_is_never_much_more_than_was_meant(
+    tmp_path: Path, prometheus_release: PrometheusRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that grew over an empty hour shrink before the samples come, not after."""
+    monkeypatch.setattr(prometheus, "_SAMPLES_A_PAGE", 2000)
+    sizes: list[int] = []
+
+    def counted(method: str, url: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
+        status, body = request(method, url, fields)
+        found = json.loads(body)["data"]["result"]
+        sizes.append(sum(len(one.get("values", ())) for one in found))
+        return status, body
+
+    request = http_client.request
+    with Prometheus.on_blocks(tmp_path, trace_text(10_000), release=prometheus_release) as server:
+        source = open_source(server.url)
+        monkeypatch.setattr(http_client, "request", counted)
+        found = fetch(source, T0 - 3_600_000, T0 + 10_000_000)
+    assert [len(one) for one in found] == [10_000, 10_000]
+    assert max(sizes) <= 4100
+    assert len(sizes) < 100
+
+
+def test_a_summary_of_more_than_a_server_evaluates_is_put_together(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
+    """Where the whole range is too much at once, its parts give the same last and highest values."""
+    args = ["--query.max-samples=3000"]
+    with Prometheus.on_blocks(tmp_path, trace_text(9_700), args=args, release=prometheus_release) as server:
+        source = open_source(server.url)
+        for kind, expected in (("max", [96, 97]), ("last", [96, 97])):
+            found = list(source.summary(POWER, (), T0, T0 + 2_000_000, kind))
+            assert sorted(float(one.values[0]) for one in found) == expected
 
 
 def test_prometheus_that_is_not_there_is_one_line() -> None:
@@ -138,6 +177,19 @@ SUCCESS = {"status": "success", "data": {"resultType": "matrix"}}
         (200, b'{"status": "success"}', "not a Prometheus result"),
         (422, b'{"status": "error", "error": "boom"}', "answered 422: boom"),
         (401, b"", "answered 401"),
+        (500, b"", "answered 500"),
+        (501, b"<html>", "answered 501: '<html>'"),
+        (200, b"[" * 100_000, "not JSON"),
+        (
+            200,
+            json.dumps(SUCCESS | {"data": {"result": [{"metric": {}, "value": [[1], "1"]}]}}).encode(),
+            "not samples",
+        ),
+        (
+            200,
+            json.dumps(SUCCESS | {"data": {"result": [{"metric": {}, "value": [10**400, "1"]}]}}).encode(),
+            "not samples",
+        ),
         (200, json.dumps(SUCCESS | {"data": {"result": [{"metric": {}}]}}).encode(), "not samples"),
         (
             200,
@@ -156,8 +208,12 @@ SUCCESS = {"status": "success", "data": {"resultType": "matrix"}}
 )
 def test_answers_that_are_not_samples(status: int, body: bytes, message: str) -> None:
     """Whatever a server answers instead of samples is one line that says so."""
-    with answering(status, body) as url, pytest.raises(SourceError, match=message):
-        fetch(PrometheusSource(url), T0, T0 + 1000)
+    with answering(status, body) as url:
+        source = PrometheusSource(url)
+        with pytest.raises(SourceError, match=message):
+            fetch(source, T0, T0 + 1000)
+        with pytest.raises(SourceError, match=message):
+            list(source.summary(POWER, (), T0, T0 + 1000, "max"))
 
 
 def test_half_a_response_is_an_error() -> None:
@@ -198,6 +254,57 @@ def test_an_exporter_without_samples_has_no_data() -> None:
         source = ExporterSource(url)
         assert list(source.samples("m", (), T0, T0 + 5, lambda _: None)) == []
         assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, "last"))) == 1
+
+
+def test_a_summary_without_a_number_is_none() -> None:
+    """A limit of NaN, a peak of +Inf and a value beyond any GPU's are no facts; null warnings are none."""
+    found = [{"metric": {"gpu": value}, "value": [1, value]} for value in ("NaN", "+Inf", "-1", "1e300", "7")]
+    body = json.dumps(SUCCESS | {"data": {"result": found}, "warnings": None}).encode()
+    with answering(200, body) as url:
+        source = PrometheusSource(url)
+        assert [one.labels["gpu"] for one in source.summary(POWER, (), T0, T0 + 1000, "max")] == ["7"]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("http://[::1", "http://[", "//[x", "http://localhost:99999", "http://h:abc", "http://a b"),
+        *("http://", "http://:80", "http://[::1]x", "HTTPS://ann:secret@h:abc", "http://h:0"),
+    ],
+)
+def test_what_is_no_url_is_one_line(where: str) -> None:
+    """A URL that no request can go to is refused before one does, with no password in the line."""
+    with pytest.raises(ConfigError, match="not a URL") as caught:
+        open_source(where)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://localhost:99999", "http://h:abc"])
+def test_a_redirect_to_what_is_no_url(location: str) -> None:
+    """A server that sends elsewhere, where nothing can be, did not answer."""
+    with (
+        answering(302, b"", headers={"Location": location}) as url,
+        pytest.raises(SourceError, match="no answer from"),
+    ):
+        open_source(url)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_server_in_trouble_is_not_something_else(status: int) -> None:
+    """An HTTP status is said, soon, whatever the server would have one wait."""
+    began = time.monotonic()
+    with (
+        answering(status, b"<html>", headers={"Retry-After": "60"}) as url,
+        pytest.raises(SourceError, match=f"answered {status}"),
+    ):
+        open_source(url)
+    assert time.monotonic() - began < 10
+
+
+def test_a_deeply_nested_answer_is_none() -> None:
+    """JSON deeper than Python goes is not a Prometheus's."""
+    with answering(200, b"[" * 100_000) as url, pytest.raises(SourceError, match="neither a Prometheus"):
+        open_source(url)
 
 
 def test_something_else_than_a_store_is_refused() -> None:

@@ -1,7 +1,6 @@
 """The stores that samples can be read from, one file each; `open_source` finds out which it was given."""
 
 import json
-from urllib.parse import urlsplit
 
 from llem_core.errors import ConfigError, SourceError
 from llem_integrator.sources.base import Progress, Source
@@ -12,7 +11,9 @@ __all__ = ["Matcher", "Progress", "Selector", "Source", "open_source", "parse_se
 
 def open_source(where: str) -> Source:
     """The source at a URL, in a file, or on standard input ("-"); raises SourceError or ConfigError."""
-    scheme = urlsplit(where).scheme
+    from llem_integrator.sources import http
+
+    scheme = http.split(where).scheme
     if scheme not in ("http", "https"):
         if "://" in where:
             raise ConfigError(f"cannot read {scheme}:// (give an http or https URL, a file, or -)")
@@ -20,7 +21,6 @@ def open_source(where: str) -> Source:
 
         return read_file(where)
 
-    from llem_integrator.sources import http
     from llem_integrator.sources.exporter import ExporterSource
     from llem_integrator.sources.prometheus import PrometheusSource
 
@@ -28,6 +28,8 @@ def open_source(where: str) -> Source:
     status, body = http.request("GET", f"{url}/api/v1/status/buildinfo")
     if status == 200 and _is_api_answer(body):
         return PrometheusSource(url)
+    if status == 429 or status >= 500:
+        raise SourceError(f"{http.without_secrets(url)} answered {status}")
     landing_status, landing = http.request("GET", f"{url}/", accept="text/html")
     if landing_status == 200 and b"llem-exporter" in landing:
         return ExporterSource(url)
@@ -41,6 +43,6 @@ def open_source(where: str) -> Source:
 def _is_api_answer(body: bytes) -> bool:
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(answer, dict) and answer.get("status") == "success"

@@ -2,20 +2,23 @@
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import urllib3
 from urllib3.util import make_headers, parse_url
 
 from llem_core import __version__
-from llem_core.errors import SourceError
+from llem_core.errors import ConfigError, SourceError
 
-# A store that is not there is said at once; one that is busy is asked again.
+# A store that is not there is said at once; one that is busy is asked again, for some 4 s in all.
 _RETRIES = urllib3.Retry(
     total=4,
     connect=0,
+    read=1,
+    respect_retry_after_header=False,
     backoff_factor=0.3,
     status_forcelist=(429, 502, 503, 504),
     allowed_methods=None,
@@ -27,6 +30,22 @@ _TIMEOUT = urllib3.Timeout(connect=5, read=120)
 @functools.cache
 def _pool() -> urllib3.PoolManager:
     return urllib3.PoolManager(retries=_RETRIES, timeout=_TIMEOUT)
+
+
+def split(url: str) -> SplitResult:
+    """The parts of a URL, or of a path; raises ConfigError for a URL to which no request can go."""
+    try:
+        parts = urlsplit(url)
+        in_vain = parts.scheme in ("http", "https") and (
+            not parts.hostname or parts.port == 0 or bool(re.search(r"\s", parts.netloc))
+        )
+        parse_url(url if parts.netloc else "")
+    except ValueError:
+        in_vain = True
+    if in_vain:
+        shown = re.sub(r"//.*@", "//", url)
+        raise ConfigError(f"not a URL: {shown!r} (write http://HOST:PORT)")
+    return parts
 
 
 def without_secrets(url: str) -> str:
@@ -49,7 +68,7 @@ def request(
         target, body = f"{target}?{body}", ""
     try:
         answer = _pool().request(method, target, body=body or None, headers=headers)
-    except urllib3.exceptions.HTTPError as exc:
+    except (urllib3.exceptions.HTTPError, ValueError) as exc:  # ValueError: sent on to what is no URL
         raise SourceError(f"no answer from {without_secrets(url)}: {_reason(exc)}") from exc
     return answer.status, answer.data
 
@@ -65,9 +84,11 @@ def _reason(exc: Exception) -> str:
     return words or type(cause).__name__
 
 
-def parse_json(url: str, body: bytes) -> Any:
+def parse_json(url: str, status: int, body: bytes) -> Any:
+    """What the body says; raises SourceError with the status, where that is to blame."""
     try:
         return json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         start = body[:60].decode("utf-8", "replace").strip()
-        raise SourceError(f"{without_secrets(url)} answered something that is not JSON: {start!r}") from exc
+        what = "something that is not JSON" if status == 200 else str(status)
+        raise SourceError(f"{without_secrets(url)} answered {what}: {start!r}") from exc

@@ -14,7 +14,7 @@ from llem_integrator.sources.base import Progress, plausible
 from llem_integrator.sources.matchers import Selector
 
 _SAMPLE: Final = re.compile(
-    r'''([^\s{]+(?:\{[^"}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"}]*)*\})?) (\S+)(?: (\S+))?(?: # .*)?\r?'''
+    r"""([^\s{]+(?:\{[^"}]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"}]*)*\})?) (\S+)(?: (\S+))?(?: # .*)?\r?"""
 )
 """Series, value and unix seconds; what follows is an exemplar."""
 _LABEL: Final = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"(?:,|$)')
