@@ -63,8 +63,9 @@ def new_registry() -> tuple[CollectorRegistry, Histograms]:
 class LedgerCollector(Collector):
     """The metrics page, out of one snapshot per GPU.
 
-    `source` names where power comes from, "nvml" or "replay". `candidates` is read at each scrape: who
-    finds out later that a backend works replaces its entry. `others` add what is theirs to the page.
+    `source` names where power comes from, "nvml" or "replay". `candidates` beside those of the GPUs are
+    read at each scrape: who finds out later that a backend works replaces its entry. `others` add what is
+    theirs to the page. `missing` says how many GPUs should be read and are not open.
     """
 
     def __init__(
@@ -73,22 +74,24 @@ class LedgerCollector(Collector):
         source: str,
         candidates: Mapping[Backend, Candidate],
         others: Sequence[Callable[["Families"], None]] = (),
+        missing: Callable[[], int] = lambda: 0,
     ) -> None:
         self._sampler, self._source, self._candidates = sampler, source, candidates
-        self._others = others
+        self._others, self._missing = others, missing
 
     def collect(self) -> Iterator[Family]:
         pages = _pages(self._sampler)
         families = Families(metrics.METRICS_PAGE)
         _add_gpus(families, pages)
         self._add_sampler(families, pages)
-        self._add_collectors(families, [page for _, page in pages])
+        reads = self._add_collectors(families, [page for _, page in pages])
         for add_to in self._others:
             add_to(families)
-        chosen = choose(self._candidates.values())
-        for backend, candidate in self._candidates.items():
-            families.add(metrics.BACKEND_AVAILABLE, (backend,), candidate.usable)
-            families.add(metrics.BACKEND_SELECTED, (backend,), candidate is chosen)
+        candidates = [*reads, *self._candidates.values()]
+        chosen = choose(candidates)
+        for candidate in candidates:
+            families.add(metrics.BACKEND_AVAILABLE, (candidate.backend,), candidate.usable)
+            families.add(metrics.BACKEND_SELECTED, (candidate.backend,), candidate is chosen)
         families.add(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
         return families.with_samples()
 
@@ -100,18 +103,24 @@ class LedgerCollector(Collector):
         families.add(metrics.HISTORY_HELD, (), sum(gpu.ledger.held_samples for gpu in sampler.gpus))
         families.add(metrics.CLOCK_STEPS, (), sampler.clock.mapping.steps)
 
-    def _add_collectors(self, families: "Families", pages: list[Page]) -> None:
-        if not pages:
-            return
-        power_ok = all(page.fresh and page.watts is not None for page in pages)
-        power_s = max(page.watts_call_s for page in pages)
-        families.add(metrics.COLLECTOR_SUCCESS, (self._source,), power_ok)
-        families.add(metrics.COLLECTOR_DURATION, (self._source,), power_s)
-        if self._sampler.reads_energy:
-            energy_ok = all(page.fresh and page.joules is not None for page in pages)
+    def _add_collectors(self, families: "Families", pages: list[Page]) -> list[Candidate]:
+        """What Zeus and NVML can do now: to count, a backend must read every GPU."""
+        whole = bool(pages) and self._missing() == 0
+        energy_ok = whole and all(page.fresh and page.joules is not None for page in pages)
+        power_ok = whole and all(page.fresh and page.watts is not None for page in pages)
+        if pages:
+            power_s = max(page.watts_call_s for page in pages)
+            families.add(metrics.COLLECTOR_SUCCESS, (self._source,), power_ok)
+            families.add(metrics.COLLECTOR_DURATION, (self._source,), power_s)
+        if pages and self._sampler.reads_energy:
             energy_s = max(page.joules_call_s for page in pages)
             families.add(metrics.COLLECTOR_SUCCESS, (Backend.ZEUS,), energy_ok)
             families.add(metrics.COLLECTOR_DURATION, (Backend.ZEUS,), energy_s)
+        ways = ((Backend.ZEUS, energy_ok), (Backend.NVML, power_ok))
+        return [
+            Candidate(backend, float(ok), "reads every GPU" if ok else "does not read every GPU")
+            for backend, ok in ways
+        ]
 
 
 class HistoryCollector(Collector):

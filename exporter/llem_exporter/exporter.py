@@ -3,21 +3,23 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from time import sleep
 from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
-from llem_core.errors import ConfigError
+from llem_core.errors import ConfigError, DeviceError
 from llem_exporter import replay
 from llem_exporter.carbon import Carbon
 from llem_exporter.collector import LedgerCollector, new_registry
-from llem_exporter.devices import Device, EnergyCounter
+from llem_exporter.devices import Device
 from llem_exporter.energy_backends import nvml_device, zeus
 from llem_exporter.handover import Handover
 from llem_exporter.history_page import HistoryPage
-from llem_exporter.sampler import Sampler
+from llem_exporter.openings import RETRY_SECONDS, Openings, names_of
+from llem_exporter.sampler import GpuSampler, Sampler
 from llem_exporter.server import Pages, serve
 from llem_exporter.ticks import WallClock
 
@@ -48,7 +50,7 @@ class Settings:
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
     clock = WallClock(settings.interval_ms)
-    devices, counters = _open(settings, clock)
+    devices, openings = _open(settings, clock)
     registry, histograms = new_registry()
     sampler = Sampler(
         devices,
@@ -58,21 +60,27 @@ def run(settings: Settings) -> None:
         observe_lateness=histograms.lateness,
         observe_call=histograms.call,
     )
-    candidates = _candidates(devices)
+    candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
     carbon = _carbon(settings, devices, candidates)
-    ledgers = [gpu.ledger for gpu in sampler.gpus]
-    handover = Handover(ledgers, clock.now_ms(), settings.retention_ms / 1000, clock.monotonic_s)
+    handover = Handover(
+        lambda: [gpu.ledger for gpu in sampler.gpus],
+        clock.now_ms(),
+        settings.retention_ms / 1000,
+        clock.monotonic_s,
+    )
     others = [handover.add_to, *([carbon.add_to] if carbon else [])]
     source = "replay" if settings.replay else "nvml"
-    registry.register(LedgerCollector(sampler, source, candidates, others))
+    missing = (lambda: openings.missing) if openings else (lambda: 0)
+    registry.register(LedgerCollector(sampler, source, candidates, others, missing))
+    if settings.replay and settings.use_zeus:
+        played = (device for device in devices if isinstance(device, replay.ReplayDevice))
+        sampler.attach({device.info.uuid: device for device in played if device.has_joules})
     sampler.start()
     if carbon:
         carbon.start()
-    if counters is None:
-        # Only now: this import holds the interpreter's lock for half a second.
-        threading.Thread(target=_find_zeus, args=(sampler, candidates), name="zeus", daemon=True).start()
-    else:
-        _use_counters(sampler, candidates, counters)
+    if openings:
+        # Only now: the import of Zeus holds the interpreter's lock for half a second.
+        _complete(sampler, openings, devices, use_zeus=settings.use_zeus)
 
     def watch_clock() -> None:
         if step_s := clock.observe():
@@ -87,11 +95,17 @@ def run(settings: Settings) -> None:
             carbon.stop()
 
 
-def selected(devices: Sequence[AnyDevice], wanted: Collection[str]) -> list[AnyDevice]:
-    """The devices whose index or UUID is wanted; all where none is. Raises ConfigError for one not here."""
-    names = [{str(device.info.index), device.info.uuid} for device in devices]
+def selected(
+    devices: Sequence[AnyDevice], wanted: Collection[str], unopened: Collection[int] = ()
+) -> list[AnyDevice]:
+    """The devices whose index or UUID is wanted; all where none is. Raises ConfigError for one not here.
+
+    It may be one of the `unopened` indices, whose UUIDs nobody knows.
+    """
+    names = [names_of(device) for device in devices]
     for name in wanted:
-        if not any(name in both for both in names):
+        later = int(name) in unopened if name.isdecimal() else bool(unopened)
+        if not later and not any(name in both for both in names):
             there = ", ".join(f"{device.info.index} ({device.info.uuid})" for device in devices)
             raise ConfigError(f"no GPU {name!r} here; there are {there}")
     return [
@@ -101,33 +115,24 @@ def selected(devices: Sequence[AnyDevice], wanted: Collection[str]) -> list[AnyD
     ]
 
 
-def _open(
-    settings: Settings, clock: WallClock
-) -> tuple[Sequence[Device], Mapping[str, EnergyCounter] | None]:
-    """The GPUs, and their energy counters; None where Zeus is yet to be asked for them."""
+def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openings | None]:
+    """The GPUs that answer now; of a node's own GPUs also those that are still being opened."""
     if settings.gpus == (NO_GPUS,):
-        return [], {}
-    if settings.replay is None:
-        try:
-            return selected(nvml_device.open_devices(), settings.gpus), None if settings.use_zeus else {}
-        except ConfigError as exc:
-            raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
-    start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
-    played = selected(replay.open_devices(settings.replay, start_ms), settings.gpus)
-    return played, {device.info.uuid: device for device in played if device.has_joules and settings.use_zeus}
-
-
-def _candidates(devices: Sequence[Device]) -> dict[Backend, Candidate]:
-    """What is known of the backends before Zeus was asked."""
-    powerless = [device.info.index for device in devices if device.info.power_source == "none"]
-    reason = f"no power on GPU {', '.join(map(str, powerless))}" if powerless else "reads power of every GPU"
-    if not devices:
-        reason = "no GPU is read"
-    return {
-        Backend.ZEUS: Candidate(Backend.ZEUS, 0.0, "not asked yet"),
-        Backend.NVML: Candidate(Backend.NVML, float(bool(devices) and not powerless), reason),
-        Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet"),
-    }
+        return [], None
+    if settings.replay is not None:
+        start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
+        return selected(replay.open_devices(settings.replay, start_ms), settings.gpus), None
+    try:
+        count = nvml_device.count_gpus()
+        openings = Openings(count, settings.gpus, nvml_device.open_gpu)
+        devices = selected(openings.opened(), settings.gpus, openings.unopened)
+        if not devices:
+            raise ConfigError(
+                f"NVML counts {count} GPUs and opens none of {','.join(settings.gpus) or 'them'}"
+            )
+    except ConfigError as exc:
+        raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
+    return devices, openings
 
 
 def _carbon(
@@ -147,22 +152,48 @@ def _carbon(
     return Carbon([device.info.index for device in devices], settings.country_iso_code, on_state)
 
 
-def _find_zeus(sampler: Sampler, candidates: dict[Backend, Candidate]) -> None:
-    """Import Zeus, and read its counters from now on; the log says why where there are none."""
-    try:
-        counters = zeus.open_counters({gpu.device.info.uuid for gpu in sampler.gpus})
-    except ConfigError as exc:
-        _log.warning("no hardware energy counters: %s", exc)
-        candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, 0.0, str(exc))
-    else:
-        _use_counters(sampler, candidates, counters)
-        _log.info("hardware energy counters: %s", candidates[Backend.ZEUS].reason)
+def _complete(sampler: Sampler, openings: Openings, opened: Sequence[Device], *, use_zeus: bool) -> None:
+    """Read the counters of all GPUs, and the GPUs that open later, as soon as they answer."""
+
+    def join(device: Device) -> None:
+        gpu = sampler.add(device)
+        if use_zeus:
+            _find_counter(gpu)
+
+    def find_counters(gpus: Sequence[GpuSampler]) -> None:
+        try:
+            zeus.imported()
+        except ConfigError as exc:
+            _log.warning("no hardware energy counters: %s", exc)
+            return
+        for gpu in gpus:
+            name = f"zeus-{gpu.device.info.index}"
+            threading.Thread(target=_find_counter, args=(gpu,), name=name, daemon=True).start()
+
+    if use_zeus:
+        threading.Thread(target=find_counters, args=(sampler.gpus,), name="zeus", daemon=True).start()
+    openings.join_others(opened, join)
 
 
-def _use_counters(
-    sampler: Sampler, candidates: dict[Backend, Candidate], counters: Mapping[str, EnergyCounter]
-) -> None:
-    sampler.attach(counters)
-    missing = [gpu.device.info.index for gpu in sampler.gpus if gpu.device.info.uuid not in counters]
-    reason = f"none on GPU {', '.join(map(str, missing))}" if missing else "one on every GPU"
-    candidates[Backend.ZEUS] = Candidate(Backend.ZEUS, float(bool(sampler.gpus) and not missing), reason)
+def _find_counter(gpu: GpuSampler) -> None:
+    """Ask for the GPU's own energy counter, again and again until there is an answer."""
+    error = ""
+    while True:
+        info = gpu.device.info
+        try:
+            counter = zeus.open_counter(info.index, info.uuid)
+        except ConfigError as exc:
+            _log.warning("GPU %d: no hardware energy counter: %s", info.index, exc)
+            return
+        except DeviceError as exc:
+            if str(exc) != error:
+                _log.warning("GPU %d: its energy counter cannot be opened yet: %s", info.index, exc)
+            error = str(exc)
+            sleep(RETRY_SECONDS)
+            continue
+        if counter is None:
+            _log.info("GPU %d has no energy counter", info.index)
+        else:
+            gpu.attach(counter)
+            _log.info("GPU %d: its energy counter is read", info.index)
+        return

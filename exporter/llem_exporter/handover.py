@@ -10,7 +10,7 @@ A response whose end could not even be written is no offer.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from statistics import median
 from typing import Final, Protocol
 
@@ -49,7 +49,10 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A time up to which something holds, and each GPU's number of the first reading after it."""
+    """A time up to which something holds, and each GPU's number of the first reading after it.
+
+    A GPU that joined later has no number here, which is 0.
+    """
 
     unix_ms: int
     numbers: tuple[int, ...]
@@ -89,10 +92,17 @@ class Grant:
 
 
 class Handover:
-    """The cursors of all scrapers. Used by the event loop alone."""
+    """The cursors of all scrapers. Used by the event loop alone.
+
+    `gpus` gives all GPUs; one that joins later stands behind the others.
+    """
 
     def __init__(
-        self, gpus: Sequence[Holder], start_ms: int, retention_s: float, monotonic_s: Callable[[], float]
+        self,
+        gpus: Callable[[], Sequence[Holder]],
+        start_ms: int,
+        retention_s: float,
+        monotonic_s: Callable[[], float],
     ) -> None:
         self.offered_readings = self.confirmed_readings = self.conflicts = 0
         self._gpus, self._start_ms, self._retention_s = gpus, start_ms, retention_s
@@ -141,7 +151,7 @@ class Handover:
         self._evicted += _between(scraper.taken.numbers, starts)
         self.offered_readings += _between(starts, ends)
         scraper.taken = _Mark(scraper.taken.unix_ms, starts)
-        scraper.again = _Mark(scraper.again.unix_ms, tuple(map(max, scraper.again.numbers, starts)))
+        scraper.again = _Mark(scraper.again.unix_ms, _later(scraper.again.numbers, starts))
         scraper.offered = _Mark(until_ms, ends)
 
     def broken(self, name: str, connection: object) -> None:
@@ -158,7 +168,7 @@ class Handover:
                 429, f"{MAX_SCRAPERS} scrapers are known; one must be silent for a while first\n"
             )
         begins_ms = self._start_ms if now_s - self._start_s < NEW_EXPORTER_SECONDS else now_ms
-        mark = _Mark(begins_ms, tuple(gpu.number_after(begins_ms) for gpu in self._gpus))
+        mark = _Mark(begins_ms, tuple(gpu.number_after(begins_ms) for gpu in self._gpus()))
         self._scrapers[name] = scraper = _Scraper(address, mark, mark, mark)
         return scraper
 
@@ -191,10 +201,15 @@ class Handover:
 
     def _lost(self, scraper: _Scraper) -> int:
         """How many readings beyond what it was offered are held no more."""
-        oldest = [gpu.oldest_number for gpu in self._gpus]
-        return _between(scraper.offered.numbers, tuple(map(max, scraper.offered.numbers, oldest)))
+        oldest = [gpu.oldest_number for gpu in self._gpus()]
+        return _between(scraper.offered.numbers, _later(scraper.offered.numbers, oldest))
 
 
 def _between(firsts: Sequence[int], ends: Sequence[int]) -> int:
     """How many readings there are between two numbers of each GPU."""
-    return sum(end - first for first, end in zip(firsts, ends, strict=True))
+    return sum(end - first for first, end in zip_longest(firsts, ends, fillvalue=0))
+
+
+def _later(numbers: Sequence[int], others: Sequence[int]) -> tuple[int, ...]:
+    """Of two numbers of each GPU the later."""
+    return tuple(max(pair) for pair in zip_longest(numbers, others, fillvalue=0))

@@ -181,25 +181,39 @@ class Sampler:
     ) -> None:
         self.clock, self.interval_ms, self.retention_ms = clock, interval_ms, retention_ms
         self.max_gap_ms = GAP_INTERVALS * interval_ms
-        capacity = retention_ms // interval_ms + 1
-        self.gpus = tuple(
-            GpuSampler(
-                device,
-                GpuLedger(Ring(capacity), self.max_gap_ms),
-                clock,
-                interval_ms,
-                observe_lateness=observe_lateness,
-                observe_call=observe_call,
-            )
-            for device in devices
+        self._observe_lateness, self._observe_call = observe_lateness, observe_call
+        self._stopped, self._started = threading.Event(), False
+        self._adding = threading.Lock()
+        self.gpus: tuple[GpuSampler, ...] = ()
+        for device in devices:
+            self.add(device)
+
+    def add(self, device: Device) -> GpuSampler:
+        """Read this GPU, too, after all others; from any thread."""
+        gpu = GpuSampler(
+            device,
+            GpuLedger(Ring(self.retention_ms // self.interval_ms + 1), self.max_gap_ms),
+            self.clock,
+            self.interval_ms,
+            observe_lateness=self._observe_lateness,
+            observe_call=self._observe_call,
         )
-        self._stopped = threading.Event()
+        with self._adding:
+            self.gpus = (*self.gpus, gpu)
+            if self._started:
+                self._start(gpu)
+        return gpu
 
     def start(self) -> None:
         """Start the threads; they end with the process, at the latest."""
-        for gpu in self.gpus:
-            name = f"gpu-{gpu.device.info.index}"
-            threading.Thread(target=gpu.run, args=(self._stopped,), name=name, daemon=True).start()
+        with self._adding:
+            self._started = True
+            for gpu in self.gpus:
+                self._start(gpu)
+
+    def _start(self, gpu: GpuSampler) -> None:
+        name = f"gpu-{gpu.device.info.index}"
+        threading.Thread(target=gpu.run, args=(self._stopped,), name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Let every thread end at its next tick."""

@@ -37,8 +37,6 @@ def render() -> str:
     )
     sampler.attach({device.info.uuid: device for device in devices})
     candidates = {
-        Backend.ZEUS: Candidate(Backend.ZEUS, 1.0, "counts on every GPU"),
-        Backend.NVML: Candidate(Backend.NVML, 1.0, "reads power of every GPU"),
         Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
     }
     registry.register(LedgerCollector(sampler, "replay", candidates))

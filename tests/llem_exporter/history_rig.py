@@ -32,7 +32,10 @@ class Rig:
         self.sampler = Sampler(devices, self.clock, INTERVAL_MS, retention_ms)
         self.ledgers = [gpu.ledger for gpu in self.sampler.gpus]
         self.handover = Handover(
-            self.ledgers, self.clock.now_ms(), retention_ms / 1000, self.clock.monotonic_s
+            lambda: self.ledgers,
+            self.clock.now_ms(),
+            retention_ms / 1000,
+            self.clock.monotonic_s,
         )
 
     def tick(self, count: int = 1) -> None:

@@ -13,6 +13,7 @@ from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import Architecture, FakeDriver, constant
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import MetricsPage, history, scrape
+from tests.llem_exporter.test_cli import run
 from tests.servers import Exporter, wait_until
 
 POWER, NVML, ZEUS = metrics.GPU_POWER.name, metrics.GPU_NVML_ENERGY.name, metrics.GPU_ZEUS_ENERGY.name
@@ -223,6 +224,35 @@ def test_cuda_visible_devices_hides_nothing(start: StartExporter, driver: FakeDr
         seconds = last.value(STAMP, gpu=gpu) - first.value(STAMP, gpu=gpu)
         watts = (last.value(ZEUS, gpu=gpu) - first.value(ZEUS, gpu=gpu)) / seconds
         assert watts == pytest.approx(100.0 * (1 + int(gpu)), rel=0.03)
+
+
+@pytest.mark.parametrize("fault", ["lost", "hung"])
+def test_a_gpu_that_does_not_answer_at_the_start_joins_later(
+    start: StartExporter, driver: FakeDriver, fault: str
+) -> None:
+    """The others are read, with their counters; it comes with its own as soon as it answers."""
+    setattr(driver.gpus[1], fault, True)
+    exporter = start(driver=driver)
+    shown = page_with(exporter, ZEUS, 2)
+    assert shown.value("llem_collector_success", collector="nvml") == 0
+    assert shown.value("llem_backend_available", backend="nvml") == 0
+    assert shown.get("llem_gpu_info", gpu="1") is None
+    assert exporter.fetch("/history?scraper=a").status == 200
+    setattr(driver.gpus[1], fault, False)
+    shown = page_with(exporter, ZEUS, 3)
+    assert shown.value("llem_collector_success", collector="nvml") == 1
+    assert shown.value("llem_backend_available", backend="zeus") == 1
+    late = 'llem_gpu_power_trace_watts{gpu="1"'
+    wait_until(lambda: late in exporter.fetch_text("/history?scraper=a"), "its samples")
+
+
+def test_where_no_gpu_answers_there_is_nothing_to_serve(driver: FakeDriver) -> None:
+    """The last line says so, after one of each GPU."""
+    for gpu in driver.gpus:
+        gpu.lost = True
+    done = run(**driver.env)
+    assert (done.returncode, done.stderr.count("NVML_ERROR_GPU_IS_LOST")) == (1, 3)
+    assert "3 GPUs and opens none of them; without a GPU, play a trace" in done.stderr.splitlines()[-1]
 
 
 def test_zeus_that_cannot_be_imported_is_named(

@@ -28,9 +28,9 @@ class Rig:
 
     def __init__(self, capacity: int = 100_000) -> None:
         self.time = FakeTime()
-        self.rings = (Ring(capacity), Ring(capacity))
+        self.rings: tuple[Ring, ...] = (Ring(capacity), Ring(capacity))
         self.written = [0, 0]
-        self.handover = Handover(self.rings, T0_MS, RETENTION_S, self.time.monotonic_s)
+        self.handover = Handover(lambda: self.rings, T0_MS, RETENTION_S, self.time.monotonic_s)
         self.now_ms = T0_MS
 
     def tick(self, count: int = 1, *, gpus: tuple[int, ...] = (0, 1)) -> None:
@@ -151,6 +151,20 @@ def test_after_a_break_of_both_kinds_each_id_has_its_own_cursor() -> None:
     assert rig.scrape(second, name="b") == ticks(0, 4)
     assert rig.scrape(first, name="b") == ticks(0, 4)
     assert rig.scrape(first, name="a") == []
+
+
+def test_a_gpu_that_joins_later_is_handed_over_from_its_first_reading_on() -> None:
+    """Between an offer and its confirmation, and unseen between two offers: nothing of it is lost."""
+    rig, connection = Rig(capacity=8), object()
+    rig.tick(3)
+    assert rig.scrape(connection) == ticks(0, 3)
+    rig.rings, rig.written = (*rig.rings, Ring(4)), [*rig.written, 0]
+    rig.tick(2, gpus=(0, 1, 2))
+    assert rig.counts() == (6, 0, 0)
+    assert rig.scrape(object()) == [*ticks(0, 5), (2, 0), (2, 1)]
+    rig.tick(5, gpus=(2,))
+    assert rig.counts()[2] == 1  # number 2 of the late one
+    assert rig.scrape(object())[-4:] == [(2, 3), (2, 4), (2, 5), (2, 6)]
 
 
 @pytest.mark.parametrize("name", ["", "x" * (MAX_ID_CHARACTERS + 1), "a\nb", "\x00"])

@@ -25,12 +25,12 @@ def loaded(tmp_path: Path) -> Iterator[FakeDriver]:
 
 
 def only(driver: FakeDriver) -> tuple[FakeGpu, nvml.NvmlDevice]:
-    return driver.gpus[0], nvml.open_devices()[0]
+    return driver.gpus[0], nvml.NvmlDevice(0)
 
 
 def test_a_gpu_says_who_it_is_and_what_it_draws(loaded: FakeDriver) -> None:
     """All GPUs in NVML's order, each with its names and addresses, read in watts."""
-    devices = nvml.open_devices()
+    devices = [nvml.NvmlDevice(index) for index in range(nvml.count_gpus())]
     assert [device.info.index for device in devices] == [0, 1, 2]
     assert [device.read_watts(0) for device in devices] == [100.0, 100.0, 100.0]
     info, fake = devices[1].info, loaded.gpus[1]
@@ -66,7 +66,7 @@ def test_power_is_read_the_best_way_there_is(
     """The instant field, else the older call, whose averaging depends on the architecture."""
     fake = loaded.gpus[0]
     fake.architecture, fake.instant_supported, fake.power_supported = architecture, instant, power
-    device = nvml.open_devices()[0]
+    device = nvml.NvmlDevice(0)
     assert device.info.power_source == source
     if power:
         assert device.read_watts(0) == 100.0
@@ -79,7 +79,7 @@ def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
     """On a GH200 power is the module's, as its energy counter is."""
     fake = loaded.gpus[0]
     fake.module_watts = 50.0
-    device = nvml.open_devices()[0]
+    device = nvml.NvmlDevice(0)
     assert (device.info.scope, device.info.power_source) == ("module", "instant")
     assert device.read_watts(0) == 150.0
 
@@ -136,18 +136,8 @@ def test_an_error_that_may_pass_does_not_ask_to_reopen(loaded: FakeDriver) -> No
     assert (error.value.name, type(error.value)) == ("NVML_ERROR_NO_PERMISSION", DeviceError)
 
 
-def test_a_gpu_that_is_lost_at_the_start_is_left_out(loaded: FakeDriver) -> None:
-    """The others are opened; with none left, that is the error."""
-    loaded.gpus[1].lost = True
-    assert [device.info.index for device in nvml.open_devices()] == [0, 2]
-    for gpu in loaded.gpus:
-        gpu.lost = True
-    with pytest.raises(ConfigError, match="3 GPUs and opens none"):
-        nvml.open_devices()
-
-
 def test_a_driver_that_is_not_loaded_is_named(loaded: FakeDriver) -> None:
     """NVML's own reason is in the message."""
     loaded.unload()
     with pytest.raises(ConfigError, match="NVML_ERROR_DRIVER_NOT_LOADED"):
-        nvml.open_devices()
+        nvml.count_gpus()

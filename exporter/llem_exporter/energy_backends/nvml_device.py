@@ -1,13 +1,10 @@
 """NVML through nvidia-ml-py: the only file that imports pynvml, and only when called."""
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import DeviceInfo, Status
-
-_log = logging.getLogger(__name__)
 
 THROTTLE_REASONS: Final = {
     "applications_clocks": 0x002,
@@ -50,20 +47,6 @@ def device_error(error: BaseException, name: str) -> DeviceError:
     """Our error for one of the driver's, by its name."""
     kind = DeviceLostError if name in _REOPEN else DeviceError
     return kind(f"{name} ({error})", name)
-
-
-def open_devices() -> "list[NvmlDevice]":
-    """All GPUs that NVML counts and opens, in its order. Raises ConfigError with NVML's reason."""
-    count = count_gpus()
-    devices: list[NvmlDevice] = []
-    for index in range(count):
-        try:
-            devices.append(NvmlDevice(index))
-        except DeviceError as exc:
-            _log.warning("GPU %d cannot be opened and is left out: %s", index, exc)
-    if not devices:
-        raise ConfigError(f"NVML counts {count} GPUs and opens none of them")
-    return devices
 
 
 def open_gpu(index: int) -> "NvmlDevice":
@@ -116,18 +99,20 @@ def uuid_of(handle: Any) -> str:
         raise device_error(exc, error_name(exc)) from exc
 
 
-def handle_of(uuid: str) -> Any:
-    """A live pynvml handle of a GPU, NVML opened anew where the driver was. Raises DeviceError."""
+def handle_of(gpu: str | int) -> Any:
+    """A live pynvml handle by UUID or index, NVML opened anew where the driver was. Raises DeviceError."""
     import pynvml
 
+    by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
+    find: Callable[[Any], Any] = by_index if isinstance(gpu, int) else by_uuid
     try:
         try:
-            return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            return find(gpu)
         except pynvml.NVMLError as exc:
             if error_name(exc) != "NVML_ERROR_UNINITIALIZED":
                 raise
             pynvml.nvmlInit()
-            return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            return find(gpu)
     except pynvml.NVMLError as exc:
         raise device_error(exc, error_name(exc)) from exc
 
@@ -140,8 +125,8 @@ class NvmlDevice:
         import pynvml
 
         self._nvml: Any = pynvml
+        self._handle = handle_of(index)
         try:
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             self._uuid = str(pynvml.nvmlDeviceGetUUID(self._handle))
             self._probe(index)
         except pynvml.NVMLError as exc:

@@ -1,11 +1,10 @@
 """Zeus's view of the hardware energy counter: the only file that imports zeus, and only when called."""
 
-import logging
 import math
 import threading
 import time
 import warnings as python_warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -26,32 +25,38 @@ _INSTALL: Final = "pip install 'llem-energy[zeus]'"
 # Held while a process-wide setting is another one for a moment: Zeus's GPUs, Python's warnings.
 _changing = threading.Lock()
 
-_log = logging.getLogger(__name__)
 
-
-def open_counters(uuids: Collection[str]) -> "dict[str, ZeusCounter]":
-    """The counters of those GPUs that have one, by UUID. Raises ConfigError where Zeus does not work.
-
-    CUDA_VISIBLE_DEVICES must not be set: it would hide GPUs from Zeus and renumber the others.
-    """
+def imported() -> Any:
+    """Zeus's class of an NVIDIA GPU. Raises ConfigError where Zeus cannot be imported."""
     try:
-        from zeus.device import get_gpus
-    except ImportError as exc:
-        raise ConfigError(f"zeus is not installed ({exc}); {_INSTALL}") from exc
-    try:
-        found = list(get_gpus().gpus)
+        from zeus.device.gpu.nvidia import NVIDIAGPU
     except Exception as exc:
-        raise ConfigError(f"Zeus finds no GPU ({exc})") from exc
-    counters: dict[str, ZeusCounter] = {}
-    for gpu in found:
-        try:
-            counter = ZeusCounter(gpu)
-            if counter.uuid in uuids:
-                counter.read_joules(0)
-                counters[counter.uuid] = counter
-        except DeviceError as exc:
-            _log.info("GPU %d has no energy counter: %s", gpu.gpu_index, exc)
-    return counters
+        raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
+    return NVIDIAGPU
+
+
+def open_counter(index: int, uuid: str) -> "ZeusCounter | None":
+    """The counter of the GPU of NVML's index and this UUID; None where it has none.
+
+    Raises ConfigError where Zeus cannot be imported, and DeviceError where the GPU does not answer.
+    """
+    nvidia_gpu = imported()
+    try:
+        gpu = nvidia_gpu(index)
+        counts = gpu.supports_get_total_energy_consumption()
+    except Exception as exc:
+        raise nvml_device.device_error(exc, nvml_device.error_name(exc.__cause__ or exc)) from exc
+    counter = ZeusCounter(gpu)
+    if counter.uuid != uuid:
+        raise DeviceError(f"GPU {index} is {counter.uuid} by now", "NVML_ERROR_NOT_FOUND")
+    try:
+        if counts:
+            counter.read_joules(0)
+    except DeviceError as exc:
+        if exc.name != "NVML_ERROR_NOT_SUPPORTED":
+            raise
+        counts = False
+    return counter if counts else None
 
 
 class ZeusCounter:

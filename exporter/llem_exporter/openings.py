@@ -1,0 +1,96 @@
+"""GPUs opened each in its own thread, again and again until it answers: one that hangs stops no other."""
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic, sleep
+from typing import Final
+
+from llem_exporter.devices import Device
+
+PATIENCE_SECONDS: Final = 2.0
+"""How long the start waits for GPUs to answer at all."""
+
+RETRY_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Openings:
+    """The GPUs of NVML's indices below `count`, of which those named in `wanted` (none: all) are awaited."""
+
+    def __init__(
+        self,
+        count: int,
+        wanted: Collection[str],
+        open_gpu: Callable[[int], Device],
+        retry_s: float = RETRY_SECONDS,
+    ) -> None:
+        self._wanted, self._open_gpu, self._retry_s = wanted, open_gpu, retry_s
+        self._lock = threading.Lock()
+        self._opened: dict[int, Device] = {}
+        self._join: Callable[[Device], object] | None = None
+        self._tried = [threading.Event() for _ in range(count)]
+        for index in range(count):
+            threading.Thread(target=self._open, args=(index,), name=f"open-{index}", daemon=True).start()
+
+    @property
+    def unopened(self) -> list[int]:
+        """Indices of the GPUs that have not answered yet."""
+        with self._lock:
+            return [index for index in range(len(self._tried)) if index not in self._opened]
+
+    @property
+    def missing(self) -> int:
+        """How many of the wanted GPUs have not answered yet."""
+        if not self._wanted:
+            return len(self.unopened)
+        with self._lock:
+            names = {name for device in self._opened.values() for name in names_of(device)}
+        return len(set(self._wanted) - names)
+
+    def opened(self, patience_s: float = PATIENCE_SECONDS) -> list[Device]:
+        """The GPUs that are open, in order of index, once each has answered or patience is at its end."""
+        end_s = monotonic() + patience_s
+        for tried in self._tried:
+            tried.wait(max(0.0, end_s - monotonic()))
+        with self._lock:
+            return [self._opened[index] for index in sorted(self._opened)]
+
+    def join_others(self, taken: Sequence[Device], join: Callable[[Device], object]) -> None:
+        """From now on, give wanted GPUs that are not `taken` to `join`, each in a thread of its own."""
+        with self._lock:
+            self._join = join
+            others = [device for device in self._opened.values() if device not in taken]
+        for device in others:
+            self._joined(device, join)
+
+    def _open(self, index: int) -> None:
+        device, error = None, ""
+        while device is None:
+            try:
+                device = self._open_gpu(index)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, the GPU may answer the next time
+                if str(exc) != error:
+                    _log.warning("GPU %d cannot be opened, and is tried again: %s", index, exc)
+                error = str(exc)
+                self._tried[index].set()
+                sleep(self._retry_s)
+                if not self.missing:
+                    return
+        with self._lock:
+            self._opened[index] = device
+            join = self._join
+        self._tried[index].set()
+        if join:
+            self._joined(device, join)
+
+    def _joined(self, device: Device, join: Callable[[Device], object]) -> None:
+        if not self._wanted or not names_of(device).isdisjoint(self._wanted):
+            _log.info("GPU %d (%s) is open", device.info.index, device.info.uuid)
+            join(device)
+
+
+def names_of(device: Device) -> set[str]:
+    """What a user may call a GPU."""
+    return {str(device.info.index), device.info.uuid}
