@@ -5,7 +5,6 @@ LLEMError                 anything that a user is told in one line
 ├── DeviceError           a GPU did not answer this time ("try again")
 │   └── DeviceLostError   its handle is dead until the driver is opened anew ("reopen")
 └── SourceError           a store cannot be reached, or answered something that is not its data
-    └── NoDataError       it answered, and holds nothing of what was asked for
 """
 
 
@@ -31,7 +30,3 @@ class DeviceLostError(DeviceError):
 
 class SourceError(LLEMError):
     """A store cannot be reached, refused, or answered something that is not its data."""
-
-
-class NoDataError(SourceError):
-    """The store answered and holds nothing of what was asked for."""

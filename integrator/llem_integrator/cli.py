@@ -1,12 +1,15 @@
 """llem-integrate: joules per GPU for windows that are over. The only reader of argv and environment."""
 
+import io
+import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import tzinfo
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -23,6 +26,7 @@ EXIT_USAGE: Final = 2
 EXIT_NO_JOULES: Final = 3
 EXIT_COVERAGE: Final = 4
 EXIT_INTERRUPTED: Final = 130
+EXIT_TERMINATED: Final = 143
 
 _HELP = """Joules per GPU for time windows, from the samples that llem-exporter publishes.
 
@@ -42,61 +46,75 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 --min-coverage (the result is printed all the same), 130 on Ctrl-C.
 """
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
-@click.command(
-    help=_HELP,
-    context_settings={"auto_envvar_prefix": "LLEM_INTEGRATE", "help_option_names": ["-h", "--help"]},
+
+class _Line(click.types.StringParamType):
+    """Text, of which a variable of the environment holds one a line: windows and matchers have spaces."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line for line in rv.split("\n") if line.strip()]
+
+
+def _option(name: str, *declarations: str, **attributes: Any) -> Callable[[_Command], _Command]:
+    """An option whose variable in the environment is named after it, not after its parameter."""
+    variable = name.partition("/")[0].removeprefix("--").upper().replace("-", "_")
+    return click.option(name, *declarations, envvar=f"LLEM_INTEGRATE_{variable}", **attributes)
+
+
+@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@_option(
+    "--window",
+    "windows",
+    type=_Line(),
+    multiple=True,
+    metavar="START,END|START,+DURATION",
+    help="May be repeated.",
 )
-@click.option(
-    "--window", "windows", multiple=True, metavar="START,END|START,+DURATION", help="May be repeated."
-)
-@click.option(
+@_option(
     "--source",
     default="http://localhost:9090",
     show_default=True,
     metavar="URL|FILE|-",
     help="A Prometheus, an exporter, or OpenMetrics text.",
 )
-@click.option(
+@_option(
     "--backend",
     type=click.Choice(["auto", "zeus", "nvml", "codecarbon", "none"]),
     default="auto",
     show_default=True,
     help="Whose joules. auto: the first by priority that covers enough.",
 )
-@click.option(
+@_option(
     "--match",
     "matches",
+    type=_Line(),
     multiple=True,
     metavar="MATCHERS",
     help="Only series with these labels, as in PromQL: 'instance=\"node1:9955\"'. Repeated: any of them.",
 )
-@click.option("--gpu", "gpus", metavar="0,1|UUID,...", help="Only these GPUs.  [default: all in the window]")
-@click.option(
+@_option("--gpu", "gpus", metavar="0,1|UUID,...", help="Only these GPUs.  [default: all in the window]")
+@_option(
     "--max-gap",
     metavar="auto|DURATION",
     default="auto",
     show_default=True,
     help="Longest step between samples that is bridged. auto: 3 x the sample interval.",
 )
-@click.option(
+@_option(
     "--min-coverage",
     type=click.FloatRange(0, 1),
     default=0.99,
     show_default=True,
     help="Covered share of the window that makes a result valid.",
 )
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon.")
-@click.option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin.")
-@click.option(
-    "--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]"
-)
-@click.option(
-    "--demo", is_flag=True, help="Start an exporter, measure 20 s, and show it. Needs nothing else."
-)
+@_option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@_option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon.")
+@_option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin.")
+@_option("--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]")
+@_option("--demo", is_flag=True, help="Start an exporter, measure 20 s, and show it. Needs nothing else.")
 @click.version_option(__version__, prog_name="llem-integrate")
-def _command(
+def command(
     windows: tuple[str, ...],
     source: str,
     backend: str,
@@ -114,10 +132,12 @@ def _command(
     from llem_integrator.sources import parse_selector
     from llem_integrator.window import parse_duration_us
 
+    if math.isnan(min_coverage):
+        raise ConfigError("--min-coverage is a share from 0 to 1, not nan")
     request = Request(
         backend=None if backend == "auto" else Backend(backend),
         selectors=tuple(parse_selector(text) for text in matches) or ((),),
-        gpus=tuple(token.strip() for token in gpus.split(",") if token.strip()) if gpus else (),
+        gpus=() if gpus is None else _gpus(gpus),
         max_gap_ms=None if max_gap == "auto" else parse_duration_us(max_gap) / 1000,
         min_coverage=min_coverage,
         emissions=emissions,
@@ -125,10 +145,20 @@ def _command(
     if demo:
         if windows:
             raise ConfigError("--demo chooses its own window; leave --window out")
+        given = click.get_current_context().get_parameter_source("source")
+        if given is click.core.ParameterSource.COMMANDLINE:
+            raise ConfigError("--demo starts its own source; leave --source out")
         return _demo(request, form, progress)
     if not windows:
         raise ConfigError("no window given (--window now-15m,now), and no --demo")
     return _integrate(windows, source, request, form, timezone, progress)
+
+
+def _gpus(text: str) -> tuple[str, ...]:
+    tokens = tuple(token.strip() for token in text.split(",") if token.strip())
+    if not tokens:
+        raise ConfigError(f"--gpu names no GPU: {text!r} (write 0,1 or GPU-..., or leave it out for all)")
+    return tokens
 
 
 def _integrate(
@@ -155,11 +185,17 @@ def _integrate(
 def _demo(request: "Request", form: str, progress: bool | None) -> int:
     from llem_integrator import demo
 
+    signal.signal(signal.SIGTERM, _terminated)  # its exporter must end with it
     with _bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as advance:
         address, result, what = demo.run(request, advance)
     if form == "table":
         click.echo(f"demo: {what}\n")
     return _show(address, [result], form)
+
+
+def _terminated(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is not interrupted again
+    raise SystemExit(EXIT_TERMINATED)
 
 
 def _show(address: str, results: "list[WindowResult]", form: str) -> int:
@@ -189,7 +225,7 @@ def _zone(name: str | None) -> tzinfo | None:
 @contextmanager
 def _bar(wanted: bool | None, title: str, total: float) -> "Iterator[Callable[[float], None]]":
     """A progress bar on stderr, told how much of `total` is done; shown where asked for or on a terminal."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
+    if sys.stderr is None or not (sys.stderr.isatty() if wanted is None else wanted):
         yield lambda _: None
         return
     from rich.console import Console
@@ -203,25 +239,40 @@ def _bar(wanted: bool | None, title: str, total: float) -> "Iterator[Callable[[f
 
 def main() -> None:
     """The console script: one line for an error, no traceback, the exit codes of the contract."""
+    if sys.stdout is None:
+        _fail("standard output is closed", EXIT_FAILED)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # no sign that it lacks is worth a result
     try:
-        code = _command(standalone_mode=False)
+        code = command(standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as exc:
         code = exc.exit_code
     except click.ClickException as exc:
-        exc.show()
-        code = exc.exit_code
+        _fail(exc.format_message(), exc.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = EXIT_INTERRUPTED
     except ConfigError as exc:
-        click.echo(f"error: {exc}", err=True)
-        code = EXIT_USAGE
+        _fail(str(exc), EXIT_USAGE)
     except LLEMError as exc:
-        click.echo(f"error: {exc}", err=True)
+        _fail(str(exc), EXIT_FAILED)
+    except BrokenPipeError:  # whoever read has gone
+        _discard_output()
         code = EXIT_FAILED
-    except BrokenPipeError:
-        # Whoever read has gone; what Python still flushes at its end goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILED
+    except OSError as exc:
+        _discard_output()
+        _fail(str(exc), EXIT_FAILED)
     sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Ends with a message of one line, whatever a server or a file put into it."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in message)
+    click.echo(f"error: {' '.join(printable.split())}", err=True)
+    sys.exit(code)
+
+
+def _discard_output() -> None:
+    """What Python still flushes at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

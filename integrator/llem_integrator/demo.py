@@ -6,7 +6,6 @@ With a GPU it measures the GPU; without one it replays the packaged trace, whose
 import csv
 import importlib.util
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -43,39 +42,43 @@ def run(request: Request, progress: Progress) -> tuple[str, WindowResult, str]:
         with _exporter() as url:
             address, result = _measure(url, request, progress)
             return address, result, "this machine's GPUs"
-    except _NotStartedError as no_gpu:
+    except _NotStartedError as exc:
         with _exporter("--replay", "demo") as url:
             source = open_source(url)
             address, result = _measure(url, request, progress)
-            what = f"a replayed trace of two GPUs, since there is none here ({no_gpu})"
-            return address, _with_exact(source, result), what
+            return address, _with_exact(source, result), f"a replayed trace of two GPUs, since {exc}"
 
 
 class _NotStartedError(LLEMError):
-    """The exporter ended before it listened; the text is what it said."""
+    """The exporter ended before it listened; the text is why."""
 
 
 @contextmanager
 def _exporter(*options: str) -> Iterator[str]:
     """A running exporter's URL."""
     command = [sys.executable, "-m", "llem_exporter", "--web.listen-address", "127.0.0.1:0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+    nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe, text=True) as process:
         watchdog = threading.Timer(_START_SECONDS, process.kill)
-        watchdog.start()
         try:
+            watchdog.start()
             url, said = _wait_until_listening(process)
-        finally:
             watchdog.cancel()
-        if url is None:
-            raise _NotStartedError(said or f"the exporter did not start within {_START_SECONDS} s")
-        drain = threading.Thread(target=process.stderr.read if process.stderr else None, daemon=True)
-        drain.start()
-        try:
+            if url is None:
+                raise _NotStartedError(_why_not(said))
+            threading.Thread(target=process.stderr.read if process.stderr else None, daemon=True).start()
             yield url
         finally:
-            process.send_signal(signal.SIGTERM)
-            drain.join(timeout=5)
-            process.kill()
+            watchdog.cancel()
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _wait_until_listening(process: "subprocess.Popen[str]") -> tuple[str | None, str]:
@@ -85,7 +88,15 @@ def _wait_until_listening(process: "subprocess.Popen[str]") -> tuple[str | None,
         if found := _LISTENING.search(line):
             return found[1], line
         last = line.strip() or last
-    return None, last.removeprefix("Error: ").partition(";")[0]
+    return None, last
+
+
+def _why_not(said: str) -> str:
+    """Why an exporter did not start, after its last line."""
+    reason, _, advice = said.removeprefix("Error: ").partition(";")
+    if "without a GPU" in advice:
+        return f"there is none here ({reason})"
+    return f"the exporter did not start ({reason or f'nothing within {_START_SECONDS} s'})"
 
 
 def _measure(url: str, request: Request, progress: Progress) -> tuple[str, WindowResult]:

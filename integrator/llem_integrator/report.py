@@ -42,7 +42,7 @@ def print_table(results: Sequence[WindowResult], out: IO[str]) -> None:
     for result in results:
         _print_window(console, result)
     if any(gpu.joules is not None for result in results for gpu in result.gpus):
-        console.print(_SENSOR_NOTE)
+        console.print(_SENSOR_NOTE, soft_wrap=True)
 
 
 def _print_window(console: "Console", result: WindowResult) -> None:
@@ -52,7 +52,7 @@ def _print_window(console: "Console", result: WindowResult) -> None:
     name = f"{result.name}: " if result.name else ""
     nodes = {gpu.instances for gpu in result.gpus}
     one_node = f" on {', '.join(min(nodes))}" if len(nodes) == 1 and any(nodes) else ""
-    console.print(f"{name}{start} to {end} ({result.duration_sec:g} s){one_node}")
+    console.print(f"{name}{start} to {end} ({result.duration_sec:g} s){one_node}", soft_wrap=True)
     exact = any(gpu.exact_j is not None for gpu in result.gpus)
     emissions = any(gpu.emissions_g is not None for gpu in result.gpus)
     table = Table(box=None, pad_edge=False)
@@ -71,13 +71,14 @@ def _print_window(console: "Console", result: WindowResult) -> None:
         table.add_row(gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *more)
     if result.gpus:
         console.print(table)
-    console.print(f"total {_number(result.total_j, 1)} J, backend {result.backend}, scope {result.scope}")
+    total = f"total {_number(result.total_j, 1)} J, backend {result.backend}, scope {result.scope}"
+    console.print(total, soft_wrap=True)
     for gpu in result.gpus:
         others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
         if len(gpu.joules_by_backend) > 1:
-            console.print(f"GPU {gpu.gpu}: {others}")
+            console.print(f"GPU {gpu.gpu}: {others}", soft_wrap=True)
     for line in _remarks(result):
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _row(gpu: GpuEnergy) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llem_integrator import cli
+from llem_integrator.window import rfc3339
 from tests.llem_integrator.pages import T0, page, scraped
 from tests.servers import wait_until
 
@@ -110,20 +112,94 @@ def test_exit_codes(file: str, args: list[str], code: int) -> None:
         (["--window", "now-1m,now", "--source", "http://127.0.0.1:9"], 1, "no answer from"),
         (["--window", "now-1m,now", "--source", "missing.om"], 1, "cannot read missing.om"),
         (["--window", "now-1m,now", "--demo"], 2, "--demo chooses its own window"),
+        (["--source", "x.om", "--demo"], 2, "--demo starts its own source"),
+        (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
+        (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
+        (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
+        (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
+        (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),
+        (["--window", "now,+1m", "--max-gap", "9" * 400 + "s"], 2, "out of range"),
+        (["--window", "now+9999999d,+1h"], 2, "out of range"),
+        (["--format", "xml"], 2, "xml"),
     ],
 )
 def test_errors_are_one_line(args: list[str], code: int, message: str) -> None:
     """What cannot be done is said in a line of its own, with the exit code that tells why."""
     done = run(*args)
     assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
 
 
 def test_options_from_the_environment(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LLEM_INTEGRATE_* stand for the options."""
+    """LLEM_INTEGRATE_* stand for the options; windows and matchers are lines, spaces and all."""
     monkeypatch.setenv("LLEM_INTEGRATE_SOURCE", file)
-    assert run(*window(40, 80)).returncode == 0
+    monkeypatch.setenv("LLEM_INTEGRATE_FORMAT", "json")
+    monkeypatch.setenv("LLEM_INTEGRATE_GPU", "1")
+    monkeypatch.setenv("LLEM_INTEGRATE_MATCH", 'instance="a b"\n gpu = "1"')
+    lines = f"{rfc3339((BEGIN + 40) * 10**6).replace('T', ' ')},+20s\n{BEGIN + 60}, {BEGIN + 80}\n"
+    monkeypatch.setenv("LLEM_INTEGRATE_WINDOW", lines)
+    monkeypatch.setenv("LLEM_INTEGRATE_WINDOWS", "jobs.csv")  # another option's
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    windows = json.loads(done.stdout)["windows"]
+    assert [(one["start"], one["end"]) for one in windows] == [
+        (BEGIN + 40, BEGIN + 60),
+        (BEGIN + 60, BEGIN + 80),
+    ]
+    assert [list(one["per_gpu_j"]) for one in windows] == [["GPU-1"]] * 2
+
+
+def test_every_option_has_its_own_variable() -> None:
+    """The variable of an option is its name, whatever its parameter is called."""
+    options = {option.opts[0]: option.envvar for option in cli.command.params if option.name != "version"}
+    assert "--window" in options
+    assert options == {
+        name: "LLEM_INTEGRATE_" + name.removeprefix("--").upper().replace("-", "_") for name in options
+    }
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize(
+    ("redirected", "code", "message"),
+    [
+        (">&-", 1, "standard output is closed"),
+        (">/dev/full", 1, "No space left"),
+        ("--source - <&-", 1, "standard input is closed"),
+        (">/dev/null 2>&-", 0, ""),
+    ],
+)
+def test_closed_and_full_streams(file: str, form: str, redirected: str, code: int, message: str) -> None:
+    """A stream that is closed or full is a line and no traceback."""
+    options = f"--source {file} {' '.join(window(40, 80))} --format {form}"
+    command = f"{sys.executable} -m llem_integrator {options} {redirected}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", code)
+    assert message in done.stderr
+
+
+def test_an_encoding_without_the_signs(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs that the terminal's encoding lacks are replaced."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run("--source", file, *window(43.3, 73.3))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?5 %" in done.stdout
+
+
+def test_values_that_no_gpu_has(tmp_path: Path) -> None:
+    """A file of values near the end of floats has a JSON result without them."""
+    path = tmp_path / "page.om"
+    path.write_text(page(scraped(0, watts=1e305)))
+    done = run("--source", str(path), *window(40, 80), "--format", "json")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert json.loads(done.stdout)["windows"][0]["total_j"] is None
+
+
+def test_remarks_are_one_line_each(file: str) -> None:
+    """A long remark is not broken where no terminal ends."""
+    done = run("--source", file, *window(40, 80), "--gpu", "0,GPU-" + "9 9" * 80)
+    assert f"warning: no GPU GPU-{'9 9' * 80} in the window" in done.stdout.splitlines()
 
 
 def test_help_and_version() -> None:
@@ -140,14 +216,32 @@ def test_a_reader_that_goes_away_is_no_traceback(file: str) -> None:
     assert done.stderr == ""
 
 
-def test_ctrl_c_exits_130_and_leaves_nothing_running() -> None:
-    """An interrupted demo ends with 130 and takes its exporter with it."""
+@pytest.mark.parametrize(
+    ("sent", "code", "last"), [(signal.SIGINT, 130, ["interrupted"]), (signal.SIGTERM, 143, [])]
+)
+@pytest.mark.parametrize("after_s", [0, 1])
+def test_a_demo_that_is_stopped_leaves_nothing_running(
+    sent: signal.Signals, code: int, last: list[str], after_s: float
+) -> None:
+    """An interrupted or terminated demo takes its exporter with it, which has no say on its output."""
     command = [sys.executable, "-m", "llem_integrator", "--demo"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         found = wait_until(lambda: children.read_text().split(), "the demo's exporter")
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stderr.splitlines()[-1]) == (130, "interrupted")
+        time.sleep(after_s)
+        process.send_signal(sent)
+        stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout, stderr.splitlines()[-1:]) == (code, "", last)
     assert not any(Path(f"/proc/{child}").exists() for child in found)
+
+
+def test_a_demo_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exporter that fails for something else than a missing GPU is not called that."""
+    monkeypatch.setenv("LLEM_EXPORTER_SAMPLE_INTERVAL", "1us")
+    done = run("--demo")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the exporter did not start (")
+    assert "sample-interval" in line
