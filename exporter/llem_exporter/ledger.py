@@ -13,6 +13,8 @@ from llem_exporter.history import Ring, Trace
 
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
+STATUS_SECONDS: Final = 5.0
+"""The slow readings are read once a second where GPUs answer, and published for this long."""
 
 
 class Read(NamedTuple):
@@ -34,8 +36,8 @@ class Read(NamedTuple):
 
 
 def rounded(value: float | None, steps_per_unit: int) -> float | None:
-    """The value in whole steps; None where it is no sample (None, NaN, infinite or negative)."""
-    if value is None or not isfinite(value) or value < 0:
+    """The value in whole steps; None where it is no sample (None, NaN, negative, or beyond a float)."""
+    if value is None or not isfinite(value * steps_per_unit) or value < 0:
         return None
     return round(value * steps_per_unit) / steps_per_unit
 
@@ -47,6 +49,9 @@ class Page:
     `watts`, `peak_watts` and `joules` (the hardware's counter) are of that read, and `sample_ms` is its
     time: None while the clock catches up after a step. `doubled`, `covered_ms` and `gap_ms` are the
     sums of llem_core.energy over all `samples`.
+
+    `joules` is None where only its own read failed, though the last count is known: a stale value must
+    not carry a fresh timestamp. `status` was read at `status_s`.
     """
 
     watts: float | None = None
@@ -61,6 +66,7 @@ class Page:
     watts_call_s: float = 0.0
     joules_call_s: float = 0.0
     read_s: float = float("-inf")
+    status_s: float = float("-inf")
     fresh: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
@@ -114,10 +120,10 @@ class GpuLedger:
                 errors[name] = errors.get(name, 0) + 1
             self._page = replace(self._page, errors=errors)
 
-    def set_status(self, status: Status) -> None:
-        """Replace the slow readings."""
+    def set_status(self, status: Status, monotonic_s: float) -> None:
+        """Replace the slow readings by those of an instant."""
         with self._lock:
-            self._page = replace(self._page, status=status)
+            self._page = replace(self._page, status=status, status_s=monotonic_s)
 
     def page(self, now_ms: int, monotonic_s: float) -> Page:
         """What to publish now: gauges only while they are fresh, and the gap that is still open.
@@ -131,6 +137,8 @@ class GpuLedger:
             page = replace(page, gap_ms=page.gap_ms + gap_ms)
         if monotonic_s - page.read_s > self._fresh_s:
             page = replace(page, fresh=False, watts=None, peak_watts=None, sample_ms=None, status=Status())
+        elif monotonic_s - page.status_s > max(STATUS_SECONDS, self._fresh_s):
+            page = replace(page, status=Status())
         return page
 
     def trace(self, after_ms: int, before_ms: int) -> Trace:
@@ -198,6 +206,7 @@ class GpuLedger:
             joules_call_s=read.joules_call_s,
             errors=page.errors,
             status=page.status,
+            status_s=page.status_s,
         )
 
     def _pair(self, unix_ms: int, watts: float) -> PairEnergy[float]:

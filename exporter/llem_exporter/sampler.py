@@ -8,7 +8,7 @@ from typing import Final
 
 from llem_core.energy import GAP_INTERVALS, STEPS_PER_JOULE, STEPS_PER_WATT
 from llem_core.errors import DeviceError, DeviceLostError
-from llem_exporter.devices import Device, EnergyCounter
+from llem_exporter.devices import Device, EnergyCounter, Status
 from llem_exporter.history import Ring
 from llem_exporter.ledger import GpuLedger, Read, rounded
 from llem_exporter.ticks import Tick, Ticker, WallClock
@@ -20,7 +20,13 @@ BEFORE_TICK_SECONDS: Final = 0.001
 AFTER_TICK_SECONDS: Final = 0.003
 """Nothing long runs in this process from so long before a tick until so long after it."""
 
-STATUS_MS: Final = 1000
+STATUS_SECONDS: Final = 1.0
+STATUS_SPREAD: Final = 8
+"""The slow readings of so many GPUs in a row come at different times of the second."""
+
+REOPEN_FAILURES: Final = 10
+"""After so many failures in a row, whatever their names, the GPU is found anew."""
+
 RETRY_SECONDS: Final = 1.0
 
 READ_TOO_SLOW: Final = "READ_TOO_SLOW"
@@ -39,6 +45,7 @@ class Source:
     ) -> None:
         self._what, self._read, self._reopen, self._steps_per_unit = what, read, reopen, steps_per_unit
         self._error = ""
+        self._failures = 0
         self._lost = False
         self._retry_s = 0.0
 
@@ -51,13 +58,15 @@ class Source:
             if self._lost:
                 self._reopen()
             raw = self._read(unix_ms)
-        except DeviceError as exc:
-            self._lost = isinstance(exc, DeviceLostError)
+        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this GPU's thread
+            name = exc.name if isinstance(exc, DeviceError) else type(exc).__name__
+            self._failures += 1
+            self._lost = isinstance(exc, DeviceLostError) or self._failures >= REOPEN_FAILURES
             self._retry_s = monotonic_s + RETRY_SECONDS
-            failures.append(exc.name)
-            self._note(exc.name, str(exc))
+            failures.append(name)
+            self._note(name, str(exc))
             return None
-        self._lost = False
+        self._lost, self._failures = False, 0
         value = rounded(raw, self._steps_per_unit)
         if value is None:
             failures.append(NOT_A_SAMPLE)
@@ -95,12 +104,12 @@ class GpuSampler:
         self.ticker = Ticker(clock, interval_ms, sleep)
         self.done_ticks = 0
         self._clock, self._interval_ms = clock, interval_ms
+        self._status_error = ""
+        self._status_s = clock.monotonic_s() + device.info.index % STATUS_SPREAD / STATUS_SPREAD
         self._slow_s = GAP_INTERVALS * interval_ms / 1000
         self._observe_lateness, self._observe_call = observe_lateness, observe_call
         self._power = Source(self._called("power"), device.read_watts, device.reopen, STEPS_PER_WATT)
         self._energy: Source | None = None
-        # Slow readings once a second, each GPU's on another tick.
-        self._status_ticks = max(1, STATUS_MS // interval_ms)
 
     def attach(self, counter: EnergyCounter) -> None:
         """Read this counter, too, from the next tick on."""
@@ -117,9 +126,28 @@ class GpuSampler:
         for tick in self.ticker:
             if stopped.is_set():
                 return
-            if self.read(tick) and self._status_due(tick):
-                self.ledger.set_status(self.device.read_status())
+            if self.read(tick):
+                self.read_status()
             self.done_ticks += 1
+
+    def read_status(self) -> None:
+        """The slow readings, where a second has passed since the last."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._status_s:
+            return
+        # A little early, so that a tick that is early does not put it off to the next.
+        self._status_s = max(
+            self._status_s + STATUS_SECONDS, now_s + STATUS_SECONDS - self._interval_ms / 2000
+        )
+        try:
+            status, error = self.device.read_status(), ""
+        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this GPU's thread
+            status, error = Status(), type(exc).__name__
+            self.ledger.add_errors([error])
+            if error != self._status_error:
+                _log.warning("%s cannot be read: %s", self._called("status"), exc)
+        self._status_error = error
+        self.ledger.set_status(status, self._clock.monotonic_s())
 
     def read(self, tick: Tick) -> bool:
         """Read into the ledger; whether there was anything."""
@@ -156,10 +184,6 @@ class GpuSampler:
         unix_s = monotonic_s + offset_s
         near = abs(unix_s - tick.unix_ms / 1000) <= ON_TICK_SECONDS
         return tick.unix_ms if near else round(unix_s * 1000), clock_steps
-
-    def _status_due(self, tick: Tick) -> bool:
-        number = tick.unix_ms // self._interval_ms
-        return (number - self.device.info.index) % self._status_ticks == 0
 
     def _called(self, what: str) -> str:
         info = self.device.info

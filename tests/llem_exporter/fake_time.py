@@ -35,12 +35,14 @@ class FormulaDevice:
     watts_at: Callable[[int], float]
     info: DeviceInfo = field(default_factory=lambda: DeviceInfo(0, "GPU-formula", "formula"))
     status: Status = field(default_factory=Status)
+    on_status: Callable[[], object] = lambda: None
     reopened: int = 0
 
     def read_watts(self, unix_ms: int) -> float:
         return self.watts_at(unix_ms)
 
     def read_status(self) -> Status:
+        self.on_status()
         return self.status
 
     def reopen(self) -> None:

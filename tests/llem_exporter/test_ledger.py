@@ -84,7 +84,7 @@ def test_an_open_gap_grows_while_nothing_is_read() -> None:
 def test_gauges_vanish_after_a_second_and_counters_stay() -> None:
     """By the monotonic clock, not by the wall clock."""
     ledger = filled(read(0, 100.0, 7.0), read(100, 120.0, 8.0))
-    ledger.set_status(Status(temperature_celsius=40.0))
+    ledger.set_status(Status(temperature_celsius=40.0), read(100, 120.0, 8.0).monotonic_s)
     shown = ledger.page(T0_MS + 999_999, 1.1)
     assert (shown.watts, shown.peak_watts, shown.status.temperature_celsius) == (120.0, 120.0, 40.0)
     shown = ledger.page(T0_MS + 1101, 1.101)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llem_core.errors import DeviceError, DeviceLostError
+from llem_exporter.devices import DeviceInfo, Status
 from llem_exporter.history import Ring
 from llem_exporter.ledger import GpuLedger, Page
 from llem_exporter.sampler import GpuSampler, Sampler
@@ -21,11 +22,14 @@ class Rig:
     """One sampled GPU on clocks moved by hand."""
 
     def __init__(
-        self, watts_at: Callable[[int], float] = lambda _: 100.0, time: FakeTime | None = None
+        self,
+        watts_at: Callable[[int], float] = lambda _: 100.0,
+        time: FakeTime | None = None,
+        index: int = 0,
     ) -> None:
         self.time = time or FakeTime()
         self.clock = WallClock(INTERVAL_MS, self.time.unix_s, self.time.monotonic_s)
-        self.device = FormulaDevice(watts_at)
+        self.device = FormulaDevice(watts_at, DeviceInfo(index, "GPU-formula", "formula"))
         self.lateness: list[float] = []
         self.calls: list[float] = []
         self.gpu = GpuSampler(
@@ -89,7 +93,66 @@ def test_watts_are_rounded_before_they_are_integrated() -> None:
     assert (shown.watts, shown.nvml_joules) == (100.0, 100.0)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("read_takes_s", [0.0, 0.12, 0.25])
+@pytest.mark.parametrize("index", [0, 1, 7])
+def test_slow_readings_come_about_once_a_second(read_takes_s: float, index: int) -> None:
+    """However few ticks a GPU keeps."""
+    rig = Rig(index=index)
+    rig.device.status = Status(temperature_celsius=40.0)
+    rig.device.watts_at = rig.slow(read_takes_s)
+    start_s = rig.time.monotonic_s()
+    times_s: list[float] = []
+    rig.device.on_status = lambda: times_s.append(rig.time.monotonic_s())
+    while rig.time.monotonic_s() < start_s + 10:
+        rig.tick()
+        rig.gpu.read_status()
+    assert 8 <= len(times_s) <= 11
+    assert rig.page().status.temperature_celsius == 40.0
+
+
+def test_slow_readings_are_shown_for_five_seconds() -> None:
+    """Not for ever, where power is read on and they are not."""
+    rig = Rig()
+    rig.tick()
+    rig.gpu.ledger.set_status(Status(temperature_celsius=40.0), rig.time.monotonic_s())
+    assert rig.tick(49).status.temperature_celsius == 40.0
+    assert rig.tick(3).status.temperature_celsius is None
+
+
+def test_an_unexpected_exception_is_counted_by_its_type_and_the_gpu_read_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of power as of the slow readings; one line each."""
+    rig = Rig()
+    rig.device.watts_at = failing(UnicodeDecodeError("utf-8", b"", 0, 1, "odd"))
+    rig.tick(3)
+    rig.device.on_status = failing_now(KeyError("odd"))
+    for _ in range(2):
+        rig.gpu.read_status()
+        rig.time.sleep(1.1)
+    rig.device.watts_at = lambda _: 100.0
+    shown = rig.tick()
+    assert (shown.watts, shown.errors) == (100.0, {"UnicodeDecodeError": 3, "KeyError": 2})
+    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 2
+
+
+def test_ten_failures_in_a_row_reopen_whatever_they_are_called() -> None:
+    """Each second from then on, until one succeeds; then it takes ten again."""
+    rig = Rig()
+    rig.device.watts_at = failing(DeviceError("odd", "NVML_ERROR_UNKNOWN"))
+    rig.tick(10)
+    assert rig.device.reopened == 0
+    rig.tick(11)
+    reopened = rig.device.reopened
+    assert reopened >= 1
+    rig.device.watts_at = lambda _: 100.0
+    rig.tick(11)
+    rig.device.watts_at = failing(DeviceError("odd", "NVML_ERROR_UNKNOWN"))
+    rig.tick(10)
+    assert rig.device.reopened == reopened + 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e308])
 def test_an_absurd_reading_is_an_error_and_no_sample(value: float) -> None:
     """NaN, infinite and negative power is counted, and bridged like any missing sample."""
     rig = Rig()
@@ -104,7 +167,7 @@ def test_a_failing_gpu_is_asked_at_every_tick() -> None:
     """An error that may pass is counted each time, by the driver's name."""
     rig = Rig()
     rig.device.watts_at = failing(DeviceError("slow", "NVML_ERROR_TIMEOUT"))
-    assert rig.tick(20).errors == {"NVML_ERROR_TIMEOUT": 20}
+    assert rig.tick(9).errors == {"NVML_ERROR_TIMEOUT": 9}
     assert rig.device.reopened == 0
 
 
