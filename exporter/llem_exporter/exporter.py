@@ -121,7 +121,8 @@ def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openi
         return [], None
     if settings.replay is not None:
         start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
-        return selected(replay.open_devices(settings.replay, start_ms), settings.gpus), None
+        played = replay.open_devices(settings.replay, start_ms, lambda: clock.stepped_s)
+        return selected(played, settings.gpus), None
     try:
         count = nvml_device.count_gpus()
         openings = Openings(count, settings.gpus, nvml_device.open_gpu)

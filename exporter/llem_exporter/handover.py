@@ -116,7 +116,8 @@ class Handover:
         return self._evicted + sum(self._lost(scraper) for scraper in self._scrapers.values())
 
     def add_to(self, families: Families) -> None:
-        """Add the counts to the metrics page."""
+        """Add the counts to the metrics page, without those who were silent for too long."""
+        self._forget_silent(self._monotonic_s())
         families.add(metrics.HISTORY_SCRAPERS, (), len(self._scrapers))
         families.add(metrics.HISTORY_OFFERED, (), self.offered_readings)
         families.add(metrics.HISTORY_CONFIRMED, (), self.confirmed_readings)
@@ -192,7 +193,7 @@ class Handover:
         self.confirmed_readings += _between(scraper.taken.numbers, scraper.again.numbers)
         scraper.taken, scraper.again = scraper.again, scraper.offered
 
-    def _forget_silent(self, now_s: float, but: str) -> None:
+    def _forget_silent(self, now_s: float, but: str | None = None) -> None:
         """Forget who was silent for as long as readings are held; but who comes back still gets those."""
         for name, scraper in list(self._scrapers.items()):
             if name != but and now_s - scraper.arrivals_s[-1] > self._retention_s:

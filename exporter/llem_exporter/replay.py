@@ -2,7 +2,7 @@
 
 import csv
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -19,6 +19,9 @@ _DEMO_PATH: Final = Path(__file__).parent / "traces" / "llm_serving.csv"
 
 _REQUIRED: Final = ("seconds", "gpu", "watts")
 _MAX_GPUS: Final = 256
+_MAX: Final = {"seconds": 1e11, "gpu": 1e6, "watts": 1e7, "joules": 1e13}
+"""Beyond all that a GPU can be, and exact in milliseconds and eighths."""
+_MIN_STEP_S: Final = 0.001
 
 
 @dataclass(slots=True)
@@ -40,13 +43,14 @@ class Trace:
     rows: dict[int, Rows]
 
 
-def open_devices(source: str, start_ms: int) -> "list[ReplayDevice]":
+def open_devices(source: str, start_ms: int, steps_s: Callable[[], float] = float) -> "list[ReplayDevice]":
     """The GPUs of a trace file, or of the packaged one ("demo"); its first row is played at `start_ms`.
 
+    `steps_s` says by how much the wall clock was set since then [s]: the trace goes on evenly.
     Raises ConfigError with the file, the line and the value that cannot be used.
     """
     trace = load(_DEMO_PATH if source == DEMO else Path(source))
-    return [ReplayDevice(trace, index, start_ms) for index in sorted(trace.rows)]
+    return [ReplayDevice(trace, index, start_ms, steps_s) for index in sorted(trace.rows)]
 
 
 def load(path: Path) -> Trace:
@@ -107,6 +111,8 @@ def _number(text: str, name: str, line: int) -> float:
     if not isfinite(value) or (value < 0 and name != "seconds") or not whole:
         wanted = "a whole number >= 0" if name == "gpu" else "a number" + " >= 0" * (name != "seconds")
         raise _LineError(line, f"{name} must be {wanted}, not {text[:40]!r}")
+    if abs(value) > _MAX[name]:
+        raise _LineError(line, f"{name} must be at most {_MAX[name]:g}, not {text[:40]!r}")
     return value
 
 
@@ -114,6 +120,10 @@ def _append(rows: Rows, row: dict[str, float], line: int) -> None:
     seconds, joules = row["seconds"], row.get("joules")
     if rows.seconds and seconds <= rows.seconds[-1]:
         raise _LineError(line, f"seconds must ascend for each GPU: {seconds} after {rows.seconds[-1]}")
+    if rows.seconds and round(seconds - rows.seconds[-1], 6) < _MIN_STEP_S:
+        raise _LineError(
+            line, f"rows of a GPU must be 1 ms apart or more: {seconds} after {rows.seconds[-1]}"
+        )
     if joules is not None:
         if rows.joules and joules < rows.joules[-1]:
             raise _LineError(line, f"joules must not fall: {joules} after {rows.joules[-1]}")
@@ -125,10 +135,11 @@ def _append(rows: Rows, row: dict[str, float], line: int) -> None:
 class ReplayDevice:
     """One GPU of a trace, in a loop: linear between rows, and from the last to the first of the next loop."""
 
-    def __init__(self, trace: Trace, index: int, start_ms: int) -> None:
+    def __init__(self, trace: Trace, index: int, start_ms: int, steps_s: Callable[[], float] = float) -> None:
         uuid = f"GPU-{uuid5(NAMESPACE_URL, f'{trace.name}/{index}')}"
         self.info = DeviceInfo(index, uuid, "replay", power_source="replay")
         self._trace, self._rows, self._start_ms = trace, trace.rows[index], start_ms
+        self._steps_s = steps_s
         rows = self._rows
         self._wrap_s = rows.seconds[0] + trace.period_s - rows.seconds[-1]
         self._loop_joules = 0.0
@@ -161,7 +172,8 @@ class ReplayDevice:
     def _position(self, unix_ms: int) -> tuple[int, int, float]:
         """The loop, the row before this time, and how far the time is towards the row after it (0 to 1)."""
         seconds, trace = self._rows.seconds, self._trace
-        loop, into_s = divmod((unix_ms - self._start_ms) / 1000, trace.period_s)
+        played_s = (unix_ms - self._start_ms) / 1000 - self._steps_s()
+        loop, into_s = divmod(played_s, trace.period_s)
         at_s = trace.start_s + into_s
         if at_s < seconds[0]:  # this GPU's rows begin later: still on its way from the loop before
             loop, at_s = loop - 1, at_s + trace.period_s

@@ -22,7 +22,8 @@ class WallClock:
 
     It moves evenly whatever is done to the wall clock, until `observe` looks: a difference of half a
     sample interval or more is a step, taken over at once and counted; a smaller one is slewed in.
-    `mapping` is replaced as a whole, so that any thread reads offset and steps of one moment.
+    `mapping` is replaced as a whole, so that any thread reads offset and steps of one moment. `stepped_s`
+    is the sum of the steps.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class WallClock:
         self._unix_s = unix_s
         self._step_s = min(interval_ms / 2000, MAX_STEP_SECONDS)
         self.mapping = Mapping(self._measure(), 0)
+        self.stepped_s = 0.0
 
     def now_ms(self) -> int:
         """The mapped time in whole unix milliseconds, rounded down."""
@@ -45,6 +47,7 @@ class WallClock:
         offset_s, steps = self.mapping
         change_s = self._measure() - offset_s
         if abs(change_s) >= self._step_s:
+            self.stepped_s += change_s
             self.mapping = Mapping(offset_s + change_s, steps + 1)
             return change_s
         slewed_s = max(-MAX_SLEW_SECONDS, min(MAX_SLEW_SECONDS, change_s))

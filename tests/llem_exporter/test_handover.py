@@ -194,6 +194,18 @@ def test_ids_are_bounded_in_number_and_forgotten_after_the_retention() -> None:
         rig.begin(object(), "first")
 
 
+def test_who_is_silent_for_the_retention_is_forgotten_while_nobody_asks() -> None:
+    """What it missed is counted up to then, and no further."""
+    rig = Rig(capacity=9000)
+    rig.scrape(object())
+    rig.tick(9100)
+    shown = page(rig)
+    assert shown["llem_history_scrapers"] == 0
+    assert shown["llem_history_evicted_samples_total"] == 200
+    rig.tick(100)
+    assert page(rig) == shown
+
+
 def test_who_comes_back_after_the_retention_gets_what_is_held() -> None:
     """The rest is counted as evicted; nobody forgets the one who asks."""
     rig, connection = Rig(capacity=9000), object()

@@ -43,6 +43,17 @@ def test_joules_go_on_over_loops(tmp_path: Path) -> None:
     assert values == sorted(values)
 
 
+def test_a_step_of_the_wall_clock_moves_no_joules_back(tmp_path: Path) -> None:
+    """The trace is played on, as evenly as time passes, in unix time that was set back by 7 s."""
+    path, steps_s = tmp_path / "trace.csv", [0.0]
+    path.write_text(TRACE)
+    device = open_devices(str(path), START_MS, lambda: steps_s[0])[0]
+    before = device.read_joules(START_MS + 9000)
+    steps_s[0] = -7.0
+    assert device.read_joules(START_MS + 2000) == before
+    assert device.read_joules(START_MS + 3500) - before == 200
+
+
 def test_a_gpu_whose_rows_begin_later_is_on_its_way_from_the_loop_before(tmp_path: Path) -> None:
     """Before its first row a GPU is between its last row and that one."""
     late = devices(tmp_path, "seconds,gpu,watts\n0,0,1\n1,0,1\n2,0,1\n1,1,100\n2,1,300\n")[1]
@@ -78,6 +89,10 @@ def test_the_packaged_trace_is_called_demo() -> None:
         ("seconds,gpu,watts\n0,0,1\n1,0,-1\n", "line 3: watts must be a number >= 0, not '-1'"),
         ("seconds,gpu,watts\n0,0,1\n1,0,nan\n", "line 3: watts must be a number >= 0, not 'nan'"),
         ("seconds,gpu,watts\n0,0,1\ninf,0,1\n", "line 3: seconds must be a number, not 'inf'"),
+        ("seconds,gpu,watts\n0,0,1e300\n", "line 2: watts must be at most 1e+07, not '1e300'"),
+        ("seconds,gpu,watts\n-1e300,0,1\n", "line 2: seconds must be at most 1e+11, not '-1e300'"),
+        ("seconds,gpu,watts,joules\n0,0,1,1e308\n", "line 2: joules must be at most 1e+13, not '1e308'"),
+        ("seconds,gpu,watts\n0,0,1\n0.0009,0,1\n", "line 3: rows of a GPU must be 1 ms apart or more"),
         ("seconds,gpu,watts\n0,0.5,1\n", "line 2: gpu must be a whole number >= 0, not '0.5'"),
         ("seconds,gpu,watts\n1,0,1\n1,0,1\n", "line 3: seconds must ascend for each GPU: 1.0 after 1.0"),
         ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
