@@ -182,5 +182,5 @@ def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
 def test_an_interval_that_no_thread_can_keep_is_refused(interval_ms: float) -> None:
     """0 would end the thread that samples, and less would keep a core busy."""
     for make in (NVMLBackend, PowerThermalSampler):
-        with pytest.raises(ConfigError, match="sample_interval_ms .*20"):
+        with pytest.raises(ConfigError, match=r"sample_interval_ms .*20"):
             make(sample_interval_ms=cast(int, interval_ms))

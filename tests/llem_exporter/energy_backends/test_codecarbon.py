@@ -64,9 +64,8 @@ def test_it_goes_nowhere_and_leaves_nothing(
     assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.1)
     assert (measured["per_gpu_j"], measured["scope"], measured["codes"]) == (None, "gpu", ["short_window"])
     # Of the GPUs, as the joules: what CodeCarbon counts of CPU and memory has no part in either.
-    assert measured["grams"] == pytest.approx(
-        measured["total_j"] / 3.6e6 * measured["grams_per_kwh"], rel=1e-3
-    )
+    grams = measured["total_j"] / 3.6e6 * measured["grams_per_kwh"]
+    assert measured["grams"] == pytest.approx(grams, rel=1e-3)
 
 
 def test_without_a_country_joules_and_no_grams(steady: FakeDriver) -> None:
