@@ -4,8 +4,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -108,7 +109,9 @@ def test_a_node_without_gpus(tmp_path: Path) -> None:
 def test_it_can_be_switched_off(driver: FakeDriver) -> None:
     """--no-collector.codecarbon starts no worker and publishes none of its series."""
     with driver, Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter:
-        time.sleep(2)
+        wait_until(lambda: exporter.fetch("/-/ready").status == 200, "ready")
+        time.sleep(1)  # a worker is started before the exporter is ready
+        assert not worker_of(exporter.pid)
         found = values(exporter.metrics())
         assert not [series for series in found if series.startswith("llem_codecarbon")]
         assert 'llem_collector_success{collector="codecarbon"}' not in found
@@ -125,7 +128,15 @@ def worker_of(pid: int) -> int:
 
 
 def gone(pid: int) -> Callable[[], bool]:
-    return lambda: not Path(f"/proc/{pid}").exists()
+    """Whether a process has ended; one that nobody has waited for yet is a zombie, state Z of proc(5)."""
+
+    def ended() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    return ended
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
@@ -137,21 +148,140 @@ def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signa
         wait_until(gone(worker), "the worker's end", 10)
 
 
+@pytest.mark.parametrize("measures", [False, True], ids=["starting", "measuring"])
+def test_the_worker_ends_with_the_exporter_while_the_driver_hangs(
+    driver: FakeDriver, *, measures: bool
+) -> None:
+    """Whatever call of the worker's does not return, it does not outlive a killed exporter."""
+    with driver, Exporter(env=driver.env) as exporter:
+        worker = wait_until(lambda: worker_of(exporter.pid), "the worker")
+        if measures:
+            measured(exporter)
+        driver.gpus[1].hung = True
+        time.sleep(6)
+        os.kill(exporter.pid, signal.SIGKILL)
+        wait_until(gone(worker), "the worker's end", 10)
+
+
+class Watched:
+    """A Carbon of this process's that measures every second, and what it said of itself."""
+
+    def __init__(self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True) -> None:
+        self.states: list[Candidate] = []
+        self.carbon = Carbon(
+            gpu_indices, None, self.states.append, gpus_fresh=gpus_fresh, period_s=1.0, restart_s=0.2
+        )
+
+    def __enter__(self) -> "Watched":
+        self.carbon.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.carbon.stop()
+
+    def measures(self) -> None:
+        wait_until(lambda: self.states and self.states[-1].usable, "a measurement")
+
+    def fails(self) -> str:
+        """The reason, as soon as it does not measure."""
+        wait_until(lambda: self.states and not self.states[-1].usable, "a failure")
+        return self.states[-1].reason
+
+    def page(self) -> dict[str, float]:
+        """Component or name of the series -> its value."""
+        families = Families(metrics.METRICS_PAGE)
+        self.carbon.add_to(families)
+        return {
+            sample.labels.get("component", sample.name): sample.value
+            for family in families.with_samples()
+            for sample in family.samples
+        }
+
+
+SUCCESS = metrics.COLLECTOR_SUCCESS.name
+
+
+@pytest.fixture
+def loaded(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """The driver for the worker of a Carbon in this process."""
+    for name, value in driver.env.items():
+        monkeypatch.setenv(name, value)
+    with driver:
+        yield driver
+
+
 def test_a_worker_that_dies_is_started_again() -> None:
     """A killed worker is a failure until the next one measures; its totals start again from 0."""
-    states: list[Candidate] = []
-    carbon = Carbon([], None, states.append, period_s=1.0, restart_s=0.2)
-    carbon.start()
-    try:
-        wait_until(lambda: states and states[-1].usable, "a measurement")
+    with Watched() as watched:
+        watched.measures()
         os.kill(worker_of(os.getpid()), signal.SIGKILL)
-        wait_until(lambda: not states[-1].usable, "the failure")
-        assert "-9" in states[-1].reason
-        assert states[-1].backend is Backend.CODECARBON
-        wait_until(lambda: states[-1].usable, "the next worker")
-        families = Families(metrics.METRICS_PAGE)
-        carbon.add_to(families)
-        names = {family.name for family in families.with_samples()}
-        assert "llem_codecarbon_energy_joules" in names
-    finally:
-        carbon.stop()
+        assert "-9" in watched.fails()
+        assert watched.states[-1].backend is Backend.CODECARBON
+        watched.measures()
+        assert watched.page().keys() >= {"cpu", "ram"}
+
+
+def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    """A driver that hangs is a failure after three periods, told once; the next worker measures again."""
+    with Watched(0, 1) as watched:
+        watched.measures()
+        stalled = worker_of(os.getpid())
+        loaded.gpus[1].hung = True
+        reason = watched.fails()
+        assert reason == "it measured nothing for 3 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        loaded.gpus[1].hung = False
+        watched.measures()
+        assert worker_of(os.getpid()) != stalled
+        assert caplog.text.count(reason) == 1
+
+
+def test_what_can_mend_is_tried_again(loaded: FakeDriver) -> None:
+    """A GPU that is lost when CodeCarbon starts keeps it from starting, and not for good."""
+    loaded.gpus[1].lost = True
+    with Watched(0) as watched:
+        assert watched.fails().startswith("CodeCarbon does not start")
+        loaded.gpus[1].lost = False
+        watched.measures()
+
+
+def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of its standard error is the reason."""
+    (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Watched() as watched:
+        assert watched.fails() == "its worker ended with status 1: RuntimeError: no such luck"
+
+
+def test_joules_without_one_of_the_gpus_are_withheld(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CodeCarbon counts on without it; when it is back, the counters start again: a reset that is seen."""
+    lost = Event()
+    with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
+        watched.measures()
+        wait_until(lambda: watched.page()["gpu"] > 500, "joules")
+        last = watched.page()["gpu"]
+        loaded.gpus[1].lost = True
+        lost.set()
+        assert "gpu" not in watched.page()
+        assert watched.page()[SUCCESS] == 0
+        assert "gpu" in watched.fails()
+        time.sleep(2.5)
+        assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
+        assert caplog.text.count("CodeCarbon:") == 2  # the other is that of the country
+        loaded.gpus[1].lost = False
+        lost.clear()
+        assert "gpu" not in watched.page()
+        watched.measures()
+        wait_until(lambda: watched.page().get("gpu"), "joules again")
+        assert watched.page()["gpu"] < last
+        assert watched.page()[SUCCESS] == 1
+
+
+def test_how_long_a_measurement_takes(loaded: FakeDriver) -> None:
+    """The call to CodeCarbon, with the driver's part in it."""
+    loaded.gpus[0].slow_call_s = 0.3
+    with Watched(0) as watched:
+        watched.measures()
+        assert 0.3 <= watched.page()[metrics.COLLECTOR_DURATION.name] < 10

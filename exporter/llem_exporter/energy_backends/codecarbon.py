@@ -66,6 +66,13 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         return library.OfflineEmissionsTracker(**{name: settings[name] for name in settings if name in known})
 
 
+def look_at_hardware(tracker: Any) -> None:
+    """Have CodeCarbon open what it measures; it raises here what start() would swallow."""
+    look = getattr(tracker, "get_detected_hardware", None)  # before 3.3 it looks when it is made
+    if look is not None:
+        look()
+
+
 def _import() -> Any:
     """CodeCarbon's module of trackers. Raises ConfigError."""
     try:
@@ -187,10 +194,8 @@ class CodeCarbonBackend:
 
     def _open(self, found: Sequence[Gpu]) -> Any:
         tracker = open_tracker([gpu.index for gpu in found], self._country_iso_code)
-        look = getattr(tracker, "get_detected_hardware", None)  # before 3.3 it looks when it is made
         try:
-            if look is not None:
-                look()
+            look_at_hardware(tracker)
         except Exception as exc:
             raise ConfigError(f"CodeCarbon does not start: {type(exc).__name__}: {exc}") from exc
         return tracker
@@ -259,15 +264,15 @@ def _why_nothing(gpus_asked_for: bool) -> str:
 
 
 def handler(on_measured: Callable[[dict[str, Any]], None]) -> Any:
-    """An output handler of CodeCarbon's that hands on each measurement: totals since the tracker's start.
+    """An output handler of CodeCarbon's that hands on what flush() measures.
 
-    A dict of `joules` by component, `grams`, `version` and `region`.
+    That is totals since the tracker's start: `joules` by component, `grams`, `version` and `region`.
     Source: codecarbon.output_methods.base_output.BaseOutput.
     """
     from codecarbon.output_methods.base_output import BaseOutput
 
     class Handler(BaseOutput):  # type: ignore[misc,unused-ignore]
-        def live_out(self, total: Any, delta: Any) -> None:  # noqa: ARG002 - the totals say it all
+        def out(self, total: Any, delta: Any) -> None:  # noqa: ARG002 - the totals say it all
             parts = {"cpu": total.cpu_energy, "gpu": total.gpu_energy, "ram": total.ram_energy}
             on_measured(
                 {
