@@ -36,16 +36,15 @@ def split(url: str) -> SplitResult:
     """The parts of a URL, or of a path; raises ConfigError for a URL to which no request can go."""
     try:
         parts = urlsplit(url)
-        in_vain = parts.scheme in ("http", "https") and (
-            not parts.hostname or parts.port == 0 or bool(re.search(r"\s", parts.netloc))
-        )
         parse_url(url if parts.netloc else "")
-    except ValueError:
-        in_vain = True
-    if in_vain:
-        shown = re.sub(r"//.*@", "//", url)
-        raise ConfigError(f"not a URL: {shown!r} (write http://HOST:PORT)")
-    return parts
+        if parts.scheme not in ("http", "https"):
+            return parts
+        if parts.hostname and parts.port != 0 and not re.search(r"\s", parts.netloc):
+            return parts
+    except ValueError:  # a port that is none, a bracket that stays open
+        pass
+    shown = re.sub(r"//.*@", "//", url)
+    raise ConfigError(f"not a URL: {shown!r} (write http://HOST:PORT)")
 
 
 def without_secrets(url: str) -> str:
