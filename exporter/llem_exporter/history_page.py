@@ -9,9 +9,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder, gzip_accepted
 
-from llem_exporter import trace_page
+from llem_exporter import negotiation, trace_page
 from llem_exporter.collector import HistoryCollector
 from llem_exporter.devices import DeviceInfo
 from llem_exporter.handover import Grant, Handover, RefusedError
@@ -60,7 +59,8 @@ class _Share:
 
 
 class HistoryPage:
-    """The handler of /history; `max_samples` bounds a scraper's answer, else three intervals do."""
+    """The handler of /history; `max_samples` bounds what is new in a scraper's answer, else three
+    intervals do."""
 
     def __init__(self, sampler: Sampler, handover: Handover, max_samples: int | None = None) -> None:
         self._sampler, self._handover, self._max_samples = sampler, handover, max_samples
@@ -68,19 +68,23 @@ class HistoryPage:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """The samples that the request asks for, or that its scraper has not had."""
-        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encoder, content_type = negotiation.encoder_for(request.headers)
         response = web.StreamResponse(headers={"Content-Type": content_type})
-        gzipped = gzip_accepted(request.headers.get("Accept-Encoding", ""))
+        gzipped = negotiation.gzip_accepted(request.headers)
         if gzipped:
             response.headers["Content-Encoding"] = "gzip"
-        if request.method == "HEAD":
-            await response.prepare(request)
-            return response
         try:
+            self._refuse(request)
+            if request.method == "HEAD":
+                await response.prepare(request)
+                return response
             share = self._share(request)
         except RefusedError as exc:
             headers = {"Upgrade": "HTTP/1.1"} if exc.status == web.HTTPUpgradeRequired.status_code else None
-            return web.Response(status=exc.status, text=str(exc), headers=headers)
+            body = str(exc).encode(errors="replace")  # the Host header may hold any bytes
+            return web.Response(
+                status=exc.status, body=body, headers=headers, content_type="text/plain", charset="utf-8"
+            )
         traces = self._traces(share)
         compressor = _Compressor(gzipped=gzipped)
         openmetrics = content_type.startswith("application/openmetrics-text")
@@ -97,20 +101,26 @@ class HistoryPage:
                 self._handover.broken(share.scraper, request.protocol)
         return response
 
-    def _share(self, request: web.Request) -> _Share:
-        """What a request is to get. Raises RefusedError."""
-        query, sampler = request.query, self._sampler
-        now_ms = sampler.clock.now_ms()
-        settled_ms = sampler.settled_ms(now_ms)
+    def _refuse(self, request: web.Request) -> None:
+        """Look at the request alone, so that HEAD moves no cursor. Raises RefusedError where it is none."""
+        query = request.query
         since, name = query.get("since"), query.get("scraper")
         if (since is None) == (name is None):
             raise RefusedError(400, _HELP % request.host)
         if since is not None:
-            return _Share(max(parse_since(since), now_ms - sampler.retention_ms), settled_ms)
-        assert name is not None  # noqa: S101 - one of the two is there
-        if "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):
+            parse_since(since)
+        elif "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):
             raise RefusedError(web.HTTPUpgradeRequired.status_code, _LOSES_TEXT)
-        limit = parse_limit(query.get("limit")) or self._max_samples
+        parse_limit(query.get("limit"))
+
+    def _share(self, request: web.Request) -> _Share:
+        """What a request that was not refused is to get. Raises RefusedError."""
+        query, sampler = request.query, self._sampler
+        now_ms = sampler.clock.now_ms()
+        settled_ms = sampler.settled_ms(now_ms)
+        if "since" in query:
+            return _Share(max(parse_since(query["since"]), now_ms - sampler.retention_ms), settled_ms)
+        name, limit = query["scraper"], parse_limit(query.get("limit")) or self._max_samples
         grant = self._handover.begin(
             name, request.remote or "", request.protocol, settled_ms - 1, _scrape_timeout_s(request.headers)
         )
@@ -123,7 +133,8 @@ class HistoryPage:
         ticks = BITE_INTERVALS * grant.interval_s * 1000 / sampler.interval_ms
         if max_samples is not None:
             ticks = max_samples / per_tick
-        last_ms = (gpu.ledger.nth_ms(grant.after_ms, max(1, int(ticks))) for gpu in sampler.gpus)
+        # A bite beyond what is repeated, so that a client that never uses a connection again gets on, too.
+        last_ms = (gpu.ledger.nth_ms(grant.at_least_ms, max(1, int(ticks))) for gpu in sampler.gpus)
         ends_ms = [(ms // sampler.interval_ms + 1) * sampler.interval_ms for ms in last_ms if ms is not None]
         return max(min([settled_ms, *ends_ms]), grant.at_least_ms + 1)
 

@@ -7,14 +7,15 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from socket import gaierror
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder, gzip_accepted
 
 from llem_core.errors import ConfigError
-from llem_exporter import landing
+from llem_exporter import landing, negotiation
 from llem_exporter.history_page import GZIP_LEVEL, HistoryPage
 from llem_exporter.sampler import Sampler
 
@@ -51,7 +52,8 @@ class Pages:
     async def _landing(self, request: web.Request) -> web.Response:
         sampler = self._sampler
         page = landing.render(request.host, sampler.interval_ms, sampler.retention_ms, sampler.clock.now_ms())
-        return web.Response(text=page, content_type="text/html")
+        body = page.encode(errors="replace")  # the Host header may hold any bytes
+        return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     async def _healthy(self, _request: web.Request) -> web.Response:
         return web.Response(text="healthy\n")
@@ -62,10 +64,10 @@ class Pages:
         return web.Response(status=503, text="not ready: a GPU has not answered yet\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encoder, content_type = choose_encoder(request.headers.get("Accept", ""))
+        encoder, content_type = negotiation.encoder_for(request.headers)
         headers = {"Content-Type": content_type}
         body = encoder(self._registry)
-        if gzip_accepted(request.headers.get("Accept-Encoding", "")):
+        if negotiation.gzip_accepted(request.headers):
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, GZIP_LEVEL)
         return web.Response(body=body, headers=headers)
@@ -79,8 +81,11 @@ async def serve(
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    requests_log = logging.getLogger(f"{__name__}.requests")
+    requests_log.addFilter(_is_ours)
     runner = web.AppRunner(
         application,
+        logger=requests_log,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
@@ -99,12 +104,21 @@ async def serve(
         await runner.cleanup()
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a request failed by our fault; a malformed one is the client's, who is told so."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
 async def _listen(runner: web.AppRunner, host: str | None, port: int) -> asyncio.Server:
     assert runner.server is not None  # noqa: S101 - setup() has made it
     try:
         listener = await asyncio.get_running_loop().create_server(runner.server, host, port)
-    except OSError as exc:
-        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+    except (OSError, UnicodeError) as exc:
+        if isinstance(exc, gaierror):
+            reason = exc.strerror
+        else:
+            reason = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)
         raise ConfigError(f"cannot listen on {host or ''}:{port}: {reason}") from exc
     for socket in listener.sockets:
         address, bound_port = socket.getsockname()[:2]

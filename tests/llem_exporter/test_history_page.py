@@ -227,11 +227,19 @@ def test_max_samples_bounds_every_answer(rig: Rig, servers: ExitStack) -> None:
 
 
 def test_what_is_offered_again_is_never_cut(client: Client) -> None:
-    """A smaller bite than the last answer would lose the rest of it; nothing new comes with it then."""
+    """A smaller bite than the last answer would lose the rest of it; a bite of what is new comes with it.
+
+    So a client that never uses a connection again gets on with every answer.
+    """
     first = client.get(f"{SCRAPER}&limit=120").times_ms
     client.close()
-    assert client.get(f"{SCRAPER}&limit=10").times_ms == first
-    assert client.get(f"{SCRAPER}&limit=10").times_ms == [first[-1] + n * INTERVAL_MS for n in range(1, 6)]
+    second = client.get(f"{SCRAPER}&limit=10").times_ms
+    assert second[: len(first)] == first
+    assert len(second) - len(first) == 5
+    client.close()
+    third = client.get(f"{SCRAPER}&limit=10").times_ms
+    assert (third[:5], len(third)) == (second[-5:], 10)
+    assert client.get(f"{SCRAPER}&limit=10").times_ms == [third[-1] + n * INTERVAL_MS for n in range(1, 6)]
 
 
 def test_bites_too_small_to_keep_up_are_counted_as_evicted(servers: ExitStack) -> None:

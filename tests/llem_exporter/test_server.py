@@ -1,6 +1,7 @@
 """What each path answers, on a replayed trace."""
 
 import gzip
+import socket
 import time
 from itertools import pairwise
 
@@ -62,6 +63,62 @@ def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
     assert text.endswith("# EOF\n")
     assert "_created" not in text
     assert len(list(text_string_to_metric_families(text))) > 20  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=x", "text/plain;version=abc.def"])
+@pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
+def test_an_accept_header_that_makes_no_sense_gets_plain_text(
+    exporter: Exporter, path: str, accept: str
+) -> None:
+    """Not an error of ours."""
+    answer = exporter.fetch(path, headers={"Accept": accept})
+    assert (answer.status, answer.headers["Content-Type"][:26]) == (200, "text/plain; version=0.0.4;")
+
+
+@pytest.mark.parametrize(
+    ("accepted", "zipped"),
+    [
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("gzip;q=0.5", True),
+        ("br, GZIP", True),
+        ("x-gzip", False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
+def test_gzip_is_sent_to_who_wants_it(exporter: Exporter, path: str, accepted: str, zipped: bool) -> None:
+    """A weight of 0 says no."""
+    answer = exporter.fetch(path, headers={"Accept-Encoding": accepted})
+    assert (answer.headers.get("Content-Encoding") == "gzip") == zipped
+
+
+def raw(exporter: Exporter, request: bytes) -> bytes:
+    """The start of what the exporter answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", exporter.port), 5) as client:
+        client.sendall(request)
+        return client.recv(4096)
+
+
+def test_whatever_comes_is_no_traceback(exporter: Exporter) -> None:
+    """Hosts that are no text, headers that are too long, other protocols: the client's fault, told to it."""
+    for path, status in ((b"/", b"200"), (b"/history", b"400")):
+        answer = raw(exporter, b"GET " + path + b" HTTP/1.1\r\nHost: \xff\r\n\r\n")
+        assert answer.split()[1] == status
+    for request in (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 9000 + b"\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+    ):
+        assert raw(exporter, request).split()[1] == b"400"
+    assert "Traceback" not in exporter.log()
+    assert "ERROR" not in exporter.log()
+
+
+def test_head_of_history_is_answered_as_get_and_moves_no_cursor(exporter: Exporter) -> None:
+    """400 without an ID; nobody is known by a HEAD."""
+    for query, status in (("", 400), ("?since=x", 400), ("?scraper=a&limit=0", 400), ("?scraper=a", 200)):
+        assert exporter.fetch(f"/history{query}", method="HEAD").status == status
+    assert scrape(exporter).value("llem_history_scrapers") == 0
 
 
 def test_history_needs_since(exporter: Exporter) -> None:

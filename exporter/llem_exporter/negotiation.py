@@ -1,0 +1,30 @@
+"""In which format and encoding a request wants its answer."""
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
+from prometheus_client.registry import Collector
+
+Encoder = Callable[[Collector], bytes]
+
+
+def encoder_for(headers: Mapping[str, str]) -> tuple[Encoder, str]:
+    """The encoder of a registry and its Content-Type; text 0.0.4 where Accept cannot be understood."""
+    try:
+        return choose_encoder(headers.get("Accept", ""))
+    except (ValueError, TypeError):  # the library compares a version that is no number
+        return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+
+
+def gzip_accepted(headers: Mapping[str, str]) -> bool:
+    """Whether gzip is named in Accept-Encoding, with a weight above 0. Source: RFC 9110, 12.5.3."""
+    for entry in headers.get("Accept-Encoding", "").split(","):
+        name, *parameters = (part.strip().lower().replace(" ", "") for part in entry.split(";"))
+        if name == "gzip":
+            return not any(_is_zero(parameter) for parameter in parameters)
+    return False
+
+
+def _is_zero(parameter: str) -> bool:
+    weight = parameter.removeprefix("q=")
+    return weight != parameter and weight.strip("0.") == ""
