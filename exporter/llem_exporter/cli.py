@@ -141,13 +141,16 @@ def main(
     from llem_exporter.exporter import Settings, run
 
     host, port = web_listen_address
+    named = tuple(name.strip() for name in gpus.split(",") if name.strip())
+    if gpus and not named:
+        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
     settings = Settings(
         host=host,
         port=port,
         interval_ms=sample_interval,
         retention_ms=history_retention,
         max_samples=history_max_samples,
-        gpus=tuple(name.strip() for name in gpus.split(",") if name.strip()),
+        gpus=named,
         use_zeus=collector_zeus,
         use_codecarbon=collector_codecarbon,
         country_iso_code=codecarbon_country_iso_code.upper() if codecarbon_country_iso_code else None,

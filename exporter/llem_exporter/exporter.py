@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from time import sleep
@@ -25,6 +25,8 @@ from llem_exporter.ticks import WallClock
 
 NO_GPUS: Final = "none"
 """In place of GPUs: a node that has none, of which CodeCarbon alone is published."""
+
+_NO_CODECARBON: Final = "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
 
 AnyDevice = TypeVar("AnyDevice", bound=Device)
 
@@ -49,6 +51,7 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
+    _refuse(settings)
     clock = WallClock(settings.interval_ms)
     devices, openings = _open(settings, clock)
     registry, histograms = new_registry()
@@ -61,7 +64,8 @@ def run(settings: Settings) -> None:
         observe_call=histograms.call,
     )
     candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
-    carbon = _carbon(settings, devices, candidates)
+    missing = (lambda: openings.missing) if openings else (lambda: 0)
+    carbon = _carbon(settings, sampler, missing, candidates)
     handover = Handover(
         lambda: [gpu.ledger for gpu in sampler.gpus],
         clock.now_ms(),
@@ -70,7 +74,6 @@ def run(settings: Settings) -> None:
     )
     others = [handover.add_to, *([carbon.add_to] if carbon else [])]
     source = "replay" if settings.replay else "nvml"
-    missing = (lambda: openings.missing) if openings else (lambda: 0)
     registry.register(LedgerCollector(sampler, source, candidates, others, missing))
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
@@ -93,6 +96,22 @@ def run(settings: Settings) -> None:
         sampler.stop()
         if carbon:
             carbon.stop()
+
+
+def _refuse(settings: Settings) -> None:
+    """Raises ConfigError where there would be nothing to read."""
+    if NO_GPUS not in settings.gpus:
+        return
+    if settings.gpus != (NO_GPUS,):
+        raise ConfigError(f"--gpus is {NO_GPUS!r} or names GPUs, not {','.join(settings.gpus)!r}")
+    if settings.replay is not None:
+        raise ConfigError(f"--replay plays GPUs, and --gpus {NO_GPUS} reads none; leave one of them out")
+    if not settings.use_codecarbon:
+        raise ConfigError(
+            f"--gpus {NO_GPUS} reads CodeCarbon alone, which --no-collector.codecarbon leaves out"
+        )
+    if find_spec("codecarbon") is None:
+        raise ConfigError(f"--gpus {NO_GPUS} reads CodeCarbon alone; {_NO_CODECARBON}")
 
 
 def selected(
@@ -137,20 +156,28 @@ def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openi
 
 
 def _carbon(
-    settings: Settings, devices: Sequence[Device], candidates: dict[Backend, Candidate]
+    settings: Settings, sampler: Sampler, missing: Callable[[], int], candidates: dict[Backend, Candidate]
 ) -> Carbon | None:
     """CodeCarbon's counters, where they are wanted; a replayed trace has no node to count."""
     if not settings.use_codecarbon or settings.replay is not None:
         return None
     if find_spec("codecarbon") is None:
-        reason = "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
-        candidates[Backend.CODECARBON] = Candidate(Backend.CODECARBON, 0.0, reason)
+        candidates[Backend.CODECARBON] = Candidate(Backend.CODECARBON, 0.0, _NO_CODECARBON)
         return None
 
     def on_state(candidate: Candidate) -> None:
         candidates[Backend.CODECARBON] = candidate
 
-    return Carbon([device.info.index for device in devices], settings.country_iso_code, on_state)
+    def gpu_indices() -> list[int]:
+        return [gpu.device.info.index for gpu in sampler.gpus]
+
+    def gpus_fresh() -> bool:
+        now = sampler.clock.now_ms(), sampler.clock.monotonic_s()
+        pages = [gpu.ledger.page(*now) for gpu in sampler.gpus]
+        # Of a GPU that was never read, CodeCarbon may read what the sampler cannot.
+        return not missing() and all(page.fresh or page.read_s == float("-inf") for page in pages)
+
+    return Carbon(gpu_indices, settings.country_iso_code, on_state, gpus_fresh=gpus_fresh)
 
 
 def _complete(sampler: Sampler, openings: Openings, opened: Sequence[Device], *, use_zeus: bool) -> None:

@@ -20,7 +20,12 @@ def test_the_page_of_a_replayed_trace_is_golden() -> None:
 def test_promtool_finds_nothing_wrong(start: StartExporter, driver: FakeDriver, source: str) -> None:
     """`promtool check metrics` has no word to say."""
     exporter = start("--replay", "demo") if source == "replay" else start(driver=driver)
-    page = wait_until(lambda: text if "zeus_energy" in (text := exporter.metrics()) else "", "zeus")
+    awaited = ["llem_gpu_zeus_energy_joules_total{"]
+    if source == "driver":
+        awaited.append("llem_codecarbon_energy_joules_total{")
+    page = wait_until(
+        lambda: text if all(name in (text := exporter.metrics()) for name in awaited) else "", "all families"
+    )
     checked = subprocess.run(
         [program("promtool", "prometheus"), "check", "metrics"],
         input=page,
