@@ -43,14 +43,14 @@ class Carbon:
     A worker that dies, or measures nothing for three periods, is started again after a minute. Its totals
     start again from 0: that is a reset, and what nobody measured meanwhile stays visible.
 
-    `gpus_fresh` is whether each of the GPUs is read. CodeCarbon counts on without one that is lost: then
-    the gpu joules are withheld, and when it is back a new worker starts. `on_state` is told whether
-    CodeCarbon works.
+    `gpu_indices` is asked whenever a worker starts, `gpus_fresh` is whether each of these GPUs is read.
+    CodeCarbon counts on without one that is lost: then the gpu joules are withheld, and when it is back a
+    new worker starts. `on_state` is told whether CodeCarbon works.
     """
 
     def __init__(
         self,
-        gpu_indices: Sequence[int],
+        gpu_indices: Callable[[], Sequence[int]],
         country_iso_code: str | None,
         on_state: Callable[[Candidate], None],
         *,
@@ -59,7 +59,7 @@ class Carbon:
         restart_s: float = RESTART_SECONDS,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
-        self._gpu_indices = list(gpu_indices)
+        self._gpu_indices = gpu_indices
         self._country_iso_code = country_iso_code
         self._on_state, self._gpus_fresh = on_state, gpus_fresh
         self._period_s, self._restart_s, self._unix_s = period_s, restart_s, unix_s
@@ -112,8 +112,9 @@ class Carbon:
 
     def _run_worker(self) -> None:
         """Take in what one worker says until there must be another one."""
+        gpu_indices = list(self._gpu_indices())
         settings = {
-            "gpu_indices": self._gpu_indices,
+            "gpu_indices": gpu_indices,
             "country_iso_code": self._country_iso_code,
             "period_s": self._period_s,
         }
@@ -125,7 +126,7 @@ class Carbon:
                 said = self._worker.hear(patience_s)
                 patience_s = STALE_PERIODS * self._period_s
                 fresh = self._gpus_fresh()
-                if self._incomplete and fresh:
+                if fresh and (self._incomplete or gpu_indices != list(self._gpu_indices())):
                     return
                 self._incomplete = self._incomplete or not fresh
                 self._take(said)
@@ -134,7 +135,7 @@ class Carbon:
         joules, grams = said["joules"], said["grams"]
         if not joules["gpu"] > 0:  # no GPU draws nothing: 0 is what it says of one that it does not see
             del joules["gpu"]
-            if self._gpu_indices:
+            if self._gpu_indices():
                 self._warn("it sees no GPU (does nvidia-smi run?); its gpu joules are left out")
         if self._country_iso_code is None:
             grams = None

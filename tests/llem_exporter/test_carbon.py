@@ -117,6 +117,26 @@ def test_it_can_be_switched_off(driver: FakeDriver) -> None:
         assert 'llem_collector_success{collector="codecarbon"}' not in found
 
 
+def test_a_lost_gpu_is_no_part_of_a_total(driver: FakeDriver) -> None:
+    """The gpu component goes, the log says so once, and after the GPU's return it starts again from 0."""
+    gpu, success = f'{ENERGY}{{component="gpu"}}', 'llem_collector_success{collector="codecarbon"}'
+    with driver, Exporter(env=driver.env) as exporter:
+        before = measured(exporter, measured(exporter)[READ_AT])
+        assert (gpu in before, before[success]) == (True, 1)
+        driver.gpus[1].lost = True
+        wait_until(lambda: gpu not in values(exporter.metrics()), "no joules of the GPUs")
+        assert values(exporter.metrics())[success] == 0
+        after = measured(exporter, before[READ_AT] + 1)
+        assert gpu not in after
+        assert f'{ENERGY}{{component="cpu"}}' in after
+        assert exporter.log().count("a GPU is not read") == 1
+        driver.gpus[1].lost = False
+        wait_until(lambda: gpu in values(exporter.metrics()), "joules of both")
+        found = values(exporter.metrics())
+        assert found[gpu] < before[gpu]
+        assert found[success] == 1
+
+
 def worker_of(pid: int) -> int:
     """The process ID of an exporter's worker."""
     children = Path(f"/proc/{pid}/task")
@@ -169,7 +189,7 @@ class Watched:
     def __init__(self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True) -> None:
         self.states: list[Candidate] = []
         self.carbon = Carbon(
-            gpu_indices, None, self.states.append, gpus_fresh=gpus_fresh, period_s=1.0, restart_s=0.2
+            lambda: gpu_indices, None, self.states.append, gpus_fresh=gpus_fresh, period_s=1.0, restart_s=0.2
         )
 
     def __enter__(self) -> "Watched":
@@ -260,7 +280,7 @@ def test_joules_without_one_of_the_gpus_are_withheld(
     lost = Event()
     with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
         watched.measures()
-        wait_until(lambda: watched.page()["gpu"] > 500, "joules")
+        wait_until(lambda: watched.page()["gpu"] > 3000, "joules")
         last = watched.page()["gpu"]
         loaded.gpus[1].lost = True
         lost.set()
