@@ -57,6 +57,13 @@ class ListenAddress(click.ParamType[tuple[str | None, int]]):
         return found[1] or found[2] or None, int(found[3])
 
 
+def _names(gpus: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in gpus.split(",") if name.strip())
+    if gpus and not names:
+        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
+    return names
+
+
 @click.command(context_settings={"auto_envvar_prefix": "LLEM_EXPORTER", "show_default": True})
 @click.option(
     "--web.listen-address",
@@ -141,16 +148,13 @@ def main(
     from llem_exporter.exporter import Settings, run
 
     host, port = web_listen_address
-    named = tuple(name.strip() for name in gpus.split(",") if name.strip())
-    if gpus and not named:
-        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
     settings = Settings(
         host=host,
         port=port,
         interval_ms=sample_interval,
         retention_ms=history_retention,
         max_samples=history_max_samples,
-        gpus=named,
+        gpus=_names(gpus),
         use_zeus=collector_zeus,
         use_codecarbon=collector_codecarbon,
         country_iso_code=codecarbon_country_iso_code.upper() if codecarbon_country_iso_code else None,
