@@ -13,7 +13,7 @@ from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError, DeviceError
 from llem_exporter import replay
 from llem_exporter.carbon import Carbon
-from llem_exporter.collector import LedgerCollector, new_registry
+from llem_exporter.collector import Histograms, LedgerCollector, new_registry
 from llem_exporter.devices import Device
 from llem_exporter.energy_backends import nvml_device, zeus
 from llem_exporter.handover import Handover
@@ -55,14 +55,7 @@ def run(settings: Settings) -> None:
     clock = WallClock(settings.interval_ms)
     devices, openings = _open(settings, clock)
     registry, histograms = new_registry()
-    sampler = Sampler(
-        devices,
-        clock,
-        settings.interval_ms,
-        settings.retention_ms,
-        observe_lateness=histograms.lateness,
-        observe_call=histograms.call,
-    )
+    sampler = _sampler(settings, devices, clock, histograms)
     candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
     missing = (lambda: openings.missing) if openings else (lambda: 0)
     carbon = _carbon(settings, sampler, missing, candidates)
@@ -96,6 +89,19 @@ def run(settings: Settings) -> None:
         sampler.stop()
         if carbon:
             carbon.stop()
+
+
+def _sampler(
+    settings: Settings, devices: Sequence[Device], clock: WallClock, observed: Histograms
+) -> Sampler:
+    return Sampler(
+        devices,
+        clock,
+        settings.interval_ms,
+        settings.retention_ms,
+        observe_lateness=observed.lateness,
+        observe_call=observed.call,
+    )
 
 
 def _refuse(settings: Settings) -> None:
