@@ -112,7 +112,7 @@ def _names(gpus: str) -> tuple[str, ...]:
     "--history.max-samples",
     "history_max_samples",
     type=click.IntRange(min=1),
-    help="Most samples in one answer to a scraper.  [default: three scrape intervals' worth]",
+    help="Most new samples in one answer to a scraper.  [default: three scrape intervals' worth]",
 )
 @click.option("--replay", help="Play a trace in place of GPUs: a CSV file, or 'demo'.")
 @click.option(
