@@ -159,13 +159,17 @@ def test_options_come_from_the_environment(start: StartExporter) -> None:
     assert scrape(exporter).value("llem_sampler_interval_seconds") == 0.05
 
 
-def test_it_listens_on_ipv6_too(start: StartExporter) -> None:
-    """An address in brackets; the log has a URL."""
+def has_ipv6_loopback() -> bool:
     with socket.socket(socket.AF_INET6) as trial:
         try:
             trial.bind(("::1", 0))
         except OSError:
-            pytest.skip("this machine has no ::1")
+            return False
+    return True
+
+
+def test_it_listens_on_ipv6_too() -> None:
+    """An address in brackets; the log has a URL, or where the machine has no ::1 one line that says so."""
     done = subprocess.Popen(
         [sys.executable, "-m", "llem_exporter", "--replay", "demo", "--web.listen-address", "[::1]:0"],
         stderr=subprocess.PIPE,
@@ -178,8 +182,7 @@ def test_it_listens_on_ipv6_too(start: StartExporter) -> None:
         line = done.stderr.readline()
         overdue.cancel()
         done.terminate()
-    assert "listening on http://[::1]:" in line
-    del start
+    assert ("listening on http://[::1]:" if has_ipv6_loopback() else "cannot listen on ::1") in line
 
 
 def test_importing_everything_opens_nothing() -> None:
