@@ -21,6 +21,7 @@ static struct slot {
 /* No lock anywhere: a mutex held by another thread at fork would never be released in the child. */
 static state_t *_Atomic mapped;
 static _Atomic int users;
+static _Atomic pid_t initialised_by;
 static _Atomic uint64_t generation;
 
 static state_t *map_state(void) {
@@ -39,17 +40,29 @@ static state_t *map_state(void) {
     return NULL;
 }
 
+static void sleep_s(double seconds) {
+    struct timespec left = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+    while (nanosleep(&left, &left) != 0) continue;
+}
+
+/* Whether what this process's parent initialised before a fork counts for nothing here. */
+static int forked(const state_t *state) { return state->forgets_fork && atomic_load(&initialised_by) != getpid(); }
+
 EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     state_t *state = atomic_load(&mapped);
+    if (state != NULL && forked(state)) atomic_store(&users, 0);
     if (state == NULL || atomic_load(&users) == 0) {
         /* A mapping left behind by an earlier init stays: a late thread may still be reading it. */
         state = map_state();
         if (state == NULL) return NVML_ERROR_DRIVER_NOT_LOADED;
         atomic_store(&mapped, state);
     }
+    for (double waited_s = 0; state->init_hung && waited_s < HANG_LIMIT_S; waited_s += 0.005) sleep_s(0.005);
+    if (state->init_hung) return NVML_ERROR_TIMEOUT;
     if (!state->loaded) return NVML_ERROR_DRIVER_NOT_LOADED;
     atomic_store(&generation, state->generation);
+    atomic_store(&initialised_by, getpid());
     atomic_fetch_add(&users, 1);
     return NVML_SUCCESS;
 }
@@ -67,16 +80,11 @@ EXPORT nvmlReturn_t nvmlShutdown(void) {
 
 state_t *initialised(void) {
     state_t *state = atomic_load(&mapped);
-    if (state == NULL || atomic_load(&users) == 0 || !state->loaded) return NULL;
+    if (state == NULL || atomic_load(&users) == 0 || !state->loaded || forked(state)) return NULL;
     return state->generation == atomic_load(&generation) ? state : NULL;
 }
 
 nvmlDevice_t handle_of(unsigned index, int slice) { return &slots[index * SLOTS_PER_GPU + 1 + slice]; }
-
-static void sleep_s(double seconds) {
-    struct timespec left = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
-    while (nanosleep(&left, &left) != 0) continue;
-}
 
 static void delay(const gpu_t *gpu, enum call_class call) {
     if (call != CALL_SLOW && gpu->slow_call_s > 0) sleep_s(gpu->slow_call_s);
@@ -85,7 +93,7 @@ static void delay(const gpu_t *gpu, enum call_class call) {
 
 nvmlReturn_t enter(nvmlDevice_t device, enum call_class call, target_t *target) {
     state_t *state = atomic_load(&mapped);
-    if (state == NULL || atomic_load(&users) == 0) return NVML_ERROR_UNINITIALIZED;
+    if (state == NULL || atomic_load(&users) == 0 || forked(state)) return NVML_ERROR_UNINITIALIZED;
     if (device < slots || device >= slots + sizeof slots / sizeof *slots) return NVML_ERROR_INVALID_ARGUMENT;
     unsigned n = (unsigned)(device - slots);
     target->state = state;

@@ -77,6 +77,7 @@ class FakeDriver:
     ) -> None:
         """Unload the driver and release whoever hangs in it."""
         self.unload()
+        self.init_hung = False
         for gpu in self._all:
             gpu.hung = False
 
@@ -102,6 +103,24 @@ class FakeDriver:
     @driver_version.setter
     def driver_version(self, version: str) -> None:
         self._state.driver_version = version.encode()
+
+    @property
+    def init_hung(self) -> bool:
+        """Whether nvmlInit does not return, until set to False or after 600 s with NVML_ERROR_TIMEOUT."""
+        return bool(self._state.init_hung)
+
+    @init_hung.setter
+    def init_hung(self, hung: bool) -> None:
+        self._state.init_hung = hung
+
+    @property
+    def forgets_fork(self) -> bool:
+        """Whether a forked child finds NVML uninitialised, whatever its parent had done."""
+        return bool(self._state.forgets_fork)
+
+    @forgets_fork.setter
+    def forgets_fork(self, forgets: bool) -> None:
+        self._state.forgets_fork = forgets
 
     def unload(self) -> None:
         """As rmmod: nvmlInit answers DRIVER_NOT_LOADED, everything else UNINITIALIZED."""

@@ -378,6 +378,24 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned
     return NVML_SUCCESS;
 }
 
+typedef struct {
+    unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, optical_flows;
+    unsigned gpu_slices, compute_slices;
+    unsigned long long memory_mib;
+} nvmlDeviceAttributes_t;
+_Static_assert(sizeof(nvmlDeviceAttributes_t) == 40, "nvml.h's nvmlDeviceAttributes_t has 40 bytes");
+
+/* Somewhat less memory than the profile's name says, as the real slices have. */
+EXPORT nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *attributes) {
+    CALL_BEGIN();
+    if (target.slice < 0) return NVML_ERROR_NOT_SUPPORTED;
+    memset(attributes, 0, sizeof *attributes);
+    attributes->multiprocessors = 16;
+    attributes->gpu_slices = attributes->compute_slices = 1;
+    attributes->memory_mib = memory_total(&target) / 8 * 7 >> 20;
+    return NVML_SUCCESS;
+}
+
 /* ---- what these GPUs do not have, and what only root may do ---- */
 
 NOT_SUPPORTED(nvmlDeviceGetBAR1MemoryInfo)

@@ -1,0 +1,80 @@
+"""nvmlInit and MIG attributes as real pynvml sees them: a driver that hangs, a fork, a slice's profile."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_nvml import FakeDriver, NvmlProcess
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[FakeDriver]:
+    """One GPU."""
+    with FakeDriver(tmp_path, gpus=1) as driver:
+        yield driver
+
+
+def test_nvml_init_hangs_until_it_is_let_go(driver: FakeDriver) -> None:
+    """A process that initialises waits, and one that has initialised reads on."""
+    with NvmlProcess(driver) as earlier:
+        driver.init_hung = True
+        threading.Timer(0.5, setattr, (driver, "init_hung", False)).start()
+        begun_s = time.monotonic()
+        assert earlier.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
+        assert time.monotonic() - begun_s < 0.4
+        with NvmlProcess(driver) as later:
+            assert time.monotonic() - begun_s >= 0.5
+            assert later.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
+
+
+_FORK = """
+import json, os, sys, pynvml as nvml
+def index():
+    try:
+        return nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetHandleByIndex(0))
+    except nvml.NVMLError as error:
+        return type(error).__name__
+nvml.nvmlInit()
+if os.fork() == 0:
+    found = index()
+    nvml.nvmlInit()
+    print(json.dumps([found, index()]), flush=True)
+    os._exit(0)
+os.wait()
+print(json.dumps(index()))
+"""
+
+
+@pytest.mark.parametrize(("forgets", "found"), [(False, 0), (True, "NVMLError_Uninitialized")])
+def test_a_forked_child_may_have_to_initialise_anew(
+    driver: FakeDriver, forgets: bool, found: int | str
+) -> None:
+    """Where the driver forgets, it answers the child after its own nvmlInit, and the parent all along."""
+    driver.forgets_fork = forgets
+    done = subprocess.run(
+        [sys.executable, "-c", _FORK],
+        env={**os.environ, **driver.env},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[found, 0], 0]
+
+
+def test_a_slices_attributes_say_its_profile(driver: FakeDriver) -> None:
+    """One of seven slices, with a little less memory than its name says; a whole GPU has none."""
+    driver.gpus[0].mig_slices = 1
+    with NvmlProcess(driver) as process:
+        attributes = "(lambda a: [a.gpuInstanceSliceCount, a.computeInstanceSliceCount, a.memorySizeMB])"
+        of = "nvml.nvmlDeviceGetAttributes({})".format
+        first = of("nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu[0], 0)")
+        assert process.ask(f"{attributes}({first})") == [1, 1, 8920]
+        assert process.ask(of("gpu[0]")) == "NVMLError_NotSupported"
