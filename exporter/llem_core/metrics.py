@@ -109,6 +109,12 @@ GPU_THROTTLE: Final = MetricSpec(
     Kind.GAUGE,
     (*GPU, "reason"),
 )
+GPU_JOB_INFO: Final = MetricSpec(
+    "llem_gpu_job_info",
+    "A job that runs on this GPU, by the files in --jobs.dir; gone when its file goes.",
+    Kind.GAUGE,
+    (*GPU, "job", "user"),
+)
 CODECARBON_EMISSIONS: Final = MetricSpec(
     "llem_codecarbon_emissions_grams_total",
     "Emissions by CodeCarbon, in grams of CO2 equivalent, PUE 1; absent without a country.",
@@ -240,6 +246,7 @@ METRICS_PAGE: Final = (
     GPU_MEMORY_TOTAL,
     GPU_UTILIZATION,
     GPU_THROTTLE,
+    GPU_JOB_INFO,
     CODECARBON_EMISSIONS,
     CODECARBON_ENERGY,
     CODECARBON_TIMESTAMP,

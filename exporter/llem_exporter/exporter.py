@@ -18,6 +18,7 @@ from llem_exporter.devices import Device
 from llem_exporter.energy_backends import nvml_device, zeus
 from llem_exporter.handover import Handover
 from llem_exporter.history_page import HistoryPage
+from llem_exporter.jobs import Jobs
 from llem_exporter.openings import RETRY_SECONDS, Openings, names_of
 from llem_exporter.sampler import GpuSampler, Sampler
 from llem_exporter.server import Pages, serve
@@ -47,6 +48,7 @@ class Settings:
     use_codecarbon: bool = True
     country_iso_code: str | None = None
     replay: str | None = None
+    jobs_dir: str | None = None
 
 
 def run(settings: Settings) -> None:
@@ -65,7 +67,8 @@ def run(settings: Settings) -> None:
         settings.retention_ms / 1000,
         clock.monotonic_s,
     )
-    others = [handover.add_to, *([carbon.add_to] if carbon else [])]
+    jobs = _jobs(settings, sampler)
+    others = [part.add_to for part in (handover, carbon, jobs) if part]
     source = "replay" if settings.replay else "nvml"
     registry.register(LedgerCollector(sampler, source, candidates, others, missing))
     if settings.replay and settings.use_zeus:
@@ -74,6 +77,8 @@ def run(settings: Settings) -> None:
     sampler.start()
     if carbon:
         carbon.start()
+    if jobs:
+        jobs.start()
     if openings:
         # Only now: the import of Zeus holds the interpreter's lock for half a second.
         _complete(sampler, openings, devices, use_zeus=settings.use_zeus)
@@ -87,6 +92,8 @@ def run(settings: Settings) -> None:
         asyncio.run(serve(pages.application(), settings.host, settings.port, watch_clock))
     finally:
         sampler.stop()
+        if jobs:
+            jobs.stop()
         if carbon:
             carbon.stop()
 
@@ -184,6 +191,12 @@ def _carbon(
         return not missing() and all(page.fresh or page.read_s == float("-inf") for page in pages)
 
     return Carbon(gpu_indices, settings.country_iso_code, on_state, gpus_fresh=gpus_fresh)
+
+
+def _jobs(settings: Settings, sampler: Sampler) -> Jobs | None:
+    if settings.jobs_dir is None:
+        return None
+    return Jobs.of(settings.jobs_dir, lambda: [gpu.device.info for gpu in sampler.gpus])
 
 
 def _complete(sampler: Sampler, openings: Openings, opened: Sequence[Device], *, use_zeus: bool) -> None:

@@ -13,6 +13,8 @@ from llem_core import __version__
 from llem_core.backend import Backend, Candidate
 from llem_exporter import replay
 from llem_exporter.collector import LedgerCollector, new_registry
+from llem_exporter.job_files import Job, Listing
+from llem_exporter.jobs import Jobs
 from llem_exporter.sampler import Sampler
 from llem_exporter.ticks import Tick, WallClock
 from tests.llem_exporter.fake_time import FakeTime
@@ -39,7 +41,11 @@ def render() -> str:
     candidates = {
         Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
     }
-    registry.register(LedgerCollector(sampler, "replay", candidates))
+    infos = [device.info for device in devices]
+    uuid = infos[0].uuid.lower()
+    listing = Listing((Job(uuid, "4711", "ada"), Job(uuid, "4712", "")))
+    jobs = Jobs(lambda _: listing, lambda: infos, monotonic_s=time.monotonic_s)
+    registry.register(LedgerCollector(sampler, "replay", candidates, [jobs.add_to]))
     for number in range(50):
         if number == 30:
             time.set_wall(1.0)
@@ -49,6 +55,7 @@ def render() -> str:
         time.sleep(deadline_s - time.monotonic_s())
         for gpu in sampler.gpus:
             gpu.read(Tick(tick_ms, deadline_s))
+    jobs.read()
     lines = generate_latest(registry).decode().splitlines(keepends=True)
     page = "".join(line for line in lines if "process_" not in line)
     return page.replace(platform.python_version(), "PYTHON").replace(__version__, "VERSION")

@@ -1,0 +1,291 @@
+"""Whose GPU: job files on the page, whatever lies in their directory."""
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from llem_core import metrics
+from llem_core.errors import ConfigError
+from llem_exporter import job_files
+from llem_exporter.collector import Families
+from llem_exporter.devices import DeviceInfo
+from llem_exporter.job_files import Job, JobFiles, Listing, RefusedError, parse
+from llem_exporter.jobs import STALE_SECONDS, Jobs
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.fake_time import FakeTime
+from tests.llem_exporter.page import scrape
+from tests.servers import Exporter, wait_until
+
+JOB = "llem_gpu_job_info"
+UUID = "GPU-0c58ae58-6bba-4b2f-8a0c-000000000000"
+OURS = UUID.lower()
+SPECS = (metrics.GPU_JOB_INFO, metrics.COLLECTOR_SUCCESS, metrics.COLLECTOR_DURATION)
+
+
+def listing(directory: Path) -> Listing:
+    return JobFiles(str(directory)).read({OURS})
+
+
+def put(directory: Path, name: str, text: str | bytes) -> None:
+    """Write a job file as a prolog does: whole, by a rename."""
+    temporary = directory / ".new"
+    temporary.write_bytes(text if isinstance(text, bytes) else text.encode())
+    temporary.rename(directory / name)
+
+
+def jobs_on(exporter: Exporter) -> set[tuple[str, str, str]]:
+    """GPU index, job and user of each series."""
+    return {(found["gpu"], found["job"], found["user"]) for found in scrape(exporter).labels(JOB)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("job=1\nuser=ada\n", [("1", "ada")]),
+        ("user=ada\njob=1\n", [("1", "ada")]),
+        ("job=1\n", [("1", "")]),
+        ("job=1\nuser=ada\njob=2\njob=3\nuser=bo\n", [("1", "ada"), ("2", ""), ("3", "bo")]),
+        ("# by the prolog\n\n job = 12_3 \r\nstart=17\nuser=a=b\n", [("12_3", "a=b")]),
+        ('job="1\\"}\nuser=ü\n', [('"1\\"}', "ü")]),
+        ("", []),
+        ("start=1\n", []),
+    ],
+)
+def test_lines_are_jobs(text: str, expected: list[tuple[str, str]]) -> None:
+    """Each job= begins another job, what other keys say is for others."""
+    assert parse(text, OURS) == tuple(Job(OURS, job, user) for job, user in expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("job\n", "line 1 is not key=value"),
+        ("job=1\njob=\n", "line 2: job is empty"),
+        ("job=1\nuser=\x1b[31m\n", "line 2: user has characters that cannot be printed"),
+        ("job=1\x002\n", "line 1: job has characters that cannot be printed"),
+        ("job=\u202eevil\n", "line 1: job has characters that cannot be printed"),
+        (f"job={'1' * 257}\n", "line 1: job is longer than 256 characters"),
+        ("job=1\n" * 65, "65 jobs, more than 64"),
+    ],
+)
+def test_what_is_no_job_is_refused(text: str, reason: str) -> None:
+    """Text that could harm a page, a log or a store is refused, with its line."""
+    with pytest.raises(RefusedError) as refused:
+        parse(text, OURS)
+    assert str(refused.value) == reason
+
+
+@given(
+    st.text(max_size=300)
+    | st.lists(st.sampled_from(["job=", "user=", "=", "1", "\n", "\r", "a"])).map("".join)
+)
+def test_no_text_brings_anything_but_printable_values(text: str) -> None:
+    """Whatever a file holds, it is refused or gives jobs with printable, bounded values."""
+    try:
+        jobs = parse(text, OURS)
+    except RefusedError as exc:
+        jobs, said = (), str(exc)
+    else:
+        said = ""
+    assert said.isprintable()
+    assert all((job.job + job.user).isprintable() and 0 < len(job.job) <= 256 for job in jobs)
+
+
+def test_files_are_found_by_uuid(tmp_path: Path) -> None:
+    """UUID and UUID.ANYTHING in either case count; dot-files, other GPUs' and stray files do not."""
+    put(tmp_path, UUID, "job=1\n")
+    put(tmp_path, f"{UUID}.2", "job=2\nuser=bo\n")
+    put(tmp_path, f"{UUID.upper()}.job.3", "job=3\n")
+    for name in (f".{UUID}", f"{UUID}x", "GPU-other", "MIG-0c58ae58-6bba-4b2f-8a0c-000000000000", "README"):
+        put(tmp_path, name, "job=9\n")
+    assert listing(tmp_path) == Listing((Job(OURS, "1", ""), Job(OURS, "2", "bo"), Job(OURS, "3", "")))
+
+
+def test_one_job_in_two_files_is_one_series(tmp_path: Path) -> None:
+    """The same label set never comes twice: a page with it would be refused whole."""
+    put(tmp_path, UUID, "job=1\nuser=ada\njob=1\nuser=ada\n")
+    put(tmp_path, f"{UUID}.1", "job=1\nuser=ada\n")
+    assert listing(tmp_path).jobs == (Job(OURS, "1", "ada"),)
+
+
+def test_only_plain_files_are_opened(tmp_path: Path) -> None:
+    """Symbolic links, FIFOs, sockets and directories are refused at once, and never waited for."""
+    secret = tmp_path / "secret"
+    secret.write_text("job=secret\n")
+    (tmp_path / f"{UUID}.link").symlink_to(secret)
+    (tmp_path / f"{UUID}.dangling").symlink_to(tmp_path / "nothing")
+    (tmp_path / f"{UUID}.zero").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / f"{UUID}.fifo")
+    (tmp_path / f"{UUID}.folder").mkdir()
+    os.mknod(tmp_path / f"{UUID}.socket", stat.S_IFSOCK | 0o600)
+    put(tmp_path, UUID, "job=1\n")
+    before_s = time.monotonic()
+    found = listing(tmp_path)
+    assert time.monotonic() - before_s < 1
+    assert found.jobs == (Job(OURS, "1", ""),)
+    kinds = ["dangling", "fifo", "folder", "link", "socket", "zero"]
+    assert found.refused == tuple(f"'{UUID}.{kind}': is no plain file, and is not opened" for kind in kinds)
+
+
+def test_what_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A huge file, too many files and too many entries cost a bounded reading, and are said."""
+    with (tmp_path / f"{UUID}.huge").open("wb") as huge:
+        huge.truncate(10**12)
+    assert listing(tmp_path).refused == (f"'{UUID}.huge': is larger than 16384 bytes",)
+    for number in range(5):
+        put(tmp_path, f"{UUID}.{number}", f"job={number}\n")
+    monkeypatch.setattr(job_files, "MAX_FILES", 3)
+    found = listing(tmp_path)
+    assert [job.job for job in found.jobs] == ["0", "1", "2"]
+    assert found.refused == ("6 job files, of which 3 are read",)
+    monkeypatch.setattr(job_files, "MAX_ENTRIES", 4)
+    assert listing(tmp_path).refused[0] == "over 4 entries, of which some were not looked at"
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Bad UTF-8 in a file or its name is refused in words that can be printed."""
+    put(tmp_path, UUID, b"job=1\nuser=\xff\n")
+    (tmp_path / os.fsdecode(f"{UUID}.\xe9\n".encode("latin-1"))).write_text("job\n")
+    found = listing(tmp_path)
+    assert found.jobs == ()
+    assert f"'{UUID}': byte 11 is not UTF-8" in found.refused
+    assert all(reason.isprintable() for reason in found.refused)
+
+
+def test_a_half_written_file_waits_for_its_end(tmp_path: Path) -> None:
+    """A last line without an end counts only once the file is found unchanged."""
+    files = JobFiles(str(tmp_path))
+    path = tmp_path / UUID
+    path.write_text("job=12")
+    assert files.read({OURS}).jobs == ()
+    path.write_text("job=1234")
+    assert files.read({OURS}).jobs == ()
+    assert files.read({OURS}).jobs == (Job(OURS, "1234", ""),)
+    path.write_text("job=1235\n")
+    assert files.read({OURS}).jobs == (Job(OURS, "1235", ""),)
+
+
+def test_an_unreadable_directory_is_a_reason(tmp_path: Path) -> None:
+    """A directory that is not there, or is none, gives one line with its name."""
+    (tmp_path / "file").write_text("")
+    for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
+        with pytest.raises(ConfigError, match=reason):
+            JobFiles(str(tmp_path / name)).read({OURS})
+
+
+class Page(Collector):
+    """What Jobs adds to a page, as text."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> object:  # type: ignore[override]
+        families = Families(SPECS)
+        self._jobs.add_to(families)
+        return families.with_samples()
+
+    def values(self) -> dict[str, float]:
+        registry = CollectorRegistry()
+        registry.register(self)
+        text = generate_latest(registry).decode()
+        return {
+            sample.name if sample.name != JOB else sample.labels["job"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+SUCCESS, DURATION = metrics.COLLECTOR_SUCCESS.name, metrics.COLLECTOR_DURATION.name
+
+
+def test_a_directory_that_hangs_stops_no_scrape() -> None:
+    """While a reading hangs the page answers; the jobs vanish, and the page says for how long it hangs."""
+    hung, released, clock = threading.Event(), threading.Event(), FakeTime()
+
+    def read(uuids: Collection[str]) -> Listing:
+        assert uuids == {OURS}
+        if hung.is_set():
+            released.wait(30)
+        return Listing((Job(OURS, "1", "ada"),))
+
+    jobs = Jobs(read, lambda: [DeviceInfo(0, UUID, "test")], period_s=0.01, monotonic_s=clock.monotonic_s)
+    page = Page(jobs)
+    assert page.values() == {SUCCESS: 0, DURATION: 0}
+    jobs.start()
+    try:
+        wait_until(lambda: page.values() == {SUCCESS: 1, DURATION: 0, "1": 1}, "the job")
+        hung.set()
+        time.sleep(0.1)
+        clock.sleep(STALE_SECONDS + 0.5)
+        assert page.values() == {SUCCESS: 0, DURATION: STALE_SECONDS + 0.5}
+        hung.clear()
+        released.set()
+        wait_until(lambda: page.values().get("1") == 1, "the job again")
+        assert page.values()[SUCCESS] == 1
+    finally:
+        released.set()
+        jobs.stop()
+
+
+def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """One line when reading begins to fail, one when it is over, none in between."""
+    failing = [True]
+
+    def refuse() -> NoReturn:
+        raise ConfigError("the directory 'x' cannot be read: No such file or directory")
+
+    jobs = Jobs(lambda _: refuse() if failing[0] else Listing(), lambda: [DeviceInfo(0, UUID, "test")])
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            jobs.read()
+        failing[0] = False
+        for _ in range(3):
+            jobs.read()
+    assert [record.message for record in caplog.records] == [
+        "jobs: the directory 'x' cannot be read: No such file or directory",
+        "jobs: all job files are read again",
+    ]
+
+
+def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDriver, tmp_path: Path) -> None:
+    """The directory may come after the exporter; jobs of several GPUs and several of one come and go."""
+    directory = tmp_path / "jobs"
+    exporter = start("--jobs.dir", str(directory), driver=driver)
+    wait_until(lambda: "No such file or directory" in exporter.log(), "the missing directory, said")
+    assert scrape(exporter).value("llem_collector_success", collector="jobs") == 0
+    directory.mkdir()
+    uuids = [gpu.uuid for gpu in driver.gpus]
+    put(directory, uuids[0], "job=1\nuser=ada\n")
+    put(directory, f"{uuids[1]}.2", "job=2\nuser=bo\n")
+    put(directory, f"{uuids[1]}.3", 'job=3\nuser=c"\\\n')
+    wait_until(
+        lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "2", "bo"), ("1", "3", 'c"\\')}, "all jobs", 5
+    )
+    page = scrape(exporter)
+    assert page.value("llem_collector_success", collector="jobs") == 1
+    assert page.value("llem_collector_duration_seconds", collector="jobs") < 1
+    assert page.labels(JOB, gpu=0)[0]["uuid"] == uuids[0]
+    (directory / f"{uuids[1]}.2").unlink()
+    wait_until(lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "3", 'c"\\')}, "one job gone", 5)
+    assert JOB not in exporter.fetch_text("/history?since=0")
+
+
+def test_a_replayed_gpu_has_jobs_too(start: StartExporter, tmp_path: Path) -> None:
+    """A trace's GPU is a GPU, and its UUID is found in either case."""
+    exporter = start("--replay", "demo", "--jobs.dir", str(tmp_path))
+    uuid = scrape(exporter).labels("llem_gpu_info", gpu=0)[0]["uuid"]
+    put(tmp_path, uuid.upper(), "job=7\nuser=ada\n")
+    wait_until(lambda: jobs_on(exporter) == {("0", "7", "ada")}, "the job", 5)
+    assert scrape(exporter).labels(JOB)[0]["uuid"] == uuid
