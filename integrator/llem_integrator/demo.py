@@ -25,7 +25,7 @@ from llem_integrator.backends import Request
 from llem_integrator.integration import integrate
 from llem_integrator.joules import trapezoid
 from llem_integrator.result import WindowResult
-from llem_integrator.sources import Progress, Source, open_source
+from llem_integrator.sources import Progress, Source, open_source, whole
 from llem_integrator.window import Window
 
 MEASURE_SECONDS: Final = 20
@@ -115,7 +115,7 @@ def _with_exact(source: Source, result: WindowResult) -> WindowResult:
     """The result with the joules of the trace itself, looped from the replay's first tick."""
     started = min(
         int(one.unix_ms[0])
-        for one in source.samples(metrics.GPU_POWER_TRACE.name, (), 0, 2**52, lambda _: None)
+        for one in whole(source.pieces(metrics.GPU_POWER_TRACE.name, (), 0, 2**52, lambda _: None))
     )
     # The replay starts on a tick; a first sample that came late still tells which.
     started -= started % 100

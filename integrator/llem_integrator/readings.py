@@ -10,7 +10,7 @@ from llem_core import energy, metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator.counter import Counter
 from llem_integrator.series import Series, Times, Values, follow, merge
-from llem_integrator.sources import Progress, Selector, Source
+from llem_integrator.sources import Progress, Selector, Source, Summary, whole
 from llem_integrator.window import Window
 
 _TRACE_MARGIN_MS: Final = 30_000
@@ -182,7 +182,7 @@ class _Asked:
         start_ms, end_ms = max(0, self.start_ms - margin_ms), self.end_ms + margin_ms
         seen: set[tuple[tuple[str, str], ...]] = set()
         for selector in self.selectors:
-            for one in self.source.samples(spec.name, selector, start_ms, end_ms, progress):
+            for one in whole(self.source.pieces(spec.name, selector, start_ms, end_ms, progress)):
                 key = _key(one)
                 if len(one) and key not in seen:
                     seen.add(key)
@@ -200,7 +200,9 @@ class _Asked:
             bool(spans) and min(spans)[0] <= self.end_ms and max(last for _, last in spans) >= self.start_ms
         )
 
-    def summary(self, spec: MetricSpec, kind: str, before_ms: int = 0, after_ms: int = 0) -> Iterator[Series]:
+    def summary(
+        self, spec: MetricSpec, kind: Summary, before_ms: int = 0, after_ms: int = 0
+    ) -> Iterator[Series]:
         """One value a label set, of the window and so much before and after it."""
         start_ms, end_ms = max(0, self.start_ms - before_ms), self.end_ms + after_ms
         for selector in self.selectors if start_ms <= end_ms else ():
@@ -234,12 +236,12 @@ def _add_samples(readings: Readings, asked: _Asked, progress: Progress) -> None:
 def _add_facts(readings: Readings, asked: _Asked) -> None:
     """Labels, limits, peaks and sample intervals, one value each; llem_gpu_info may show more GPUs."""
     gpus, near_ms = readings.gpus, (_PLAIN_MARGIN_MS, _PLAIN_MARGIN_MS)
-    for one in asked.summary(metrics.GPU_INFO, "last"):
+    for one in asked.summary(metrics.GPU_INFO, Summary.LAST):
         if uuid := one.labels.get("uuid"):
             gpus.setdefault(uuid, GpuReadings(uuid)).instances.add(one.labels.get("instance", ""))
 
     def known(
-        spec: MetricSpec, kind: str, around_ms: tuple[int, int]
+        spec: MetricSpec, kind: Summary, around_ms: tuple[int, int]
     ) -> Iterator[tuple[GpuReadings, Series]]:
         for one in asked.summary(spec, kind, *around_ms):
             if one.labels.get("uuid") in gpus:
@@ -248,16 +250,16 @@ def _add_facts(readings: Readings, asked: _Asked) -> None:
     # Of several infos (a card that was renumbered, a pod that moved) the one that goes with the samples says
     # name and scope; what lies in the window comes first.
     for around_ms in (near_ms, (0, 0)):
-        for gpu, one in known(metrics.GPU_INFO, "last", around_ms):
+        for gpu, one in known(metrics.GPU_INFO, Summary.LAST, around_ms):
             own = all(gpu.labels.get(name) in (None, one.labels.get(name)) for name in ("gpu", "instance"))
             gpu.labels = {**gpu.labels, **one.labels} if own else {**one.labels, **gpu.labels}
-    for gpu, one in known(metrics.GPU_POWER_LIMIT, "max", near_ms):
+    for gpu, one in known(metrics.GPU_POWER_LIMIT, Summary.MAX, near_ms):
         gpu.limit_watts = max(gpu.limit_watts or 0.0, float(one.values[0]))
     # The peak gauge looks back: in the window's first minute it may show a peak of before.
     for spec, around_ms in ((metrics.GPU_POWER, (0, 0)), (metrics.GPU_POWER_PEAK, (-_PEAK_MS, 0))):
-        for gpu, one in known(spec, "max", around_ms):
+        for gpu, one in known(spec, Summary.MAX, around_ms):
             gpu.peak_watts = max(gpu.peak_watts or 0.0, float(one.values[0]))
-    for one in asked.summary(metrics.SAMPLER_INTERVAL, "last", *near_ms):
+    for one in asked.summary(metrics.SAMPLER_INTERVAL, Summary.LAST, *near_ms):
         for gpu in gpus.values():
             if one.labels.get("instance", "") in gpu.instances:
                 gpu.interval_ms = float(one.values[0]) * 1000

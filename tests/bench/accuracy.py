@@ -28,7 +28,7 @@ from llem_integrator.integral import Integral
 from llem_integrator.joules import trapezoid
 from llem_integrator.readings import read
 from llem_integrator.series import Series
-from llem_integrator.sources import Matcher
+from llem_integrator.sources import Matcher, whole
 from llem_integrator.sources.openmetrics import OpenMetricsSource
 from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.window import Window
@@ -95,7 +95,7 @@ class Node:
     def _measured(self, way: Way, window: Window) -> Iterator[tuple[int, Integral]]:
         source = self.sources[way.job]
         if way.backend is None:
-            for one in source.samples(PEER_GAUGE, (), 0, 2**53, _quiet):
+            for one in whole(source.pieces(PEER_GAUGE, (), 0, 2**53, _quiet)):
                 step_ms = float(np.median(np.diff(one.unix_ms)))
                 integral = trapezoid(one.unix_ms, one.values, window, GAP_INTERVALS * step_ms, None)
                 yield int(one.labels["index"]), integral
@@ -168,7 +168,7 @@ def finished_run(
             for node in nodes.values()
             for job, source in node.sources.items()
             for metric in _edge_metrics(job)
-            for one in source.samples(metric, (), 0, 2**53, _quiet)
+            for one in whole(source.pieces(metric, (), 0, 2**53, _quiet))
         ]
         first_ms, last_ms = max(first for first, _ in stretches), min(last for _, last in stretches)
         yield Run(nodes, prometheus, first_ms, last_ms)
@@ -240,7 +240,7 @@ def _sources(
         names = [spec.name for spec in pages if spec.kind is not Kind.HISTOGRAM] or [PEER_GAUGE]
         selector = (Matcher("job", "=", job), Matcher("instance", "=", instance))
         held: dict[str, list[Series]] = {
-            name: list(server.samples(name, selector, start_ms, now_ms, _quiet)) for name in names
+            name: list(whole(server.pieces(name, selector, start_ms, now_ms, _quiet))) for name in names
         }
         sources[job] = OpenMetricsSource(prometheus.url, held, {})
     return sources

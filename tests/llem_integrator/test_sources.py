@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llem_core.errors import ConfigError, SourceError
 from llem_integrator.series import Series
-from llem_integrator.sources import Source, open_source, parse_selector, prometheus
+from llem_integrator.sources import Source, Summary, open_source, parse_selector, prometheus, whole
 from llem_integrator.sources import http as http_client
 from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.openmetrics import parse
@@ -37,9 +37,8 @@ def trace_text(samples: int, step_ms: int = 100, gpus: int = 2) -> str:
 
 
 def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> list[Series]:
-    found = source.samples(
-        POWER, parse_selector(selector) if selector else (), start_ms, end_ms, lambda _: None
-    )
+    matchers = parse_selector(selector) if selector else ()
+    found = whole(source.pieces(POWER, matchers, start_ms, end_ms, lambda _: None))
     return sorted(found, key=lambda one: one.labels["gpu"])
 
 
@@ -51,7 +50,7 @@ def test_prometheus_gives_every_sample_once_over_many_pages(
     with Prometheus.on_blocks(tmp_path, trace_text(samples), release=prometheus_release) as server:
         source = open_source(server.url)
         shares: list[float] = []
-        found = list(source.samples(POWER, (), T0 - 60_000, T0 + 8_000_000, shares.append))
+        found = list(whole(source.pieces(POWER, (), T0 - 60_000, T0 + 8_000_000, shares.append)))
         assert [len(one) for one in found] == [samples, samples]
         assert found[0].unix_ms.tolist() == [T0 + 100 * i for i in range(samples)]
         assert shares == sorted(shares)
@@ -60,7 +59,7 @@ def test_prometheus_gives_every_sample_once_over_many_pages(
         inner = fetch(source, T0 + 1000, T0 + 2000)
         assert inner[1].unix_ms.tolist() == [T0 + 1000 + 100 * i for i in range(11)]
         assert fetch(source, T0 - 5000, T0 - 1) == []
-        highest = source.summary(POWER, (), T0, T0 + 1000, "max")
+        highest = source.summary(POWER, (), T0, T0 + 1000, Summary.MAX)
         assert sorted(float(one.values[0]) for one in highest) == [10, 11]
 
 
@@ -112,7 +111,7 @@ def test_a_summary_of_more_than_a_server_evaluates_is_put_together(
     args = ["--query.max-samples=3000"]
     with Prometheus.on_blocks(tmp_path, trace_text(9_700), args=args, release=prometheus_release) as server:
         source = open_source(server.url)
-        for kind, expected in (("max", [96, 97]), ("last", [96, 97])):
+        for kind, expected in ((Summary.MAX, [96, 97]), (Summary.LAST, [96, 97])):
             found = list(source.summary(POWER, (), T0, T0 + 2_000_000, kind))
             assert sorted(float(one.values[0]) for one in found) == expected
 
@@ -213,7 +212,7 @@ def test_answers_that_are_not_samples(status: int, body: bytes, message: str) ->
         with pytest.raises(SourceError, match=message):
             fetch(source, T0, T0 + 1000)
         with pytest.raises(SourceError, match=message):
-            list(source.summary(POWER, (), T0, T0 + 1000, "max"))
+            list(source.summary(POWER, (), T0, T0 + 1000, Summary.MAX))
 
 
 def test_half_a_response_is_an_error() -> None:
@@ -241,10 +240,10 @@ def test_an_exporters_history_is_fetched_once() -> None:
     with answering(200, b"m 1 1795507546\n# EOF\n", asked=asked) as url:
         source = ExporterSource(url)
         for margin_ms in (30_000, 300_000, 30_000, 300_000):
-            assert len(list(source.samples("m", (), T0 - margin_ms, T0, lambda _: None))) == 1
-            assert len(list(source.summary("m", (), T0 - margin_ms, T0, "last"))) == 1
+            assert len(list(whole(source.pieces("m", (), T0 - margin_ms, T0, lambda _: None)))) == 1
+            assert len(list(source.summary("m", (), T0 - margin_ms, T0, Summary.LAST))) == 1
         assert len(asked) == 1
-        assert list(source.samples("m", (), 0, 5, lambda _: None)) == []
+        assert list(whole(source.pieces("m", (), 0, 5, lambda _: None))) == []
         assert len(asked) == 2
 
 
@@ -252,8 +251,8 @@ def test_an_exporter_without_samples_has_no_data() -> None:
     """A page of plain facts, as of an exporter just started, is an answer and not an error."""
     with answering(200, b"llem_gpu_info 1\n# EOF\n") as url:
         source = ExporterSource(url)
-        assert list(source.samples("m", (), T0, T0 + 5, lambda _: None)) == []
-        assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, "last"))) == 1
+        assert list(whole(source.pieces("m", (), T0, T0 + 5, lambda _: None))) == []
+        assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, Summary.LAST))) == 1
 
 
 def test_a_summary_without_a_number_is_none() -> None:
@@ -262,7 +261,7 @@ def test_a_summary_without_a_number_is_none() -> None:
     body = json.dumps(SUCCESS | {"data": {"result": found}, "warnings": None}).encode()
     with answering(200, body) as url:
         source = PrometheusSource(url)
-        assert [one.labels["gpu"] for one in source.summary(POWER, (), T0, T0 + 1000, "max")] == ["7"]
+        assert [one.labels["gpu"] for one in source.summary(POWER, (), T0, T0 + 1000, Summary.MAX)] == ["7"]
 
 
 @pytest.mark.parametrize(
@@ -339,28 +338,28 @@ def test_openmetrics_details() -> None:
         'm{x="q"} +Inf 12\nm{x="q"} 2 13 # {trace="t"} 1 9\ni{v="1"} 1\nn 4 14\n# EOF\n',
         "page",
     )
-    found = {one.labels["x"]: one for one in source.samples("m", (), 0, 20_000, lambda _: None)}
+    found = {one.labels["x"]: one for one in whole(source.pieces("m", (), 0, 20_000, lambda _: None))}
     assert found['a "b" } c\n\\'].unix_ms.tolist() == [12_345]
     assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
-    assert [one.labels for one in source.summary("i", (), 5, 6, "last")] == [{"v": "1"}]
-    assert [len(one) for one in source.samples("n", (), 0, 20_000, lambda _: None)] == [1]
+    assert [one.labels for one in source.summary("i", (), 5, 6, Summary.LAST)] == [{"v": "1"}]
+    assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000, lambda _: None))] == [1]
 
 
 @pytest.mark.parametrize("label", ["a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"])
 def test_a_label_is_not_what_a_line_ends_at(label: str) -> None:
     """Only newlines end lines, and only what follows a sample is an exemplar."""
     text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
-    (one,) = parse(text, "page").samples("m", (), 0, 20_000, lambda _: None)
+    (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000, lambda _: None))
     assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
 
 
 def test_values_that_are_no_samples_of_ours() -> None:
     """Values beyond any GPU's are bad readings, and a fact that is no number is none."""
     source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
-    (one,) = source.samples("m", (), 0, 20_000, lambda _: None)
+    (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
     assert (one.values.tolist(), one.bad) == ([2], 1)
     for name, count in (("n", 0), (f"{POWER}_limit", 0), ("fact", 0), ("fact2", 1)):
-        assert len(list(source.summary(name, (), 0, 20_000, "max"))) == count
+        assert len(list(source.summary(name, (), 0, 20_000, Summary.MAX))) == count
 
 
 @pytest.mark.parametrize(

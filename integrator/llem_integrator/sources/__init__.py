@@ -3,10 +3,20 @@
 import json
 
 from llem_core.errors import ConfigError, SourceError
-from llem_integrator.sources.base import Progress, Source
+from llem_integrator.sources.base import Piece, Progress, Source, Summary, whole
 from llem_integrator.sources.matchers import Matcher, Selector, parse_selector
 
-__all__ = ["Matcher", "Progress", "Selector", "Source", "open_source", "parse_selector"]
+__all__ = [
+    "Matcher",
+    "Piece",
+    "Progress",
+    "Selector",
+    "Source",
+    "Summary",
+    "open_source",
+    "parse_selector",
+    "whole",
+]
 
 
 def open_source(where: str) -> Source:

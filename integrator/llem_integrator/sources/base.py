@@ -1,6 +1,8 @@
 """What a store of samples is to the integrator."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 import numpy as np
@@ -20,6 +22,27 @@ def plausible(values: Values) -> Values:
     return np.where(np.abs(values) > _LARGEST, np.nan, values)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """All samples in [start_ms, end_ms] of the series that were asked for, one clean Series a label set.
+
+    The pieces of an answer follow each other in time, and none holds more than fits in memory with ease.
+    """
+
+    start_ms: int
+    end_ms: int
+    series: tuple[Series, ...]
+
+
+class Summary(StrEnum):
+    """One value of a series' samples, computed by the store where it can; a fall of a counter is a reset."""
+
+    LAST = "last"
+    MAX = "max"
+    COUNT = "count"
+    RESETS = "resets"
+
+
 class Source(Protocol):
     """A store of samples. Both methods raise SourceError, and return nothing for what is not there."""
 
@@ -33,14 +56,36 @@ class Source(Protocol):
         """What the store itself said of its answers so far."""
         ...
 
-    def samples(
+    def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterable[Series]:
-        """Every sample in [start_ms, end_ms], one clean Series a label set."""
+    ) -> Iterable[Piece]:
+        """Every sample in [start_ms, end_ms], in pieces that ascend, do not overlap, and cover all of it."""
         ...
 
     def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterable[Series]:
-        """One value a label set: of its samples in [start_ms, end_ms] the "last" or the "max"."""
+        """One value a label set that has samples in [start_ms, end_ms]."""
         ...
+
+
+def whole(pieces: Iterable[Piece]) -> Iterator[Series]:
+    """The series of all pieces, each in one; for what is known to be small."""
+    parts: dict[tuple[tuple[str, str], ...], list[Series]] = {}
+    for piece in pieces:
+        for one in piece.series:
+            parts.setdefault(tuple(sorted(one.labels.items())), []).append(one)
+    return (_joined(found) for found in parts.values())
+
+
+def _joined(parts: list[Series]) -> Series:
+    """Parts of one label set, which follow each other, as one series."""
+    if len(parts) == 1:
+        return parts[0]
+    return Series(
+        parts[0].labels,
+        np.concatenate([part.unix_ms for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        sum(part.bad for part in parts),
+        sum(part.conflicts for part in parts),
+    )

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from llem_core.errors import SourceError
 from llem_integrator.series import Series
 from llem_integrator.sources import http
-from llem_integrator.sources.base import Progress
+from llem_integrator.sources.base import Piece, Progress, Summary
 from llem_integrator.sources.matchers import Selector
 from llem_integrator.sources.openmetrics import OpenMetricsSource, parse
 
@@ -32,13 +32,13 @@ class ExporterSource:
     def warnings(self) -> tuple[str, ...]:
         return ()
 
-    def samples(
+    def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Series]:
-        return self._history(start_ms).samples(metric, selector, start_ms, end_ms, progress)
+    ) -> Iterator[Piece]:
+        return self._history(start_ms).pieces(metric, selector, start_ms, end_ms, progress)
 
     def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
         return self._history(start_ms).summary(metric, selector, start_ms, end_ms, kind)
 

@@ -14,6 +14,8 @@ _MATCHER: Final = re.compile(
 _ESCAPE: Final = re.compile(
     rb"""\\(?:([abfnrtv\\"'])|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)"""
 )
+_BEYOND_UNICODE: Final = 0x110000
+"""chr() raises ValueError for it, but OverflowError for much larger numbers."""
 _ESCAPED: Final = bytes.maketrans(b"abfnrtv", b"\a\b\f\n\r\t\v")
 
 
@@ -88,7 +90,7 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
     if byte or octal:
         return bytes([int(byte, 16) if byte else int(octal, 8)])
     if short or long:
-        return chr(int(short or long, 16)).encode()
+        return chr(min(int(short or long, 16), _BEYOND_UNICODE)).encode()
     raise ValueError(f"no escape begins {escape[0].decode('utf-8', 'replace')}; a backslash is \\\\")
 
 

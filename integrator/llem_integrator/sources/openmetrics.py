@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from llem_core.errors import SourceError
-from llem_integrator.series import Series, make_series, whole_ms
-from llem_integrator.sources.base import Progress, plausible
+from llem_integrator.series import Series, Values, make_series, whole_ms
+from llem_integrator.sources.base import Piece, Progress, Summary, plausible
 from llem_integrator.sources.matchers import Selector
 
 _SAMPLE: Final = re.compile(
@@ -105,22 +105,37 @@ class OpenMetricsSource:
         self._timed = timed
         self._plain = plain
 
-    def samples(
+    def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterator[Piece]:
+        yield Piece(start_ms, end_ms, tuple(self._inside(metric, selector, start_ms, end_ms)))
+        progress(1.0)
+
+    def summary(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
+        for one in self._inside(metric, selector, start_ms, end_ms):
+            yield Series(one.labels, one.unix_ms[-1:], np.array([_summarised(one.values, kind)]))
+        if kind in (Summary.LAST, Summary.MAX):
+            yield from _matching(self._plain, metric, selector)
+
+    def _inside(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Series]:
         for one in _matching(self._timed, metric, selector):
             inside = slice(*np.searchsorted(one.unix_ms, [start_ms, end_ms + 1]))
             if len(one.unix_ms[inside]):
                 yield Series(one.labels, one.unix_ms[inside], one.values[inside], one.bad, one.conflicts)
-        progress(1.0)
 
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
-    ) -> Iterator[Series]:
-        for one in self.samples(metric, selector, start_ms, end_ms, lambda _: None):
-            index = int(np.argmax(one.values)) if kind == "max" else -1
-            yield Series(one.labels, one.unix_ms[[index]], one.values[[index]])
-        yield from _matching(self._plain, metric, selector)
+
+def _summarised(values: Values, kind: Summary) -> float:
+    match kind:
+        case Summary.LAST:
+            return float(values[-1])
+        case Summary.MAX:
+            return float(np.max(values))
+        case Summary.COUNT:
+            return float(len(values))
+        case Summary.RESETS:
+            return float(np.count_nonzero(np.diff(values) < 0))
 
 
 def _matching(found: dict[str, list[Series]], metric: str, selector: Selector) -> Iterator[Series]:

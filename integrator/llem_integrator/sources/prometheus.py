@@ -12,7 +12,7 @@ import numpy as np
 from llem_core.errors import SourceError
 from llem_integrator.series import Series, make_series, whole_ms
 from llem_integrator.sources import http
-from llem_integrator.sources.base import Progress, plausible
+from llem_integrator.sources.base import Piece, Progress, Summary, plausible
 from llem_integrator.sources.matchers import Selector, query
 
 _FIRST_PAGE_MS: Final = 10_000
@@ -37,10 +37,9 @@ class PrometheusSource:
     def warnings(self) -> tuple[str, ...]:
         return tuple(self._warnings)
 
-    def samples(
+    def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Series]:
-        pieces: dict[tuple[tuple[str, str], ...], list[Series]] = {}
+    ) -> Iterator[Piece]:
         wanted = query(metric, selector)
         page_ms, page_start = _FIRST_PAGE_MS, start_ms
         while page_start <= end_ms:
@@ -55,16 +54,11 @@ class PrometheusSource:
                     raise SourceError(f"{self.address}: {page} is more than it hands out at once")
                 page_ms = shorter or max(_SHORTEST_PAGE_MS, page_ms // 2)
                 continue
-            count = 0
-            for one in found:
-                series = _raw(one, page_start, page_end)
-                count += len(series)
-                pieces.setdefault(tuple(sorted(series.labels.items())), []).append(series)
+            piece = Piece(page_start, page_end, tuple(_raw(one, page_start, page_end) for one in found))
+            yield piece
             page_start = page_end + 1
-            page_ms = min(page_ms * _GROWTH, _sized(page_ms, count))
+            page_ms = min(page_ms * _GROWTH, _sized(page_ms, sum(map(len, piece.series))))
             progress((page_start - start_ms) / (end_ms - start_ms + 1))
-        for parts in pieces.values():
-            yield _joined(parts)
 
     def _shorter(self, page: str, page_ms: int, end_ms: int) -> int | None:
         """The ms of a page that holds what one should, where `page` holds more than twice of that."""
@@ -77,20 +71,20 @@ class PrometheusSource:
         return _sized(page_ms, count) if count > 2 * _SAMPLES_A_PAGE else None
 
     def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: str
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
         best: dict[tuple[tuple[str, str], ...], Series] = {}
         for one in self._summaries(query(metric, selector), start_ms, end_ms, kind):
             if len(one):
                 key = tuple(sorted(one.labels.items()))
-                if key not in best or kind == "last" or one.values[0] > best[key].values[0]:
-                    best[key] = one
+                best[key] = _together(best[key], one, kind) if key in best else one
         yield from best.values()
 
-    def _summaries(self, wanted: str, start_ms: int, end_ms: int, kind: str) -> Iterator[Series]:
+    def _summaries(self, wanted: str, start_ms: int, end_ms: int, kind: Summary) -> Iterator[Series]:
         """Those of the range, or where that is too much at once, of its parts in their order."""
         range_ms = end_ms - start_ms + 1
-        found = self._query(f"{kind}_over_time({wanted}[{range_ms}ms])", end_ms)
+        function = "resets" if kind is Summary.RESETS else f"{kind}_over_time"
+        found = self._query(f"{function}({wanted}[{range_ms}ms])", end_ms)
         if found is not None:
             yield from map(_raw, found)  # max_over_time drops the metric's name; the caller knows it
             return
@@ -140,14 +134,13 @@ def _raw(one: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
     return make_series(labels, unix_ms[inside], numbers[inside])
 
 
-def _joined(parts: list[Series]) -> Series:
-    """Pages of one label set, which follow each other, as one series."""
-    if len(parts) == 1:
-        return parts[0]
-    return Series(
-        parts[0].labels,
-        np.concatenate([part.unix_ms for part in parts]),
-        np.concatenate([part.values for part in parts]),
-        sum(part.bad for part in parts),
-        sum(part.conflicts for part in parts),
-    )
+def _together(earlier: Series, later: Series, kind: Summary) -> Series:
+    """What two parts of a range say of both; a reset between them is not seen."""
+    values = earlier.values, later.values
+    match kind:
+        case Summary.LAST:
+            return later
+        case Summary.MAX:
+            return Series(later.labels, later.unix_ms, np.maximum(*values))
+        case Summary.COUNT | Summary.RESETS:
+            return Series(later.labels, later.unix_ms, np.add(*values))
