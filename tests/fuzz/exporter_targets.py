@@ -1,0 +1,54 @@
+"""What is fuzzed of llem-exporter."""
+
+from contextlib import suppress
+from math import isfinite
+from typing import Final
+
+import click
+
+from llem_core.errors import LLEMError
+from llem_exporter import replay
+from llem_exporter.handover import RefusedError
+from llem_exporter.history_page import MAX_UNIX_SECONDS, parse_limit, parse_since
+from tests.fuzz.target import Target, folder
+
+
+def play_trace(data: bytes) -> None:
+    """A replayed trace: every reading of an accepted one is a number from 0 up."""
+    path = folder() / "trace.csv"
+    path.write_bytes(data)
+    with suppress(LLEMError):
+        for device in replay.open_devices(str(path), 1000):
+            for unix_ms in (0, 1000, 1050, 123_456_789, 1_795_507_546_000):
+                watts = device.read_watts(unix_ms)
+                assert isfinite(watts) and watts >= 0, watts  # noqa: PT018 - one idea
+                if device.has_joules:
+                    assert isfinite(device.read_joules(unix_ms))
+
+
+def ask_history(data: bytes) -> None:
+    """The values of /history's query."""
+    text = data.decode("utf-8", "replace")
+    with suppress(RefusedError):
+        assert 0 <= parse_since(text) < MAX_UNIX_SECONDS * 1000
+    with suppress(RefusedError):
+        assert (parse_limit(text) or 1) > 0
+
+
+def read_options(data: bytes) -> None:
+    """The exporter's durations and addresses."""
+    from llem_exporter.cli import main as exporter_command
+
+    text = data.decode("utf-8", "replace")
+    for option in ("--sample-interval", "--history.retention", "--web.listen-address"):
+        with suppress(click.ClickException):
+            exporter_command.make_context("llem-exporter", [f"{option}={text}"])
+
+
+TARGETS: Final = {
+    "replay": Target(
+        play_trace, (b"seconds,gpu,watts,joules\n0,0,100,5\n0.1,0,120,16\n", b"gpu,seconds,watts\n")
+    ),
+    "history": Target(ask_history, (b"1795507546.3", b"1e9", b"-0", b"100")),
+    "options": Target(read_options, (b"100ms", b"1.5s", b"127.0.0.1:9955", b"[::1]:0", b":9955")),
+}
