@@ -85,7 +85,7 @@ GPU_GAP: Final = MetricSpec(
 GPU_SAMPLES: Final = MetricSpec("llem_gpu_samples_total", "Power samples taken.", Kind.COUNTER, GPU)
 GPU_READ_ERRORS: Final = MetricSpec(
     "llem_gpu_read_errors_total",
-    "Readings that failed, by the driver's name of the error.",
+    "Readings that failed or cannot be, by the driver's name of the error or one of ours.",
     Kind.COUNTER,
     (*GPU, "error"),
 )
@@ -108,6 +108,12 @@ GPU_THROTTLE: Final = MetricSpec(
     "Whether clocks are held down for this reason (1) or not (0).",
     Kind.GAUGE,
     (*GPU, "reason"),
+)
+GPU_MIG_INFO: Final = MetricSpec(
+    "llem_gpu_mig_info",
+    "A MIG slice of this GPU. A slice has no power of its own: all joules and watts are the whole GPU's.",
+    Kind.GAUGE,
+    (*GPU, "mig_uuid", "profile"),
 )
 GPU_JOB_INFO: Final = MetricSpec(
     "llem_gpu_job_info",
@@ -246,6 +252,7 @@ METRICS_PAGE: Final = (
     GPU_MEMORY_TOTAL,
     GPU_UTILIZATION,
     GPU_THROTTLE,
+    GPU_MIG_INFO,
     GPU_JOB_INFO,
     CODECARBON_EMISSIONS,
     CODECARBON_ENERGY,

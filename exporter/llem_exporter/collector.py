@@ -65,7 +65,8 @@ class LedgerCollector(Collector):
 
     `source` names where power comes from, "nvml" or "replay". `candidates` beside those of the GPUs are
     read at each scrape: who finds out later that a backend works replaces its entry. `others` add what is
-    theirs to the page. `missing` says how many GPUs should be read and are not open.
+    theirs to the page. `missing` says how many GPUs should be read and are not open, `energy_fails` whether
+    a counter that should be read cannot be opened.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class LedgerCollector(Collector):
         candidates: Mapping[Backend, Candidate],
         others: Sequence[Callable[["Families"], None]] = (),
         missing: Callable[[], int] = lambda: 0,
+        energy_fails: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sampler, self._source, self._candidates = sampler, source, candidates
-        self._others, self._missing = others, missing
+        self._others, self._missing, self._energy_fails = others, missing, energy_fails
 
     def collect(self) -> Iterator[Family]:
         pages = _pages(self._sampler)
@@ -108,12 +110,13 @@ class LedgerCollector(Collector):
         whole = bool(pages) and self._missing() == 0
         energy_ok = whole and all(page.fresh and page.joules is not None for page in pages)
         power_ok = whole and all(page.fresh and page.watts is not None for page in pages)
+        fresh = [page for page in pages if page.fresh]
         if pages:
-            power_s = max(page.watts_call_s for page in pages)
+            power_s = max((page.watts_call_s for page in fresh), default=None)
             families.add(metrics.COLLECTOR_SUCCESS, (self._source,), power_ok)
             families.add(metrics.COLLECTOR_DURATION, (self._source,), power_s)
-        if pages and self._sampler.reads_energy:
-            energy_s = max(page.joules_call_s for page in pages)
+        if pages and (self._sampler.reads_energy or self._energy_fails()):
+            energy_s = max((page.joules_call_s for page in fresh), default=None)
             families.add(metrics.COLLECTOR_SUCCESS, (Backend.ZEUS,), energy_ok)
             families.add(metrics.COLLECTOR_DURATION, (Backend.ZEUS,), energy_s)
         ways = ((Backend.ZEUS, energy_ok), (Backend.NVML, power_ok))
@@ -176,6 +179,8 @@ def _add_gpus(families: Families, pages: Iterable[tuple[DeviceInfo, Page]]) -> N
             families.add(metrics.GPU_READ_ERRORS, (*gpu, error), count)
         for reason, active in page.status.throttle.items():
             families.add(metrics.GPU_THROTTLE, (*gpu, reason), active)
+        for part in page.status.slices:
+            families.add(metrics.GPU_MIG_INFO, (*gpu, part.uuid, part.profile), 1)
 
 
 def _details(info: DeviceInfo) -> tuple[str, ...]:

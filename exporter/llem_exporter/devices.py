@@ -23,8 +23,19 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MigSlice:
+    """A part of a GPU, as "1g.10gb"; what the GPU draws cannot be divided among them."""
+
+    uuid: str
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """The slow readings of a GPU; None is what could not be read. `throttle` is empty then."""
+    """The slow readings of a GPU; None is what could not be read. `throttle` is empty then.
+
+    `errors` are the driver's names of what failed, each once; a reading that the GPU does not have is none.
+    """
 
     temperature_celsius: float | None = None
     memory_used_bytes: float | None = None
@@ -32,6 +43,8 @@ class Status:
     utilization_ratio: float | None = None
     limit_watts: float | None = None
     throttle: dict[str, bool] = field(default_factory=dict)
+    slices: tuple[MigSlice, ...] = ()
+    errors: tuple[str, ...] = ()
 
 
 class Device(Protocol):

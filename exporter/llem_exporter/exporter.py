@@ -2,25 +2,24 @@
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from time import sleep
 from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
-from llem_core.errors import ConfigError, DeviceError
+from llem_core.errors import ConfigError
 from llem_exporter import replay
 from llem_exporter.carbon import Carbon
 from llem_exporter.collector import Histograms, LedgerCollector, new_registry
+from llem_exporter.counters import Counters
 from llem_exporter.devices import Device
-from llem_exporter.energy_backends import nvml_device, zeus
+from llem_exporter.energy_backends import nvml_device
 from llem_exporter.handover import Handover
 from llem_exporter.history_page import HistoryPage
 from llem_exporter.jobs import Jobs
-from llem_exporter.openings import RETRY_SECONDS, Openings, names_of
-from llem_exporter.sampler import GpuSampler, Sampler
+from llem_exporter.openings import Openings, names_of
+from llem_exporter.sampler import Sampler
 from llem_exporter.server import Pages, serve
 from llem_exporter.ticks import WallClock
 
@@ -70,7 +69,9 @@ def run(settings: Settings) -> None:
     jobs = _jobs(settings, sampler)
     others = [part.add_to for part in (handover, carbon, jobs) if part]
     source = "replay" if settings.replay else "nvml"
-    registry.register(LedgerCollector(sampler, source, candidates, others, missing))
+    counters = Counters() if openings and settings.use_zeus else None
+    zeus_fails = (lambda: counters.failing) if counters else (lambda: False)
+    registry.register(LedgerCollector(sampler, source, candidates, others, missing, zeus_fails))
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
         sampler.attach({device.info.uuid: device for device in played if device.has_joules})
@@ -81,7 +82,7 @@ def run(settings: Settings) -> None:
         jobs.start()
     if openings:
         # Only now: the import of Zeus holds the interpreter's lock for half a second.
-        _complete(sampler, openings, devices, use_zeus=settings.use_zeus)
+        _complete(sampler, openings, devices, counters)
 
     def watch_clock() -> None:
         if step_s := clock.observe():
@@ -199,48 +200,16 @@ def _jobs(settings: Settings, sampler: Sampler) -> Jobs | None:
     return Jobs.of(settings.jobs_dir, lambda: [gpu.device.info for gpu in sampler.gpus])
 
 
-def _complete(sampler: Sampler, openings: Openings, opened: Sequence[Device], *, use_zeus: bool) -> None:
+def _complete(
+    sampler: Sampler, openings: Openings, opened: Sequence[Device], counters: Counters | None
+) -> None:
     """Read the counters of all GPUs, and the GPUs that open later, as soon as they answer."""
 
     def join(device: Device) -> None:
         gpu = sampler.add(device)
-        if use_zeus:
-            _find_counter(gpu)
+        if counters:
+            counters.find(gpu)
 
-    def find_counters(gpus: Sequence[GpuSampler]) -> None:
-        try:
-            zeus.imported()
-        except ConfigError as exc:
-            _log.warning("no hardware energy counters: %s", exc)
-            return
-        for gpu in gpus:
-            name = f"zeus-{gpu.device.info.index}"
-            threading.Thread(target=_find_counter, args=(gpu,), name=name, daemon=True).start()
-
-    if use_zeus:
-        threading.Thread(target=find_counters, args=(sampler.gpus,), name="zeus", daemon=True).start()
+    if counters:
+        counters.find_all(sampler.gpus)
     openings.join_others(opened, join)
-
-
-def _find_counter(gpu: GpuSampler) -> None:
-    """Ask for the GPU's own energy counter, again and again until there is an answer."""
-    error = ""
-    while True:
-        info = gpu.device.info
-        try:
-            counter = zeus.open_counter(info.index, info.uuid)
-        except ConfigError as exc:
-            _log.warning("GPU %d: no hardware energy counter: %s", info.index, exc)
-            return
-        except DeviceError as exc:
-            if str(exc) != error:
-                _log.warning("GPU %d: its energy counter cannot be opened yet: %s", info.index, exc)
-            error = str(exc)
-            sleep(RETRY_SECONDS)
-            continue
-        if counter is None:
-            _log.info("GPU %d has no energy counter", info.index)
-        else:
-            gpu.attach(counter)
-            _log.info("GPU %d: its energy counter is read", info.index)
-        return

@@ -11,6 +11,7 @@ from llem_core.errors import DeviceError, DeviceLostError
 from llem_exporter.devices import Device, EnergyCounter, Status
 from llem_exporter.history import Ring
 from llem_exporter.ledger import GpuLedger, Read, rounded
+from llem_exporter.rising import RisingCounter
 from llem_exporter.ticks import Tick, Ticker, WallClock
 
 ON_TICK_SECONDS: Final = 0.002
@@ -104,7 +105,8 @@ class GpuSampler:
         self.ticker = Ticker(clock, interval_ms, sleep)
         self.done_ticks = 0
         self._clock, self._interval_ms = clock, interval_ms
-        self._status_error = ""
+        self._status_errors: tuple[str, ...] = ()
+        self._limit_watts: float | None = None
         self._status_s = clock.monotonic_s() + device.info.index % STATUS_SPREAD / STATUS_SPREAD
         self._slow_s = GAP_INTERVALS * interval_ms / 1000
         self._observe_lateness, self._observe_call = observe_lateness, observe_call
@@ -113,8 +115,9 @@ class GpuSampler:
 
     def attach(self, counter: EnergyCounter) -> None:
         """Read this counter, too, from the next tick on."""
+        rising = RisingCounter(counter, lambda: self._limit_watts)
         self._energy = Source(
-            self._called("energy counter"), counter.read_joules, counter.reopen, STEPS_PER_JOULE
+            self._called("energy counter"), rising.read_joules, rising.reopen, STEPS_PER_JOULE
         )
 
     @property
@@ -140,13 +143,19 @@ class GpuSampler:
             self._status_s + STATUS_SECONDS, now_s + STATUS_SECONDS - self._interval_ms / 2000
         )
         try:
-            status, error = self.device.read_status(), ""
+            status = self.device.read_status()
+            errors, message = status.errors, ", ".join(status.errors)
         except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this GPU's thread
-            status, error = Status(), type(exc).__name__
-            self.ledger.add_errors([error])
-            if error != self._status_error:
-                _log.warning("%s cannot be read: %s", self._called("status"), exc)
-        self._status_error = error
+            status, errors, message = Status(), (type(exc).__name__,), str(exc)
+        if errors:
+            self.ledger.add_errors(errors)
+        if errors != self._status_errors:
+            self._status_errors = errors
+            if errors:
+                _log.warning("%s cannot be read: %s", self._called("status"), message)
+            else:
+                _log.info("%s is read again", self._called("status"))
+        self._limit_watts = status.limit_watts or self._limit_watts
         self.ledger.set_status(status, self._clock.monotonic_s())
 
     def read(self, tick: Tick) -> bool:

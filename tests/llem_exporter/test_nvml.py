@@ -1,5 +1,6 @@
 """GPUs through the real pynvml, on the fake driver."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,8 +9,9 @@ import pynvml
 import pytest
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
-from llem_exporter.devices import Status
+from llem_exporter.devices import MigSlice, Status
 from llem_exporter.energy_backends import nvml_device as nvml
+from llem_exporter.energy_backends import nvml_status
 from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
 
 
@@ -95,7 +97,52 @@ def test_status_has_what_can_be_read(loaded: FakeDriver) -> None:
     assert (status.utilization_ratio, status.limit_watts) == (0.87, 700.0)
     assert {name for name, active in status.throttle.items() if active} == {"sw_power_cap", "hw_thermal"}
     fake.denied = frozenset({"slow"})
-    assert device.read_status() == Status()
+    assert device.read_status() == Status(errors=("NVML_ERROR_NO_PERMISSION",))
+    fake.denied = frozenset()
+    assert device.read_status().errors == ()
+
+
+@pytest.mark.parametrize(
+    ("watts", "error"), [(0.0, "ZERO_POWER"), (1401.0, "POWER_ABOVE_LIMIT"), (4_294_967.295, "NOT_A_SAMPLE")]
+)
+def test_power_that_cannot_be_is_no_sample(loaded: FakeDriver, watts: float, error: str) -> None:
+    """0 W, more than twice the highest limit, and NVML's mark of no value; a spike is a sample."""
+    fake, device = only(loaded)
+    fake.power_limit_watts = 400.0  # the highest that it can be set to is 700 W
+    fake.power_override_watts = watts
+    with pytest.raises(DeviceError) as failure:
+        device.read_watts(0)
+    assert (failure.value.name, type(failure.value)) == (error, DeviceError)
+    fake.power_override_watts = 1399.0
+    assert device.read_watts(0) == 1399.0
+
+
+def test_where_all_power_is_absurd_another_way_is_looked_for(loaded: FakeDriver) -> None:
+    """A GPU that is opened while its sensor fails has no power source, until it is opened anew."""
+    fake = loaded.gpus[0]
+    fake.power_override_watts = 0.0
+    device = nvml.NvmlDevice(0)
+    assert device.info.power_source == "none"
+    fake.power_override_watts = None
+    with pytest.raises(DeviceLostError, match="0 W") as failure:
+        device.read_watts(0)
+    assert failure.value.name == "ZERO_POWER"
+    device.reopen()
+    assert (device.info.power_source, device.read_watts(0)) == ("instant", 100.0)
+
+
+def test_mig_slices_are_named(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By UUID and profile, asked for again after a while; the power is the whole GPU's."""
+    fake, device = only(loaded)
+    assert device.read_status().slices == ()
+    fake.mig_slices = 2
+    assert device.read_status().slices == ()
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + nvml_status.SLICES_SECONDS)
+    parent = fake.uuid.removeprefix("GPU-")[:-2]
+    slices = device.read_status().slices
+    assert slices == (MigSlice(f"MIG-{parent}00", "1g.9gb"), MigSlice(f"MIG-{parent}01", "1g.9gb"))
+    assert device.read_watts(0) == 100.0
 
 
 def test_a_lost_gpu_is_found_again(loaded: FakeDriver) -> None:

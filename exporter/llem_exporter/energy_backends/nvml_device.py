@@ -5,18 +5,8 @@ from typing import Any, Final
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import DeviceInfo, Status
-
-THROTTLE_REASONS: Final = {
-    "applications_clocks": 0x002,
-    "sw_power_cap": 0x004,
-    "hw_slowdown": 0x008,
-    "sync_boost": 0x010,
-    "sw_thermal": 0x020,
-    "hw_thermal": 0x040,
-    "hw_power_brake": 0x080,
-    "display_clock": 0x100,
-}
-"""Label value -> bit. Source: nvml.h, nvmlClocksEventReason*; idle (bit 0) holds nothing down."""
+from llem_exporter.energy_backends.nvml_status import ABSENT, StatusReader
+from llem_exporter.energy_backends.plausible import TIMES_LIMIT, plausible
 
 _GONE: Final = frozenset(
     {
@@ -128,6 +118,7 @@ class NvmlDevice:
         self._handle = handle_of(index)
         try:
             self._uuid = str(pynvml.nvmlDeviceGetUUID(self._handle))
+            self._statuses = StatusReader(pynvml, error_name)
             self._probe(index)
         except pynvml.NVMLError as exc:
             raise device_error(exc, error_name(exc)) from exc
@@ -139,24 +130,7 @@ class NvmlDevice:
             raise device_error(exc, error_name(exc)) from exc
 
     def read_status(self) -> Status:
-        # Version 2 does not count what the driver reserves as used; drivers before 510 have version 1 only.
-        memory = self._optional("nvmlDeviceGetMemoryInfo", getattr(self._nvml, "nvmlMemory_v2", None))
-        memory = memory or self._optional("nvmlDeviceGetMemoryInfo")
-        rates = self._optional("nvmlDeviceGetUtilizationRates")
-        limit_mw = self._optional("nvmlDeviceGetEnforcedPowerLimit")
-        reasons = self._optional("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:  # its name in drivers before 535
-            reasons = self._optional("nvmlDeviceGetCurrentClocksThrottleReasons")
-        return Status(
-            temperature_celsius=self._optional("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU),
-            memory_used_bytes=None if memory is None else memory.used,
-            memory_total_bytes=None if memory is None else memory.total,
-            utilization_ratio=None if rates is None else rates.gpu / 100,
-            limit_watts=None if limit_mw is None else limit_mw / 1000,
-            throttle={}
-            if reasons is None
-            else {name: bool(reasons & bit) for name, bit in THROTTLE_REASONS.items()},
-        )
+        return self._statuses.read(self._handle)
 
     def persistence_mode(self) -> bool | None:
         """Whether the driver stays loaded while nobody uses the GPU; None where NVML does not say."""
@@ -172,6 +146,7 @@ class NvmlDevice:
             raise device_error(exc, error_name(exc)) from exc
 
     def _probe(self, index: int) -> None:
+        self._statuses.look_for_slices()
         source, scope, self._read_milliwatts = self._find_power()
         pci = self._optional("nvmlDeviceGetPciInfo")
         minor_number = self._optional("nvmlDeviceGetMinorNumber")
@@ -198,21 +173,34 @@ class NvmlDevice:
         module = chip_link is not None and bool(chip_link.isC2cEnabled)
         architecture = self._optional("nvmlDeviceGetArchitecture") or 0
         usage = "average" if architecture >= nvml.NVML_DEVICE_ARCH_AMPERE else "legacy"
+        limit_mw = self._highest_limit_mw()
         ways: list[tuple[str, str, Callable[[], int]]] = [
             ("instant", "gpu", self._field_reader(nvml.NVML_POWER_SCOPE_GPU)),
             (usage, "gpu", lambda: nvml.nvmlDeviceGetPowerUsage(handle)),
         ]
         if module:
             ways.insert(0, ("instant", "module", self._field_reader(nvml.NVML_POWER_SCOPE_MODULE)))
-        for way in ways:
+        failures: list[DeviceError] = []
+        for source, scope, read in ways:
+            judged = plausible(read, limit_mw and TIMES_LIMIT[scope] * limit_mw)
             try:
-                way[2]()
+                judged()
             except nvml.NVMLError as exc:
-                if error_name(exc) in _GONE:
+                name = error_name(exc)
+                if name in _GONE:
                     raise
+                failures.append(device_error(exc, name))
+            except DeviceError as exc:
+                failures.append(exc)
             else:
-                return way
-        return "none", ways[0][1], ways[0][2]
+                return source, scope, judged
+        return "none", ways[0][1], _unreadable(failures)
+
+    def _highest_limit_mw(self) -> int | None:
+        """What the GPU's power can be limited to at most, else what it is limited to."""
+        constraints = self._optional("nvmlDeviceGetPowerManagementLimitConstraints")
+        enforced: int | None = self._optional("nvmlDeviceGetEnforcedPowerLimit")
+        return max(constraints[1], enforced or 0) if constraints else enforced
 
     def _field_reader(self, scope: int) -> Callable[[], int]:
         nvml, handle = self._nvml, self._handle
@@ -233,6 +221,16 @@ class NvmlDevice:
             return getattr(self._nvml, function)(self._handle, *arguments)
         except (self._nvml.NVMLError, AttributeError):
             return None
+
+
+def _unreadable(failures: list[DeviceError]) -> Callable[[], int]:
+    """A reader of a GPU whose power no way reads: each reading asks to look for one again."""
+    told = [failure for failure in failures if failure.name not in ABSENT] or failures
+
+    def read_milliwatts() -> int:
+        raise DeviceLostError(str(told[-1]), told[-1].name)
+
+    return read_milliwatts
 
 
 def _text(value: str | bytes) -> str:

@@ -1,0 +1,64 @@
+"""Which values of a hardware counter are readings."""
+
+import pytest
+
+from llem_core.errors import DeviceError
+from llem_exporter.rising import RisingCounter
+
+
+class Scripted:
+    """A counter that reads what it is told."""
+
+    def __init__(self, joules: float) -> None:
+        self.joules = joules
+        self.reopened = 0
+
+    def read_joules(self, unix_ms: int) -> float:  # noqa: ARG002 - as the protocol has it
+        return self.joules
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+
+def after(first: float, then: float, limit_watts: float | None = 700.0) -> RisingCounter:
+    """A counter that has read `first` and reads `then` from now on."""
+    counter = Scripted(first)
+    rising = RisingCounter(counter, lambda: limit_watts)
+    assert rising.read_joules(0) == first
+    counter.joules = then
+    return rising
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "limit_watts"),
+    [(3e6, 3e6 - 0.001, 700.0), (3e6, 3e6 - 1399, 700.0), (3e6, 3e6 - 1999, None), (2000.0, 1001.0, 700.0)],
+)
+def test_a_value_that_falls_back_a_little_is_none(first: float, then: float, limit_watts: float) -> None:
+    """Less than two seconds at the limit, or at 1000 W where none is known; and it stays so when reopened."""
+    rising = after(first, then, limit_watts)
+    for _ in range(2):
+        with pytest.raises(DeviceError) as failure:
+            rising.read_joules(0)
+        assert failure.value.name == "COUNTER_FELL"
+        rising.reopen()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(3e6, 0.0), (3e6, 3e6 - 1400), (1000.0, 0.0), (1000.0, 499.0), (3e6, 3e6), (0.0, 5.0)]
+)
+def test_a_restart_is_a_reading(first: float, then: float) -> None:
+    """A fall of two seconds at the limit or more, and one to below half: a driver just loaded, again."""
+    assert after(first, then).read_joules(0) == then
+
+
+def test_it_is_read_on_from_where_it_was() -> None:
+    """What it counts after the fall is a reading when it has passed what was read before."""
+    counter = Scripted(3e6)
+    rising = RisingCounter(counter, lambda: 700.0)
+    rising.read_joules(0)
+    for joules in (3e6 - 500, 3e6 - 1):
+        counter.joules = joules
+        with pytest.raises(DeviceError, match=f"it fell by {3e6 - joules:g} J"):
+            rising.read_joules(0)
+    counter.joules = 3e6 + 1
+    assert rising.read_joules(0) == 3e6 + 1
