@@ -3,17 +3,44 @@
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Final
 
+from llem_core.errors import ConfigError
 from llem_exporter.devices import Device
 
 PATIENCE_SECONDS: Final = 2.0
-"""How long the start waits for GPUs to answer at all."""
+"""How long the start waits for all GPUs, where some have answered."""
+
+ANSWER_SECONDS: Final = 60.0
+"""How long it waits for the driver to answer at all: one that loads with eight GPUs takes tens of seconds."""
 
 RETRY_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+def count_within(count_gpus: Callable[[], int], patience_s: float) -> int:
+    """How many GPUs there are. Raises ConfigError, its own or where a driver that hangs does not answer."""
+    answers: SimpleQueue[int | ConfigError] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(count_gpus())
+        except ConfigError as exc:
+            answers.put(exc)
+
+    threading.Thread(target=ask, name="count-gpus", daemon=True).start()
+    try:
+        answer = answers.get(timeout=patience_s)
+    except Empty:
+        raise ConfigError(
+            f"the NVIDIA driver hangs: NVML has not answered for {patience_s:g} s; see dmesg"
+        ) from None
+    if isinstance(answer, ConfigError):
+        raise answer
+    return answer
 
 
 class Openings:
@@ -30,6 +57,7 @@ class Openings:
         self._lock = threading.Lock()
         self._opened: dict[int, Device] = {}
         self._join: Callable[[Device], object] | None = None
+        self._answered = threading.Event()
         self._tried = [threading.Event() for _ in range(count)]
         for index in range(count):
             threading.Thread(target=self._open, args=(index,), name=f"open-{index}", daemon=True).start()
@@ -49,13 +77,24 @@ class Openings:
             names = {name for device in self._opened.values() for name in names_of(device)}
         return len(set(self._wanted) - names)
 
-    def opened(self, patience_s: float = PATIENCE_SECONDS) -> list[Device]:
-        """The GPUs that are open, in order of index, once each has answered or patience is at its end."""
-        end_s = monotonic() + patience_s
+    def opened(self, patience_s: float = PATIENCE_SECONDS, answer_s: float = ANSWER_SECONDS) -> list[Device]:
+        """The GPUs that are open, in order of index, once each has answered or patience is at its end.
+
+        Where none is open by then, the first that opens, until `answer_s` or until each has failed.
+        """
+        begun_s = monotonic()
         for tried in self._tried:
-            tried.wait(max(0.0, end_s - monotonic()))
+            tried.wait(max(0.0, begun_s + patience_s - monotonic()))
+        while not self._opened and self.silent and monotonic() < begun_s + answer_s:
+            self._answered.wait(begun_s + answer_s - monotonic())
+            self._answered.clear()
         with self._lock:
             return [self._opened[index] for index in sorted(self._opened)]
+
+    @property
+    def silent(self) -> int:
+        """How many GPUs have not answered at all: their calls hang."""
+        return sum(not tried.is_set() for tried in self._tried)
 
     def join_others(self, taken: Sequence[Device], join: Callable[[Device], object]) -> None:
         """From now on, give wanted GPUs that are not `taken` to `join`, each in a thread of its own."""
@@ -75,6 +114,7 @@ class Openings:
                     _log.warning("GPU %d cannot be opened, and is tried again: %s", index, exc)
                 error = str(exc)
                 self._tried[index].set()
+                self._answered.set()
                 sleep(self._retry_s)
                 if not self.missing:
                     return
@@ -82,6 +122,7 @@ class Openings:
             self._opened[index] = device
             join = self._join
         self._tried[index].set()
+        self._answered.set()
         if join:
             self._joined(device, join)
 
