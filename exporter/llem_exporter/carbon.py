@@ -41,7 +41,8 @@ class Carbon:
     """The worker and its newest totals.
 
     A worker that dies, or measures nothing for three periods, is started again after a minute. Its totals
-    start again from 0: that is a reset, and what nobody measured meanwhile stays visible.
+    start again from 0: that is a reset, and what nobody measured meanwhile stays visible. One that the
+    driver does not let end has no successor before it has ended: else they would pile up.
 
     `gpu_indices` is asked whenever a worker starts, `gpus_fresh` is whether each of these GPUs is read.
     CodeCarbon counts on without one that is lost: then the gpu joules are withheld, and when it is back a
@@ -57,12 +58,14 @@ class Carbon:
         gpus_fresh: Callable[[], bool] = lambda: True,
         period_s: float = PERIOD_SECONDS,
         restart_s: float = RESTART_SECONDS,
+        start_s: float = START_SECONDS,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self._gpu_indices = gpu_indices
         self._country_iso_code = country_iso_code
         self._on_state, self._gpus_fresh = on_state, gpus_fresh
-        self._period_s, self._restart_s, self._unix_s = period_s, restart_s, unix_s
+        self._period_s, self._restart_s, self._start_s = period_s, restart_s, start_s
+        self._unix_s = unix_s
         self._stopped = threading.Event()
         self._worker: Worker | None = None
         self._totals: Totals | None = None
@@ -87,7 +90,8 @@ class Carbon:
             self._incomplete = True
         complete = not self._incomplete
         fresh = totals is not None and self._unix_s() - totals.unix_s <= STALE_PERIODS * self._period_s
-        families.add(metrics.COLLECTOR_SUCCESS, (Backend.CODECARBON,), fresh and complete)
+        works = fresh and complete and not self._failure
+        families.add(metrics.COLLECTOR_SUCCESS, (Backend.CODECARBON,), works)
         if totals is None:
             return
         families.add(metrics.COLLECTOR_DURATION, (Backend.CODECARBON,), totals.duration_s)
@@ -108,7 +112,8 @@ class Carbon:
                 return
             except LLEMError as exc:
                 self._failed(str(exc))
-                self._stopped.wait(self._restart_s)
+                while not self._stopped.wait(self._restart_s) and self._worker and not self._worker.ended:
+                    pass
 
     def _run_worker(self) -> None:
         """Take in what one worker says until there must be another one."""
@@ -118,7 +123,7 @@ class Carbon:
             "country_iso_code": self._country_iso_code,
             "period_s": self._period_s,
         }
-        patience_s = START_SECONDS
+        patience_s = self._start_s
         if self._incomplete:
             self._totals, self._incomplete = None, False
         with Worker(settings) as self._worker:

@@ -53,6 +53,11 @@ class Worker:
             raise (ConfigError if said["for_good"] else LLEMError)(said["error"])
         return said
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is no more. One that hangs in the driver cannot be killed before it returns."""
+        return self._process.poll() is not None
+
     def terminate(self) -> None:
         """Ask it to end."""
         self._process.terminate()

@@ -186,10 +186,18 @@ def test_the_worker_ends_with_the_exporter_while_the_driver_hangs(
 class Watched:
     """A Carbon of this process's that measures every second, and what it said of itself."""
 
-    def __init__(self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True, start_s: float = 60.0
+    ) -> None:
         self.states: list[Candidate] = []
         self.carbon = Carbon(
-            lambda: gpu_indices, None, self.states.append, gpus_fresh=gpus_fresh, period_s=1.0, restart_s=0.2
+            lambda: gpu_indices,
+            None,
+            self.states.append,
+            gpus_fresh=gpus_fresh,
+            period_s=1.0,
+            restart_s=0.2,
+            start_s=start_s,
         )
 
     def __enter__(self) -> "Watched":
@@ -236,6 +244,7 @@ def test_a_worker_that_dies_is_started_again() -> None:
         watched.measures()
         os.kill(worker_of(os.getpid()), signal.SIGKILL)
         assert "-9" in watched.fails()
+        assert watched.page()[SUCCESS] == 0
         assert watched.states[-1].backend is Backend.CODECARBON
         watched.measures()
         assert watched.page().keys() >= {"cpu", "ram"}
@@ -253,6 +262,22 @@ def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.Log
         loaded.gpus[1].hung = False
         watched.measures()
         assert worker_of(os.getpid()) != stalled
+        assert caplog.text.count(reason) == 1
+
+
+def test_a_worker_that_does_not_come_to_measure_is_replaced(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that hangs from the start on is a failure after the time to start, told once."""
+    loaded.gpus[0].hung = True
+    with Watched(0, start_s=2.0) as watched:
+        stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
+        reason = watched.fails()
+        assert reason == "it measured nothing for 2 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        wait_until(lambda: worker_of(os.getpid()) not in (0, stalled), "another worker")
+        assert watched.page()[SUCCESS] == 0
+        time.sleep(2.5)
         assert caplog.text.count(reason) == 1
 
 
