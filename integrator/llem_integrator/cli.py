@@ -9,17 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import tzinfo
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from llem_core import __version__
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError, LLEMError
+from llem_integrator.options import Options, options
 
 if TYPE_CHECKING:
     from llem_integrator.backends import Request
     from llem_integrator.result import WindowResult
+    from llem_integrator.sources import Source
+    from llem_integrator.window import Window
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -46,112 +49,33 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 --min-coverage (the result is printed all the same), 130 on Ctrl-C.
 """
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class _Line(click.types.StringParamType):
-    """Text, of which a variable of the environment holds one a line: windows and matchers have spaces."""
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [line for line in rv.split("\n") if line.strip()]
-
-
-def _option(name: str, *declarations: str, **attributes: Any) -> Callable[[_Command], _Command]:
-    """An option whose variable in the environment is named after it, not after its parameter."""
-    variable = name.partition("/")[0].removeprefix("--").upper().replace("-", "_")
-    return click.option(name, *declarations, envvar=f"LLEM_INTEGRATE_{variable}", **attributes)
-
 
 @click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@_option(
-    "--window",
-    "windows",
-    type=_Line(),
-    multiple=True,
-    metavar="START,END|START,+DURATION",
-    help="May be repeated.",
-)
-@_option(
-    "--source",
-    default="http://localhost:9090",
-    show_default=True,
-    metavar="URL|FILE|-",
-    help="A Prometheus, an exporter, or OpenMetrics text.",
-)
-@_option(
-    "--backend",
-    type=click.Choice(["auto", "zeus", "nvml", "codecarbon", "none"]),
-    default="auto",
-    show_default=True,
-    help="Whose joules. auto: the first by priority that covers enough.",
-)
-@_option(
-    "--match",
-    "matches",
-    type=_Line(),
-    multiple=True,
-    metavar="MATCHERS",
-    help="Only series with these labels, as in PromQL: 'instance=\"node1:9955\"'. Repeated: any of them.",
-)
-@_option("--gpu", "gpus", metavar="0,1|UUID,...", help="Only these GPUs.  [default: all in the window]")
-@_option(
-    "--max-gap",
-    metavar="auto|DURATION",
-    default="auto",
-    show_default=True,
-    help="Longest step between samples that is bridged. auto: 3 x the sample interval.",
-)
-@_option(
-    "--min-coverage",
-    type=click.FloatRange(0, 1),
-    default=0.99,
-    show_default=True,
-    help="Covered share of the window that makes a result valid.",
-)
-@_option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@_option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon.")
-@_option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin.")
-@_option("--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]")
-@_option("--demo", is_flag=True, help="Start an exporter, measure 20 s, and show it. Needs nothing else.")
+@options
 @click.version_option(__version__, prog_name="llem-integrate")
-def command(
-    windows: tuple[str, ...],
-    source: str,
-    backend: str,
-    matches: tuple[str, ...],
-    gpus: str | None,
-    max_gap: str,
-    min_coverage: float,
-    form: str,
-    emissions: bool,
-    timezone: str | None,
-    progress: bool | None,
-    demo: bool,
-) -> int:
+def command(given: Options) -> int:
     from llem_integrator.backends import Request
     from llem_integrator.sources import parse_selector
     from llem_integrator.window import parse_duration_us
 
-    if math.isnan(min_coverage):
+    if math.isnan(given.min_coverage):
         raise ConfigError("--min-coverage is a share from 0 to 1, not nan")
     request = Request(
-        backend=None if backend == "auto" else Backend(backend),
-        selectors=tuple(parse_selector(text) for text in matches) or ((),),
-        gpus=() if gpus is None else _gpus(gpus),
-        max_gap_ms=None if max_gap == "auto" else parse_duration_us(max_gap) / 1000,
-        min_coverage=min_coverage,
-        emissions=emissions,
+        backend=None if given.backend == "auto" else Backend(given.backend),
+        selectors=tuple(parse_selector(text) for text in given.matches) or ((),),
+        gpus=() if given.gpus is None else _gpus(given.gpus),
+        max_gap_ms=None if given.max_gap == "auto" else parse_duration_us(given.max_gap) / 1000,
+        min_coverage=given.min_coverage,
+        emissions=given.emissions,
     )
-    if demo:
-        if windows:
-            raise ConfigError("--demo chooses its own window; leave --window out")
-        given = click.get_current_context().get_parameter_source("source")
-        if given is click.core.ParameterSource.COMMANDLINE:
+    if given.demo:
+        if given.windows or given.window_list is not None or given.job is not None:
+            raise ConfigError("--demo chooses its own window; leave --window, --windows and --job out")
+        source = click.get_current_context().get_parameter_source("source")
+        if source is click.core.ParameterSource.COMMANDLINE:
             raise ConfigError("--demo starts its own source; leave --source out")
-        return _demo(request, form, progress)
-    if not windows:
-        raise ConfigError("no window given (--window now-15m,now), and no --demo")
-    return _integrate(windows, source, request, form, timezone, progress)
+        return _demo(request, given.form, given.progress)
+    return _integrate(given, request)
 
 
 def _gpus(text: str) -> tuple[str, ...]:
@@ -161,25 +85,54 @@ def _gpus(text: str) -> tuple[str, ...]:
     return tokens
 
 
-def _integrate(
-    texts: tuple[str, ...],
-    where: str,
-    request: "Request",
-    form: str,
-    timezone: str | None,
-    progress: bool | None,
-) -> int:
+def _integrate(given: Options, request: "Request") -> int:
     from llem_integrator.integration import integrate
+
+    wait_s = _wait_s(given)
+    source, windows = _asked(given, request, time.time_ns() // 1000)
+    if wait_s is not None:
+        from llem_integrator.jobs.waiting import wait
+        from llem_integrator.sources import open_source
+
+        wait(lambda: open_source(given.source), request.selectors, max(w.end_us for w in windows), wait_s)
+        source = open_source(given.source)
+    with _bar(given.progress, "reading samples", len(windows)) as advance:
+        results = list(integrate(source, windows, request, advance))
+    return _show(source.address, results, given.form)
+
+
+def _wait_s(given: Options) -> float | None:
+    from llem_integrator.window import parse_duration_us
+
+    if given.wait is None:
+        return None
+    if given.source == "-" or "://" not in given.source:
+        raise ConfigError(f"--wait is for a store that goes on; {given.source!r} does not")
+    return parse_duration_us(given.wait) / 1e6
+
+
+def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
+    """The source, and the windows in the order they were asked for."""
     from llem_integrator.sources import open_source
     from llem_integrator.window import parse_window
 
-    now_us = time.time_ns() // 1000
-    zone = _zone(timezone)
-    windows = [parse_window(text, now_us, zone) for text in texts]
-    source = open_source(where)
-    with _bar(progress, "reading samples", len(windows)) as advance:
-        results = list(integrate(source, windows, request, advance))
-    return _show(source.address, results, form)
+    zone = _zone(given.timezone)
+    windows = [parse_window(text, now_us, zone) for text in given.windows]
+    if given.window_list is not None:
+        from llem_integrator.jobs import lists
+
+        if given.window_list == given.source == "-":
+            raise ConfigError("--windows and --source cannot both be standard input")
+        windows += lists.read(given.window_list, lists.Reading(now_us, zone, given.node_label))
+    if not windows and given.job is None:
+        raise ConfigError("no window given (--window now-15m,now), no --windows, no --job and no --demo")
+    source = open_source(given.source)
+    if given.job is not None:
+        from llem_integrator.jobs import lookup
+
+        with _bar(given.progress, f"looking for job {given.job}", 1) as advance:
+            windows.append(lookup.find(source, given.job, request.selectors, now_us, advance))
+    return source, windows
 
 
 def _demo(request: "Request", form: str, progress: bool | None) -> int:

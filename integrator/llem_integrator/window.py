@@ -4,8 +4,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING
 
 from llem_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llem_integrator.sources import Selector
 
 _UNIT_US = {
     "ms": 1_000,
@@ -26,11 +30,18 @@ _TIME_FORMS = "RFC 3339 (2026-01-31T12:00:00Z), unix seconds, now, or now-1h"
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The half-open stretch [start, end) in whole unix microseconds, with the name it was given, if any."""
+    """The half-open stretch [start, end) in whole unix microseconds, with the name it was given, if any.
+
+    `selectors` and `gpus` (NVML indices or uuids) stand for those of the request, where they are given.
+    `gpu_count` is how many of these GPUs a job had, where nobody knows which.
+    """
 
     start_us: int
     end_us: int
     name: str | None = None
+    selectors: "tuple[Selector, ...] | None" = None
+    gpus: tuple[str, ...] | None = None
+    gpu_count: int | None = None
 
     def __post_init__(self) -> None:
         if not (_representable(self.start_us) and _representable(self.end_us)):

@@ -140,7 +140,6 @@ def test_options_from_the_environment(file: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LLEM_INTEGRATE_MATCH", 'instance="a b"\n gpu = "1"')
     lines = f"{rfc3339((BEGIN + 40) * 10**6).replace('T', ' ')},+20s\n{BEGIN + 60}, {BEGIN + 80}\n"
     monkeypatch.setenv("LLEM_INTEGRATE_WINDOW", lines)
-    monkeypatch.setenv("LLEM_INTEGRATE_WINDOWS", "jobs.csv")  # another option's
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     windows = json.loads(done.stdout)["windows"]

@@ -1,0 +1,141 @@
+"""The options of llem-integrate: one field each, and how it is written on the command line."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import click
+
+FORMATS: Final = ("table", "json", "csv", "parquet", "openmetrics")
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for, as text where it is not a number; None is what was not given."""
+
+    windows: tuple[str, ...]
+    window_list: str | None
+    job: str | None
+    source: str
+    backend: str
+    matches: tuple[str, ...]
+    gpus: str | None
+    max_gap: str
+    min_coverage: float
+    form: str
+    emissions: bool
+    wait: str | None
+    timezone: str | None
+    node_label: str
+    progress: bool | None
+    demo: bool
+
+
+class _Line(click.types.StringParamType):
+    """Text, of which a variable of the environment holds one a line: windows and matchers have spaces."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line for line in rv.split("\n") if line.strip()]
+
+
+def _option(name: str, *declarations: str, **attributes: Any) -> Callable[[_Command], _Command]:
+    """An option whose variable in the environment is named after it, not after its parameter."""
+    variable = name.partition("/")[0].removeprefix("--").upper()
+    for sign in "-.":
+        variable = variable.replace(sign, "_")
+    return click.option(name, *declarations, envvar=f"LLEM_INTEGRATE_{variable}", **attributes)
+
+
+_WHICH: Final = (
+    _option(
+        "--window",
+        "windows",
+        type=_Line(),
+        multiple=True,
+        metavar="START,END|START,+DURATION",
+        help="May be repeated.",
+    ),
+    _option(
+        "--windows",
+        "window_list",
+        metavar="FILE|-",
+        help="A list of windows: CSV with the columns name,start,end[,match][,gpu], or what sacct -P prints.",
+    ),
+    _option("--job", metavar="ID", help="A job's own GPUs and times, as llem_gpu_job_info shows them."),
+    _option(
+        "--source",
+        default="http://localhost:9090",
+        show_default=True,
+        metavar="URL|FILE|-",
+        help="A Prometheus, an exporter, or OpenMetrics text.",
+    ),
+    _option(
+        "--match",
+        "matches",
+        type=_Line(),
+        multiple=True,
+        metavar="MATCHERS",
+        help="Only series with these labels, as in PromQL: 'instance=\"node1:9955\"'. Repeated: any of them.",
+    ),
+    _option("--gpu", "gpus", metavar="0,1|UUID,...", help="Only these GPUs.  [default: all in the window]"),
+    _option(
+        "--node-label",
+        default="instance",
+        show_default=True,
+        metavar="LABEL",
+        help="The label that holds the node's name, for the hosts of a sacct list.",
+    ),
+    _option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin."),
+    _option(
+        "--wait", metavar="DURATION", help="Wait so long for the samples that follow the last window's end."
+    ),
+)
+
+_HOW: Final = (
+    _option(
+        "--backend",
+        type=click.Choice(["auto", "zeus", "nvml", "codecarbon", "none"]),
+        default="auto",
+        show_default=True,
+        help="Whose joules. auto: the first by priority that covers enough.",
+    ),
+    _option(
+        "--max-gap",
+        metavar="auto|DURATION",
+        default="auto",
+        show_default=True,
+        help="Longest step between samples that is bridged. auto: 3 x the sample interval.",
+    ),
+    _option(
+        "--min-coverage",
+        type=click.FloatRange(0, 1),
+        default=0.99,
+        show_default=True,
+        help="Covered share of the window that makes a result valid.",
+    ),
+)
+
+_ANSWER: Final = (
+    _option("--format", "form", type=click.Choice(FORMATS[:2]), default="table", show_default=True),
+    _option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon."),
+    _option(
+        "--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]"
+    ),
+    _option("--demo", is_flag=True, help="Start an exporter, measure 20 s, and show it. Needs nothing else."),
+)
+
+
+def options(command: Callable[[Options], int]) -> Callable[..., int]:
+    """The command with all options, which gets them as one."""
+
+    @functools.wraps(command)
+    def given(**values: Any) -> int:
+        return command(Options(**values))
+
+    decorated: Callable[..., int] = given
+    for add in reversed((*_WHICH, *_HOW, *_ANSWER)):
+        decorated = add(decorated)
+    return decorated
