@@ -1,5 +1,6 @@
 """YAML as mappings, lists and text: nothing is guessed, and nothing is said twice."""
 
+import unicodedata
 from typing import Any, Final
 
 import yaml
@@ -37,6 +38,8 @@ def parse(text: str) -> Plain:
         raise ConfigError("this is not YAML: it has bytes that are not text") from None
     except RecursionError:
         raise ConfigError("this is nested too deeply") from None
+    except (ValueError, OverflowError):  # of chr() and int(), which the parser gives anything
+        raise ConfigError("this is not YAML: an escape or a number in it is out of range") from None
 
 
 def _plain(node: yaml.Node) -> Plain:
@@ -46,15 +49,24 @@ def _plain(node: yaml.Node) -> Plain:
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
                     raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
-                if key.value in found:
-                    problem = f"{shortened(key.value)} is there twice"
+                name = _text(key)
+                if name in found:
+                    problem = f"{shortened(name)} is there twice"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                found[key.value] = _plain(value)
+                found[name] = _plain(value)
             return found
         case yaml.SequenceNode():
             return [_plain(item) for item in node.value]
         case _:
-            return "" if _is_null(node) else str(node.value)
+            return "" if _is_null(node) else _text(node)
+
+
+def _text(node: yaml.Node) -> str:
+    text = str(node.value)
+    # Half a surrogate pair, written as an escape, cannot be encoded; a control sign garbles the log.
+    if any(unicodedata.category(sign) in ("Cs", "Cc") and sign not in "\n\r\t" for sign in text):
+        raise yaml.MarkedYAMLError(problem="a value has a sign that is no text", problem_mark=node.start_mark)
+    return text
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 
 from llem_core.errors import ConfigError
 from llem_exporter import web_settings
+from llem_exporter.strict_yaml import shortened
 from llem_exporter.tls import TlsMaterial
 from llem_exporter.web_settings import Pem, WebSettings
 
@@ -63,7 +64,7 @@ class WebFiles:
         try:
             return _content(self._place(pem.path), MAX_PEM_BYTES)
         except ConfigError as exc:
-            raise ConfigError(f"{pem.key} {pem.path} {exc}") from exc
+            raise ConfigError(f"{pem.key} {shortened(pem.path)} {exc}") from exc
 
 
 def _signatures(paths: Iterable[Path]) -> Iterable[tuple[int, ...] | None]:

@@ -6,11 +6,15 @@ from typing import Final
 
 import click
 
-from llem_core.errors import LLEMError
+from llem_core.errors import ConfigError, LLEMError
 from llem_exporter import replay
 from llem_exporter.handover import RefusedError
 from llem_exporter.history_page import MAX_UNIX_SECONDS, parse_limit, parse_since
+from llem_exporter.job_files import MAX_VALUE_CHARACTERS, JobFiles
+from llem_exporter.web_config import WebConfig
 from tests.fuzz.target import Target, folder
+
+UUID: Final = "gpu-0a1b"
 
 
 def play_trace(data: bytes) -> None:
@@ -45,10 +49,44 @@ def read_options(data: bytes) -> None:
             exporter_command.make_context("llem-exporter", [f"{option}={text}"])
 
 
+def read_web_config(data: bytes) -> None:
+    """A web config file: what is refused is said in one line."""
+    path = folder() / "web.yml"
+    path.write_bytes(data)
+    said = ""
+    try:
+        WebConfig.load(path)
+    except ConfigError as exc:
+        said = str(exc)
+    assert said.isprintable(), said
+
+
+def read_jobs(data: bytes) -> None:
+    """A job file: what is taken from it is text of bounded length that can be printed."""
+    directory = folder() / "jobs"
+    directory.mkdir(exist_ok=True)
+    (directory / UUID).write_bytes(data)
+    files = JobFiles(str(directory))
+    files.read([UUID])
+    for job in files.read([UUID]).jobs:
+        assert (job.job + job.user).isprintable()
+        assert 0 < len(job.job) <= MAX_VALUE_CHARACTERS
+        assert len(job.user) <= MAX_VALUE_CHARACTERS
+
+
+WEB_CONFIGS: Final = (
+    b"tls_server_config:\n  cert: |\n    -----BEGIN\n  key: x\n  client_auth_type: NoClientCert\n",
+    b"basic_auth_users:\n  a: $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO\n",
+    b'http_server_config:\n  http2: true\n  headers: {X-Frame-Options: deny, X-XSS-Protection: "\\x31"}\n',
+    b"rate_limit: {interval: 1s, burst: 5}\n",
+    b'{"basic_auth_users": {"\\ud800\\U0001f600": "x"}}',
+)
 TARGETS: Final = {
     "replay": Target(
         play_trace, (b"seconds,gpu,watts,joules\n0,0,100,5\n0.1,0,120,16\n", b"gpu,seconds,watts\n")
     ),
     "history": Target(ask_history, (b"1795507546.3", b"1e9", b"-0", b"100")),
     "options": Target(read_options, (b"100ms", b"1.5s", b"127.0.0.1:9955", b"[::1]:0", b":9955")),
+    "web_config": Target(read_web_config, WEB_CONFIGS),
+    "jobs": Target(read_jobs, (b"job=12\nuser=ann\n# a remark\njob=13\n", b"user=bob\n\njob = x y \n")),
 }

@@ -1,8 +1,11 @@
 """What fuzzing has found, one test each."""
 
+from pathlib import Path
+
 import pytest
 
 from llem_core.errors import ConfigError
+from llem_exporter.web_config import WebConfig
 from llem_integrator.sources import parse_selector
 
 
@@ -11,3 +14,23 @@ def test_an_escape_beyond_unicode_is_no_string(escape: str) -> None:
     """However far beyond: numbers that fit no C int raised OverflowError."""
     with pytest.raises(ConfigError, match="not a string of PromQL"):
         parse_selector(f"n='{escape}'")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'basic_auth_users: {"\\UFFFFFFFF": x}',
+        'basic_auth_users: {"\\U00110000": x}',
+        'basic_auth_users: {"\\ud800": $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO}',
+        'tls_server_config: {cert: "\\ud800", key: x}',
+        'tls_server_config: {cert_file: "a\\u001b[2Jb", key_file: x}',
+        'tls_server_config: {cert_file: "a\\nb", key_file: x}',
+        f"%YAML 1.{'9' * 5000}\n--- a",
+    ],
+)
+def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str) -> None:
+    """Half a surrogate pair, numbers beyond Unicode and beyond int(), signs that garble a log."""
+    (path := tmp_path / "web.yml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        WebConfig.load(path)
+    assert str(refused.value).isprintable()
