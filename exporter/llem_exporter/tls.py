@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from llem_core.errors import ConfigError
+from llem_exporter.strict_yaml import shortened
 from llem_exporter.web_settings import ClientAuth, Pem, TlsSettings, TlsVersion
 
 # Names of Go's crypto/tls, and OpenSSL's. Source: ciphers(1), "TLS v1.2 cipher suites".
@@ -75,7 +76,7 @@ def _set_ciphers(context: ssl.SSLContext, settings: TlsSettings) -> None:
     for name in settings.cipher_suites:
         if name not in _TLS12_SUITES and name not in _TLS13_SUITES:
             raise ConfigError(
-                f"{key}: {name[:60]!r} is none of {', '.join((*_TLS12_SUITES, *_TLS13_SUITES))}"
+                f"{key}: {shortened(name)} is none of {', '.join((*_TLS12_SUITES, *_TLS13_SUITES))}"
             )
     # As with Go, those of TLS 1.3 are not chosen among.
     chosen = [_TLS12_SUITES[name] for name in settings.cipher_suites if name in _TLS12_SUITES]
@@ -92,7 +93,7 @@ def _set_curve(context: ssl.SSLContext, curve: str | None) -> None:
         return
     if curve not in _CURVES:
         raise ConfigError(
-            f"tls_server_config.curve_preferences: {curve[:60]!r} is none of {', '.join(_CURVES)}"
+            f"tls_server_config.curve_preferences: {shortened(curve)} is none of {', '.join(_CURVES)}"
         )
     try:
         context.set_ecdh_curve(_CURVES[curve])
@@ -121,7 +122,7 @@ def _load_client_ca(context: ssl.SSLContext, pem: Pem, content: bytes) -> None:
     # What the file lists is trusted, be it a root or an intermediate, as with Go.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        context.load_verify_locations(cadata=content.decode("ascii", errors="replace"))
+        context.load_verify_locations(cadata=content.decode("ascii", errors="ignore"))
     except (ssl.SSLError, ValueError) as exc:
         raise ConfigError(f"{_named(pem)} has no certificate that can be used: {reason_of(exc)}") from exc
     if not context.get_ca_certs():
@@ -129,7 +130,7 @@ def _load_client_ca(context: ssl.SSLContext, pem: Pem, content: bytes) -> None:
 
 
 def _named(pem: Pem) -> str:
-    return f"{pem.key} {pem.path}" if pem.path else pem.key
+    return f"{pem.key} {shortened(pem.path)}" if pem.path else pem.key
 
 
 def reason_of(error: Exception) -> str:
