@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
@@ -18,10 +20,12 @@ from llem_exporter.energy_backends import nvml_device
 from llem_exporter.handover import Handover
 from llem_exporter.history_page import HistoryPage
 from llem_exporter.jobs import Jobs
-from llem_exporter.openings import Openings, names_of
+from llem_exporter.listening import Address
+from llem_exporter.openings import Openings, count_within, names_of
 from llem_exporter.sampler import Sampler
-from llem_exporter.server import Pages, serve
+from llem_exporter.server import Pages, Site, serve
 from llem_exporter.ticks import WallClock
+from llem_exporter.web_config import WebConfig
 
 NO_GPUS: Final = "none"
 """In place of GPUs: a node that has none, of which CodeCarbon alone is published."""
@@ -35,10 +39,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user chose. `gpus` are indices or UUIDs, empty for all, or "none"; `host` None is everywhere."""
+    """What a user chose. `gpus` are indices or UUIDs, empty for all, or "none".
 
-    host: str | None = "127.0.0.1"
-    port: int = 9955
+    `inherited` sockets are served in place of `addresses`.
+    """
+
+    addresses: tuple[Address, ...] = (Address("127.0.0.1", 9955),)
+    inherited: tuple[socket.socket, ...] | None = None
+    notify_socket: str | None = None
+    web_config_file: Path | None = None
     interval_ms: int = 100
     retention_ms: int = 900_000
     max_samples: int | None = None
@@ -48,11 +57,14 @@ class Settings:
     country_iso_code: str | None = None
     replay: str | None = None
     jobs_dir: str | None = None
+    driver_timeout: int = 60_000
 
 
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
     _refuse(settings)
+    config = WebConfig.load(settings.web_config_file)
+    site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
     clock = WallClock(settings.interval_ms)
     devices, openings = _open(settings, clock)
     registry, histograms = new_registry()
@@ -90,7 +102,7 @@ def run(settings: Settings) -> None:
 
     try:
         pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
-        asyncio.run(serve(pages.application(), settings.host, settings.port, watch_clock))
+        asyncio.run(serve(pages, site, handover.connections, watch_clock))
     finally:
         sampler.stop()
         if jobs:
@@ -157,12 +169,14 @@ def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openi
         played = replay.open_devices(settings.replay, start_ms, lambda: clock.stepped_s)
         return selected(played, settings.gpus), None
     try:
-        count = nvml_device.count_gpus()
+        count = count_within(nvml_device.count_gpus, settings.driver_timeout / 1000)
         openings = Openings(count, settings.gpus, nvml_device.open_gpu)
-        devices = selected(openings.opened(), settings.gpus, openings.unopened)
+        opened = openings.opened(answer_s=settings.driver_timeout / 1000)
+        devices = selected(opened, settings.gpus, openings.unopened)
         if not devices:
+            silent = f" ({openings.silent} do not answer at all)" if openings.silent else ""
             raise ConfigError(
-                f"NVML counts {count} GPUs and opens none of {','.join(settings.gpus) or 'them'}"
+                f"NVML counts {count} GPUs and opens none of {','.join(settings.gpus) or 'them'}{silent}"
             )
     except ConfigError as exc:
         raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc

@@ -115,6 +115,10 @@ class Handover:
         """Readings that went before a known scraper had been offered them, or could be again."""
         return self._evicted + sum(self._lost(scraper) for scraper in self._scrapers.values())
 
+    def connections(self) -> set[object]:
+        """Those on which known scrapers came last: each confirms an answer by being used again."""
+        return {scraper.connection for scraper in self._scrapers.values()}
+
     def add_to(self, families: Families) -> None:
         """Add the counts to the metrics page, without those who were silent for too long."""
         self._forget_silent(self._monotonic_s())

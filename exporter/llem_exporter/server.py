@@ -3,30 +3,65 @@
 import asyncio
 import gzip
 import logging
-import os
 import signal
-from collections.abc import Callable
+import socket
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from socket import gaierror
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 
-from llem_core.errors import ConfigError
-from llem_exporter import landing, negotiation
+from llem_exporter import landing, negotiation, systemd
+from llem_exporter.connections import Connections, max_connections
 from llem_exporter.history_page import GZIP_LEVEL, HistoryPage
+from llem_exporter.listening import Address, announce, listen
 from llem_exporter.sampler import Sampler
+from llem_exporter.web_config import WebConfig
 
 KEEPALIVE_SECONDS: Final = 300.0
 """Longer than scrape intervals are: a connection that is used again shows that its last answer was read."""
 
 SHUTDOWN_SECONDS: Final = 0.5
-"""For requests in progress; a client that does not read is waited for twice as long."""
-MAX_HEADER_BYTES: Final = 8190
+"""For requests in progress; then every connection is closed."""
 
-_log = logging.getLogger(__name__)
+MAX_HEADER_BYTES: Final = 8190
+"""Of one header; all of a request's together have connections.MAX_REQUEST_BYTES."""
+
+MAX_HEADERS: Final = 64
+MAX_SCRAPES: Final = 16
+RETRY_SECONDS: Final = 5
+COSTLY_PAGES: Final = {"/metrics", "/history"}
+
+
+class Scrapes:
+    """How many answers of each costly page are made at once; `known` scrapers always get theirs."""
+
+    def __init__(self, known: Callable[[], Collection[object]]) -> None:
+        self._known = known
+        self._now: Counter[str] = Counter()
+
+    @web.middleware
+    async def limited(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """503 beyond the limit."""
+        page = request.path
+        if page not in COSTLY_PAGES:
+            return await handler(request)
+        if self._now[page] >= MAX_SCRAPES and request.protocol not in self._known():
+            text = f"{MAX_SCRAPES} scrapes of {page} are being answered; come again\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": str(RETRY_SECONDS)})
+        self._now[page] += 1
+        try:
+            response = await handler(request)
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        finally:
+            self._now[page] -= 1
 
 
 class Pages:
@@ -35,9 +70,8 @@ class Pages:
     def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: HistoryPage) -> None:
         self._sampler, self._registry, self._history = sampler, registry, history
 
-    def application(self) -> web.Application:
+    def add_to(self, application: web.Application) -> None:
         """All routes; each GET answers HEAD as well."""
-        application = web.Application()
         application.add_routes(
             [
                 web.get("/", self._landing),
@@ -47,7 +81,6 @@ class Pages:
                 web.get("/-/ready", self._ready),
             ]
         )
-        return application
 
     async def _landing(self, request: web.Request) -> web.Response:
         sampler = self._sampler
@@ -73,54 +106,79 @@ class Pages:
         return web.Response(body=body, headers=headers)
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where to serve: on sockets that were handed over, else on addresses; and how.
+
+    `notify_socket` is the service manager's, which wants to know when the exporter is ready.
+    """
+
+    addresses: Sequence[Address]
+    inherited: Sequence[socket.socket] | None
+    config: WebConfig
+    notify_socket: str | None = None
+
+
 async def serve(
-    application: web.Application, host: str | None, port: int, every_second: Callable[[], None]
+    pages: Pages, site: Site, known: Callable[[], Collection[object]], every_second: Callable[[], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; the log says where. Raises ConfigError where it cannot listen."""
-    loop = asyncio.get_running_loop()
+    """Serve until SIGTERM or SIGINT; the log says where. Raises ConfigError where it cannot listen.
+
+    `known` names the connections that are not closed in favour of others.
+    """
+    loop, config = asyncio.get_running_loop(), site.config
+    connections = Connections(max_connections(), known, loop.time)
+
+    def reload(*, force: bool) -> None:
+        config.reload_if_changed(force=force)
+        connections.ssl_context = config.ssl_context  # for those who come from now on
+
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: reload(force=True))
+    application = web.Application(middlewares=[connections.bounded])
+    config.guard(application)
+    application.middlewares.append(Scrapes(known).limited)  # whom the guard refuses takes nobody's place
+    pages.add_to(application)
+    runner = _runner(application)
+    await runner.setup()
+    assert runner.server is not None  # noqa: S101 - setup() has made it
+    try:
+        listeners = listen(site.addresses) if site.inherited is None else site.inherited
+        connections.ssl_context = config.ssl_context
+        connections.accept_from(listeners, runner.server)
+        announce(listeners, tls=config.ssl_context is not None, guarded=config.is_guarded)
+        systemd.notify(site.notify_socket, "READY=1")
+        while not stopped.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), 1.0)
+            every_second()
+            reload(force=False)
+            connections.sweep()
+        connections.refuse()
+        loop.call_later(SHUTDOWN_SECONDS, connections.drop_all)
+    finally:
+        await runner.cleanup()
+
+
+def _runner(application: web.Application) -> web.AppRunner:
     requests_log = logging.getLogger(f"{__name__}.requests")
     requests_log.addFilter(_is_ours)
-    runner = web.AppRunner(
+    return web.AppRunner(
         application,
         logger=requests_log,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
+        lingering_time=0.0,  # no body is waited for
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
-    await runner.setup()
-    try:
-        listener = await _listen(runner, host, port)
-        while not stopped.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopped.wait(), 1.0)
-            every_second()
-        listener.close()
-    finally:
-        await runner.cleanup()
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether a request failed by our fault; a malformed one is the client's, who is told so."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, HttpProcessingError)
-
-
-async def _listen(runner: web.AppRunner, host: str | None, port: int) -> asyncio.Server:
-    assert runner.server is not None  # noqa: S101 - setup() has made it
-    try:
-        listener = await asyncio.get_running_loop().create_server(runner.server, host, port)
-    except (OSError, UnicodeError) as exc:
-        if isinstance(exc, gaierror):
-            reason = exc.strerror
-        else:
-            reason = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)
-        raise ConfigError(f"cannot listen on {host or ''}:{port}: {reason}") from exc
-    for socket in listener.sockets:
-        address, bound_port = socket.getsockname()[:2]
-        _log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, bound_port)
-    return listener

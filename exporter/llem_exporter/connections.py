@@ -1,0 +1,284 @@
+"""All connections: who is let in, how long each may take, and who goes when there are too many.
+
+The listening sockets are accepted from here and not by asyncio's own server: that one lets in everybody,
+shows nobody whose TLS handshake is not done, and at the last descriptor logs an error for each try.
+"""
+
+import asyncio
+import fcntl
+import logging
+import resource
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from llem_exporter.troubles import Troubles
+
+MAX_CONNECTIONS: Final = 512
+MAX_REQUEST_BYTES: Final = 32_768
+"""All that is read for one request; there are no bodies."""
+
+WRITE_BUFFER_BYTES: Final = 65_536
+REQUEST_SECONDS: Final = 10.0
+"""From a connection's or a request's first byte until the request is whole."""
+
+HANDSHAKE_SECONDS: Final = 5.0
+RESPONSE_SECONDS: Final = 60.0
+MAX_RESPONSE_SECONDS: Final = 120.0
+GRACE_SECONDS: Final = 1.0
+"""A newcomer is no idler yet: its request may be on its way."""
+
+_NEVER: Final = float("inf")
+_RESET: Final = struct.pack("ii", 1, 0)  # linger, for 0 s: close with a reset, and forget what was unsent
+
+_log = logging.getLogger(__name__)
+
+
+def max_connections() -> int:
+    """Half of the descriptors that this process may have, at most 512: the rest is for everything else."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
+
+
+class Connection(asyncio.Protocol):
+    """One client: passes on to aiohttp's handler what comes, and keeps count of it."""
+
+    def __init__(
+        self, accepted: socket.socket, handler: web.RequestHandler, now_s: Callable[[], float]
+    ) -> None:
+        self.handler, self._socket, self._now_s = handler, accepted, now_s
+        self.opening: asyncio.Task[None] | None = None
+        self.idle_since_s = now_s()
+        self.due_s = self.idle_since_s + REQUEST_SECONDS
+        self.requested = self.answered = self.busy = False
+        self._transport: asyncio.Transport | None = None
+        self._received_bytes, self._overrun = 0, False
+        self.lost: Callable[[], object] = lambda: None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
+        self._transport = transport
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.handler.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost()
+        self.handler.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.requested and not self.busy and not self._received_bytes:
+            self.due_s = self._now_s() + REQUEST_SECONDS
+        room = MAX_REQUEST_BYTES - self._received_bytes
+        self._received_bytes += len(data)
+        if room > 0:
+            self.handler.data_received(data[:room])
+        if len(data) > room and self._transport is not None:
+            self._transport.pause_reading()
+            self._overrun = True
+            self.due_s = self._now_s()  # unless what has come is a request that can be answered
+
+    def eof_received(self) -> None:
+        self.handler.eof_received()
+
+    def pause_writing(self) -> None:
+        self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.handler.resume_writing()
+
+    def begin(self, limit_s: float) -> None:
+        """A request has come whole; its answer must have been taken in `limit_s`."""
+        self.requested = self.busy = True
+        self._received_bytes = 0
+        self.idle_since_s = self._now_s()
+        self.due_s = self.idle_since_s + limit_s
+
+    def end(self, *, answered: bool) -> None:
+        """The answer is written, if not yet sent."""
+        self.busy, self.answered = False, self.answered or answered
+        self.idle_since_s = self._now_s()
+
+    def check(self) -> None:
+        """Cut the connection where what should have happened by now has not."""
+        if self._now_s() < self.due_s:
+            return
+        asks = self._received_bytes or self._overrun or not self.requested
+        if self.busy or asks or self._unsent():
+            self.drop()
+        else:
+            self.due_s = _NEVER
+
+    def drop(self) -> None:
+        """Close at once; what was not sent is forgotten, by the kernel too."""
+        with suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
+
+    def _unsent(self) -> bool:
+        """Whether the client has left something in the kernel's buffer, and so maybe in ours."""
+        try:
+            left = fcntl.ioctl(self._socket, termios.TIOCOUTQ, b"\0" * 4)
+        except (OSError, ValueError):  # it is closed
+            return False
+        return left != b"\0" * 4
+
+
+class Connections:
+    """Accepts, and knows every connection.
+
+    Beyond `limit`, whoever has been idle for the longest goes for each newcomer, those first that never
+    asked anything. The connections that `known` names are left alone: an answer that was sent there is
+    confirmed by the next request.
+    """
+
+    def __init__(
+        self, limit: int, known: Callable[[], Collection[object]], now_s: Callable[[], float]
+    ) -> None:
+        self._limit, self._known, self._now_s = limit, known, now_s
+        self._all: dict[object, Connection] = {}
+        self._listeners: Sequence[socket.socket] = ()
+        self._handler: Callable[[], web.RequestHandler] | None = None
+        self._troubles = Troubles(_log, now_s)
+        self._resting = False
+        self.ssl_context: ssl.SSLContext | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def accept_from(
+        self, listeners: Sequence[socket.socket], handler: Callable[[], web.RequestHandler]
+    ) -> None:
+        """Let clients in; `handler` makes aiohttp's part of a connection."""
+        self._listeners, self._handler = listeners, handler
+        for listener in listeners:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def refuse(self) -> None:
+        """Let nobody in any more."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        self._listeners = ()
+
+    def drop_all(self) -> None:
+        """Close all at once."""
+        for connection in list(self._all.values()):
+            connection.drop()
+
+    def sweep(self) -> None:
+        """Once a second: cut those that are overdue."""
+        for connection in list(self._all.values()):
+            connection.check()
+        self._troubles.sweep()
+        if self._resting:
+            self._resting = False
+            for listener in self._listeners:
+                asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    @web.middleware
+    async def bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer within the client's own timeout; bodies are refused unread."""
+        connection = self._all.get(request.protocol)
+        if connection is None:
+            return web.Response(status=503)  # to nobody: the client has gone
+        connection.begin(_response_seconds(request))
+        status = 500
+        try:
+            if request.body_exists:
+                response: web.StreamResponse = web.Response(status=413, text="requests have no body here\n")
+                response.force_close()
+            else:
+                response = await handler(request)
+            status = response.status
+            with suppress(ConnectionError):  # aiohttp sees that, too
+                await response.prepare(request)
+                await response.write_eof()
+            return response
+        finally:
+            connection.end(answered=status < 400)
+
+    def _accept(self, listener: socket.socket) -> None:
+        # A few at a time, so that a request is looked at before so many others come that it is pushed out.
+        for _ in range(max(1, self._limit // 8)):
+            try:
+                accepted, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                self._rest(exc)
+                return
+            self._admit(accepted)
+
+    def _rest(self, error: OSError) -> None:
+        """Accept nobody until the next sweep: the kernel would call again and again."""
+        self._troubles.note(
+            "accept", f"cannot accept connections: {error.strerror}; those that idle are closed"
+        )
+        self._resting = True
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+        if idlest := self._idlest():
+            idlest.drop()
+
+    def _admit(self, accepted: socket.socket) -> None:
+        if len(self._all) >= self._limit:
+            self._troubles.note(
+                "full", f"{self._limit} connections are open: those that idle are closed for others"
+            )
+            idlest = self._idlest()
+            if idlest is None:
+                accepted.close()
+                return
+            self._all.pop(idlest.handler)
+            idlest.drop()
+        assert self._handler is not None  # noqa: S101 - accept_from() has set it
+        accepted.setblocking(False)
+        handler = self._handler()
+        self._all[handler] = connection = Connection(accepted, handler, self._now_s)
+        connection.lost = lambda: self._all.pop(handler, None)
+        connection.opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+
+    async def _open(self, connection: Connection, accepted: socket.socket) -> None:
+        """Make a transport of it: the TLS handshake, where there is TLS."""
+        tls = self.ssl_context
+        times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 1.0} if tls else {}
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, accepted, ssl=tls, **times
+            )
+        except OSError:  # it has gone, or speaks no TLS
+            connection.lost()
+        except asyncio.CancelledError:
+            connection.lost()
+            raise
+
+    def _idlest(self) -> Connection | None:
+        """Who goes first; None where all are known."""
+        now_s, known = self._now_s(), self._known()
+
+        def order(connection: Connection) -> tuple[int, float]:
+            young = now_s - connection.idle_since_s < GRACE_SECONDS
+            return 2 if connection.busy else int(connection.answered or young), connection.idle_since_s
+
+        others = (connection for handler, connection in self._all.items() if handler not in known)
+        return min(others, key=order, default=None)
+
+
+def _response_seconds(request: web.Request) -> float:
+    """The scraper's own timeout, which it sends; a default for others."""
+    try:
+        limit_s = float(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
+    except ValueError:
+        return RESPONSE_SECONDS
+    return min(limit_s, MAX_RESPONSE_SECONDS) if limit_s > 0 else RESPONSE_SECONDS

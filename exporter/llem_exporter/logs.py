@@ -1,0 +1,55 @@
+"""What goes to standard error: a line for each change of state, as text or as JSON."""
+
+import json
+import logging
+import sys
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final
+
+_TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
+_OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+"""What every record has; all else are fields, given as `extra`."""
+
+
+def begin(level: str, form: str) -> None:
+    """Write records of this level and above, Python's warnings and errors of threads among them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(capture=True)
+    logging.getLogger("zeus").setLevel(logging.WARNING)
+    if form == "json":
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_uncaught_in_thread
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: ts (RFC 3339, UTC, milliseconds), level, msg, logger, and fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "ts": time.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "msg": record.getMessage().strip(),
+            "logger": record.name,
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return json.dumps(line, default=str)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger("llem_exporter").critical("ended by an error", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
+    if hook.exc_value is not None and hook.exc_type is not SystemExit:
+        name = hook.thread.name if hook.thread else "unknown"
+        error = (hook.exc_type, hook.exc_value, hook.exc_traceback)
+        logging.getLogger("llem_exporter").error("thread %s ended by an error", name, exc_info=error)

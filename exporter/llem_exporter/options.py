@@ -1,0 +1,156 @@
+"""The options of the command line: their names, values and defaults."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import click
+
+from llem_exporter.listening import Address
+
+
+class Duration(click.ParamType[int]):
+    """Whole milliseconds, written as 100ms, 1.5s or 15m, between two of them."""
+
+    name = "duration"
+
+    def __init__(self, low: str, high: str) -> None:
+        self._low, self._high = low, high
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        milliseconds = _milliseconds(str(value))
+        if milliseconds is None:
+            self.fail(f"{value!r} is no duration in whole milliseconds, as 100ms, 1.5s or 15m", param, ctx)
+        if not (_milliseconds(self._low) or 0) <= milliseconds <= (_milliseconds(self._high) or 0):
+            self.fail(f"{value} is not between {self._low} and {self._high}", param, ctx)
+        return milliseconds
+
+
+_MS_PER_UNIT: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+
+
+def _milliseconds(text: str) -> int | None:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", text, re.ASCII)
+    if found is None:
+        return None
+    milliseconds = Decimal(found[1]) * _MS_PER_UNIT[found[2]]
+    return int(milliseconds) if milliseconds == int(milliseconds) else None
+
+
+class ListenAddress(click.ParamType[Address]):
+    """HOST:PORT, [IPV6]:PORT, or :PORT for every interface (host None)."""
+
+    name = "host:port"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        if isinstance(value, Address):
+            return value
+        found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]]*)):(\d{1,5})", str(value), re.ASCII)
+        if found is None or int(found[3]) > 65_535:
+            self.fail(f"{value!r} is not HOST:PORT, as 127.0.0.1:9955 or [::]:9955", param, ctx)
+        return Address(found[1] or found[2] or None, int(found[3]))
+
+
+def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in gpus.split(",") if name.strip())
+    if gpus and not names:
+        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
+    return names
+
+
+def _upper(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    return text.upper() if text else None
+
+
+_WEB: Final = [
+    click.Option(
+        ["--web.listen-address", "web_listen_address"],
+        type=ListenAddress(),
+        multiple=True,
+        default=["127.0.0.1:9955"],
+        help="Where to serve; may be given again. :9955 and [::]:9955 are everywhere, port 0 is a free one.",
+    ),
+    click.Option(
+        ["--web.systemd-socket", "web_systemd_socket"],
+        is_flag=True,
+        help="Serve on the sockets that systemd hands over, in place of --web.listen-address.",
+    ),
+    click.Option(
+        ["--web.config.file", "web_config_file"],
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="TLS, users and headers, in the YAML of Prometheus' exporter-toolkit; changes are taken over.",
+    ),
+]
+
+_MEASURING: Final = [
+    click.Option(
+        ["--sample-interval", "sample_interval"],
+        type=Duration("20ms", "10s"),
+        default="100ms",
+        help="Time between power samples: whole milliseconds, 20ms to 10s.",
+    ),
+    click.Option(
+        ["--gpus", "gpus"],
+        default="",
+        callback=_names,
+        help="GPUs to read, by index or UUID: 0,1 or GPU-...; none for a node without.  [default: all]",
+    ),
+    click.Option(
+        ["--collector.zeus/--no-collector.zeus", "collector_zeus"],
+        default=True,
+        help="Read the hardware's energy counters through Zeus, where it is installed and works.",
+    ),
+    click.Option(
+        ["--collector.codecarbon/--no-collector.codecarbon", "collector_codecarbon"],
+        default=True,
+        help="Count this node's energy with CodeCarbon, where it is installed and works.",
+    ),
+    click.Option(
+        ["--codecarbon.country-iso-code", "codecarbon_country_iso_code"],
+        metavar="DEU",
+        callback=_upper,
+        help="Country whose grid CodeCarbon's emissions are of; without one there are no grams.",
+    ),
+    click.Option(
+        ["--history.retention", "history_retention"],
+        type=Duration("10s", "55m"),
+        default="15m",
+        help="How long /history keeps samples, at most 55m: Prometheus takes none older than an hour.",
+    ),
+    click.Option(
+        ["--history.max-samples", "history_max_samples"],
+        type=click.IntRange(min=1),
+        help="Most new samples in one answer to a scraper.  [default: three scrape intervals' worth]",
+    ),
+    click.Option(
+        ["--driver.timeout", "driver_timeout"],
+        type=Duration("1s", "1h"),
+        default="1m",
+        help="How long the start waits for a driver that does not answer, 1s to 1h; then it is an error.",
+    ),
+    click.Option(["--replay", "replay"], help="Play a trace in place of GPUs: a CSV file, or 'demo'."),
+    click.Option(
+        ["--jobs.dir", "jobs_dir"],
+        metavar="DIR",
+        help="Publish which jobs run on which GPU: files named by GPU UUID, with lines job=ID and user=NAME.",
+    ),
+]
+
+_LOG: Final = [
+    click.Option(
+        ["--log.level", "log_level"],
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        help="The least that is written to standard error.",
+    ),
+    click.Option(
+        ["--log.format", "log_format"],
+        type=click.Choice(["text", "json"]),
+        default="text",
+        help="json is an object a line: ts, level, msg, logger, and fields.",
+    ),
+]
+
+OPTIONS: Final[list[click.Parameter]] = [*_WEB, *_MEASURING, *_LOG]
