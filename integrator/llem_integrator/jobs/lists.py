@@ -2,9 +2,10 @@
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import tzinfo
+from itertools import chain
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -13,7 +14,6 @@ from llem_integrator.jobs import sacct
 from llem_integrator.sources import parse_selector
 from llem_integrator.window import Window, parse_duration_us, parse_time_us
 
-MAX_LINE: Final = 1_000_000
 _COLUMNS: Final = ("name", "start", "end", "match", "gpu")
 
 
@@ -55,10 +55,10 @@ def read(path: str, reading: Reading) -> list[Window]:
 
 def parse(file: IO[str], origin: str, reading: Reading) -> list[Window]:
     """The windows of a list's lines. Its header says which sort it is."""
-    header = file.readline(MAX_LINE).strip("\r\n")
+    header = file.readline()
     by_pipes = sacct.is_header(header)
     windows: list[Window] = []
-    for number, row in _rows(file, header, origin, _Pipes if by_pipes else _Commas):
+    for number, row in _rows(chain([header], file), origin, _Pipes if by_pipes else _Commas):
         try:
             window = sacct.window(row, *reading) if by_pipes else _window(row, reading)
         except LLEMError as exc:
@@ -71,24 +71,24 @@ def parse(file: IO[str], origin: str, reading: Reading) -> list[Window]:
 
 
 def _rows(
-    file: IO[str], header: str, origin: str, dialect: type[csv.Dialect]
+    lines: Iterable[str], origin: str, dialect: type[csv.Dialect]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and fields by the header's names; raises ConfigError for a line that is no row."""
-    names = [name.strip() for name in next(csv.reader([header], dialect), [])]
-    if dialect is _Commas:
-        names = [name.lower() for name in names]
-        _check(names, origin)
-    rows = csv.reader(file, dialect)
+    rows = csv.reader(lines, dialect)
     try:
+        names = [name.strip() for name in next(rows, [])]
+        if dialect is _Commas:
+            names = [name.lower() for name in names]
+            _check(names, origin)
         for row in rows:
             if not row or (dialect is _Commas and row[0].startswith("#")):
                 continue
             if len(row) != len(names):
-                where = f"{origin}: line {rows.line_num + 1}"
+                where = f"{origin}: line {rows.line_num}"
                 raise ConfigError(f"{where} has {len(row)} fields, and the header {len(names)}")
-            yield rows.line_num + 1, dict(zip(names, row, strict=True))
+            yield rows.line_num, dict(zip(names, row, strict=True))
     except csv.Error as exc:
-        raise ConfigError(f"{origin}: line {rows.line_num + 1}: {exc}") from exc
+        raise ConfigError(f"{origin}: line {rows.line_num}: {exc}") from exc
 
 
 def _check(names: Sequence[str], origin: str) -> None:

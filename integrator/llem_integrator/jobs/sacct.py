@@ -24,7 +24,7 @@ _NOT_YET: Final = ("Unknown", "None", "")
 
 def is_header(line: str) -> bool:
     """Whether a list begins as sacct's does."""
-    return "|" in line and "JobID" in line.split("|")
+    return "|" in line and "JobID" in line.strip().split("|")
 
 
 def window(row: Mapping[str, str], now_us: int, zone: tzinfo | None, node_label: str) -> Window | None:
