@@ -1,0 +1,258 @@
+"""Slurm's prolog and epilog, run as slurmd runs them, on a fake node with a real exporter and Prometheus."""
+
+import getpass
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_nvml import FakeDriver
+from tests.servers import Exporter, Prometheus, PrometheusRelease, scrape_config, wait_until
+
+SLURM = Path(__file__).parents[2] / "exporter" / "deploy" / "slurm"
+SCRIPTS = sorted(SLURM.glob("*.sh"))
+INFORMATION = """Model: \t\t NVIDIA H100
+IRQ:   \t\t 16
+GPU UUID: \t {uuid}
+Video BIOS: \t 96.00.5e.00.01
+Device Minor: \t {minor}
+GPU Excluded:\t No
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node's folders, and how its slurmd calls the scripts."""
+
+    root: Path
+    settings: dict[str, str]
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    def call(self, script: str, job: str, gpus: str | None, **more: str) -> str:
+        """Run a script for a job; what it logged. It must succeed, whatever happens: else the node drains."""
+        gpu_env = {} if gpus is None else {"SLURM_JOB_GPUS": gpus}
+        job_env = {"SLURM_JOB_ID": job, "SLURM_JOB_USER": "ada", "SLURMD_NODENAME": "node1", **gpu_env}
+        done = subprocess.run(
+            [SLURM / script],
+            env={"PATH": os.environ["PATH"], **self.settings, **job_env, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        assert (done.returncode, done.stdout) == (0, "")
+        return done.stderr
+
+    def job_files(self) -> list[str]:
+        return sorted(path.name for path in self.jobs.iterdir())
+
+    def result(self, job: str, suffix: str = "json") -> str:
+        """What the epilog left behind, as soon as it is there."""
+        path = self.spool / f"{job}.node1.{suffix}"
+        wait_until(path.exists, f"{path.name} among {[*self.spool.glob('*')]}")
+        return path.read_text()
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> FakeDriver:
+    """Three GPUs whose minor numbers are not their indices, as after a GPU fell off the bus."""
+    fake = FakeDriver(tmp_path, gpus=3)
+    for gpu, minor in zip(fake.gpus, (2, 0, 1), strict=True):
+        gpu.minor_number = minor
+    return fake
+
+
+@pytest.fixture
+def node(tmp_path: Path, driver: FakeDriver) -> Node:
+    for gpu in driver.gpus:
+        folder = tmp_path / "proc" / f"0000:{gpu.pci_bus:02x}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(INFORMATION.format(uuid=gpu.uuid, minor=gpu.minor_number))
+    settings = {
+        "LLEM_JOBS_DIR": str(tmp_path / "jobs"),
+        "LLEM_PROC_GPUS": str(tmp_path / "proc"),
+        "LLEM_SPOOL_DIR": str(tmp_path / "spool"),
+        "LLEM_INTEGRATE": str(Path(sys.executable).with_name("llem-integrate")),
+        "LLEM_RUN_AS": getpass.getuser(),
+        "LLEM_PATIENCE_S": "1",
+        "LLEM_SETTLE_S": "3",
+    }
+    return Node(tmp_path, settings)
+
+
+def with_minor(driver: FakeDriver, minor: int) -> int:
+    """The index of the GPU of a minor number."""
+    return next(gpu.index for gpu in driver.gpus if gpu.minor_number == minor)
+
+
+def series(prometheus: Prometheus, job: str) -> list[dict[str, str]]:
+    found: Sequence[Any] = prometheus.query(f'llem_gpu_job_info{{exported_job="{job}"}}')
+    return [entry["metric"] for entry in found]
+
+
+@pytest.mark.parametrize("source", ["prometheus", "exporter"])
+def test_a_job_from_prolog_to_joules(
+    node: Node,
+    driver: FakeDriver,
+    servers: ExitStack,
+    source: str,
+    prometheus_release: PrometheusRelease,
+) -> None:
+    """The job is in Prometheus while it runs, gone after; its bounds hold each GPU's exact joules."""
+    servers.enter_context(driver)
+    exporter = servers.enter_context(
+        Exporter(env=driver.env, args=["--no-collector.codecarbon", "--jobs.dir", str(node.jobs)])
+    )
+    jobs = [
+        scrape_config("llem", exporter),
+        scrape_config("llem-history", exporter, path="/history", params={"scraper": ["prom-a"]}),
+    ]
+    (node.root / "prometheus").mkdir()
+    prometheus = servers.enter_context(Prometheus(node.root / "prometheus", jobs, release=prometheus_release))
+    wait_until(lambda: "llem_gpu_zeus_energy_joules_total{" in exporter.metrics(), "zeus")
+    time.sleep(1.5)
+    start_s = int(time.time())
+    assert node.call("prolog.sh", "4711", "0,2") == ""
+    ours = sorted(driver.gpus[with_minor(driver, minor)].uuid for minor in (0, 2))
+    wait_until(lambda: len(series(prometheus, "4711")) == 2, "the job in Prometheus")
+    shown = series(prometheus, "4711")
+    assert sorted(found["uuid"] for found in shown) == ours
+    assert {found["user"] for found in shown} == {"ada"}
+    time.sleep(4)
+    url = prometheus.url if source == "prometheus" else exporter.url
+    assert node.call("epilog.sh", "4711", "0,2", SLURM_JOB_START_TIME=str(start_s), LLEM_SOURCE=url) == ""
+    assert node.job_files() == []
+    wait_until(lambda: not series(prometheus, "4711"), "the job gone from Prometheus", 10)
+    (window,) = json.loads(node.result("4711"))["windows"]
+    assert (window["start"], window["backend"], window["valid"]) == (start_s, "zeus", True)
+    assert sorted(window["per_gpu_j"]) == ours
+    by_uuid = {gpu.uuid: gpu.index for gpu in driver.gpus}
+    for gpu in window["gpus"]:
+        exact = driver.exact_joules(by_uuid[gpu["uuid"]], window["start"], window["end"])
+        assert gpu["joules_low"] <= exact <= gpu["joules_high"]
+        assert gpu["joules"] == pytest.approx(exact, rel=0.02)
+
+
+def test_jobs_that_share_a_gpu_do_not_touch_each_other(node: Node, driver: FakeDriver) -> None:
+    """One file for each job and GPU; the epilog of one job leaves the other's."""
+    for job in ("1", "11"):
+        assert node.call("prolog.sh", job, "0-1") == ""
+    uuids = sorted(driver.gpus[with_minor(driver, minor)].uuid for minor in (0, 1))
+    assert node.job_files() == [f"{uuid}.{job}" for uuid in uuids for job in ("1", "11")]
+    lines = (node.jobs / f"{uuids[0]}.11").read_text().splitlines()
+    assert lines[:2] == ["job=11", "user=ada"]
+    assert abs(int(lines[2].removeprefix("start=")) - time.time()) < 5
+    node.call("epilog.sh", "1", "0-1", LLEM_SETTLE_S="0", LLEM_SOURCE="http://127.0.0.1:9")
+    assert node.job_files() == [f"{uuid}.11" for uuid in uuids]
+    assert "llem-integrate exited with 1: " in node.result("1", "error")
+
+
+@pytest.mark.parametrize(
+    ("job", "gpus", "expected"),
+    [
+        ("7", None, ""),
+        ("7", "", ""),
+        ("7", "9", "has no GPU of minor number 9"),
+        ("7", "0,$(touch x),../1", "which is no number of a GPU"),
+        ("../7", "0", "SLURM_JOB_ID is no number"),
+        ("7\njob=8", "0", "SLURM_JOB_ID is no number"),
+    ],
+)
+def test_prolog_says_what_it_cannot_do(node: Node, job: str, gpus: str | None, expected: str) -> None:
+    """Jobs without GPUs are nothing to it, and what is no number writes nothing anywhere else."""
+    said = node.call("prolog.sh", job, gpus)
+    assert expected in said
+    assert bool(said) == bool(expected)
+    written = [path for path in node.root.rglob("*") if path.parent.name == "jobs" or path.name == "x"]
+    assert len(written) == (1 if gpus and gpus.startswith("0,") else 0)
+
+
+def test_prolog_succeeds_where_nothing_can_be_written(node: Node) -> None:
+    """A directory that is a file, and a driver without files, are words in the log."""
+    node.jobs.write_text("")
+    assert "cannot be made" in node.call("prolog.sh", "7", "0")
+    node.jobs.unlink()
+    missing = {"LLEM_PROC_GPUS": str(node.root / "nothing")}
+    assert "has no GPU of minor number 0" in node.call("prolog.sh", "7", "0", **missing)
+
+
+def test_prolog_is_bounded_where_the_driver_hangs(node: Node) -> None:
+    """A file of the driver's that does not answer holds the job for the patience, and no longer."""
+    information = next(node.root.glob("proc/*/information"))
+    information.unlink()
+    os.mkfifo(information)
+    before_s = time.monotonic()
+    assert "has no GPU" in node.call("prolog.sh", "7", "0,1,2")
+    assert time.monotonic() - before_s < 5
+
+
+def test_epilog_does_not_hold_the_node(node: Node) -> None:
+    """It returns at once with the files gone; a store that hangs is given up in time, and that is said."""
+    assert node.call("prolog.sh", "8", "0") == ""
+    hangs = node.root / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    before_s = time.monotonic()
+    settings = {"LLEM_INTEGRATE": str(hangs), "LLEM_SETTLE_S": "1", "LLEM_TIMEOUT_S": "1"}
+    assert node.call("epilog.sh", "8", "0", **settings) == ""
+    assert time.monotonic() - before_s < 1
+    assert node.job_files() == []
+    assert "took longer than 1 s" in node.result("8", "error")
+    assert sorted(path.name for path in node.spool.iterdir()) == ["8.node1.error"]
+
+
+def test_epilog_outlives_its_process_group(node: Node) -> None:
+    """slurmd ends what an epilog leaves running in its group; the integration is not in it."""
+    assert node.call("prolog.sh", "9", "0") == ""
+    settings = {"LLEM_SETTLE_S": "1", "LLEM_SOURCE": "http://127.0.0.1:9"}
+    env = {"PATH": os.environ["PATH"], **node.settings, **settings}
+    epilog = subprocess.Popen(
+        [SLURM / "epilog.sh"],
+        env={**env, "SLURM_JOB_ID": "9", "SLURMD_NODENAME": "node1"},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
+    _, said = epilog.communicate(timeout=20)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(epilog.pid, signal.SIGKILL)
+    assert said == b""
+    assert "exited with 1" in node.result("9", "error")
+
+
+def test_epilog_of_a_job_without_gpus_does_nothing(node: Node) -> None:
+    """No files, no window, no words; and a missing start is said."""
+    assert node.call("epilog.sh", "10", None) == ""
+    node.jobs.mkdir()
+    (node.jobs / "GPU-1.10").write_text("job=10\n")
+    assert "say when it began" in node.call("epilog.sh", "10", "0")
+    assert node.job_files() == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    """No word from shellcheck, and the scripts can be run as they are."""
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run(
+        [shellcheck, "--enable=all", "--exclude=SC2250,SC2249,SC2312,SC2310", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout) == (0, "")
+    assert os.access(script, os.X_OK)
