@@ -1,6 +1,9 @@
 """What every energy backend is, and what the three have in common."""
 
 import os
+import threading
+import weakref
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from llem_core.errors import ConfigError
@@ -51,6 +54,26 @@ class Tracker:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self.measurement: EnergyMeasurement | None = None
+        self._forgotten: weakref.finalize[[], Tracker] | None = None
+
+    def end_when_forgotten(self, end: Callable[[], object]) -> None:
+        """Call `end`, in a thread, when nobody holds this tracker any more: it must not poll on.
+
+        `end` must not hold the tracker. In a thread, since it may wait for the driver.
+        """
+        pid = self._pid
+
+        def forgotten() -> None:
+            if os.getpid() == pid:
+                threading.Thread(target=end, name="forgotten-tracker", daemon=True).start()
+
+        self._forgotten = weakref.finalize(self, forgotten)
+        self._forgotten.atexit = False
+
+    def ended(self) -> None:
+        """There is nothing to end any more."""
+        if self._forgotten:
+            self._forgotten.detach()
 
     def refuse_another_process(self) -> None:
         """Raises ConfigError in a forked child: threads and driver handles stay behind in the parent."""

@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from llem_core.measurement import EnergyMeasurement, MeasurementWarning, Warning
 from llem_exporter.devices import Status
 from llem_exporter.energy_backends import doubts, gpus, nvml_device
 from llem_exporter.energy_backends.base import Tracker, works
+from llem_exporter.energy_backends.fork_lock import ForkLock
 from llem_exporter.energy_backends.gpus import Gpu
 from llem_exporter.ticks import WallClock
 
@@ -24,7 +24,7 @@ _JOULES_PER_KWH: Final = 3.6e6
 _GRAMS_PER_KG: Final = 1000.0
 
 # Held while standard output is another one for a moment.
-_importing = threading.Lock()
+_importing = ForkLock()
 
 
 def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None, **options: Any) -> Any:
@@ -116,12 +116,14 @@ class CodeCarbonTracker(Tracker):
         self.lost: list[tuple[Gpu, str]] = []
         self.clock = WallClock(100)
         self._tracker = tracker
+        self.end_when_forgotten(tracker.stop)
         begun_s = time.monotonic()
         tracker.start()
         self.start_s = (begun_s + time.monotonic()) / 2
 
     def stop(self) -> tuple[float, Any]:
         """When it was stopped [monotonic s], and its EmissionsData: None where it had not even begun."""
+        self.ended()
         begun_s = time.monotonic()
         self._tracker.stop()
         end_s = (begun_s + time.monotonic()) / 2

@@ -33,12 +33,18 @@ class _Sampled:
         self.poller = Poller(self.device, interval_s, self.window.add)
 
 
+def _stop(sampled: Sequence[_Sampled]) -> None:
+    for one in sampled:
+        one.poller.stop()
+
+
 class NVMLTracker(Tracker):
     """A window under way; `start_s` is on the monotonic clock."""
 
     def __init__(self, sampled: Sequence[_Sampled], clock: WallClock) -> None:
         super().__init__()
         self.sampled, self.clock = sampled, clock
+        self.end_when_forgotten(lambda: _stop(sampled))
         self.start_s = self._begin()
 
     def _begin(self) -> float:
@@ -58,8 +64,7 @@ class NVMLTracker(Tracker):
     def end(self) -> float:
         """Read every GPU once more; the window ends when the first of these readings begins."""
         stopped_s = time.monotonic()
-        for one in self.sampled:
-            one.poller.stop()
+        _stop(self.sampled)
         ended = [
             one
             for one in self.sampled

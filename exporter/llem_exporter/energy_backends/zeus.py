@@ -1,7 +1,6 @@
 """Zeus's view of the hardware energy counter: the only file that imports zeus, and only when called."""
 
 import math
-import threading
 import time
 import warnings as python_warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from llem_core.measurement import EnergyMeasurement, MeasurementWarning, Warning
 from llem_exporter.energy_backends import doubts, gpus, nvml_device
 from llem_exporter.energy_backends.base import Tracker, works
 from llem_exporter.energy_backends.counter_window import CounterEnergy, CounterReading, counter_energy
+from llem_exporter.energy_backends.fork_lock import ForkLock
 from llem_exporter.energy_backends.gpus import Gpu
 from llem_exporter.ticks import WallClock
 
@@ -23,7 +23,7 @@ WINDOW_NAME: Final = "llem_measurement"
 _INSTALL: Final = "pip install 'llem-energy[zeus]'"
 
 # Held while a process-wide setting is another one for a moment: Zeus's GPUs, Python's warnings.
-_changing = threading.Lock()
+_changing = ForkLock()
 
 
 def imported() -> Any:
