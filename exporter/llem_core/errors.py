@@ -5,6 +5,7 @@ LLEMError                 anything that a user is told in one line
 ├── DeviceError           a GPU did not answer this time ("try again")
 │   └── DeviceLostError   its handle is dead until the driver is opened anew ("reopen")
 └── SourceError           a store cannot be reached, or answered something that is not its data
+    └── ChunkError        a chunk of samples that came from a store is damaged
 """
 
 
@@ -30,3 +31,12 @@ class DeviceLostError(DeviceError):
 
 class SourceError(LLEMError):
     """A store cannot be reached, refused, or answered something that is not its data."""
+
+
+class ChunkError(SourceError):
+    """A chunk of samples is damaged; `chunk` is its number among those given, `offset` its first byte."""
+
+    def __init__(self, message: str, chunk: int, offset: int) -> None:
+        super().__init__(message)
+        self.chunk = chunk
+        self.offset = offset
