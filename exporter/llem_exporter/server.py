@@ -179,6 +179,6 @@ def _runner(application: web.Application) -> web.AppRunner:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a request failed by our fault; a malformed one is the client's, who is told so."""
+    """Whether a request failed by our fault: not where it was malformed, or its client has gone."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | ConnectionError)
