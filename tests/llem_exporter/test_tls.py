@@ -1,0 +1,384 @@
+"""TLS and client certificates, by the process and by real clients."""
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+import urllib3
+
+from tests.llem_exporter.web_rig import (
+    REPLAY,
+    WebExporter,
+    WebFolder,
+    authorization,
+    client_context,
+    hashed,
+    pem_of,
+    write_whole,
+)
+from tests.servers import Prometheus, PrometheusRelease, scrape_config, wait_until
+
+RELOAD_SECONDS = 10.0
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> WebFolder:
+    return WebFolder(tmp_path)
+
+
+@pytest.fixture
+def serve(web: WebFolder, servers: ExitStack) -> Callable[..., WebExporter]:
+    """Start an exporter with these sections in its web config file; its client trusts the server."""
+
+    def start(*args: str, client: Path | None = None, **sections: object) -> WebExporter:
+        context = client_context(web.authority, client)
+        return servers.enter_context(WebExporter(web.write(**sections), *args, context=context))
+
+    return start
+
+
+Serve = Callable[..., WebExporter]
+
+
+def refused(exporter: WebExporter, context: ssl.SSLContext) -> str:
+    """Why a client gets no answer."""
+    with pytest.raises((urllib3.exceptions.SSLError, urllib3.exceptions.ProtocolError)) as error:
+        exporter.ask(context=context)
+    return str(error.value)
+
+
+def version_of(exporter: WebExporter, context: ssl.SSLContext) -> tuple[str | None, str]:
+    """Protocol and cipher suite of a connection."""
+    with (
+        socket.create_connection(("127.0.0.1", exporter.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        cipher = secure.cipher()
+        assert cipher is not None
+        return secure.version(), cipher[0]
+
+
+def serial_of(exporter: WebExporter, context: ssl.SSLContext) -> str:
+    """The serial number of the certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", exporter.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        certificate = secure.getpeercert()
+        assert certificate is not None
+        return str(certificate["serialNumber"])
+
+
+def test_pages_come_over_tls(web: WebFolder, serve: Serve) -> None:
+    """TLS 1.3, a certificate that is verified, every page; the log says https; HTTP/1.1 is settled on."""
+    exporter = serve(tls_server_config=web.tls(), http_server_config={"http2": "true"})
+    assert exporter.context is not None
+    wait_until(lambda: exporter.ask("/-/ready").status == 200, "ready")
+    for path in ("/", "/metrics", "/history?since=0", "/-/healthy"):
+        assert exporter.ask(path).status == 200
+    assert version_of(exporter, exporter.context)[0] == "TLSv1.3"
+    exporter.context.set_alpn_protocols(["h2", "http/1.1"])
+    assert exporter.ask().status == 200
+    assert exporter.lines(f"listening on https://127.0.0.1:{exporter.port}")
+
+
+def test_plain_http_gets_nothing(web: WebFolder, serve: Serve) -> None:
+    """Not a byte of a page, and no line in the log."""
+    exporter = serve(tls_server_config=web.tls())
+    with socket.create_connection(("127.0.0.1", exporter.port), 5) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP" not in client.recv(4096)
+    assert exporter.ask().status == 200
+    assert "Traceback" not in exporter.log()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+def test_tls_before_1_2_is_refused(web: WebFolder, serve: Serve, version: ssl.TLSVersion) -> None:
+    """By default; the same client is welcome with 1.2."""
+    exporter = serve(tls_server_config=web.tls())
+
+    def loosen(context: ssl.SSLContext) -> None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            context.minimum_version = context.maximum_version = version
+
+    old = client_context(web.authority, prepare=loosen)
+    assert refused(exporter, old)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert version_of(exporter, old)[0] == "TLSv1.2"
+
+
+def only(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
+    def prepare(context: ssl.SSLContext) -> None:
+        context.minimum_version = context.maximum_version = version
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("limit", "good", "bad"),
+    [
+        ({"min_version": "TLS13"}, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2),
+        ({"max_version": "TLS12"}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3),
+        ({"cipher_suites": ["TLS_AES_128_GCM_SHA256"]}, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2),
+    ],
+)
+def test_versions_are_those_of_the_file(
+    web: WebFolder, serve: Serve, limit: dict[str, object], good: ssl.TLSVersion, bad: ssl.TLSVersion
+) -> None:
+    """min_version and max_version; suites of TLS 1.3 alone leave none for 1.2."""
+    exporter = serve(tls_server_config=web.tls(**limit))
+    assert exporter.ask(context=client_context(web.authority, prepare=only(good))).status == 200
+    assert refused(exporter, client_context(web.authority, prepare=only(bad)))
+
+
+def test_suites_and_the_curve_are_those_of_the_file(web: WebFolder, serve: Serve) -> None:
+    """The one suite of TLS 1.2 that is named, and the one curve."""
+    suite = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
+    exporter = serve(tls_server_config=web.tls(cipher_suites=[suite], curve_preferences=["CurveP384"]))
+    tls12 = client_context(web.authority, prepare=only(ssl.TLSVersion.TLSv1_2))
+    assert version_of(exporter, tls12) == ("TLSv1.2", "ECDHE-ECDSA-CHACHA20-POLY1305")
+    tls12.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    assert refused(exporter, tls12)
+    curve = client_context(web.authority, prepare=lambda context: context.set_ecdh_curve("prime256v1"))
+    assert refused(exporter, curve)
+    curve.set_ecdh_curve("secp384r1")
+    assert exporter.ask(context=curve).status == 200
+
+
+def test_a_client_must_show_a_certificate(web: WebFolder, serve: Serve) -> None:
+    """Refused: none, one of another authority, one that has expired, one that signs itself."""
+    exporter = serve(tls_server_config=web.client_tls(), client=web.client())
+    assert exporter.ask().status == 200
+    strangers = {
+        "none": None,
+        "other authority": web.client(authority=trustme.CA()),
+        "expired": web.client(expired=True),
+        "the server's authority": web.client(authority=web.authority),
+    }
+    for who, certificate in strangers.items():
+        assert refused(exporter, client_context(web.authority, certificate)), who
+    assert exporter.ask().status == 200
+    assert "Traceback" not in exporter.log()
+
+
+def test_a_client_certificate_is_verified_if_given(web: WebFolder, serve: Serve) -> None:
+    """None is fine, a wrong one is not."""
+    exporter = serve(tls_server_config=web.client_tls("VerifyClientCertIfGiven"))
+    assert exporter.ask().status == 200
+    assert exporter.ask(context=client_context(web.authority, web.client())).status == 200
+    assert refused(exporter, client_context(web.authority, web.client(authority=trustme.CA())))
+
+
+@pytest.mark.parametrize(
+    "name", ["prom.example", "127.0.0.9", "::1", "prom@mail.example", "xn--bcher-kva.example"]
+)
+def test_a_client_must_have_an_allowed_name(web: WebFolder, serve: Serve, name: str) -> None:
+    """A DNS name, an address or a mail address, exactly; any other gets 403 and no second request."""
+    exporter = serve(
+        tls_server_config=web.client_tls(client_allowed_sans=["x.example", name]),
+        client=web.client(name, "y.example"),
+    )
+    assert exporter.ask().status == 200
+    for other in ("other.example", f"a{name}" if "." in name else "::2", "*.example"):
+        with exporter.pool(client_context(web.authority, web.client(other))) as pool:
+            answer = pool.request("GET", "/metrics")
+            assert (answer.status, answer.headers.get("Connection")) == (403, "close")
+            assert b"llem_" not in answer.data
+
+
+def test_pem_may_stand_in_the_file(web: WebFolder, serve: Serve) -> None:
+    """Certificate, key and authority inline, and nothing of them on a disk."""
+    leaf = web.authority.issue_cert("localhost", "127.0.0.1")
+    exporter = serve(
+        tls_server_config={
+            "cert": pem_of(leaf).decode(),
+            "key": leaf.private_key_pem.bytes().decode(),
+            "client_ca": web.client_authority.cert_pem.bytes().decode(),
+            "client_auth_type": "RequireAndVerifyClientCert",
+        },
+        client=web.client(),
+    )
+    assert exporter.ask().status == 200
+    assert refused(exporter, client_context(web.authority))
+
+
+def test_paths_are_relative_to_the_config_file(web: WebFolder, servers: ExitStack) -> None:
+    """Not to where the exporter was started; an absolute path is itself."""
+    tls = web.tls(key_file=str(web.folder / "key.pem"))
+    config = web.write(tls_server_config=tls)
+    assert Path.cwd() != web.folder
+    exporter = servers.enter_context(WebExporter(config, context=client_context(web.authority)))
+    assert exporter.ask().status == 200
+
+
+def test_a_wrong_file_stops_the_start(web: WebFolder) -> None:
+    """One line with the file, the key and what is wrong, and exit 1."""
+    config = web.write(tls_server_config=web.tls(key_file="none.pem"))
+    done = subprocess.run(
+        [sys.executable, "-m", "llem_exporter", *REPLAY, "--web.config.file", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"Error: --web.config.file {config}: tls_server_config.key_file 'none.pem' cannot be read: "
+        "No such file or directory\n"
+    )
+
+
+class Scrapers:
+    """Threads that scrape all the time; each failure is kept."""
+
+    def __init__(self, exporter: WebExporter, context: ssl.SSLContext) -> None:
+        self.failures: list[str] = []
+        self.scrapes = 0
+        self._stopped = threading.Event()
+        self._exporter, self._context = exporter, context
+        # One keeps its connection, and one comes anew each time.
+        self._threads = [threading.Thread(target=self._run, args=(kept,)) for kept in (True, False)]
+
+    def _run(self, kept: bool) -> None:
+        with self._exporter.pool(self._context) as pool:
+            while not self._stopped.wait(0.02):
+                try:
+                    answer = (
+                        pool.request("GET", "/metrics") if kept else self._exporter.ask(context=self._context)
+                    )
+                    if answer.status != 200 or b"llem_gpu_samples_total{" not in answer.data:
+                        self.failures.append(str(answer.status))
+                except urllib3.exceptions.HTTPError as error:
+                    self.failures.append(repr(error))
+                self.scrapes += 1
+            if kept and pool.num_connections != 1:
+                self.failures.append(f"{pool.num_connections} connections were needed")
+
+    def __enter__(self) -> "Scrapers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(10)
+
+
+def test_a_renewed_certificate_fails_no_scrape(web: WebFolder, serve: Serve) -> None:
+    """Three renewals under running scrapes: new connections get the new one, kept ones live on."""
+    exporter = serve(tls_server_config=web.client_tls(), client=web.client())
+    assert exporter.context is not None
+    context, seen = exporter.context, {serial_of(exporter, exporter.context)}
+    with Scrapers(exporter, context) as scrapers:
+        for key_first in (False, True, False):
+            web.issue(key_first=key_first)
+            wait_until(
+                lambda: serial_of(exporter, context) not in seen, "the new certificate", RELOAD_SECONDS
+            )
+            seen.add(serial_of(exporter, context))
+    assert scrapers.failures == []
+    assert scrapers.scrapes > 50
+    assert len(exporter.lines("read again")) == 3
+
+
+def test_half_a_renewed_pair_keeps_the_old_one(web: WebFolder, serve: Serve) -> None:
+    """Certificate new, key old: one line, no scrape fails; with the key the new pair is served, one line."""
+    exporter = serve(tls_server_config=web.tls())
+    assert exporter.context is not None
+    context, old = exporter.context, serial_of(exporter, exporter.context)
+    new = web.authority.issue_cert("localhost", "127.0.0.1")
+    with Scrapers(exporter, context) as scrapers:
+        write_whole(web.folder / "cert.pem", pem_of(new))
+        wait_until(lambda: exporter.lines("ERROR"), "a line about the pair", RELOAD_SECONDS)
+        time.sleep(2.5)
+        assert serial_of(exporter, context) == old
+        write_whole(web.folder / "key.pem", new.private_key_pem.bytes())
+        wait_until(lambda: serial_of(exporter, context) != old, "the new pair", RELOAD_SECONDS)
+    assert scrapers.failures == []
+    (line,) = exporter.lines("ERROR")
+    assert "key values mismatch; what was read before stays" in line
+    assert len(exporter.lines("good again")) == 1
+
+
+def test_new_authorities_hold_for_open_connections(web: WebFolder, serve: Serve) -> None:
+    """Who got in under the old list of authorities is asked to show a certificate anew."""
+    exporter = serve(tls_server_config=web.client_tls(), client=web.client())
+    with exporter.pool() as pool:
+        assert pool.request("GET", "/metrics").status == 200
+        web.client_authority = trustme.CA()
+        web.client_tls()
+        wait_until(lambda: exporter.lines("read again"), "the new authority", RELOAD_SECONDS)
+        assert pool.request("GET", "/metrics").status == 403
+    assert refused(exporter, exporter.context or client_context(web.authority))
+    assert exporter.ask(context=client_context(web.authority, web.client())).status == 200
+
+
+def test_a_server_can_be_given_tls_while_it_runs(web: WebFolder, servers: ExitStack) -> None:
+    """From then on plain HTTP gets nothing, on a connection that was open neither."""
+    exporter = servers.enter_context(WebExporter(web.write()))
+    with exporter.pool() as pool:
+        assert pool.request("GET", "/metrics").status == 200
+        web.write(tls_server_config=web.tls())
+        wait_until(lambda: exporter.lines("read again"), "TLS", RELOAD_SECONDS)
+        assert pool.request("GET", "/metrics").status == 403
+    exporter.context = client_context(web.authority)
+    assert exporter.ask().status == 200
+
+
+@pytest.fixture
+def scraped(
+    web: WebFolder,
+    servers: ExitStack,
+    tmp_path_factory: pytest.TempPathFactory,
+    prometheus_release: PrometheusRelease,
+) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes both pages over TLS, with a password and a client certificate."""
+    config = web.write(
+        tls_server_config=web.client_tls(client_allowed_sans=["prom.example"]),
+        basic_auth_users={"prom": hashed("secret", 10)},
+    )
+    client = web.client("prom.example")
+    exporter = servers.enter_context(WebExporter(config, context=client_context(web.authority, client)))
+    authority = web.folder / "server-ca.pem"
+    authority.write_bytes(web.authority.cert_pem.bytes())
+    how = {
+        "scheme": "https",
+        "basic_auth": {"username": "prom", "password": "secret"},
+        "tls_config": {"ca_file": str(authority), "cert_file": str(client), "key_file": str(client)},
+    }
+    jobs = [
+        scrape_config("llem", exporter, **how),
+        scrape_config("history", exporter, path="/history", params={"scraper": ["p"]}, **how),
+        scrape_config(
+            "no-password", exporter, **{**how, "basic_auth": {"username": "prom", "password": "wrong"}}
+        ),
+        scrape_config("no-certificate", exporter, **{**how, "tls_config": {"ca_file": str(authority)}}),
+    ]
+    folder = tmp_path_factory.mktemp("prometheus")
+    with Prometheus(folder, jobs, release=prometheus_release) as prometheus:
+        yield prometheus
+    assert exporter.ask(headers=authorization("prom", "secret")).status == 200
+    assert exporter.ask().status == 401
+
+
+def test_prometheus_scrapes_over_tls_with_certificate_and_password(scraped: Prometheus) -> None:
+    """Both pages, every scrape; the jobs without one of the two are down."""
+    scraped.wait_for('count_over_time(up{job="llem"}[1m]) >= 5')
+    scraped.wait_for('count_over_time(llem_gpu_power_trace_watts{gpu="0"}[1m]) >= 30')
+    for job in ("llem", "history"):
+        assert scraped.value(f'min_over_time(up{{job="{job}"}}[1m])') == 1
+    for job in ("no-password", "no-certificate"):
+        assert scraped.value(f'max_over_time(up{{job="{job}"}}[1m])') == 0
