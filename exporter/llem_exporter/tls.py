@@ -41,6 +41,8 @@ _VERIFY: Final = {
     ClientAuth.REQUIRED: ssl.CERT_REQUIRED,
 }
 
+_MFD_NOEXEC_SEAL: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
@@ -147,7 +149,10 @@ def reason_of(error: Exception) -> str:
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
     """A path to these bytes, in memory only: ssl takes certificates and keys from files alone."""
-    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    try:
+        descriptor = os.memfd_create("pem", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError:  # a kernel before 6.3 does not know the flag, a hardened one wants it
+        descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
             file.write(content)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -354,7 +355,7 @@ def scraped(
     exporter = servers.enter_context(WebExporter(config, context=client_context(web.authority, client)))
     authority = web.folder / "server-ca.pem"
     authority.write_bytes(web.authority.cert_pem.bytes())
-    how = {
+    how: dict[str, Any] = {
         "scheme": "https",
         "basic_auth": {"username": "prom", "password": "secret"},
         "tls_config": {"ca_file": str(authority), "cert_file": str(client), "key_file": str(client)},
