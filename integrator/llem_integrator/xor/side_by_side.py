@@ -18,7 +18,7 @@ _u = np.uint64  # numpy makes floats of uint64 with int64
 _Words = NDArray[np.uint64]
 _Number = TypeVar("_Number", np.int64, np.float64)
 
-_GROUP_ROWS: Final = 4096
+GROUP_ROWS: Final = 4096
 """Rows decoded at once: enough to make a numpy call worth its price, few enough for the caches."""
 _GROUP_CELLS: Final = 1 << 20
 _DOD_PREFIX_BITS: Final = np.array([2, 2, 2, 2, 3, 3, 4, 4])
@@ -54,7 +54,7 @@ def _big_endian(data: Bytes) -> _Words:
 
 def _groups(counts: Ints) -> Iterator[tuple[int, int]]:
     """Stretches of chunks to decode at once, bounded in rows and in cells (rows x the longest's samples)."""
-    spans = [(at, min(at + _GROUP_ROWS, len(counts))) for at in range(0, len(counts), _GROUP_ROWS)][::-1]
+    spans = [(at, min(at + GROUP_ROWS, len(counts))) for at in range(0, len(counts), GROUP_ROWS)][::-1]
     while spans:
         begin, end = spans.pop()
         if end - begin > 1 and (end - begin) * int(counts[begin:end].max()) > _GROUP_CELLS:
