@@ -64,9 +64,10 @@ class Node:
 
     def result(self, job: str, suffix: str = "json") -> str:
         """What the epilog left behind, as soon as it is there."""
-        path = self.spool / f"{job}.node1.{suffix}"
-        wait_until(path.exists, f"{path.name} among {[*self.spool.glob('*')]}")
-        return path.read_text()
+        found = wait_until(lambda: sorted(self.spool.glob(f"{job}.node1.*")), f"a result of job {job}")
+        texts = {path.suffix: path.read_text() for path in found}
+        assert list(texts) == [f".{suffix}"], texts
+        return texts[f".{suffix}"]
 
 
 @pytest.fixture
