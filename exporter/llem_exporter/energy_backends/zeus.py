@@ -30,7 +30,7 @@ def imported() -> Any:
     """Zeus's class of an NVIDIA GPU. Raises ConfigError where Zeus cannot be imported."""
     try:
         from zeus.device.gpu.nvidia import NVIDIAGPU
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
     return NVIDIAGPU
 
@@ -179,14 +179,11 @@ class ZeusBackend:
 
 def _zeus_gpus(found: Sequence[Gpu]) -> list[Any]:
     """Zeus's own objects for these GPUs. Raises ConfigError where it has none, or only polls them."""
-    try:
-        from zeus.device.gpu.nvidia import NVIDIAGPU
-    except Exception as exc:
-        raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
+    nvidia_gpu = imported()
     opened: list[Any] = []
     for gpu in found:
         try:
-            its = NVIDIAGPU(gpu.index)
+            its = nvidia_gpu(gpu.index)
             counts = its.supports_get_total_energy_consumption()
         except Exception as exc:
             raise ConfigError(f"Zeus cannot open GPU {gpu.index}: {exc}") from exc
