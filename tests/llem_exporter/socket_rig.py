@@ -1,0 +1,94 @@
+"""Clients that do not behave: bytes over sockets, and what becomes of them."""
+
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from tests.servers import Exporter
+
+
+class LimitedExporter(Exporter):
+    """An exporter that may have `descriptors` at once, and is started with `held` of them in use."""
+
+    def __init__(self, descriptors: int, held: int = 0, args: Sequence[str] = ("--replay", "demo")) -> None:
+        super().__init__(args=args)
+        self._descriptors, self._held = descriptors, held
+
+    def _command(self) -> Sequence[str]:
+        opened = " ".join(f"{number}</dev/null" for number in range(10, 10 + self._held))
+        script = f'exec {opened}; ulimit -n {self._descriptors}; exec "$0" "$@"'
+        return ["bash", "-c", script, *super()._command()]
+
+
+def connect(exporter: Exporter, receive_bytes: int | None = None) -> socket.socket:
+    """A connection; one that takes few bytes at a time where told so."""
+    client = socket.socket()
+    client.settimeout(10)
+    if receive_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    client.connect(("127.0.0.1", exporter.port))
+    return client
+
+
+@contextmanager
+def crowd(exporter: Exporter, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections that say nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(connect(exporter)) for _ in range(count)]
+
+
+def get(path: str, *headers: str) -> bytes:
+    """A whole request."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def status_of(client: socket.socket) -> int:
+    """The status of the answer that comes; 0 where the connection is closed without one."""
+    try:
+        words = client.recv(65_536).split()
+    except ConnectionResetError:
+        return 0
+    return int(words[1]) if words else 0
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the other side has closed; what it sent before is read."""
+    try:
+        while select.select([client], [], [], 0)[0]:
+            if not client.recv(65_536):
+                return True
+    except ConnectionError:
+        return True
+    return False
+
+
+def sends(client: socket.socket, data: bytes, times: int) -> int:
+    """How many times this could be sent until the other side closed, or took no more."""
+    for number in range(times):
+        try:
+            client.sendall(data)
+        except (ConnectionError, TimeoutError):
+            return number
+    return times
+
+
+def closed_after_s(
+    clients: dict[str, socket.socket], drip: Sequence[str], within_s: float
+) -> dict[str, float]:
+    """When each was closed; those named in `drip` send a byte each 0.2 s until then."""
+    started_s, closed = time.monotonic(), dict[str, float]()
+    while len(closed) < len(clients) and time.monotonic() - started_s < within_s:
+        for name, client in clients.items():
+            if name in closed:
+                continue
+            if is_closed(client):
+                closed[name] = time.monotonic() - started_s
+            elif name in drip:
+                try:
+                    client.sendall(b"x")
+                except ConnectionError:
+                    closed[name] = time.monotonic() - started_s
+        time.sleep(0.2)
+    return closed
