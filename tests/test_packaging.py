@@ -116,6 +116,7 @@ def test_sdist_holds_the_tests_and_nothing_built(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"tests/run", "tests/servers.py", "tests/fake_nvml/Makefile", "README.md", "LICENSE"} < names
+    assert {"exporter/deploy/README.md", "exporter/deploy/slurm/prolog.sh"} < names
     assert not [name for name in names if name.endswith((".so", ".so.1", ".pyc", ".o"))]
 
 

@@ -1,6 +1,8 @@
 """Whose GPU: job files on the page, whatever lies in their directory."""
 
+import fcntl
 import os
+import signal
 import stat
 import threading
 import time
@@ -137,6 +139,20 @@ def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     assert found.jobs == (Job(OURS, "1", ""),)
     kinds = ["dangling", "fifo", "folder", "link", "socket", "zero"]
     assert found.refused == tuple(f"'{UUID}.{kind}': is no plain file, and is not opened" for kind in kinds)
+
+
+def test_a_leased_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever holds a lease on a file can make others wait 45 s for it; not this reading."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # it tells the holder that somebody came
+    put(tmp_path, f"{UUID}.leased", "job=1\n")
+    with (tmp_path / f"{UUID}.leased").open("r+") as leased:
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        before_s = time.monotonic()
+        found = listing(tmp_path)
+        assert time.monotonic() - before_s < 1
+    signal.signal(signal.SIGIO, before)
+    reason = "cannot be read: Resource temporarily unavailable"
+    assert found == Listing((), (f"'{UUID}.leased': {reason}",))
 
 
 def test_what_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
