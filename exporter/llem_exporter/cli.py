@@ -19,6 +19,7 @@ SWITCH_SECONDS: Final = 0.0005
 _FIELD_OF: Final = {
     "web_listen_address": "addresses",
     "sample_interval": "interval_ms",
+    "driver_timeout": "driver_timeout_ms",
     "collector_zeus": "use_zeus",
     "collector_codecarbon": "use_codecarbon",
     "codecarbon_country_iso_code": "country_iso_code",

@@ -57,7 +57,7 @@ class Settings:
     country_iso_code: str | None = None
     replay: str | None = None
     jobs_dir: str | None = None
-    driver_timeout: int = 60_000
+    driver_timeout_ms: int = 60_000
 
 
 def run(settings: Settings) -> None:
@@ -96,13 +96,14 @@ def run(settings: Settings) -> None:
         # Only now: the import of Zeus holds the interpreter's lock for half a second.
         _complete(sampler, openings, devices, counters)
 
-    def watch_clock() -> None:
+    def every_second() -> None:
         if step_s := clock.observe():
             _log.warning("the wall clock was set by %+.3f s", step_s)
+        _end_where_outdated(sampler)
 
     try:
         pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
-        asyncio.run(serve(pages, site, handover.connections, watch_clock))
+        asyncio.run(serve(pages, site, handover.connections, every_second))
     finally:
         sampler.stop()
         if jobs:
@@ -122,6 +123,14 @@ def _sampler(
         observe_lateness=observed.lateness,
         observe_call=observed.call,
     )
+
+
+def _end_where_outdated(sampler: Sampler) -> None:
+    """Raises ConfigError after an upgrade of the driver, which only a new process can read."""
+    if any(nvml_device.OUTDATED in gpu.ledger.errors for gpu in sampler.gpus):
+        raise ConfigError(
+            "the NVIDIA driver was replaced while this process ran, which has the old library; start it again"
+        )
 
 
 def _refuse(settings: Settings) -> None:
@@ -169,9 +178,9 @@ def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openi
         played = replay.open_devices(settings.replay, start_ms, lambda: clock.stepped_s)
         return selected(played, settings.gpus), None
     try:
-        count = count_within(nvml_device.count_gpus, settings.driver_timeout / 1000)
+        count = count_within(nvml_device.count_gpus, settings.driver_timeout_ms / 1000)
         openings = Openings(count, settings.gpus, nvml_device.open_gpu)
-        opened = openings.opened(answer_s=settings.driver_timeout / 1000)
+        opened = openings.opened(answer_s=settings.driver_timeout_ms / 1000)
         devices = selected(opened, settings.gpus, openings.unopened)
         if not devices:
             silent = f" ({openings.silent} do not answer at all)" if openings.silent else ""

@@ -112,6 +112,11 @@ class GpuLedger:
         with self._lock:
             self._page = self._after(read)
 
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """Failed readings by the driver's names of the errors."""
+        return self._page.errors
+
     def add_errors(self, names: Iterable[str]) -> None:
         """Count failed readings by the driver's names of the errors."""
         with self._lock:

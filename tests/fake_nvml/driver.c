@@ -61,6 +61,7 @@ EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     for (double waited_s = 0; state->init_hung && waited_s < HANG_LIMIT_S; waited_s += 0.005) sleep_s(0.005);
     if (state->init_hung) return NVML_ERROR_TIMEOUT;
     if (!state->loaded) return NVML_ERROR_DRIVER_NOT_LOADED;
+    if (state->replaced) return NVML_ERROR_LIB_RM_VERSION_MISMATCH;
     atomic_store(&generation, state->generation);
     atomic_store(&initialised_by, getpid());
     atomic_fetch_add(&users, 1);

@@ -17,6 +17,7 @@ typedef enum {
     NVML_ERROR_DRIVER_NOT_LOADED = 9,
     NVML_ERROR_TIMEOUT = 10,
     NVML_ERROR_GPU_IS_LOST = 15,
+    NVML_ERROR_LIB_RM_VERSION_MISMATCH = 18,
 } nvmlReturn_t;
 
 enum { ARCH_VOLTA = 5, ARCH_AMPERE = 7 };

@@ -114,6 +114,15 @@ class FakeDriver:
         self._state.init_hung = hung
 
     @property
+    def replaced(self) -> bool:
+        """Whether nvmlInit answers LIB_RM_VERSION_MISMATCH, as after an upgrade to a process from before."""
+        return bool(self._state.replaced)
+
+    @replaced.setter
+    def replaced(self, replaced: bool) -> None:
+        self._state.replaced = replaced
+
+    @property
     def forgets_fork(self) -> bool:
         """Whether a forked child finds NVML uninitialised, whatever its parent had done."""
         return bool(self._state.forgets_fork)

@@ -3,7 +3,7 @@
 import ctypes
 
 MAX_GPUS, MAX_MIG_SLICES, PIECES, COUNTERS, CLOCKS, CALL_CLASSES = 64, 7, 256, 64, 4, 4
-MAGIC, VERSION = 0x4C4D564E454B4146, 2
+MAGIC, VERSION = 0x4C4D564E454B4146, 3
 
 _Number = ctypes.c_double | ctypes.c_uint64 | ctypes.c_int64
 _f64, _u64, _i64 = ctypes.c_double, ctypes.c_uint64, ctypes.c_int64
@@ -61,7 +61,7 @@ class State(ctypes.Structure):
     _fields_ = [
         *_each(_u64, "magic version size"),
         ("origin_ns", _i64),
-        *_each(_u64, "loaded generation gpu_count cuda_version init_hung forgets_fork"),
+        *_each(_u64, "loaded generation gpu_count cuda_version init_hung replaced forgets_fork"),
         ("driver_version", ctypes.c_char * 80),
         ("gpus", Gpu * MAX_GPUS),
     ]

@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-enum { MAX_GPUS = 64, MAX_MIG_SLICES = 7, PIECES = 256, COUNTERS = 64, CLOCKS = 4, STATE_VERSION = 2 };
+enum { MAX_GPUS = 64, MAX_MIG_SLICES = 7, PIECES = 256, COUNTERS = 64, CLOCKS = 4, STATE_VERSION = 3 };
 #define STATE_MAGIC UINT64_C(0x4c4d564e454b4146) /* "FAKENVML" */
 
 enum call_class { CALL_FIELDS, CALL_ENERGY, CALL_POWER, CALL_SLOW, CALL_CLASSES };
@@ -71,6 +71,7 @@ typedef struct {
     _Atomic uint64_t gpu_count;
     _Atomic uint64_t cuda_version;
     _Atomic uint64_t init_hung;   /* nvmlInit does not return */
+    _Atomic uint64_t replaced;    /* the kernel's part of the driver is newer than this library */
     _Atomic uint64_t forgets_fork; /* a forked child must initialise anew */
     char driver_version[80];
     gpu_t gpus[MAX_GPUS];

@@ -34,6 +34,17 @@ def test_nvml_init_hangs_until_it_is_let_go(driver: FakeDriver) -> None:
             assert later.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
 
 
+def test_a_driver_that_was_replaced_is_not_opened(driver: FakeDriver) -> None:
+    """The library of before the upgrade does not fit the driver that was loaded."""
+    with NvmlProcess(driver) as process:
+        driver.replaced = True
+        driver.reload()
+        assert process.ask("nvml.nvmlInit()") == "NVMLError_LibRmVersionMismatch"
+        assert process.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == "NVMLError_GpuIsLost"
+        driver.replaced = False
+        assert process.ask("nvml.nvmlInit() or nvml.nvmlDeviceGetIndex(gpu[0])") == 0
+
+
 _FORK = """
 import json, os, sys, pynvml as nvml
 def index():

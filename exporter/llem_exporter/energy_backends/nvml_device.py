@@ -8,8 +8,12 @@ from llem_exporter.devices import DeviceInfo, Status
 from llem_exporter.energy_backends.nvml_status import ABSENT, StatusReader
 from llem_exporter.energy_backends.plausible import TIMES_LIMIT, plausible
 
+OUTDATED: Final = "NVML_ERROR_LIB_RM_VERSION_MISMATCH"
+"""The driver was replaced, and this process has the old one's library, for as long as it lives."""
+
 _GONE: Final = frozenset(
     {
+        OUTDATED,
         "NVML_ERROR_UNINITIALIZED",
         "NVML_ERROR_DRIVER_NOT_LOADED",
         "NVML_ERROR_GPU_IS_LOST",

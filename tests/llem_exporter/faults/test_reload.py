@@ -75,6 +75,20 @@ def test_gpus_numbered_anew_keep_their_joules(begin: Begin, steady: FakeDriver) 
         assert len(back.labels(NVML, uuid=uuid)) == len(back.labels(ZEUS, uuid=uuid)) == 1
 
 
+def test_a_driver_that_is_replaced_ends_the_process(begin: Begin, steady: FakeDriver) -> None:
+    """Its library is the old one for as long as it lives: one line, status 1, and a new process reads."""
+    exporter = begin()
+    before = with_zeus(exporter)
+    steady.replaced = True
+    steady.reload()
+    assert exporter.process.wait(10) == 1
+    assert "Error: the NVIDIA driver was replaced" in exporter.log().splitlines()[-1]
+    steady.replaced = False
+    exporter.start()
+    after = with_zeus(exporter)
+    assert [after.value(ZEUS, gpu=gpu) < before.value(ZEUS, gpu=gpu) for gpu in "012"] == [True] * 3
+
+
 def test_the_zeus_counter_goes_on_over_a_restart(begin: Begin, steady: FakeDriver) -> None:
     """Killed with -9 and started again: what was used meanwhile is in the counter, ours starts at 0."""
     exporter = begin()
