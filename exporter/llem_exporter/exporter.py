@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
         clock.monotonic_s,
     )
     jobs = _jobs(settings, sampler)
-    others = [part.add_to for part in (handover, carbon, jobs) if part]
+    others = [part.add_to for part in (handover, carbon, jobs, openings) if part]
     source = "replay" if settings.replay else "nvml"
     counters = Counters() if openings and settings.use_zeus else None
     zeus_fails = (lambda: counters.failing) if counters else (lambda: False)

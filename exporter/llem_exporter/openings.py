@@ -2,12 +2,15 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
 from typing import Final
 
-from llem_core.errors import ConfigError
+from llem_core import metrics
+from llem_core.errors import ConfigError, DeviceError
+from llem_exporter.collector import Families
 from llem_exporter.devices import Device
 
 PATIENCE_SECONDS: Final = 2.0
@@ -17,6 +20,9 @@ ANSWER_SECONDS: Final = 60.0
 """How long it waits for the driver to answer at all: one that loads with eight GPUs takes tens of seconds."""
 
 RETRY_SECONDS: Final = 5.0
+
+OPEN_TOO_SLOW: Final = "OPEN_TOO_SLOW"
+"""Our name for a GPU whose opening does not return, beside the driver's names of errors."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +63,7 @@ class Openings:
         self._lock = threading.Lock()
         self._opened: dict[int, Device] = {}
         self._join: Callable[[Device], object] | None = None
+        self._errors: Counter[tuple[int, str]] = Counter()
         self._answered = threading.Event()
         self._tried = [threading.Event() for _ in range(count)]
         for index in range(count):
@@ -101,8 +108,26 @@ class Openings:
         with self._lock:
             self._join = join
             others = [device for device in self._opened.values() if device not in taken]
+        for index, tried in enumerate(self._tried):
+            if not tried.is_set():
+                _log.warning("GPU %d does not answer; it is read when it does", index)
+                self._note(index, OPEN_TOO_SLOW)
         for device in others:
             self._joined(device, join)
+
+    def add_to(self, families: Families) -> None:
+        """Add the errors of GPUs that could not be opened; their UUIDs are not known then."""
+        with self._lock:
+            errors = dict(self._errors)
+        for (index, name), count in errors.items():
+            families.add(metrics.GPU_READ_ERRORS, (str(index), "", name), count)
+
+    def _note(self, index: int, name: str) -> None:
+        """Count an error of a GPU that may be a wanted one."""
+        by_index = all(wanted.isdecimal() for wanted in self._wanted)
+        if not self._wanted or not by_index or str(index) in self._wanted:
+            with self._lock:
+                self._errors[index, name] += 1
 
     def _open(self, index: int) -> None:
         device, error = None, ""
@@ -113,6 +138,8 @@ class Openings:
                 if str(exc) != error:
                     _log.warning("GPU %d cannot be opened, and is tried again: %s", index, exc)
                 error = str(exc)
+                cause = exc.__cause__
+                self._note(index, cause.name if isinstance(cause, DeviceError) else type(exc).__name__)
                 self._tried[index].set()
                 self._answered.set()
                 sleep(self._retry_s)

@@ -88,6 +88,7 @@ def test_a_gpu_that_nobody_may_read_at_the_start(begin: Begin, steady: FakeDrive
     exporter = begin()
     shown = with_zeus(exporter, 2)
     assert shown.labels(INFO, gpu="1") == []
+    assert shown.value(ERRORS, gpu="1", uuid="", error=DENIED) >= 1
     assert [shown.value(SUCCESS, collector="nvml"), shown.value(AVAILABLE, backend="zeus")] == [0, 0]
     assert f"GPU 1 cannot be opened, and is tried again: GPU 1 cannot be opened: {DENIED}" in exporter.log()
     steady.gpus[1].denied = frozenset()

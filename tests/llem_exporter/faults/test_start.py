@@ -7,7 +7,17 @@ import pytest
 
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
-from tests.llem_exporter.faults.pages import AVAILABLE, INFO, POWER, SUCCESS, ZEUS, Begin, all_read, page_with
+from tests.llem_exporter.faults.pages import (
+    AVAILABLE,
+    ERRORS,
+    INFO,
+    POWER,
+    SUCCESS,
+    ZEUS,
+    Begin,
+    all_read,
+    page_with,
+)
 from tests.llem_exporter.test_cli import run
 from tests.servers import wait_until
 
@@ -74,6 +84,9 @@ def test_a_gpu_that_does_not_answer_at_the_start_joins_later(
     assert shown.value(SUCCESS, collector="nvml") == 0
     assert shown.value(AVAILABLE, backend="nvml") == 0
     assert shown.get(INFO, gpu="1") is None
+    error = {"lost": "NVML_ERROR_GPU_IS_LOST", "hung": "OPEN_TOO_SLOW"}[fault]
+    assert shown.value(ERRORS, gpu="1", uuid="", error=error) >= 1
+    assert "GPU 1 cannot be opened" in exporter.log() or "GPU 1 does not answer" in exporter.log()
     assert exporter.fetch("/history?scraper=a").status == 200
     setattr(steady.gpus[1], fault, False)
     shown = page_with(exporter, ZEUS, 3)
