@@ -81,8 +81,11 @@ class WebConfig:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer who may not ask; pass on the others."""
-        refusal = self._refuse_connection(request) or await self._refuse_client(request)
-        return refusal or await handler(request)
+        # "is None", not "or": to older aiohttp a response is a mapping, and an empty one is false.
+        refusal = self._refuse_connection(request)
+        if refusal is None:
+            refusal = await self._refuse_client(request)
+        return await handler(request) if refusal is None else refusal
 
     def _refuse_connection(self, request: web.Request) -> web.Response | None:
         loaded = self._loaded
