@@ -30,6 +30,7 @@ from llem_integrator.readings import read
 from llem_integrator.series import Series
 from llem_integrator.sources import Matcher, whole
 from llem_integrator.sources.openmetrics import OpenMetricsSource
+from llem_integrator.sources.http import Http
 from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.window import Window
 from tests.bench.bench_exporter import Peer
@@ -232,7 +233,7 @@ def _sources(
     prometheus: Prometheus, instances: Mapping[str, str], start_ms: int
 ) -> dict[str, OpenMetricsSource]:
     """All that Prometheus holds of a node, by job, in memory."""
-    server = PrometheusSource(prometheus.url)
+    server = PrometheusSource(Http(prometheus.url))
     now_ms = round(time.time() * 1000)
     sources = {}
     for job, instance in instances.items():

@@ -13,13 +13,13 @@ from llem_integrator.sources.matchers import Selector
 Progress = Callable[[float], None]
 """Told the share of a fetch that is done, from 0 to 1."""
 
-_LARGEST: Final = 1e15
+LARGEST: Final = 1e15
 """No sample of ours is larger: at 100 kW a counter of joules would take 300 years to get there."""
 
 
 def plausible(values: Values) -> Values:
     """Values (n,) as they are, NaN for what is larger than any of ours: sums of those end at infinity."""
-    return np.where(np.abs(values) > _LARGEST, np.nan, values)
+    return np.where(np.abs(values) > LARGEST, np.nan, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from llem_core.errors import SourceError
 from llem_integrator.series import Series
-from llem_integrator.sources import http
 from llem_integrator.sources.base import Piece, Progress, Summary
+from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import Selector
 from llem_integrator.sources.openmetrics import OpenMetricsSource, parse
 
@@ -19,14 +19,14 @@ _LEAD_MS: Final = 300_000
 class ExporterSource:
     """A running llem-exporter. What it hands over once is kept for the next window."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/")
+    def __init__(self, http: Http) -> None:
+        self._http = http
         self._page: OpenMetricsSource | None = None
         self._since_ms = 0
 
     @property
     def address(self) -> str:
-        return http.without_secrets(self._url)
+        return self._http.address
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -47,10 +47,11 @@ class ExporterSource:
             self._since_ms = max(0, start_ms - _LEAD_MS)
             since_ms = max(0, self._since_ms - 1)  # exclusive
             fields = {"since": f"{since_ms // 1000}.{since_ms % 1000:03d}"}
-            status, body = http.request("GET", f"{self._url}/history", fields, _ACCEPT)
-            if status != 200:
+            answer = self._http.request("GET", "/history", fields, headers={"Accept": _ACCEPT})
+            body = answer.body
+            if answer.status != 200:
                 first_line = body.decode("utf-8", "replace").strip().partition("\n")[0]
-                raise SourceError(f"{self.address}/history answered {status}: {first_line}")
+                raise SourceError(f"{self.address}/history answered {answer.status}: {first_line}")
             instance = urlsplit(self.address).netloc
             text = body.decode("utf-8", "replace")
             labels = {"instance": instance}

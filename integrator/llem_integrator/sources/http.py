@@ -1,35 +1,32 @@
-"""HTTP as the sources use it: one pool, one way to fail."""
+"""HTTP as the sources use it: one way to ask, to ask again, and to fail."""
 
-import functools
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import SplitResult, urlencode, urlsplit
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
 
 import urllib3
 from urllib3.util import make_headers, parse_url
 
 from llem_core import __version__
 from llem_core.errors import ConfigError, SourceError
+from llem_integrator.sources.access import HttpConfig
 
-# A store that is not there is said at once; one that is busy is asked again, for some 4 s in all.
-_RETRIES = urllib3.Retry(
-    total=4,
-    connect=0,
-    read=1,
-    respect_retry_after_header=False,
-    backoff_factor=0.3,
-    status_forcelist=(429, 502, 503, 504),
-    allowed_methods=None,
-    raise_on_status=False,
-)
-_TIMEOUT = urllib3.Timeout(connect=5, read=120)
+_TIMEOUT: Final = urllib3.Timeout(connect=5, read=120)
+_WAITS_S: Final = (0.3, 0.6, 1.2, 2.4)
+"""Before each further try; some 4 s in all."""
+_REDIRECTS: Final = 5
+_LONGEST_WAIT_S: Final = 15.0
+"""A store that asks for more patience is given up."""
+_ALL_TRIES_S: Final = 60.0
+"""After so long no other try begins."""
 
-
-@functools.cache
-def _pool() -> urllib3.PoolManager:
-    return urllib3.PoolManager(retries=_RETRIES, timeout=_TIMEOUT)
+Found = TypeVar("Found")
 
 
 def split(url: str) -> SplitResult:
@@ -53,41 +50,235 @@ def without_secrets(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
-def request(
-    method: str, url: str, fields: Mapping[str, str] | None = None, accept: str = "application/json"
-) -> tuple[int, bytes]:
-    """Status and whole body; raises SourceError where there is none, or less than was announced."""
-    headers = {"Accept": accept, "Accept-Encoding": "gzip", "User-Agent": f"llem-integrate/{__version__}"}
-    if user := parse_url(url).auth:
-        headers |= make_headers(basic_auth=user)
-    target, body = without_secrets(url), urlencode(fields or {})
-    if method == "POST":
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
-    elif body:
-        target, body = f"{target}?{body}", ""
-    try:
-        answer = _pool().request(method, target, body=body or None, headers=headers)
-    except (urllib3.exceptions.HTTPError, ValueError) as exc:  # ValueError: sent on to what is no URL
-        raise SourceError(f"no answer from {without_secrets(url)}: {_reason(exc)}") from exc
-    return answer.status, answer.data
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back whole; `headers` are by lower-case name."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
-def _reason(exc: Exception) -> str:
-    """The innermost cause in a few words; urllib3 wraps it in its own retries."""
-    cause = getattr(exc, "reason", None) or exc
-    words = (
-        str(cause).rpartition(": ")[2]
-        if isinstance(cause, urllib3.exceptions.NewConnectionError)
-        else str(cause)
-    )
-    return words or type(cause).__name__
+class InterruptedTransferError(SourceError):
+    """A store that was busy, or went away in the middle: the same question may be answered later."""
+
+    def __init__(self, message: str, wait_s: float = 0.0, answer: Answer | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        self.answer = answer
 
 
-def parse_json(url: str, status: int, body: bytes) -> Any:
+class Http:
+    """One store's URL, and all that goes with a request to it."""
+
+    def __init__(
+        self, url: str, config: HttpConfig | None = None, *, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        config = config or HttpConfig()
+        self.address = without_secrets(url)
+        self._sleep = sleep
+        self._headers = {"User-Agent": f"llem-integrate/{__version__}", **dict(config.headers)}
+        user = parse_url(url).auth
+        if user and "authorization" not in {name.lower() for name in self._headers}:
+            self._headers |= make_headers(basic_auth=unquote(user))
+        self._own_headers = {*self._headers} - {"User-Agent"}
+        self._pool = _pool(url, config)
+        # A store that is not there is said at once; one that was there is asked again.
+        self._reached = False
+        self._redirects = _REDIRECTS if config.follow_redirects else 0
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The whole answer, whatever its status, asked for again where the store was busy or went away.
+
+        Raises SourceError where there is none, or less than was announced.
+        """
+
+        def ask() -> Answer:
+            with self.open(method, path, fields, body=body, headers=headers) as stream:
+                return Answer(stream.status, stream.headers, stream.rest())
+
+        try:
+            return self.patiently(ask)
+        except InterruptedTransferError as exc:
+            if exc.answer is None:
+                raise
+            return exc.answer
+
+    def patiently(self, ask: Callable[[], Found]) -> Found:
+        """What `ask` returns, tried again a few times where it is interrupted; raises what it raised last."""
+        deadline_s = time.monotonic() + _ALL_TRIES_S
+        for wait_s in _WAITS_S:
+            try:
+                return ask()
+            except InterruptedTransferError as exc:
+                if exc.wait_s > _LONGEST_WAIT_S or time.monotonic() > deadline_s:
+                    raise
+                self._sleep(max(wait_s, exc.wait_s))
+        return ask()
+
+    @contextmanager
+    def open(
+        self,
+        method: str,
+        path: str,
+        fields: Mapping[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> "Iterator[Stream]":
+        """An answer to be read as it comes; InterruptedTransferError where the store is busy or goes away."""
+        target, form = f"{self.address}{path}", urlencode(fields or {})
+        sent = {"Accept": "application/json", "Accept-Encoding": "gzip", **self._headers, **(headers or {})}
+        if method == "POST" and body is None:
+            sent["Content-Type"] = "application/x-www-form-urlencoded"
+            body = form.encode()
+        elif form:
+            target = f"{target}?{form}"
+        with self._said(path):
+            response = self._exchange(method, target, body, sent)
+        self._reached = True
+        stream = Stream(response, partial(self._said, path))
+        try:
+            if response.status == 429 or (response.status >= 500 and response.status != 501):
+                self._refuse(Answer(response.status, stream.headers, stream.rest()))
+            yield stream
+        finally:
+            response.close()  # what was not read to its end is no connection to use again
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        """The answer, of wherever redirects lead; another host gets no headers of ours."""
+        for left in range(self._redirects, -1, -1):
+            response = self._pool.request(
+                method,
+                target,
+                body=body,
+                headers=headers,
+                retries=False,
+                redirect=False,
+                timeout=_TIMEOUT,
+                preload_content=False,
+            )
+            location = response.get_redirect_location()
+            if not location or not left:
+                break
+            response.drain_conn()
+            before, target = target, urljoin(target, location)
+            if _place(before) != _place(target):
+                headers = {name: value for name, value in headers.items() if name not in self._own_headers}
+            if response.status == 303:
+                method, body = "GET", None
+        return response
+
+    def _refuse(self, answer: Answer) -> None:
+        """Raises where it is worth to ask again: a query that took too long will again."""
+        if b'"errorType":"timeout"' in answer.body:
+            return
+        asked = answer.headers.get("retry-after", "")
+        wait_s = float(asked) if asked.isdecimal() else 0.0
+        raise InterruptedTransferError(f"{self.address} answered {answer.status}", wait_s, answer)
+
+    @contextmanager
+    def _said(self, path: str) -> Iterator[None]:
+        """urllib3's errors as ours."""
+        try:
+            yield
+        except (urllib3.exceptions.HTTPError, ValueError, OSError) as exc:
+            # ValueError: sent on to what is no URL. A proxy's error has the cause in it.
+            reason = getattr(exc, "original_error", None) or exc
+            message = f"no answer from {self.address}{path}: {_words(reason)}"
+            passing = isinstance(reason, _PASSING) and not isinstance(reason, _LASTING)
+            if passing and (self._reached or not isinstance(reason, _ABSENT)):
+                raise InterruptedTransferError(message) from exc
+            raise SourceError(message) from exc
+
+
+_PASSING: Final = (
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.TimeoutError,
+    urllib3.exceptions.NewConnectionError,
+    OSError,
+)
+_ABSENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
+_LASTING: Final = (urllib3.exceptions.SSLError,)
+
+
+class Stream:
+    """An answer whose body is still on the wire."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, said: Callable[[], Any]) -> None:
+        self._response, self._said = response, said
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+
+    @property
+    def ends(self) -> bool:
+        """Whether the end of the body can be told from a connection that broke."""
+        return "content-length" in self.headers or self.headers.get("transfer-encoding") == "chunked"
+
+    def read(self, size: int) -> bytes:
+        """The next bytes: as many as asked for, fewer only at the end of the body."""
+        with self._said():
+            return self._response.read(size)
+
+    def rest(self) -> bytes:
+        with self._said():
+            return self._response.read()
+
+    def abort(self) -> None:
+        """Have a read() in another thread end now."""
+        with suppress(Exception):
+            self._response.shutdown()
+
+
+def _pool(url: str, config: HttpConfig) -> urllib3.PoolManager:
+    """Connections by the configuration; a TLS context is made only where one may be needed."""
+    settings: dict[str, Any] = {}
+    if url.lower().startswith("https:") or config.tls != type(config.tls)():
+        settings["ssl_context"] = config.tls.context()
+        if config.tls.server_name:
+            settings |= {"server_hostname": config.tls.server_name}
+        if config.tls.insecure_skip_verify:  # as asked for: no warning with each request
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    if config.proxy_url is None:
+        return urllib3.PoolManager(**settings)
+    split(config.proxy_url)
+    user = parse_url(config.proxy_url).auth
+    proxy_headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(without_secrets(config.proxy_url), proxy_headers=proxy_headers, **settings)
+
+
+def _place(url: str) -> tuple[str, str | None, int | None]:
+    """Whom a request goes to; raises ValueError where that is nobody."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    if not parts.hostname or port is None:
+        raise ValueError(f"a redirect to what is no URL: {without_secrets(url)}")
+    return parts.scheme, parts.hostname, port
+
+
+def _words(reason: object) -> str:
+    """A cause in a few words; urllib3 puts its own objects before some."""
+    words = str(reason)
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):
+        words = words.rpartition(": ")[2]
+    return words or type(reason).__name__
+
+
+def parse_json(address: str, answer: Answer) -> Any:
     """What the body says; raises SourceError with the status, where that is to blame."""
     try:
-        return json.loads(body)
+        return json.loads(answer.body)
     except (ValueError, RecursionError) as exc:
-        start = body[:60].decode("utf-8", "replace").strip()
-        what = "something that is not JSON" if status == 200 else str(status)
-        raise SourceError(f"{without_secrets(url)} answered {what}: {start!r}") from exc
+        start = answer.body[:60].decode("utf-8", "replace").strip()
+        what = "something that is not JSON" if answer.status == 200 else str(answer.status)
+        raise SourceError(f"{address} answered {what}: {start!r}") from exc

@@ -1,0 +1,78 @@
+"""Work that runs ahead of whoever takes its results, by as much as memory allows."""
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+_INTERRUPTS: Final = 20
+_INTERRUPT_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
+
+
+class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
+    """The items of a generator that runs in a thread of its own; at most `held` of them exist at once.
+
+    An item counts as gone when the next one is asked for. On exit the generator is closed and its thread
+    ends, however far it was: `interrupt` has what it waits for end.
+    """
+
+    def __init__(
+        self, items: Generator[Item, None, None], held: int, interrupt: Callable[[], object]
+    ) -> None:
+        self._items, self._interrupt = items, interrupt
+        self._permits = threading.Semaphore(held)
+        self._done = threading.Event()
+        self._queue: SimpleQueue[Item | _Raised | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="llem-fetch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._permits.release()
+        for _ in range(
+            _INTERRUPTS
+        ):  # it may be between two waits; one that nothing interrupts is left behind
+            if not self._thread.is_alive():
+                break
+            self._interrupt()
+            self._thread.join(_INTERRUPT_S)
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            found = self._queue.get()
+            if found is None:
+                return
+            if isinstance(found, _Raised):
+                raise found.error
+            yield found
+            del found
+            self._permits.release()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._permits.acquire()
+                if self._done.is_set():
+                    break
+                self._queue.put(next(self._items))
+        except StopIteration:
+            self._queue.put(None)
+        except BaseException as error:  # noqa: BLE001 (raised again where the items are taken)
+            self._queue.put(_Raised(error))
+        finally:
+            self._items.close()

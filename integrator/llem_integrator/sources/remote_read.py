@@ -1,0 +1,205 @@
+"""Prometheus's remote read: raw chunks, decoded here while the next are on their way.
+
+Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/
+"""
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import cramjam
+
+from llem_core.errors import SourceError
+from llem_integrator import xor
+from llem_integrator.series import Times, Values
+from llem_integrator.sources import chunked, samples
+from llem_integrator.sources.ahead import Ahead
+from llem_integrator.sources.base import Piece, Progress
+from llem_integrator.sources.batch import BATCH_CHUNKS, Batch, Decoded
+from llem_integrator.sources.buffers import Buffers
+from llem_integrator.sources.http import Http, Stream
+from llem_integrator.sources.matchers import Matcher, Selector
+from llem_integrator.sources.parts import Part, joined, trimmed
+from llem_integrator.sources.read_protocol import HEADERS, Form, Key, labels, request
+from llem_integrator.sources.slabs import TARGET_SAMPLES, Slabs, TooMuchError
+
+_SAMPLE_BYTES: Final = 24
+"""More than a sample takes in a ReadResponse, its share of the labels included."""
+_OFF: Final = (200, 400, 403, 404, 405, 406, 415, 501)
+"""What is answered where there is no remote read: by the server, by a proxy, by a page that wants a login."""
+_WORDS_OF_A_LIMIT: Final = (b"limit", b"exceed", b"too many", b"too large", b"max-")
+_HELD_SLABS: Final = 2
+_DECODERS: Final = 2
+FEW_SAMPLES: Final = TARGET_SAMPLES // 4
+
+
+class NotOfferedError(Exception):
+    """The server does not answer remote read."""
+
+
+@dataclass(slots=True)
+class _Slab:
+    """What came for [start_ms, end_ms], being decoded into `room`; of which `samples` are taken."""
+
+    start_ms: int
+    end_ms: int
+    limit: int
+    room: tuple[Times, Values]
+    samples: int = 0
+    parts: list[Future[Decoded]] = field(default_factory=list)
+
+    def add(self, count: int) -> tuple[Times, Values]:
+        """Room for so many samples more; raises TooMuchError."""
+        own = slice(self.samples, self.samples + count)
+        self.samples += count
+        if self.samples > self.limit:
+            raise TooMuchError(f"more than {self.limit} samples")
+        return self.room[0][own], self.room[1][own]
+
+
+class RemoteRead:
+    """A server's /api/v1/read."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._origin = f"{http.address}: remote read"
+        self._form = Form.CHUNKS
+        self._answered = False
+        self._labels: dict[Key, dict[str, str]] = {}
+        self._stream: Stream | None = None
+        self._buffers = Buffers(2 * TARGET_SAMPLES)
+
+    def pieces(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterator[Piece]:
+        """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
+        matchers = (Matcher("__name__", "=", metric), *selector)
+        with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
+            fetched = self._fetched(matchers, Slabs(start_ms, end_ms), pool)
+            try:
+                with Ahead(fetched, _HELD_SLABS, self._abort) as ahead:
+                    for slab in ahead:
+                        yield self._piece(slab)
+                        progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _abort(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+
+    def _fetched(
+        self, matchers: Selector, slabs: Slabs, pool: ThreadPoolExecutor
+    ) -> Generator[_Slab, None, None]:
+        """Slab after slab as it has come, its decoding begun."""
+        metric = matchers[0].value
+        while bounds := slabs.next():
+            try:
+                slab = self._http.patiently(partial(self._slab, matchers, *bounds, slabs.limit, pool))
+            except TooMuchError as exc:
+                if not slabs.shorten():
+                    raise SourceError(f"{self._origin}: 1 s of {metric} is {exc}") from exc
+                continue
+            except chunked.EncodingError as exc:
+                if exc.histogram:
+                    what = "holds native histograms, which are no samples"
+                    raise SourceError(f"{self._origin}: {metric} {what}") from exc
+                self._form = Form.SAMPLES
+                continue
+            xor.expect(slabs.taken(slab.samples))
+            yield slab
+
+    def _slab(
+        self, matchers: Selector, start_ms: int, end_ms: int, limit: int, pool: ThreadPoolExecutor
+    ) -> _Slab:
+        slab = _Slab(start_ms, end_ms, limit, self._buffers.take())
+        body = request(matchers, start_ms, end_ms, self._form)
+        try:
+            with self._http.open("POST", "/api/v1/read", body=body, headers=HEADERS) as stream:
+                self._stream = stream
+                if self._kind(stream).startswith("application/x-streamed-protobuf"):
+                    self._chunks(stream, slab, pool)
+                else:
+                    self._samples(stream, slab, pool)
+        except BaseException as exc:
+            for part in slab.parts:
+                part.cancel()
+            if isinstance(exc, chunked.FrameError):
+                raise SourceError(f"{self._origin}: {exc}") from exc
+            raise
+        finally:
+            self._stream = None
+        return slab
+
+    def _kind(self, stream: Stream) -> str:
+        """The type of an answer that is samples; raises where it is another."""
+        kind = stream.headers.get("content-type", "")
+        if stream.status == 200 and kind.startswith(("application/x-streamed", "application/x-protobuf")):
+            if not stream.ends:
+                raise SourceError(f"{self._origin}: its end cannot be told from a broken connection")
+            self._answered = True
+            return kind
+        said = stream.rest()
+        words = said[:200].decode("utf-8", "replace").strip()
+        if stream.status in (400, 413, 422) and any(word in said.lower() for word in _WORDS_OF_A_LIMIT):
+            raise TooMuchError(f"refused: {words}")
+        if stream.status in _OFF and not self._answered:
+            raise NotOfferedError
+        raise SourceError(f"{self._http.address} answered {stream.status} to /api/v1/read: {words}")
+
+    def _chunks(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
+        batch, count = Batch(), 0
+
+        def decode() -> None:
+            room = slab.add(count)
+            slab.parts.append(pool.submit(batch.decoded, room, slab.start_ms, slab.end_ms, self._origin))
+
+        for number, message in enumerate(chunked.frames(stream.read), 1):
+            for found in chunked.chunks(message, number):
+                batch.add(found, number)
+                count += found.samples
+                if batch.chunks >= BATCH_CHUNKS:
+                    decode()
+                    batch, count = Batch(), 0
+        if batch.chunks:
+            decode()
+
+    def _samples(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
+        most = slab.limit * _SAMPLE_BYTES
+        body = stream.read(most)
+        try:
+            if stream.read(1) or cramjam.snappy.decompress_raw_len(body) > most:
+                raise TooMuchError(f"more than {most} bytes")
+            message = bytes(cramjam.snappy.decompress_raw(body))
+        except cramjam.DecompressionError as exc:
+            raise SourceError(f"{self._origin}: not a block of snappy: {exc}") from exc
+        slab.samples = len(message) // _SAMPLE_BYTES
+        slab.parts.append(pool.submit(self._read, message, slab.start_ms, slab.end_ms))
+
+    def _read(self, message: bytes, start_ms: int, end_ms: int) -> Decoded:
+        try:
+            found = samples.timeseries(message)
+            return [(key, trimmed(unix_ms, values, start_ms, end_ms)) for key, unix_ms, values in found]
+        except ValueError as exc:
+            raise SourceError(f"{self._origin}: not the samples it says it is: {exc}") from exc
+
+    def _piece(self, slab: _Slab) -> Piece:
+        by_key: dict[Key, list[Part]] = {}
+        few = slab.samples < FEW_SAMPLES
+        for future in slab.parts:
+            for key, part in future.result():
+                # A few samples that are kept must not keep a buffer.
+                by_key.setdefault(key, []).append(part.copied() if few else part)
+        slab.parts.clear()
+        series = (joined(self._named(key), parts) for key, parts in by_key.items())
+        return Piece(slab.start_ms, slab.end_ms, tuple(one for one in series if len(one) or one.bad))
+
+    def _named(self, key: Key) -> dict[str, str]:
+        if key not in self._labels:
+            try:
+                self._labels[key] = labels(key)
+            except ValueError as exc:
+                raise SourceError(f"{self._origin}: labels that are none: {exc}") from exc
+        return self._labels[key]

@@ -1,0 +1,45 @@
+"""Label matchers as users write them."""
+
+import pytest
+
+from llem_core.errors import ConfigError
+from llem_integrator.sources import parse_selector
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "{}", "x", "x=y", 'x="y" z="w"', '{x="y"', '="y"', 'x="y",,'),
+        *(r'x="\d"', r'x="\x1"', r'x="\ud800"', r'x="\U00110000"', r'x="\400"', r'x="\xff"', 'x="\udcff"'),
+    ],
+)
+def test_bad_matchers(text: str) -> None:
+    """What is no matcher, or no string of PromQL, is refused, and so is no matcher at all."""
+    with pytest.raises(ConfigError):
+        parse_selector(text)
+
+
+def test_matchers_apply_as_in_promql() -> None:
+    """Absent labels are empty, and regular expressions are anchored and dots match newlines."""
+    labels = {"a": "xy", "n": "1\n2"}
+    texts = {
+        'a="xy"': True,
+        'a!="xy"': False,
+        'a=~"x"': False,
+        'a=~"x."': True,
+        'a!~"x"': True,
+        'b=""': True,
+        'n=~"1.2"': True,
+        r'n=~"\\d\n\\d"': True,
+    }
+    for text, expected in texts.items():
+        assert all(matcher(labels) for matcher in parse_selector(text)) is expected, text
+
+
+@pytest.mark.parametrize("pattern", ["(", "x{99999999999}", "(" * 5000 + ")" * 5000])
+def test_a_regular_expression_is_read_where_it_is_applied(pattern: str) -> None:
+    """A server's regular expressions are its own; one that fails here fails when labels are matched."""
+    (matcher,) = parse_selector(f'x=~"{pattern}"')
+    assert str(matcher) == f'x=~"{pattern}"'
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        matcher({})

@@ -1,0 +1,97 @@
+"""OpenMetrics text, from a file and through a server."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_core.errors import SourceError
+from llem_integrator.sources import Summary, open_source, whole
+from llem_integrator.sources.openmetrics import parse
+from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
+from tests.servers import Prometheus, PrometheusRelease
+
+
+def test_an_openmetrics_file_gives_what_prometheus_gives(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
+    """The same page read from a file and through a server are the same series."""
+    text = trace_text(500)
+    file = tmp_path / "page.om"
+    file.write_text(text)
+    with Prometheus.on_blocks(tmp_path / "server", text, release=prometheus_release) as server:
+        pairs = zip(
+            *(fetch(open_source(where), T0, T0 + 60_000) for where in (server.url, str(file))), strict=True
+        )
+        for stored, read in pairs:
+            assert stored.labels == read.labels
+            assert stored.unix_ms.tolist() == read.unix_ms.tolist()
+            assert stored.values.tolist() == read.values.tolist()
+
+
+def test_openmetrics_details() -> None:
+    """Escapes, exemplars, spaces in values, samples without a time and without labels are read."""
+    source = parse(
+        '# HELP a b\nm{x="a \\"b\\" } c\\n\\\\",y=""} 1.5 12.345\n'
+        'm{x="q"} +Inf 12\nm{x="q"} 2 13 # {trace="t"} 1 9\ni{v="1"} 1\nn 4 14\n# EOF\n',
+        "page",
+    )
+    found = {one.labels["x"]: one for one in whole(source.pieces("m", (), 0, 20_000, lambda _: None))}
+    assert found['a "b" } c\n\\'].unix_ms.tolist() == [12_345]
+    assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
+    assert [one.labels for one in source.summary("i", (), 5, 6, Summary.LAST)] == [{"v": "1"}]
+    assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000, lambda _: None))] == [1]
+
+
+@pytest.mark.parametrize("label", ["a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"])
+def test_a_label_is_not_what_a_line_ends_at(label: str) -> None:
+    """Only newlines end lines, and only what follows a sample is an exemplar."""
+    text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
+    (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000, lambda _: None))
+    assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
+
+
+def test_values_that_are_no_samples_of_ours() -> None:
+    """Values beyond any GPU's are bad readings, and a fact that is no number is none."""
+    source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
+    (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
+    assert (one.values.tolist(), one.bad) == ([2], 1)
+    for name, count in (("n", 0), (f"{POWER}_limit", 0), ("fact", 0), ("fact2", 1)):
+        assert len(list(source.summary(name, (), 0, 20_000, Summary.MAX))) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "EOF"),
+        ("m 1 2\n", "EOF"),
+        ("m one 2\n# EOF", "line 1"),
+        ("m 1 2 3\n# EOF", "line 1"),
+        ("m{x=1} 1 2\n# EOF", "not a series"),
+        ("m 1\n# EOF", "no sample has a timestamp"),
+        ("m 1 1e300\n# EOF", "not in unix seconds"),
+        ("m 1 nan\n# EOF", "not in unix seconds"),
+        ("m 1 1795507546000000\n# EOF", "not in unix seconds"),
+    ],
+)
+def test_openmetrics_that_is_not(text: str, message: str) -> None:
+    """A page cut short, of another format or without times is refused with its place."""
+    with pytest.raises(SourceError, match=message):
+        parse(text, "page")
+
+
+@given(st.text(alphabet='m{}x="\\, 1.e-N#EOF\n', max_size=60))
+def test_any_text_is_a_page_or_a_source_error(text: str) -> None:
+    """No text makes the parser raise anything else."""
+    with suppress(SourceError):
+        parse(text + "\n# EOF", "page")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, a folder and bytes that are no text are one line each."""
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name, message in (("none", "cannot read"), (".", "cannot read"), ("bytes", "not text")):
+        with pytest.raises(SourceError, match=message):
+            open_source(str(tmp_path / name))
