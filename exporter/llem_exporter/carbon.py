@@ -151,6 +151,8 @@ class Carbon:
         if self._incomplete:
             self._failed("a GPU is not read; the gpu joules without it are left out until it is back")
         else:
+            if self._failure:
+                _log.info("CodeCarbon: it measures again")
             self._failure = ""
             self._on_state(Candidate(Backend.CODECARBON, 1.0, "measures"))
 

@@ -1,0 +1,168 @@
+"""Carbon in this process, and its worker: the real library on the fake driver, failing in all ways."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from llem_core import metrics
+from llem_core.backend import Backend, Candidate
+from llem_exporter.carbon import Carbon
+from llem_exporter.collector import Families
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.test_carbon import gone, worker_of
+from tests.servers import wait_until
+
+
+class Watched:
+    """A Carbon of this process's that measures every second, and what it said of itself."""
+
+    def __init__(
+        self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True, start_s: float = 60.0
+    ) -> None:
+        self.states: list[Candidate] = []
+        self.carbon = Carbon(
+            lambda: gpu_indices,
+            None,
+            self.states.append,
+            gpus_fresh=gpus_fresh,
+            period_s=1.0,
+            restart_s=0.2,
+            start_s=start_s,
+        )
+
+    def __enter__(self) -> "Watched":
+        self.carbon.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.carbon.stop()
+
+    def measures(self) -> None:
+        wait_until(lambda: self.states and self.states[-1].usable, "a measurement")
+
+    def fails(self) -> str:
+        """The reason, as soon as it does not measure."""
+        wait_until(lambda: self.states and not self.states[-1].usable, "a failure")
+        return self.states[-1].reason
+
+    def page(self) -> dict[str, float]:
+        """Component or name of the series -> its value."""
+        families = Families(metrics.METRICS_PAGE)
+        self.carbon.add_to(families)
+        return {
+            sample.labels.get("component", sample.name): sample.value
+            for family in families.with_samples()
+            for sample in family.samples
+        }
+
+
+SUCCESS = metrics.COLLECTOR_SUCCESS.name
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """A driver with two GPUs for the worker of a Carbon in this process."""
+    driver = FakeDriver(tmp_path, gpus=2)
+    for name, value in driver.env.items():
+        monkeypatch.setenv(name, value)
+    with driver:
+        yield driver
+
+
+def test_a_worker_that_dies_is_started_again() -> None:
+    """A killed worker is a failure until the next one measures; its totals start again from 0."""
+    with Watched() as watched:
+        watched.measures()
+        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+        assert "-9" in watched.fails()
+        assert watched.page()[SUCCESS] == 0
+        assert watched.states[-1].backend is Backend.CODECARBON
+        watched.measures()
+        assert watched.page().keys() >= {"cpu", "ram"}
+
+
+def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    """A driver that hangs is a failure after three periods, told once; the next worker measures again."""
+    with Watched(0, 1) as watched:
+        watched.measures()
+        stalled = worker_of(os.getpid())
+        loaded.gpus[1].hung = True
+        reason = watched.fails()
+        assert reason == "it measured nothing for 3 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        loaded.gpus[1].hung = False
+        watched.measures()
+        assert worker_of(os.getpid()) != stalled
+        assert caplog.text.count(reason) == 1
+
+
+def test_a_worker_that_does_not_come_to_measure_is_replaced(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that hangs from the start on is a failure after the time to start, told once."""
+    loaded.gpus[0].hung = True
+    with Watched(0, start_s=2.0) as watched:
+        stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
+        reason = watched.fails()
+        assert reason == "it measured nothing for 2 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        wait_until(lambda: worker_of(os.getpid()) not in (0, stalled), "another worker")
+        assert watched.page()[SUCCESS] == 0
+        time.sleep(2.5)
+        assert caplog.text.count(reason) == 1
+
+
+def test_what_can_mend_is_tried_again(loaded: FakeDriver) -> None:
+    """A GPU that is lost when CodeCarbon starts keeps it from starting, and not for good."""
+    loaded.gpus[1].lost = True
+    with Watched(0) as watched:
+        assert watched.fails().startswith("CodeCarbon does not start")
+        loaded.gpus[1].lost = False
+        watched.measures()
+
+
+def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of its standard error is the reason."""
+    (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Watched() as watched:
+        assert watched.fails() == "its worker ended with status 1: RuntimeError: no such luck"
+
+
+def test_joules_without_one_of_the_gpus_are_withheld(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CodeCarbon counts on without it; when it is back, the counters start again: a reset that is seen."""
+    lost = Event()
+    with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
+        watched.measures()
+        wait_until(lambda: watched.page()["gpu"] > 3000, "joules")
+        last = watched.page()["gpu"]
+        loaded.gpus[1].lost = True
+        lost.set()
+        assert "gpu" not in watched.page()
+        assert watched.page()[SUCCESS] == 0
+        assert "gpu" in watched.fails()
+        time.sleep(2.5)
+        assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
+        assert caplog.text.count("CodeCarbon:") == 2  # the other is that of the country
+        loaded.gpus[1].lost = False
+        lost.clear()
+        assert "gpu" not in watched.page()
+        watched.measures()
+        wait_until(lambda: watched.page().get("gpu"), "joules again")
+        assert watched.page()["gpu"] < last
+        assert watched.page()[SUCCESS] == 1
+
+
+def test_how_long_a_measurement_takes(loaded: FakeDriver) -> None:
+    """The call to CodeCarbon, with the driver's part in it."""
+    loaded.gpus[0].slow_call_s = 0.3
+    with Watched(0) as watched:
+        watched.measures()
+        assert 0.3 <= watched.page()[metrics.COLLECTOR_DURATION.name] < 10
