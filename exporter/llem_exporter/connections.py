@@ -5,13 +5,10 @@ shows nobody whose TLS handshake is not done, and at the last descriptor logs an
 """
 
 import asyncio
-import fcntl
 import logging
 import resource
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,118 +16,23 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from llem_exporter.connection import Connection
 from llem_exporter.troubles import Troubles
 
-MAX_CONNECTIONS: Final = 512
-MAX_REQUEST_BYTES: Final = 32_768
-"""All that is read for one request; there are no bodies."""
-
-WRITE_BUFFER_BYTES: Final = 65_536
-REQUEST_SECONDS: Final = 10.0
-"""From a connection's or a request's first byte until the request is whole."""
-
+MAX_CONNECTIONS: Final = 256
 HANDSHAKE_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 60.0
 MAX_RESPONSE_SECONDS: Final = 120.0
 GRACE_SECONDS: Final = 1.0
 """A newcomer is no idler yet: its request may be on its way."""
 
-_NEVER: Final = float("inf")
-_RESET: Final = struct.pack("ii", 1, 0)  # linger, for 0 s: close with a reset, and forget what was unsent
-
 _log = logging.getLogger(__name__)
 
 
 def max_connections() -> int:
-    """Half of the descriptors that this process may have, at most 512: the rest is for everything else."""
+    """At most 256, and half of the descriptors that this process may have; the rest is for all else."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
-
-
-class Connection(asyncio.Protocol):
-    """One client: passes on to aiohttp's handler what comes, and keeps count of it."""
-
-    def __init__(
-        self, accepted: socket.socket, handler: web.RequestHandler, now_s: Callable[[], float]
-    ) -> None:
-        self.handler, self._socket, self._now_s = handler, accepted, now_s
-        self.opening: asyncio.Task[None] | None = None
-        self.idle_since_s = now_s()
-        self.due_s = self.idle_since_s + REQUEST_SECONDS
-        self.requested = self.answered = self.busy = False
-        self._transport: asyncio.Transport | None = None
-        self._received_bytes, self._overrun = 0, False
-        self.lost: Callable[[], object] = lambda: None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
-        self._transport = transport
-        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self.handler.connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost()
-        self.handler.connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self.requested and not self.busy and not self._received_bytes:
-            self.due_s = self._now_s() + REQUEST_SECONDS
-        room = MAX_REQUEST_BYTES - self._received_bytes
-        self._received_bytes += len(data)
-        if room > 0:
-            self.handler.data_received(data[:room])
-        if len(data) > room and self._transport is not None:
-            self._transport.pause_reading()
-            self._overrun = True
-            self.due_s = self._now_s()  # unless what has come is a request that can be answered
-
-    def eof_received(self) -> None:
-        self.handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self.handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.handler.resume_writing()
-
-    def begin(self, limit_s: float) -> None:
-        """A request has come whole; its answer must have been taken in `limit_s`."""
-        self.requested = self.busy = True
-        self._received_bytes = 0
-        self.idle_since_s = self._now_s()
-        self.due_s = self.idle_since_s + limit_s
-
-    def end(self, *, answered: bool) -> None:
-        """The answer is written, if not yet sent."""
-        self.busy, self.answered = False, self.answered or answered
-        self.idle_since_s = self._now_s()
-
-    def check(self) -> None:
-        """Cut the connection where what should have happened by now has not."""
-        if self._now_s() < self.due_s:
-            return
-        asks = self._received_bytes or self._overrun or not self.requested
-        if self.busy or asks or self._unsent():
-            self.drop()
-        else:
-            self.due_s = _NEVER
-
-    def drop(self) -> None:
-        """Close at once; what was not sent is forgotten, by the kernel too."""
-        with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        if self._transport is not None:
-            self._transport.abort()
-        elif self.opening is not None:
-            self.opening.cancel()
-
-    def _unsent(self) -> bool:
-        """Whether the client has left something in the kernel's buffer, and so maybe in ours."""
-        try:
-            left = fcntl.ioctl(self._socket, termios.TIOCOUTQ, b"\0" * 4)
-        except (OSError, ValueError):  # it is closed
-            return False
-        return left != b"\0" * 4
 
 
 class Connections:

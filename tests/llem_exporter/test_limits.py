@@ -103,14 +103,20 @@ def test_who_answered_requests_outlives_who_says_nothing(servers: ExitStack) -> 
 
 def test_half_requests_are_closed(exporter: Exporter) -> None:
     """After 10 s: no request, half of one, one that drips, and half a second one on a kept connection."""
-    clients = {name: connect(exporter) for name in ("silent", "half", "drip", "kept, drip", "kept")}
-    for name in ("kept, drip", "kept"):
+    names = ("silent", "half", "drip", "kept", "kept, drip", "kept, half at once", "kept, in parts")
+    clients = {name: connect(exporter) for name in names}
+    for name in names[3:]:
         clients[name].sendall(get("/-/healthy"))
         assert status_of(clients[name]) == 200
+    clients["kept, half at once"].sendall(get("/-/healthy") + b"GET /metrics HTTP/1.1\r\nHost: ")
+    assert status_of(clients["kept, half at once"]) == 200
+    for byte in get("/-/healthy"):
+        clients["kept, in parts"].sendall(bytes([byte]))
+    assert status_of(clients["kept, in parts"]) == 200
     for name in ("half", "drip", "kept, drip"):
         clients[name].sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
     closed = closed_after_s(clients, ("drip", "kept, drip"), 14)
-    assert set(closed) == set(clients) - {"kept"}
+    assert set(closed) == set(clients) - {"kept", "kept, in parts"}
     assert all(9 <= seconds <= 12.5 for seconds in closed.values()), closed
     clients["kept"].sendall(get("/-/healthy"))
     assert status_of(clients["kept"]) == 200
