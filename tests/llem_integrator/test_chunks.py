@@ -32,7 +32,8 @@ PROMETHEUS_NAN_BITS = 0x7FF8000000000001
 
 
 def bits(values: NDArray[np.float64]) -> list[int]:
-    return values.view(np.uint64).tolist()
+    found: list[int] = values.view(np.uint64).tolist()
+    return found
 
 
 def grid(values: list[float], step_ms: int = 100) -> Samples:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -64,9 +65,8 @@ def test_more_chunks_than_one_group(real: Chunks, decoder: str) -> None:
 
 @pytest.mark.parametrize("kind", [bytes, memoryview, lambda data: np.frombuffer(data, np.uint8), bytearray])
 def test_any_buffer(real: Chunks, decoder: str, kind: type) -> None:
-    """Bytes, views and arrays decode alike, and so do places of any integer type."""
-    places = real.offsets.astype(np.int32), real.lengths.astype(np.uint16)
-    times, _, counts = decode(kind(real.data), *places, decode_into=decoders()[decoder])
+    """Bytes, views and arrays decode alike."""
+    times, _, counts = decode(kind(real.data), real.offsets, real.lengths, decode_into=decoders()[decoder])
     assert times[: counts[0]].tolist() == list(range(T0, T0 + 100 * counts[0], 100))
 
 
@@ -172,14 +172,39 @@ def test_without_numba_numpy_goes_on() -> None:
     assert decoded == "(array([0]), array([1.5]), array([1]))\n"
 
 
-def test_numba_without_a_place_for_its_cache(tmp_path: Path) -> None:
-    """Installed where nothing can be written, without a home: compiled for this process, and nothing said."""
-    archive = tmp_path / "site.zip"
+def in_archive(folder: Path) -> Path:
+    """Both packages in a zip file."""
+    archive = folder / "site.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         for root in (ROOT / "exporter", ROOT / "integrator"):
             for path in sorted(root.rglob("*.py")):
                 packed.write(path, path.relative_to(root))
+    return archive
+
+
+def in_folder(folder: Path) -> Path:
+    """Both packages in a folder whose __pycache__ cannot be one."""
+    with zipfile.ZipFile(in_archive(folder)) as packed:
+        packed.extractall(folder / "site")
+    (folder / "site" / "llem_integrator" / "xor" / "__pycache__").touch()
+    return folder / "site"
+
+
+@pytest.mark.parametrize("installed", [in_archive, in_folder])
+def test_numba_without_a_place_for_its_cache(tmp_path: Path, installed: Callable[[Path], Path]) -> None:
+    """Installed where nothing can be written, without a home: compiled for this process, and nothing said."""
+    site = str(installed(tmp_path))
     nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null/numba"}
-    told, _, decoded = run(MUCH_WORK, "with numba", str(archive), **nowhere).partition("\n")
-    assert told.startswith(f"True {archive}")
+    told, _, decoded = run(MUCH_WORK, "with numba", site, **nowhere).partition("\n")
+    assert told.startswith(f"True {site}")
     assert decoded == "(array([0]), array([1.5]), array([1]))\n"
+
+
+def test_numbas_cache_is_used_again(tmp_path: Path) -> None:
+    """The second process finds what the first has compiled, and compiles nothing."""
+    written = []
+    for _ in range(2):
+        run(MUCH_WORK, "with numba", NUMBA_CACHE_DIR=str(tmp_path))
+        written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")})
+    assert len(written[0]) == 2  # an index, and the machine code
+    assert written[0] == written[1]

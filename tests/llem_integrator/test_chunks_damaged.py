@@ -64,6 +64,14 @@ DAMAGED = {
         chunk(2, varint(100), bit_bytes("11 00010 111111"), bytes(20)),
         "a value's window is wider than 64 bits",
     ),
+    "window of 65 bits in the last bits": (
+        chunk(5, varint(100), bit_bytes("11 00000 000001 1  00 00  0 11 00010 111111")),
+        "a value's window is wider than 64 bits",
+    ),
+    "window of 65 bits behind the last bits": (
+        chunk(5, varint(100), bit_bytes("11 00000 000001 1  00 00  0 11 00010 111111")[:-1]),
+        "its bits run out",
+    ),
     "bits run out in a varint": (chunk(2, b"\xff\xff"), "its bits run out before its last sample"),
     "bits run out in a window": (chunk(2, varint(100), bit_bytes("111111 11")), "its bits run out"),
     "bits run out in a dod": (chunk(3, varint(100), bit_bytes("0 1111")), "its bits run out"),
@@ -138,7 +146,7 @@ def test_either_decoder_says_the_same_of_altered_bytes(real: Chunks, data: st.Da
     low, high = int(real.offsets[0]), len(altered) - 1
     for at, byte in data.draw(st.lists(st.tuples(st.integers(low, high), st.integers(0, 255)), max_size=20)):
         altered[at] = byte
-    outcomes = []
+    outcomes = list[object]()
     for decode_into in decoders().values():
         try:
             times, values, counts = decode(

@@ -9,7 +9,7 @@ from llem_integrator.xor.layout import DecodeInto
 
 _log = logging.getLogger(__name__)
 
-COMPILER_PAYS_SAMPLES: Final = 15_000_000
+COMPILER_PAYS_SAMPLES: Final = 20_000_000
 """What numpy decodes while numba is loaded (0.5 s, in which it holds the interpreter); see bench_decoders."""
 
 

@@ -73,7 +73,9 @@ def _counts(buffer: Bytes, offsets: Ints, lengths: Ints) -> Ints:
     short = bits > 8 * (lengths - COUNT_BYTES)
     if short.any():
         chunk = int(short.argmax())
-        what = f"truncated: its {lengths[chunk]} bytes cannot hold the samples that it counts ({counts[chunk]})"
+        what = (
+            f"truncated: its {lengths[chunk]} bytes cannot hold the samples that it counts ({counts[chunk]})"
+        )
         raise _error(chunk, offsets, what)
     return counts
 

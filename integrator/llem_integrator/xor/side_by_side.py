@@ -6,6 +6,7 @@ A row is a chunk. Rows with most samples come first, so that those which still h
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 from llem_integrator.series import Times, Values
 from llem_integrator.xor.layout import COUNT_BYTES, INLINE_BITS, VARINT_BYTES, Bytes, Fault, Ints
 
-_u = np.uint64  # numpy makes floats of uint64 with int64
-_Words = NDArray[np.uint64]
+_Bits = NDArray[np.uint64]
+_ONE: Final = np.uint64(1)
 _Number = TypeVar("_Number", np.int64, np.float64)
 
-GROUP_ROWS: Final = 4096
-"""Rows decoded at once: enough to make a numpy call worth its price, few enough for the caches."""
+GROUP_ROWS: Final = 4000
+"""Rows decoded at once: enough to make a numpy call worth its price, few enough for the caches, and no power
+of two: the steps of one row would share a cache line's place."""
 _GROUP_CELLS: Final = 1 << 20
+_WIDE_STEPS: Final = 8
+"""How often is asked again whether some window is wide."""
 _DOD_PREFIX_BITS: Final = np.array([2, 2, 2, 2, 3, 3, 4, 4])
 """By the three bits after a dod's first one: 0xx, 10x, 110 and 111."""
 _DOD_BITS: Final = np.array([14, 14, 14, 14, 17, 17, 20, 64])
@@ -30,7 +34,7 @@ def decode_into(data: Bytes, offsets: Ints, ends: Ints, counts: Ints, times: Tim
     """Fill times and values (n,), chunk after chunk; returns a Fault for each chunk."""
     faults = np.zeros(len(offsets), np.uint8)
     first, last = int(offsets.min(initial=len(data))), int(ends.max(initial=0))
-    words = _big_endian(data[first:last])
+    words = _Words.of(data[first:last])
     stops = np.cumsum(counts)
     for begin, end in _groups(counts):
         group = slice(begin, end)
@@ -43,13 +47,6 @@ def decode_into(data: Bytes, offsets: Ints, ends: Ints, counts: Ints, times: Tim
         _lay_out(found_values.view(np.float64), back, counts[group], values[out])
         faults[group] = rows.faults[back]
     return faults
-
-
-def _big_endian(data: Bytes) -> _Words:
-    """The bytes as words, with words of zeros behind them."""
-    padded = np.zeros(len(data) // 8 * 8 + 24, np.uint8)
-    padded[: len(data)] = data
-    return padded.view(">u8").astype(np.uint64)
 
 
 def _groups(counts: Ints) -> Iterator[tuple[int, int]]:
@@ -65,48 +62,76 @@ def _groups(counts: Ints) -> Iterator[tuple[int, int]]:
 
 
 def _lay_out(found: NDArray[_Number], back: Ints, counts: Ints, out: NDArray[_Number]) -> None:
-    """Columns of (steps, rows) to one stretch a chunk, in the chunks' own order."""
-    steps = len(found)
-    if len(out) == found.size:
-        out.reshape(-1, steps)[:] = found.T  # all of one length: the order is their own
-    else:
-        out[:] = found.T[back][np.arange(steps) < counts[:, None]]
+    """Columns of (steps, rows) to one stretch a chunk, in the chunks' own order.
+
+    Chunks of one length that follow each other are columns that follow each other.
+    """
+    firsts = [0, *((counts[1:] != counts[:-1]).nonzero()[0] + 1).tolist(), len(counts)]
+    begin = 0
+    for first, last in pairwise(firsts):
+        count, column = int(counts[first]), int(back[first])
+        end = begin + count * (last - first)
+        out[begin:end].reshape(-1, count)[:] = found[:count, column : column + last - first].T
+        begin = end
 
 
-def _peek(words: _Words, position: Ints) -> _Words:
-    """The 64 bits from each position on; of positions behind the words, the last one's."""
-    at, shift = position >> 6, (position & 63).view(np.uint64)
-    return (words.take(at, mode="clip") << shift) | (
-        words.take(at + 1, mode="clip") >> _u(1) >> (_u(63) - shift)
-    )
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """Bits to read from: each word of 64, and what follows it, shifted by one so that no shift is by 64."""
+
+    here: _Bits
+    after: _Bits
+
+    @classmethod
+    def of(cls, data: Bytes) -> "_Words":
+        """The bytes, and zeros behind them."""
+        padded = np.zeros(len(data) // 8 * 8 + 24, np.uint8)
+        padded[: len(data)] = data
+        words = padded.view(">u8").astype(np.uint64)
+        return cls(words[:-1], words[1:] >> _ONE)
+
+    def peek(self, position: Ints) -> _Bits:
+        """The 64 bits from each position on; of positions behind the words, the last one's."""
+        at, shift = position >> 6, (position & 63).view(np.uint64)
+        word = self.here.take(at, mode="clip")
+        word <<= shift
+        shift ^= 63
+        after = self.after.take(at, mode="clip")
+        after >>= shift
+        word |= after
+        return word
 
 
 @dataclass(slots=True)
 class _Rows:
-    """Where each chunk's decoder stands, all arrays (rows,)."""
+    """Where each chunk's decoder stands, all arrays (rows,). A window is kept as what its use takes."""
 
     words: _Words
     end: Ints
     position: Ints
     unix_ms: Times
     delta_ms: Times
-    bits: _Words
-    width: _Words
-    trailing: _Words
+    bits: _Bits
+    width: Ints
+    unused: _Bits
+    """64 less the width."""
+    trailing: _Bits
     faults: Bytes
+    wide: bool = True
+    """Whether some window may be too wide to lie in the word that its sample begins with."""
 
     @classmethod
     def at(cls, words: _Words, offsets: Ints, ends: Ints) -> "_Rows":
         """Before the first sample of each chunk."""
-        unix_ms, delta_ms = np.zeros((2, len(offsets)), np.int64)
-        bits, width, trailing = np.zeros((3, len(offsets)), np.uint64)
+        rows = len(offsets)
+        position, (unix_ms, delta_ms) = (offsets + COUNT_BYTES) * 8, np.zeros((2, rows), np.int64)
+        bits, unused, trailing = np.zeros((3, rows), np.uint64)
         # A window that is used before one was set is the whole value, as in Prometheus's own reader.
-        width[:] = 64
-        position = (offsets + COUNT_BYTES) * 8
-        faults = np.full(len(offsets), Fault.NONE, np.uint8)
-        return cls(words, ends * 8, position, unix_ms, delta_ms, bits, width, trailing, faults)
+        width = np.full(rows, 64)
+        faults = np.full(rows, Fault.NONE, np.uint8)
+        return cls(words, ends * 8, position, unix_ms, delta_ms, bits, width, unused, trailing, faults)
 
-    def decode(self, counts: Ints) -> tuple[Times, _Words]:
+    def decode(self, counts: Ints) -> tuple[Times, _Bits]:
         """Times and values (steps, rows) of chunks whose counts descend; behind a count, nothing is set."""
         steps, rows = int(counts[0]), len(counts)
         times, values = np.empty((steps, rows), np.int64), np.empty((steps, rows), np.uint64)
@@ -114,29 +139,33 @@ class _Rows:
         self._first()
         times[0], values[0] = self.unix_ms, self.bits
         for step, live in enumerate(lives[1:], start=1):
-            if step == 1:
-                self.delta_ms[:live] = self._varint(live).view(np.int64)
-                word = _peek(self.words, self.position[:live])
-            else:
-                word = self._dod(live)
+            word = self._second(live) if step == 1 else self._dod(live)
             self.unix_ms[:live] += self.delta_ms[:live]
             self._value(live, word)
             times[step, :live], values[step, :live] = self.unix_ms[:live], self.bits[:live]
-        self._mark(np.flatnonzero(self.position > self.end), Fault.RUN_OUT)
+            if step % _WIDE_STEPS == 0:
+                self.wide = bool((self.width[:live] > INLINE_BITS).any())
+        self._mark((self.position > self.end).nonzero()[0], Fault.RUN_OUT)
         return times, values
 
     def _first(self) -> None:
         zigzag = self._varint(len(self.position))
-        self.unix_ms[:] = (zigzag >> _u(1)).view(np.int64) ^ -(zigzag & _u(1)).view(np.int64)
-        self.bits[:] = _peek(self.words, self.position)
+        self.unix_ms[:] = (zigzag >> 1).view(np.int64) ^ -(zigzag & 1).view(np.int64)
+        self.bits[:] = self.words.peek(self.position)
         self.position += 64
 
-    def _varint(self, live: int) -> _Words:
+    def _second(self, live: int) -> _Bits:
+        """Take each row's first distance; returns what follows, as _dod does."""
+        self.delta_ms[:live] = self._varint(live).view(np.int64)
+        self.position[:live] -= 1
+        return self.words.peek(self.position[:live] + 1) >> _ONE
+
+    def _varint(self, live: int) -> _Bits:
         """An unsigned varint of each row."""
         numbers, rows = np.zeros(live, np.uint64), np.arange(live)
         for place in range(VARINT_BYTES):
-            byte = _peek(self.words, self.position[rows]) >> _u(56)
-            numbers[rows] |= (byte & _u(127)) << _u(7 * place)
+            byte = self.words.peek(self.position[rows]) >> 56
+            numbers[rows] |= (byte & 127) << 7 * place
             self.position[rows] += 8
             if place == VARINT_BYTES - 1:
                 self._mark(rows[byte > 1], Fault.VARINT)
@@ -145,49 +174,51 @@ class _Rows:
                 break
         return numbers
 
-    def _dod(self, live: int) -> _Words:
-        """Take each row's change of its distance; returns what follows."""
-        position = self.position[:live]
-        word = _peek(self.words, position)
-        rows = np.flatnonzero(word >> _u(63))
-        position += 1
-        word <<= _u(1)
+    def _dod(self, live: int) -> _Bits:
+        """Take each row's change of its distance; returns what follows behind a 0, where the position is."""
+        word = self.words.peek(self.position[:live])
+        rows = (word >> 63).nonzero()[0]
         if len(rows):
-            kind = (word[rows] >> _u(61)).view(np.int64)
+            kind = ((word[rows] << 1) >> 61).view(np.int64)
             size = _DOD_BITS[kind]
-            start = position[rows] + _DOD_PREFIX_BITS[kind] - 1
-            number = (_peek(self.words, start) >> (64 - size).view(np.uint64)).view(np.int64)
+            start = self.position[rows] + _DOD_PREFIX_BITS[kind]
+            number = (self.words.peek(start) >> (64 - size).view(np.uint64)).view(np.int64)
             half = np.int64(1) << (size - 1)
             self.delta_ms[rows] += np.where((size < 64) & (number > half), number - 2 * half, number)
-            position[rows] = start + size
-            word[rows] = _peek(self.words, position[rows])
+            self.position[rows] = start + size - 1
+            word[rows] = self.words.peek(start + size) >> _ONE
         return word
 
-    def _value(self, live: int, word: _Words) -> None:
-        """Take each row's value, whose first bit is the word's."""
-        position, width, trailing = self.position[:live], self.width[:live], self.trailing[:live]
-        changed = word >> _u(63)
-        word <<= _u(1)
-        rows = np.flatnonzero(changed & (word >> _u(63)))
-        word <<= _u(1)
-        position += (changed + _u(1)).view(np.int64)
+    def _value(self, live: int, word: _Bits) -> None:
+        """Take each row's value, which is in the word behind one 0."""
+        position = self.position[:live]
+        changed = word >> 62
+        rows = (word >> 61 == 3).nonzero()[0]
+        word <<= 3
+        signed = changed.view(np.int64)
+        position += 2
+        position += signed
         if len(rows):
             self._window(rows, word)
-        wide = np.flatnonzero((width > INLINE_BITS) & (changed != 0))
-        if len(wide):
-            word[wide] = _peek(self.words, position[wide])
-        flips = word >> (_u(64) - width) << trailing
-        self.bits[:live] ^= flips * changed
-        position += (width * changed).view(np.int64)
+        if self.wide:
+            some = (signed * self.width[:live] > INLINE_BITS).nonzero()[0]
+            word[some] = self.words.peek(position[some])
+        word >>= self.unused[:live]
+        word <<= self.trailing[:live]
+        word *= changed
+        self.bits[:live] ^= word
+        position += signed * self.width[:live]
 
-    def _window(self, rows: Ints, word: _Words) -> None:
+    def _window(self, rows: Ints, word: _Bits) -> None:
         """Take the new windows of some rows, whose words begin with them."""
         size = word[rows]
-        leading, width = size >> _u(59), (size >> _u(53)) & _u(63)
+        leading, width = (size >> 59).view(np.int64), (size >> 53 & 63).view(np.int64)
         width[width == 0] = 64
-        self.width[rows], self.trailing[rows] = width, _u(64) - leading - width
+        self.width[rows], self.unused[rows] = width, 64 - width
+        self.trailing[rows] = 64 - leading - width
         self.position[rows] += 11
-        word[rows] = size << _u(11)
+        word[rows] = size << 11
+        self.wide |= bool((width > INLINE_BITS).any())
         self._mark(rows[leading + width > 64], Fault.WINDOW)
 
     def _mark(self, rows: Ints, fault: Fault) -> None:
