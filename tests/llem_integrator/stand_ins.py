@@ -26,7 +26,7 @@ class Asked:
 class Reply:
     """One answer; of its body only the first `cut` bytes go out, then the connection closes.
 
-    `length` is what is announced: None is the body's own, and with `chunked` none is.
+    `length` is what is announced: None is the body's own, and with `chunked`, or below 0, none is.
     """
 
     status: int = 200
@@ -65,7 +65,8 @@ class StandIn:
                     self.send_header("Transfer-Encoding", "chunked")
                 else:
                     length = len(answer.body) if answer.length is None else answer.length
-                    self.send_header("Content-Length", str(length))
+                    if length >= 0:
+                        self.send_header("Content-Length", str(length))
                 self.end_headers()
                 body = answer.body if answer.cut is None else answer.body[: answer.cut]
                 if answer.chunked and body:

@@ -157,7 +157,8 @@ class Http:
         self, method: str, target: str, body: bytes | None, headers: dict[str, str]
     ) -> urllib3.BaseHTTPResponse:
         """The answer, of wherever redirects lead; another host gets no headers of ours."""
-        for left in range(self._redirects, -1, -1):
+        left = self._redirects
+        while True:
             response = self._pool.request(
                 method,
                 target,
@@ -170,14 +171,14 @@ class Http:
             )
             location = response.get_redirect_location()
             if not location or not left:
-                break
+                return response
+            left -= 1
             response.drain_conn()
             before, target = target, urljoin(target, location)
             if _place(before) != _place(target):
                 headers = {name: value for name, value in headers.items() if name not in self._own_headers}
             if response.status == 303:
                 method, body = "GET", None
-        return response
 
     def _refuse(self, answer: Answer) -> None:
         """Raises where it is worth to ask again: a query that took too long will again."""
@@ -250,7 +251,7 @@ def _pool(url: str, config: HttpConfig) -> urllib3.PoolManager:
         if config.tls.insecure_skip_verify:  # as asked for: no warning with each request
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     if config.proxy_url is None:
-        return urllib3.PoolManager(**settings)
+        return urllib3.PoolManager(maxsize=4, **settings)
     split(config.proxy_url)
     user = parse_url(config.proxy_url).auth
     proxy_headers = make_headers(proxy_basic_auth=unquote(user)) if user else None

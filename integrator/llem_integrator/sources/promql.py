@@ -58,7 +58,8 @@ class Promql:
                     raise SourceError(f"{self._http.address}: {page} is more than it hands out at once")
                 page_ms = shorter or max(_SHORTEST_PAGE_MS, page_ms // 2)
                 continue
-            piece = Piece(page_start, page_end, tuple(_raw(one, page_start, page_end) for one in found))
+            series = (_raw(one, page_start, page_end) for one in found)
+            piece = Piece(page_start, page_end, tuple(one for one in series if len(one) or one.bad))
             yield piece
             page_start = page_end + 1
             page_ms = min(page_ms * _GROWTH, _sized(page_ms, sum(map(len, piece.series))))

@@ -63,8 +63,7 @@ def _run(
         if count:
             table = table[:count]
             times.append(_varints(table[:, time_at + 1 :]))
-            found = np.ascontiguousarray(table[:, len(head) : time_at]).view("<f8")[:, 0]
-            values.append(found.astype(np.float64) if value_bytes else np.zeros(count))
+            values.append(_doubles(table[:, len(head) : time_at]) if value_bytes else np.zeros(count))
             return at + count * size
     _, _, begin, stop = next(fields(message, at, end))
     time, value = _one(message, begin, stop)
@@ -80,6 +79,11 @@ def _alike(table: NDArray[np.uint8], head: NDArray[np.uint8], time_at: int) -> i
     alike = np.all(table[:, : len(head)] == head, axis=1) & (table[:, time_at] == _TIME_TAG)
     alike &= np.all(table[:, time_at + 1 : -1] >= 0x80, axis=1) & (table[:, -1] < 0x80)
     return len(table) if alike.all() else int(alike.argmin())
+
+
+def _doubles(table: NDArray[np.uint8]) -> Values:
+    """Values (n, 8), each little-endian, as numbers (n,)."""
+    return np.ascontiguousarray(table).view("<f8")[:, 0].astype(np.float64)
 
 
 def _varints(table: NDArray[np.uint8]) -> Times:
