@@ -113,6 +113,29 @@ def test_every_truncation_is_an_error(decoder: str, real: Chunks) -> None:
             decode(whole[:length], np.array([0]), np.array([length]), decode_into=decoders()[decoder])
 
 
+def test_time_may_go_backwards(decoder: str) -> None:
+    """Times that fall are no fault: who reads them sorts."""
+    back = chunk(3, varint(2**64 - 100), bit_bytes("0 0 0"))
+    times, _, _ = decode(back, np.array([0]), np.array([len(back)]), decode_into=decoders()[decoder])
+    assert times.tolist() == [1000, 900, 800]
+
+
+def test_bytes_behind_the_last_sample_are_nobodys(decoder: str) -> None:
+    """A chunk may be followed by anything, within its length too."""
+    filled = GOOD + b"\xff" * 9
+    times, values, _ = decode(filled, np.array([0]), np.array([len(filled)]), decode_into=decoders()[decoder])
+    assert (times.tolist(), values.tolist()) == ([1000, 1100, 1200], [1.0] * 3)
+
+
+@pytest.mark.parametrize("unchanged", [0, 1, 30])
+def test_window_that_was_never_set_is_the_whole_value(decoder: str, unchanged: int) -> None:
+    """As in Prometheus's own reader, and however late it is used first."""
+    flips = f"{struct.unpack('>Q', struct.pack('>d', 1.0))[0]:064b}"
+    payload = chunk(unchanged + 3, varint(100), bit_bytes("0" + "00" * unchanged + "0 10" + flips))
+    _, values, _ = decode(payload, np.array([0]), np.array([len(payload)]), decode_into=decoders()[decoder])
+    assert values.tolist() == [1.0] * (unchanged + 2) + [0.0]
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_first_sample_has_any_bits_and_any_time(value_bits: int, unix_ms: int) -> None:
     """NaN payloads and times before 1970 come out as they went in, by either decoder."""
