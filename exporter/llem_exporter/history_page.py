@@ -96,7 +96,9 @@ class HistoryPage:
                 await asyncio.sleep(self._sampler.pause_s())
             await response.write(compressor.add(encoder(self._beside_traces)) + compressor.end())
             await response.write_eof()
-        except ConnectionError:
+        except ConnectionError as exc:
+            # The future that raised it and its traceback hold each other, and all that is in this frame.
+            exc.__traceback__ = None
             if share.scraper is not None:
                 self._handover.broken(share.scraper, request.protocol)
         return response

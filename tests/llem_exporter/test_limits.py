@@ -292,3 +292,15 @@ def test_floods_of_queries_cost_little(exporter: Exporter) -> None:
         while answers.count(b"HTTP/1.1 200") < 500:
             answers += client.recv(65_536)
     assert "Traceback" not in exporter.log()
+
+
+def test_answers_that_break_off_leave_nothing(full: Exporter) -> None:
+    """1500 clients that ask for the whole history, read nothing and go: what was held for each goes with it."""
+    full.fetch("/history?since=0")
+    before_mb = pss_mb(full.pid)
+    for _ in range(5):
+        with ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(connect(full, 4096)).sendall(get("/history?since=0"))
+                time.sleep(0.004)
+    assert pss_mb(full.pid) - before_mb < 60
