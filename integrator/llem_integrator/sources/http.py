@@ -218,6 +218,7 @@ class Stream:
 
     def __init__(self, response: urllib3.BaseHTTPResponse, said: Callable[[], Any]) -> None:
         self._response, self._said = response, said
+        self._rest: bytes | None = None
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
@@ -232,8 +233,11 @@ class Stream:
             return self._response.read(size)
 
     def rest(self) -> bytes:
-        with self._said():
-            return self._response.read()
+        """All that is left; the same again if asked again."""
+        if self._rest is None:
+            with self._said():
+                self._rest = self._response.read()
+        return self._rest
 
     def abort(self) -> None:
         """Have a read() in another thread end now."""
