@@ -1,0 +1,285 @@
+"""What a soak must show, each as a figure that holds or does not."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llem_core import metrics
+from llem_core.energy import COUNTER_UNITS_PER_JOULE, GAP_INTERVALS, STEPS_PER_WATT
+from tests.bench.soak_faults import Episode
+from tests.bench.soak_scrapers import GpuState, HistoryScraper, MetricsScraper, Scraper, Trace
+from tests.fake_nvml import FakeDriver
+from tests.servers import Prometheus
+
+INTERVAL_MS: Final = 100
+STALE_SECONDS: Final = 1.0
+PAGE_SECONDS: Final = 0.3
+"""A page may be this much younger than its request."""
+
+GROWTH: Final = 0.02
+LATE_SECONDS: Final = 0.005
+"""The target while histories are rendered, which the slow readers ask for all the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A line of the result."""
+
+    name: str
+    value: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return f"{'met   ' if self.holds else 'MISSED'} {self.name:<28}{self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The exporter's memory and descriptors at a moment when nobody attacks."""
+
+    unix_s: float
+    pss_bytes: int
+    rss_bytes: int
+    descriptors: int
+
+
+def at_rest(pid: int, unix_s: float) -> Rest:
+    """Source: proc(5), smaps_rollup and fd."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    sizes = {
+        line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.endswith("kB")
+    }
+    return Rest(unix_s, sizes["Pss"], sizes["Rss"], len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def of_scrapes(scraper: Scraper, name: str) -> Figure:
+    slowest_ms = 1000 * max(scraper.seconds, default=math.nan)
+    p99_ms = 1000 * float(np.quantile(scraper.seconds, 0.99)) if scraper.seconds else math.nan
+    value = (
+        f"{len(scraper.missed)} missed of {len(scraper.seconds)}; p99 {p99_ms:.0f} ms, "
+        f"slowest {slowest_ms:.0f} ms, {scraper.reconnections} asked again {'; '.join(scraper.missed[:3])}"
+    )
+    return Figure(name, value, bool(scraper.seconds) and not scraper.missed)
+
+
+def of_prometheus(prometheus: Prometheus, seconds: float) -> Figure:
+    """Whether each of its scrapes succeeded."""
+    span = f"[{math.ceil(seconds)}s]"
+    scrapes = prometheus.value(f"sum(count_over_time(up{span}))")
+    failed = scrapes - prometheus.value(f"sum(sum_over_time(up{span}))")
+    return Figure("Prometheus' scrapes", f"{failed:.0f} missed of {scrapes:.0f}", failed == 0 < scrapes)
+
+
+def of_repetition(history: HistoryScraper) -> Figure:
+    count = sum(len(times_ms) for times_ms, _ in history.traces.values())
+    return Figure(
+        "samples had by ID", f"{count}, {history.repeated} of them twice", history.repeated == 0 < count
+    )
+
+
+def of_seconds(scraper: MetricsScraper) -> Figure:
+    """Whether integrated and gap seconds are all that passed since the first sample, on every page.
+
+    Up to the newest sample that is; or where that is old, up to now, but for a step that may yet be covered.
+    """
+    worst_s, pages = 0.0, 0
+    for states in scraper.states.values():
+        begins_s: float | None = None
+        for state in states:
+            if state.integrated_s is None or state.gap_s is None:
+                continue
+            known_s = state.integrated_s + state.gap_s
+            if begins_s is None:
+                begins_s = None if state.sample_s is None else state.sample_s - known_s
+                continue
+            least_s = state.unix_s - (GAP_INTERVALS + 1) * INTERVAL_MS / 1000
+            if state.sample_s is not None and state.watts is not None:
+                least_s = state.sample_s
+            most_s = max(least_s, state.unix_s + PAGE_SECONDS)
+            ends_s = begins_s + known_s
+            worst_s = max(worst_s, least_s - ends_s, ends_s - most_s)
+            pages += 1
+    gaps_s = sum(states[-1].gap_s or 0.0 for states in scraper.states.values() if states)
+    value = (
+        f"at most {1000 * worst_s:.0f} ms unaccounted for on {pages} pages; {gaps_s:.0f} gap seconds in all"
+    )
+    return Figure("integrated + gap = elapsed", value, worst_s <= INTERVAL_MS / 1000 and pages > 0 < gaps_s)
+
+
+def of_joules(scraper: MetricsScraper, history: HistoryScraper) -> Figure:
+    """Whether the counter rose by the trapezoid of the samples that were handed over, to the bit."""
+    wrong, compared = [], 0
+    for gpu, states in scraper.states.items():
+        first, last = _ends(states)
+        rise = round(COUNTER_UNITS_PER_JOULE * (last[1] - first[1]))
+        times_ms, watts = _arrays(history.traces[metrics.GPU_POWER_TRACE.name, gpu])
+        inside = (times_ms >= first[0]) & (times_ms <= last[0])
+        steps = np.diff(times_ms[inside]) * (np.diff(times_ms[inside]) <= GAP_INTERVALS * INTERVAL_MS)
+        eighths = np.rint(watts[inside] * STEPS_PER_WATT).astype(np.int64)
+        trapezoid = int(np.sum((eighths[:-1] + eighths[1:]) * steps))  # 1/16000 J = 1/8 W x 1 ms / 2
+        compared += len(steps)
+        if trapezoid != rise:
+            wrong.append(f"GPU {gpu}: {(trapezoid - rise) / COUNTER_UNITS_PER_JOULE:+.6f} J")
+    value = f"{len(wrong)} of {len(scraper.states)} GPUs differ over {compared} pairs {'; '.join(wrong[:3])}"
+    return Figure("counter = trapezoid, to bits", value, not wrong and compared > 0)
+
+
+def of_stale_gauges(scraper: MetricsScraper, episodes: Sequence[Episode]) -> Figure:
+    """Whether power was published of a GPU that had not been read for a second."""
+    silent = stale = 0
+    for gpu, states in scraper.states.items():
+        for state in states:
+            if any(episode.silences(gpu, state.unix_s, STALE_SECONDS + PAGE_SECONDS) for episode in episodes):
+                silent += 1
+                stale += state.watts is not None
+    return Figure("stale gauges", f"{stale} of {silent}", stale == 0 < silent)
+
+
+def of_recovery(scraper: MetricsScraper) -> Figure:
+    silent = [gpu for gpu, states in scraper.states.items() if not states or states[-1].watts is None]
+    return Figure("GPUs that came back", f"all but {silent or 'none'}", not silent)
+
+
+def of_ticks(
+    history: HistoryScraper, episodes: Sequence[Episode], most_late_s: float, bare_timer: Sequence[float]
+) -> Iterator[Figure]:
+    """How late the samples of GPUs that were well came, and how many of their ticks have none.
+
+    Beside it what a timer was late that did nothing else, in a process of its own: nobody is earlier than
+    the machine lets him be.
+    """
+    late_ms: list[NDArray[np.int64]] = []
+    missed = ticks = 0
+    for (name, gpu), trace in history.traces.items():
+        if name != metrics.GPU_POWER_TRACE.name:
+            continue
+        times_ms, _ = _arrays(trace)
+        late_ms.append((times_ms % INTERVAL_MS)[_well(times_ms, gpu, episodes)])
+        grid = np.arange(times_ms[0] // INTERVAL_MS, times_ms[-1] // INTERVAL_MS + 1)
+        grid = grid[_well(grid * INTERVAL_MS, gpu, episodes)]
+        ticks += len(grid)
+        missed += int(np.count_nonzero(~np.isin(grid, times_ms // INTERVAL_MS)))
+    every = np.concatenate(late_ms)
+    p99_ms = float(np.quantile(every, 0.99))
+    # A read at most 2 ms late is on its tick.
+    p99 = "<= 2 ms" if p99_ms == 0 else f"{p99_ms:.0f} ms"
+    bare_ms = 1000 * np.array(bare_timer)
+    value = (
+        f"p99 {p99} over {len(every)} samples, {float(np.mean(every > 0)):.2%} more than 2 ms late, "
+        f"at most {int(np.max(every))} ms; a bare timer's p99 {np.quantile(bare_ms, 0.99):.1f} ms, "
+        f"at most {np.max(bare_ms):.0f} ms"
+    )
+    yield Figure("lateness of well GPUs", value, p99_ms <= 1000 * most_late_s)
+    yield Figure(
+        "ticks of well GPUs", f"{missed} of {ticks} without a sample", missed <= most_late_s * ticks / 100
+    )
+
+
+def of_growth(rests: Sequence[Rest], span_s: tuple[float, float], most: float) -> Iterator[Figure]:
+    """Medians of the third and the last quarter."""
+    start_s, end_s = span_s
+    quarter_s = (end_s - start_s) / 4
+    third = [rest for rest in rests if end_s - 2 * quarter_s <= rest.unix_s < end_s - quarter_s]
+    last = [rest for rest in rests if rest.unix_s >= end_s - quarter_s]
+    for name in ("pss_bytes", "rss_bytes"):
+        before, after = (median(getattr(rest, name) for rest in part) for part in (third, last))
+        value = f"{before / 1e6:.1f} MB, then {after / 1e6:.1f} MB ({after / before - 1:+.2%})"
+        yield Figure(f"memory ({name[:3].upper()})", value, after <= (1 + most) * before)
+    before, after = (median(rest.descriptors for rest in part) for part in (third, last))
+    highest = max(rest.descriptors for rest in rests)
+    yield Figure("descriptors at rest", f"{before:g}, then {after:g}; at most {highest}", after <= before)
+
+
+def of_windows(
+    prometheus: Prometheus, driver: FakeDriver, span_s: tuple[float, float], count: int, seed: int
+) -> Iterator[Figure]:
+    """Whether the true joules of random windows lie inside the integrator's bounds, by each backend."""
+    chance = random.Random(seed)
+    windows = []
+    for _ in range(count):
+        length_s = min(math.exp(chance.uniform(0.0, math.log(120.0))), 0.8 * (span_s[1] - span_s[0]))
+        start_us = round(chance.uniform(span_s[0], span_s[1] - length_s) * 1e6)
+        windows.append((start_us, start_us + round(length_s * 1e6)))
+    for backend in ("zeus", "nvml"):
+        inside = unbounded = nothing = 0
+        outside: list[str] = []
+        for start_us, end_us, gpu in _integrated(prometheus.url, backend, windows):
+            exact_j = driver.exact_joules(int(gpu["gpu"]), start_us / 1e6, end_us / 1e6)
+            if gpu["joules"] is None:
+                nothing += 1
+            elif gpu["joules_high"] is None:
+                unbounded += 1
+            elif gpu["joules_low"] <= exact_j <= gpu["joules_high"]:
+                inside += 1
+            else:
+                outside.append(_shown(start_us, end_us, gpu, exact_j))
+        value = (
+            f"{len(outside)} outside, {inside} inside, {unbounded} without an upper bound, "
+            f"{nothing} without joules {'; '.join(outside[:4])}"
+        )
+        yield Figure(f"windows by {backend}", value, not outside and not unbounded and inside > 0)
+
+
+def _shown(start_us: int, end_us: int, gpu: Mapping[str, Any], exact_j: float) -> str:
+    bounds = f"{gpu['joules_low']:.2f}..{gpu['joules_high']:.2f}"
+    window = f"{start_us / 1e6:.6f},+{(end_us - start_us) / 1e6:.6f}s"
+    holes = f"{gpu['gap_s']:.2f} s gap, {gpu['resets']} resets"
+    return f"GPU {gpu['gpu']} {window}: {exact_j:.2f} not in {bounds}, {holes}"
+
+
+def _integrated(
+    url: str, backend: str, windows: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    command = [
+        sys.executable,
+        "-m",
+        "llem_integrator",
+        "--source",
+        url,
+        "--backend",
+        backend,
+        "--format",
+        "json",
+    ]
+    for start_us, end_us in windows:
+        command += ["--window", f"{start_us / 1e6:.6f},{end_us / 1e6:.6f}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3, 4):
+        raise RuntimeError(f"llem-integrate: {done.stderr}")
+    for (start_us, end_us), window in zip(windows, json.loads(done.stdout)["windows"], strict=True):
+        for gpu in window["gpus"]:
+            yield start_us, end_us, gpu
+
+
+def _ends(states: Iterable[GpuState]) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Milliseconds and joules of the first and the last page that tell both."""
+    known = [
+        (round(1000 * state.sample_s), state.joules)
+        for state in states
+        if state.sample_s is not None and state.joules is not None and state.watts is not None
+    ]
+    return known[0], known[-1]
+
+
+def _arrays(trace: Trace) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    return np.frombuffer(trace[0], np.int64), np.frombuffer(trace[1], np.float64)
+
+
+def _well(times_ms: NDArray[np.int64], gpu: int, episodes: Iterable[Episode]) -> NDArray[np.bool_]:
+    """Which instants no fault of this GPU has to do with."""
+    well = np.ones(len(times_ms), bool)
+    for episode in episodes:
+        if gpu in episode.gpus:
+            begins_ms, ends_ms = episode.concerned_ms
+            well &= (times_ms < begins_ms) | (times_ms > ends_ms)
+    return well
