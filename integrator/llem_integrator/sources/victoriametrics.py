@@ -32,8 +32,10 @@ _HELD_SLABS: Final = 2
 _LONGEST_LINE: Final = 1 << 24
 
 _TOO_MUCH: Final = ("max", "limit", "too many")
-_INFINITY: Final = re.compile(rb"([\[,][+-]?)Inf(?=[,\]])")
-"""Versions before 1.80 write +Inf, which is not JSON."""
+_VALUES: Final = b'},"values":['
+"""No label holds this: its quotes would be escaped."""
+_INFINITY: Final = re.compile(rb"(?<![\w])\+?(-?)Inf(?=[,\]])")
+"""Versions of 2022 write +Inf, which is not JSON."""
 _ANY_INSIDE: Final = f"increase_prometheus({RANGE}) != bool delta_prometheus({RANGE})"
 """Neither looks at the sample before the range. Equal to the last bit where no value falls."""
 
@@ -159,17 +161,16 @@ def _lines(stream: Stream, address: str) -> Iterator[bytes]:
 def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, Part]:
     """One line's labels and samples; null is a stale marker, which is none."""
     try:
-        found = json.loads(
-            _INFINITY.sub(rb"\1Infinity", line) if b"Inf," in line or b"Inf]" in line else line
-        )
+        labels, begin, samples = line.rpartition(_VALUES)
+        found = json.loads(labels + begin + _INFINITY.sub(rb"\1Infinity", samples))
         values = np.array(found["values"], np.float64)  # null becomes NaN
         unix_ms = np.array(found["timestamps"], np.int64)
         if values.shape != unix_ms.shape or values.ndim != 1:
             raise ValueError("values and timestamps")
-        labels = {str(name): str(value) for name, value in found["metric"].items() if name != "__name__"}
+        named = {str(name): str(value) for name, value in found["metric"].items() if name != "__name__"}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         raise SourceError(f"{address} exports what is not samples: {reprlib.repr(line)}") from exc
     stale = np.isnan(values)
     if stale.any():
         unix_ms, values = unix_ms[~stale], values[~stale]
-    return _key(labels), trimmed(unix_ms, values, start_ms, end_ms)
+    return _key(named), trimmed(unix_ms, values, start_ms, end_ms)
