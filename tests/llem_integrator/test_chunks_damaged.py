@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from llem_core.errors import ChunkError, SourceError
 from llem_integrator.xor import decode
+from llem_integrator.xor.layout import Fault
 from tests.llem_integrator.chunk_blocks import Chunks, decoders, made_by_promtool, packed
 
 ROOT = Path(__file__).parents[2]
@@ -56,8 +57,16 @@ DAMAGED = {
         b"\x00\x01" + b"\xff" * 9 + b"\x02" + bytes(8),
         "a varint is longer than 64 bits",
     ),
+    "first varint of 65 bits, and a value cut off": (
+        b"\x00\x01" + b"\xff" * 9 + b"\x02" + bytes(2),
+        "a varint is longer than 64 bits",
+    ),
     "second varint of 65 bits": (
         chunk(2, b"\x80" * 9 + b"\x02", bytes(9)),
+        "a varint is longer than 64 bits",
+    ),
+    "second varint of 65 bits, and a window": (
+        chunk(2, b"\x80" * 9 + b"\x02", bit_bytes("11 00000 000001 1")),
         "a varint is longer than 64 bits",
     ),
     "window of 65 bits": (
@@ -180,6 +189,45 @@ def test_either_decoder_says_the_same_of_altered_bytes(real: Chunks, data: st.Da
         else:
             outcomes.append((times.tolist(), values.view(np.uint64).tolist(), counts.tolist()))
     assert outcomes[0] == outcomes[1]
+
+
+def altered_payload(rng: Random, payload: bytes) -> bytes:
+    """A chunk with a count that it may have, and its head, some bits, or all from some place on made anew."""
+    out = bytearray(payload)
+    out[:2] = rng.randint(1, int.from_bytes(out[:2], "big")).to_bytes(2, "big")
+    match rng.randrange(4):
+        case 0:
+            for at in rng.sample(range(2, 20), 3):
+                out[at] = rng.randrange(256)
+        case 1:
+            at = rng.randrange(2, len(out) - 12)
+            out[at : at + 12] = b"\xff" * 12
+        case 2:
+            at = rng.randrange(2, len(out))
+            out[at:] = rng.randbytes(len(out) - at)
+        case _:
+            for at in rng.choices(range(2, len(out)), k=5):
+                out[at] ^= 1 << rng.randrange(8)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_either_decoder_finds_the_same_faults(real: Chunks, seed: int) -> None:
+    """Of thousands of altered chunks the same ones have the same faults, and the others the same bits."""
+    rng = Random(seed)
+    long = [real.payload(place) for place in range(len(real)) if real.lengths[place] > 40]
+    chunks = packed([altered_payload(rng, rng.choice(long)) for _ in range(3000)])
+    data = np.frombuffer(chunks.data, np.uint8)
+    counts = data[chunks.offsets].astype(np.int64) << 8 | data[chunks.offsets + 1]
+    found = []
+    for decode_into in decoders().values():
+        times, values = np.zeros(counts.sum(), np.int64), np.zeros(counts.sum())
+        ends = chunks.offsets + chunks.lengths
+        faults = decode_into(data, chunks.offsets, ends, counts, times, values)
+        good = np.repeat(faults == Fault.NONE, counts)
+        found.append((faults.tolist(), times[good].tolist(), values.view(np.uint64)[good].tolist()))
+    assert found[0] == found[1]
+    assert set(found[0][0]) == set(Fault)
 
 
 FUZZ_AT_A_WALL = """

@@ -17,7 +17,8 @@ from llem_integrator.xor.layout import COUNT_BYTES, INLINE_BITS, VARINT_BYTES, B
 _Words = NDArray[np.uint64]
 
 SLACK_BYTES: Final = 32
-"""More than a sample may read behind its chunk's end: a varint (10), a window's size (2), and a word (9)."""
+"""More than may be read behind a chunk's end: what is left of a value and a varint (19), or a change of the
+distance, a window's size and a word (20)."""
 
 _NONE: Final = int(Fault.NONE)
 _RUN_OUT: Final = int(Fault.RUN_OUT)
@@ -31,7 +32,7 @@ def load() -> DecodeInto:
     from numba import njit, types
     from numba.extending import register_jitable
 
-    for called in (_peek, _varint, _dod, _signed, _window, _decode_chunk):
+    for called in (_peek, _varint, _head, _dod, _signed, _window, _decode_chunk):
         register_jitable(called)
     read = types.Array(types.int64, 1, "C", readonly=True)
     signature = types.void(
@@ -99,15 +100,10 @@ def _decode_chunk(
 ) -> int:
     """Fill one chunk's places; returns its Fault, at which it ends."""
     limit = end * _u(8)
-    zigzag, position, fault = _varint(data, (offset + _u(COUNT_BYTES)) * _u(8))
-    unix_ms = np.int64(zigzag >> _u(1)) ^ -np.int64(zigzag & _u(1))
-    value = _peek(data, position)
-    position += _u(64)
+    unix_ms, value, delta_ms, position, fault = _head(data, (offset + _u(COUNT_BYTES)) * _u(8), count)
     times[start], bits[start] = unix_ms, value
-    if count == 1 or fault != _NONE or position > limit:
+    if fault != _NONE or position > limit:
         return _RUN_OUT if position > limit else fault
-    distance, position, fault = _varint(data, position)
-    delta_ms = np.int64(distance)
     # A window that is used before one was set is the whole value, as in Prometheus's own reader.
     width, trailing = _u(64), _u(0)
     for place in range(start + 1, start + count):
@@ -139,6 +135,22 @@ def _decode_chunk(
         if position > limit:
             break
     return _RUN_OUT if position > limit else fault
+
+
+def _head(
+    data: Bytes, position: np.uint64, count: int
+) -> tuple[np.int64, np.uint64, np.int64, np.uint64, int]:
+    """First time, first value as bits, first distance, the position behind them, and their fault."""
+    zigzag, position, fault = _varint(data, position)
+    if fault != _NONE:
+        return np.int64(0), _u(0), np.int64(0), position, fault
+    unix_ms = np.int64(zigzag >> _u(1)) ^ -np.int64(zigzag & _u(1))
+    value = _peek(data, position)
+    position += _u(64)
+    distance = _u(0)
+    if count > 1:
+        distance, position, fault = _varint(data, position)
+    return unix_ms, value, np.int64(distance), position, fault
 
 
 def _peek(data: Bytes, position: np.uint64) -> np.uint64:
