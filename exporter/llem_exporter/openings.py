@@ -130,10 +130,10 @@ class Openings:
                 self._errors[index, name] += 1
 
     def _open(self, index: int) -> None:
-        device, error = None, ""
+        device, join, error = None, None, ""
         while device is None:
             try:
-                device = self._open_gpu(index)
+                device, join = self._open_new(index)
             except Exception as exc:  # noqa: BLE001 - whatever it is, the GPU may answer the next time
                 if str(exc) != error:
                     _log.warning("GPU %d cannot be opened, and is tried again: %s", index, exc)
@@ -145,13 +145,26 @@ class Openings:
                 sleep(self._retry_s)
                 if not self.missing:
                     return
-        with self._lock:
-            self._opened[index] = device
-            join = self._join
         self._tried[index].set()
         self._answered.set()
         if join:
             self._joined(device, join)
+
+    def _open_new(self, index: int) -> tuple[Device, Callable[[Device], object] | None]:
+        """Open the GPU of this index, and who is to be given it.
+
+        After a reload that numbered them anew it may be one that is read already; the one that is missing
+        has another number then.
+        """
+        for number in (index, *(other for other in range(len(self._tried)) if other != index)):
+            device = self._open_gpu(number)
+            with self._lock:
+                known = {opened.info.uuid for opened in self._opened.values()}
+                if device.info.uuid in known:
+                    continue
+                self._opened[index] = device
+                return device, self._join
+        raise DeviceError("every GPU that opens is read already", "NVML_ERROR_NOT_FOUND")
 
     def _joined(self, device: Device, join: Callable[[Device], object]) -> None:
         if not self._wanted or not names_of(device).isdisjoint(self._wanted):

@@ -82,6 +82,7 @@ def test_codecarbon_that_dies_in_the_middle(start: StartExporter, steady: FakeDr
         return scrape(exporter).value(SUCCESS, collector="codecarbon") == 0
 
     wait_until(failed, "the failure", 2)
+    time.sleep(0.5)
     after = scrape(exporter)
     assert after.value(AVAILABLE, backend="codecarbon") == 0
     assert after.value(CARBON, component="gpu") >= before.value(CARBON, component="gpu")

@@ -75,6 +75,26 @@ def test_gpus_numbered_anew_keep_their_joules(begin: Begin, steady: FakeDriver) 
         assert len(back.labels(NVML, uuid=uuid)) == len(back.labels(ZEUS, uuid=uuid)) == 1
 
 
+def test_a_gpu_that_was_lost_at_the_start_and_has_another_number_now(
+    begin: Begin, steady: FakeDriver
+) -> None:
+    """It joins under its own UUID, and none is read twice."""
+    first, second = steady.gpus[0], steady.gpus[1]
+    second.lost = True
+    exporter = begin()
+    with_zeus(exporter, 2)
+    steady.unload()
+    time.sleep(1.2)
+    second.lost = False
+    first.uuid, second.uuid = second.uuid, first.uuid
+    steady.reload()
+    shown = with_zeus(exporter, 3)
+    assert {(labels["gpu"], labels["uuid"]) for labels in shown.labels(POWER)} == {
+        (str(gpu.index), gpu.uuid) for gpu in steady.gpus
+    }
+    assert len(shown.labels(INFO)) == len(shown.labels(NVML)) == 3
+
+
 def test_a_driver_that_is_replaced_ends_the_process(begin: Begin, steady: FakeDriver) -> None:
     """Its library is the old one for as long as it lives: one line, status 1, and a new process reads."""
     exporter = begin()
