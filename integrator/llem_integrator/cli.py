@@ -92,10 +92,9 @@ def _integrate(given: Options, request: "Request") -> int:
     source, windows = _asked(given, request, time.time_ns() // 1000)
     if wait_s is not None:
         from llem_integrator.jobs.waiting import wait
-        from llem_integrator.sources import open_source
 
-        wait(lambda: open_source(given.source), request.selectors, max(w.end_us for w in windows), wait_s)
-        source = open_source(given.source)
+        wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
+        source = _open(given)
     with _bar(given.progress, "reading samples", len(windows)) as advance:
         results = list(integrate(source, windows, request, advance))
     return _show(source.address, results, given.form)
@@ -111,9 +110,31 @@ def _wait_s(given: Options) -> float | None:
     return parse_duration_us(given.wait) / 1e6
 
 
+def _open(given: Options) -> "Source":
+    """The source, reached as the --http options say."""
+    from llem_integrator.sources import open_source
+    from llem_integrator.sources.access import HttpConfig, with_options
+
+    config = HttpConfig()
+    if given.http_config_file is not None:
+        from llem_integrator.sources.http_config import read_config
+
+        config = read_config(given.http_config_file)
+    config = with_options(
+        config,
+        headers=given.http_headers,
+        bearer_token_file=given.http_bearer_token_file,
+        user=given.http_user,
+        password_file=given.http_password_file,
+        ca_file=given.http_ca_file,
+        cert_file=given.http_cert_file,
+        key_file=given.http_key_file,
+    )
+    return open_source(given.source, config)
+
+
 def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
     """The source, and the windows in the order they were asked for."""
-    from llem_integrator.sources import open_source
     from llem_integrator.window import parse_window
 
     zone = _zone(given.timezone)
@@ -126,7 +147,7 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
         windows += lists.read(given.window_list, lists.Reading(now_us, zone, given.node_label))
     if not windows and given.job is None:
         raise ConfigError("no window given (--window now-15m,now), no --windows, no --job and no --demo")
-    source = open_source(given.source)
+    source = _open(given)
     if given.job is not None:
         from llem_integrator.jobs import lookup
 

@@ -30,6 +30,14 @@ class Options:
     wait: str | None
     timezone: str | None
     node_label: str
+    http_config_file: str | None
+    http_headers: tuple[str, ...]
+    http_bearer_token_file: str | None
+    http_user: str | None
+    http_password_file: str | None
+    http_ca_file: str | None
+    http_cert_file: str | None
+    http_key_file: str | None
     progress: bool | None
     demo: bool
 
@@ -94,6 +102,29 @@ _WHICH: Final = (
     ),
 )
 
+_ACCESS: Final = (
+    _option(
+        "--http.config.file",
+        "http_config_file",
+        metavar="FILE",
+        help="How to reach the store, as promtool has it: headers, passwords, tokens, TLS.",
+    ),
+    _option(
+        "--http.header",
+        "http_headers",
+        type=_Line(),
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="Sent with each request, as X-Scope-OrgID. May be repeated.",
+    ),
+    _option("--http.bearer-token-file", "http_bearer_token_file", metavar="FILE", help="A token in a file."),
+    _option("--http.user", "http_user", metavar="NAME", help="For basic auth, with --http.password-file."),
+    _option("--http.password-file", "http_password_file", metavar="FILE", help="The user's password."),
+    _option("--http.ca-file", "http_ca_file", metavar="FILE", help="Who signs the store's certificate."),
+    _option("--http.cert-file", "http_cert_file", metavar="FILE", help="A client certificate."),
+    _option("--http.key-file", "http_key_file", metavar="FILE", help="Its key, if in another file."),
+)
+
 _HOW: Final = (
     _option(
         "--backend",
@@ -136,6 +167,6 @@ def options(command: Callable[[Options], int]) -> Callable[..., int]:
         return command(Options(**values))
 
     decorated: Callable[..., int] = given
-    for add in reversed((*_WHICH, *_HOW, *_ANSWER)):
+    for add in reversed((*_WHICH, *_ACCESS, *_HOW, *_ANSWER)):
         decorated = add(decorated)
     return decorated
