@@ -89,16 +89,6 @@ def test_promtools_file_opens_a_real_prometheus(secure: Secure) -> None:
     assert source.address == secure.server.url
 
 
-def test_promtool_reads_the_same_file(secure: Secure, prometheus_release: PrometheusRelease) -> None:
-    """The file is promtool's own format: what opens the server to us opens it to promtool."""
-    file = secure.written(secure.whole)
-    command = [prometheus_release.promtool, "check", "ready", f"--http.config.file={file}"]
-    said = subprocess.run(
-        [*command, f"--url={secure.server.url}"], capture_output=True, text=True, check=False
-    )
-    assert said.returncode == 0, said.stdout + said.stderr
-
-
 def test_options_open_it_too(secure: Secure) -> None:
     """The same by options, on the command line and from the environment."""
     password = secure.folder / "password"
@@ -264,7 +254,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ]
     for options, message in halves:
         with pytest.raises(ConfigError, match=message):
-            with_options(HttpConfig(), **options)  # type: ignore[arg-type]
+            with_options(HttpConfig(), **options)
     for header, message in (("hidden", "NAME: VALUE"), ("a: hid\x00den", "no header can carry")):
         with pytest.raises(ConfigError, match=message) as caught:
             with_options(HttpConfig(), headers=[header])
