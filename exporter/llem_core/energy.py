@@ -69,8 +69,8 @@ def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> P
 
 
 def part_energy(
-    watts0: float, watts1: float, dt_ms: float, max_gap_ms: float, start: float, end: float
-) -> PairEnergy[float]:
+    watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float, start: Real, end: Real
+) -> PairEnergy[Real]:
     """What lies between two fractions (0 to 1) of a pair, when a window's edge cuts it.
 
     The trapezoid is cut by linear interpolation. The bounds stay those of the whole pair: the power
@@ -92,7 +92,7 @@ def power_within(watts0: Real, watts1: Real, fraction: Real) -> Real:
     return watts0 + (watts1 - watts0) * fraction
 
 
-def joules(doubled: float) -> float:
+def joules(doubled: Real) -> Real:
     """Joules of a sum of half watt-milliseconds."""
     return doubled / _HALF_WATT_MS_PER_JOULE
 

@@ -1,20 +1,26 @@
-"""What each backend measured of one GPU in one window, each by the best of its series."""
+"""What each backend measured of one GPU in each window, by the best of its series."""
 
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from llem_core import energy, metrics
+from llem_core import metrics
 from llem_core.backend import Backend
-from llem_integrator.counter import Counter, counted
-from llem_integrator.integral import Integral, joined
-from llem_integrator.joules import trapezoid
-from llem_integrator.readings import GpuReadings, lag_ms
-from llem_integrator.series import Series, Times, auto_max_gap_ms, follow
+from llem_integrator.chains import chains
+from llem_integrator.counter import Counter, rises
+from llem_integrator.facts import Facts
+from llem_integrator.gaps import Gaps
+from llem_integrator.integral import Floats, Integrals, better, joined, placed
+from llem_integrator.joules import RunningSums, trapezoids
+from llem_integrator.plain import MARGIN_MS
+from llem_integrator.readings import GpuReadings
+from llem_integrator.series import Series
 from llem_integrator.sources import Selector
-from llem_integrator.window import Window
+from llem_integrator.spans import Index, Spans
+from llem_integrator.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.traces import CounterTrace
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
 
@@ -33,122 +39,207 @@ class Request:
     max_gap_ms: float | None = None
     min_coverage: float = 0.99
     emissions: bool = False
-    settled_ms: dict[str, float] = field(default_factory=dict)
-
-    def max_gap_of(self, series: str, unix_ms: Times) -> float | None:
-        """The longest step to bridge in a series, in ms: as given, or settled once for a run by its steps."""
-        if self.max_gap_ms is not None:
-            return self.max_gap_ms
-        if series not in self.settled_ms and (found := auto_max_gap_ms(unix_ms)) is not None:
-            self.settled_ms[series] = found
-        return self.settled_ms.get(series)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One GPU and what each backend measured of it; a backend without samples is absent."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Again:
+    """Reads one GPU's samples once more, for the few windows that need them: its trace around their edges,
+    its gauge in the whole of them.
+    """
+
+    trace: Callable[[str, Spans], RunningSums | None]
+    gauge: Callable[[str, Spans], list[Series]] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One GPU, the windows, and what is known to measure it by."""
 
     gpu: GpuReadings
-    by_backend: dict[Backend, Integral]
+    facts: Facts
+    spans: Spans
+    min_coverage: float
+    gaps: Gaps
+    again: Again
 
-    def coverage(self, backend: Backend) -> float:
-        return covered(self.by_backend.get(backend))
+    @property
+    def trace_margin_ms(self) -> int:
+        return max(TRACE_MARGIN_MS, int(self.gaps.given_ms or 0))
+
+    @property
+    def margin_ms(self) -> int:
+        return max(MARGIN_MS, int(self.gaps.given_ms or 0))
+
+    @property
+    def interval_ms(self) -> float:
+        """The time between the exporter's samples, 0 where it is not known."""
+        known = self.gaps.interval_ms
+        instances = [one for identity in self.facts.identities for one in identity.instances]
+        return next((known[one] for one in reversed(instances) if one in known), 0.0)
+
+    def take(self, windows: Index) -> "Asked":
+        few = replace(self.facts, limit_watts=self.facts.limit_watts[windows])
+        return replace(self, facts=few, spans=self.spans.take(windows))
 
 
-def covered(integral: Integral | None) -> float:
-    """The share of the window that there are joules for, from 0 to 1."""
-    return integral.coverage if integral and integral.joules is not None else 0.0
+def measure(asked: Asked) -> dict[Backend, Integrals]:
+    """What zeus and nvml measured of a GPU; a backend without any samples is absent."""
+    found = {Backend.ZEUS: _zeus(asked), Backend.NVML: _nvml(asked)}
+    return {backend: integrals for backend, integrals in found.items() if integrals is not None}
 
 
-def measure(gpu: GpuReadings, window: Window, request: Request) -> Measured:
-    """What zeus and nvml measured of a GPU, each by the best of its series."""
-    found = {Backend.ZEUS: _zeus(gpu, window, request), Backend.NVML: _nvml(gpu, window, request)}
-    return Measured(gpu, {backend: integral for backend, integral in found.items() if integral})
-
-
-def _trace_gap_ms(gpu: GpuReadings, trace: Series, request: Request) -> float | None:
-    if request.max_gap_ms is None and gpu.interval_ms:
-        return energy.GAP_INTERVALS * gpu.interval_ms
-    return request.max_gap_of(f"{gpu.uuid} trace", trace.unix_ms)
-
-
-def _zeus(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
-    """The hardware's counter: scraped and traced values are readings of one register, and go together."""
-    counter = gpu.counter(metrics.GPU_ZEUS_ENERGY, window, integrated=False)
-    trace = gpu.trace(metrics.GPU_ZEUS_TRACE)
-    gaps = [request.max_gap_of(f"{gpu.uuid} zeus", counter.unix_ms)] if counter else []
-    if trace:
-        gaps.append(_trace_gap_ms(gpu, trace, request))
-        unix_ms, joules = trace.unix_ms, trace.values
-        if counter:
-            unix_ms, first = np.unique(np.concatenate([unix_ms, counter.unix_ms]), return_index=True)
-            joules = np.concatenate([joules, counter.joules])[first]
-        counter = Counter(unix_ms, joules, lag_ms=lag_ms(trace))
-    max_gap_ms = max((gap for gap in gaps if gap is not None), default=None)
-    if counter is None or max_gap_ms is None:
+def _risen(asked: Asked, counter: Counter, max_gap_ms: float | None) -> Integrals | None:
+    if max_gap_ms is None:
         return None
-    return counted(counter, window, max_gap_ms, gpu.limit_watts)
+    return rises(counter, asked.spans, max_gap_ms, asked.facts.limit_watts, asked.margin_ms)
 
 
-def _nvml(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
+def _zeus(asked: Asked) -> Integrals | None:
+    """The hardware's counter: scraped and traced values are readings of one register, and go together."""
+    gpu, spans, trace = asked.gpu, asked.spans, asked.gpu.zeus
+    traced = trace.near(spans) if trace else np.zeros(len(spans), np.bool_)
+    parts: list[tuple[Index, Integrals]] = []
+    alone = np.ones(len(spans), np.bool_)  # windows without any scraped value
+
+    def add(windows: Index, counter: Counter | None, max_gap_ms: float | None) -> None:
+        for with_trace in (True, False):
+            rows = windows[traced[windows] == with_trace]
+            part, gaps = counter, [max_gap_ms]
+            if trace and with_trace:
+                part = _merged(trace, counter, trace.lag_ms(spans.take(rows)))
+                gaps.append(trace.max_gap_ms)
+            known = max((gap for gap in gaps if gap is not None), default=None)
+            if part and len(rows) and (found := _risen(asked.take(rows), part, known)):
+                parts.append((rows, found))
+
+    for windows, counter in gpu.counters(metrics.GPU_ZEUS_ENERGY, spans, integrated=False):
+        alone[windows] = False
+        add(windows, counter, asked.gaps.of(f"{gpu.uuid} zeus", counter.unix_ms))
+    add(np.flatnonzero(alone), None, None)
+    return placed(parts, len(spans))
+
+
+def _merged(trace: CounterTrace, counter: Counter | None, lag_ms: Floats) -> Counter:
+    """The trace and the scraped values, each time once; of equal times the trace's value."""
+    if counter is None:
+        return Counter(trace.unix_ms, trace.joules, lag_ms=lag_ms, unread=trace.unread, skipped=trace.skipped)
+    unix_ms, first = np.unique(np.concatenate([trace.unix_ms, counter.unix_ms]), return_index=True)
+    columns = []
+    for mine, other in (
+        (trace.joules, counter.joules),
+        (trace.unread, counter.unread),
+        (np.zeros(len(trace.unix_ms), np.bool_), counter.skipped),
+    ):
+        columns.append(
+            np.concatenate([mine, np.zeros(len(counter.unix_ms)) if other is None else other])[first]
+        )
+    return Counter(
+        unix_ms,
+        columns[0],
+        lag_ms=lag_ms,
+        unread=columns[1].astype(np.int64),
+        skipped=columns[2].astype(np.bool_),
+    )
+
+
+def _nvml(asked: Asked) -> Integrals | None:
     """The trace where it covers, else the exporter's counter, with the trace at its edges where that helps.
 
     The scraped gauge serves only where neither exists.
     """
-    traced = _traced(gpu, window, request)
-    if traced and traced.coverage >= request.min_coverage:
-        return traced
-    counter = gpu.counter(metrics.GPU_NVML_ENERGY, window, integrated=True)
-    max_gap_ms = request.max_gap_of(f"{gpu.uuid} nvml", counter.unix_ms) if counter else None
-    found = [traced] if traced else []
-    if counter and max_gap_ms is not None:
-        whole = counted(counter, window, max_gap_ms, gpu.limit_watts)
-        edged = _edged(gpu, counter, window, request, max_gap_ms)
-        # Of equals, max() keeps the first: a traced edge is closer than an interpolated one.
-        found = [*([edged] if edged else []), whole, *found]
-    if not found:
-        found += _gauge(gpu, window, request)
-    return max(found, key=lambda integral: integral.coverage, default=None)
+    sums, every = asked.gpu.power.sums, len(asked.spans)
+    limits = asked.facts.limit_watts
+    traced = sums.integrals(asked.spans, limits, asked.trace_margin_ms) if sums else None
+    enough = np.zeros(every, np.bool_)
+    if traced is not None:
+        enough = traced.known & (traced.coverage >= asked.min_coverage)
+        if enough.all():
+            return traced
+    rows = np.flatnonzero(~enough)
+    few = asked.take(rows)
+    rest = _without_trace(few, traced.take(rows) if traced is not None else None)
+    if rest is None or traced is None:
+        return rest if traced is None else traced
+    return placed([(np.flatnonzero(enough), traced.take(enough)), (rows, rest)], every)
 
 
-def _traced(gpu: GpuReadings, window: Window, request: Request) -> Integral | None:
-    trace = gpu.trace(metrics.GPU_POWER_TRACE)
-    max_gap_ms = _trace_gap_ms(gpu, trace, request) if trace else None
-    if trace is None or max_gap_ms is None:
-        return None
-    return trapezoid(trace.unix_ms, trace.values, window, max_gap_ms, gpu.limit_watts)
-
-
-def _edged(
-    gpu: GpuReadings, counter: Counter, window: Window, request: Request, max_gap_ms: float
-) -> Integral | None:
-    """The counter between its first and last reading in the window, and the trace from there to the edges."""
-    inside = counter.unix_ms[
-        (counter.unix_ms * 1000 >= window.start_us) & (counter.unix_ms * 1000 <= window.end_us)
-    ]
-    if len(inside) < 2:
-        return None
-    cuts_us = [window.start_us, int(inside[0]) * 1000, int(inside[-1]) * 1000, window.end_us]
-    parts: list[Integral] = []
-    for start_us, end_us in pairwise(cuts_us):
-        if start_us == end_us:
+def _without_trace(asked: Asked, traced: Integrals | None) -> Integrals | None:
+    """What the exporter's counter gives where the trace is not enough, and the gauge where neither is."""
+    parts: list[tuple[Index, Integrals]] = []
+    edged: list[tuple[Index, Integrals]] = []
+    interval_ms = asked.interval_ms
+    counters = asked.gpu.counters(
+        metrics.GPU_NVML_ENERGY, asked.spans, integrated=True, interval_ms=interval_ms
+    )
+    for windows, counter in counters:
+        max_gap_ms = asked.gaps.of(f"{asked.gpu.uuid} nvml", counter.unix_ms)
+        few = asked.take(windows)
+        found = _risen(few, counter, max_gap_ms)
+        if found is None or max_gap_ms is None:
             continue
-        part = Window(start_us, end_us)
-        if (start_us, end_us) == (cuts_us[1], cuts_us[2]):
-            parts.append(counted(counter, part, max_gap_ms, gpu.limit_watts))
-        elif traced := _traced(gpu, part, request):
-            parts.append(traced)
-        else:
-            return None
-    return joined(parts)
+        parts.append((windows, found))
+        if traced is not None:
+            near = np.flatnonzero(traced.present[windows] & found.present)
+            closer = _edged(few.take(near), counter, max_gap_ms) if len(near) else None
+            if closer is not None:
+                edged.append((windows[near], closer))
+    every = len(asked.spans)
+    # Of equals, better() keeps the first: a traced edge is closer than an interpolated one.
+    best = better(better(placed(edged, every), placed(parts, every)), traced)
+    missing = np.flatnonzero(~best.present) if best is not None else np.arange(every)
+    gauge = _gauge(asked.take(missing)) if len(missing) else None
+    if gauge is None or best is None or not len(missing):
+        return best if gauge is None else gauge
+    kept = np.flatnonzero(best.present)
+    return placed([(kept, best.take(kept)), (missing, gauge)], every)
 
 
-def _gauge(gpu: GpuReadings, window: Window, request: Request) -> list[Integral]:
+def _edged(asked: Asked, counter: Counter, max_gap_ms: float) -> Integrals | None:
+    """The counter from its first to its last reading in each window, the trace from there to the edges."""
+    spans, last = asked.spans, len(counter.unix_ms) - 1
+    times_us = counter.unix_ms * 1000
+    first = np.searchsorted(times_us, spans.start_us, "left")
+    stop = np.searchsorted(times_us, spans.end_us, "right")
+    enough = stop - first >= 2
+    head = Spans(spans.start_us, np.where(enough, times_us[np.minimum(first, last)], spans.start_us))
+    tail = Spans(np.where(enough, times_us[stop - 1], spans.end_us), spans.end_us)
+    middle = Spans(
+        np.where(enough, head.end_us, spans.start_us), np.where(enough, tail.start_us, spans.end_us)
+    )
+    sums = asked.again.trace(
+        asked.gpu.uuid,
+        Spans(
+            *(np.concatenate([getattr(one, name) for one in (head, tail)]) for name in ("start_us", "end_us"))
+        ),
+    )
+    if sums is None:
+        return None
+    limits = asked.facts.limit_watts
+    parts = [
+        sums.integrals(head, limits, asked.trace_margin_ms),
+        rises(counter, middle, max_gap_ms, limits, asked.margin_ms),
+        sums.integrals(tail, limits, asked.trace_margin_ms),
+    ]
+    used = [head.end_us > head.start_us, enough, tail.end_us > tail.start_us]
+    found = joined(parts, used)
+    return replace(found, present=found.present & enough)
+
+
+def _gauge(asked: Asked) -> Integrals | None:
     """The scraped gauge's trapezoid, over the label sets that follow each other."""
-    chain = follow(gpu.of(metrics.GPU_POWER), window.start_us // 1000, window.end_us // 1000)
-    if not chain:
-        return []
-    unix_ms = np.concatenate([one.unix_ms for one in chain])
-    watts = np.concatenate([one.values for one in chain])
-    max_gap_ms = request.max_gap_of(f"{gpu.uuid} gauge", unix_ms)
-    return [trapezoid(unix_ms, watts, window, max_gap_ms, gpu.limit_watts)] if max_gap_ms else []
+    gpu, again = asked.gpu, asked.again.gauge
+    series = gpu.of(metrics.GPU_POWER)
+    if series and again is not None:
+        series = again(gpu.uuid, asked.spans)
+    parts: list[tuple[Index, Integrals]] = []
+    for windows, chain in chains(series, asked.spans):
+        if not chain:
+            continue
+        unix_ms = np.concatenate([one.unix_ms for one in chain])
+        watts = np.concatenate([one.values for one in chain])
+        if max_gap_ms := asked.gaps.of(f"{gpu.uuid} gauge", unix_ms):
+            few = asked.take(windows)
+            limits = few.facts.limit_watts
+            found = trapezoids(unix_ms, watts, few.spans, max_gap_ms, limits, asked.margin_ms)
+            parts.append((windows, found))
+    return placed(parts, len(asked.spans))

@@ -1,130 +1,186 @@
-"""From a source and windows to joules: every node's answer, put together."""
+"""From a source and windows to joules: one pass over the samples, for however many windows."""
 
-import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
+from typing import Final
 
-from llem_core.backend import Backend, Candidate
-from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator import codecarbon, node
-from llem_integrator.backends import Measured, Request, measure
-from llem_integrator.node import NodeAnswer
-from llem_integrator.readings import GpuReadings, NodeReadings, Readings, read, share_of
-from llem_integrator.result import Considered, WindowResult
-from llem_integrator.sources import Progress, Source
+from llem_core import metrics
+from llem_core.backend import Backend
+from llem_integrator import plain, plan, traces
+from llem_integrator.answers import Answers, nothing_asked
+from llem_integrator.backends import Again, Request
+from llem_integrator.fetch import combined, fetch, quiet, summary
+from llem_integrator.gaps import Gaps
+from llem_integrator.joules import RunningSums
+from llem_integrator.readings import arranged
+from llem_integrator.result import WindowResult
+from llem_integrator.series import Series, Times
+from llem_integrator.sources import Progress, Selector, Source, Summary, whole
+from llem_integrator.spans import Spans, spans_of
+from llem_integrator.traces import PowerTraces
 from llem_integrator.window import Window
 
+_APART_MS: Final = 600_000
+"""Windows further apart than this are read apart."""
 
-def _quiet(_: float) -> None:
-    pass
+_BATCH_MS: Final = 24 * 3_600_000
+"""Windows are answered as soon as the plain series of so much time are wanted for those that are over,"""
+
+_BATCH_SAMPLES: Final = 20_000_000
+"""or so many samples of traces have come since the last answer."""
 
 
 def integrate(
-    source: Source, windows: Iterable[Window], request: Request, progress: Progress = _quiet
+    source: Source, windows: Iterable[Window], request: Request, progress: Progress = quiet
 ) -> Iterator[WindowResult]:
-    """The energy of each window; raises SourceError where the source fails.
+    """The energy of each window, in their order, each as soon as it is known; raises SourceError.
 
-    `progress` is told how many windows are done, in fractions.
+    `progress` is told how many windows are done, in fractions. The samples of all windows are read once.
     """
-    request = replace(request, settled_ms={})
-    for done, window in enumerate(windows):
-        if request.backend is Backend.NONE:
-            yield _result(window, request, [], [])
-            continue
-        readings = read(source, request.selectors, window, share_of(progress, done, 1))
-        warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in source.warnings]
-        missing = _missing(readings, request.gpus)
-        warnings += [MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text) for text in missing]
-        yield _result(window, request, _answers(window, request, readings), warnings, complete=not missing)
+    every = list(windows)
+    if request.backend is Backend.NONE:
+        yield from (nothing_asked(window) for window in every)
+        return
+    run = _Run(source, request, combined(_selectors(every, request)), Gaps(request.max_gap_ms), every)
+    waiting: dict[int, WindowResult] = {}
+    for number, result in run.results(progress):
+        waiting[number] = result
+        while run.given in waiting:
+            yield waiting.pop(run.given)
+            run.given += 1
 
 
-def _answers(window: Window, request: Request, readings: Readings) -> list[NodeAnswer]:
-    """One answer a node: those with GPUs asked for, or where there is no GPU at all, those of CodeCarbon."""
-    by_node: defaultdict[str, list[GpuReadings]] = defaultdict(list)
-    for gpu in sorted(readings.gpus.values(), key=_place):
-        by_node[gpu.node].append(gpu)
-    answers = []
-    for name, gpus in by_node.items():
-        asked = [gpu for gpu in gpus if _asked_for(gpu, request.gpus)]
-        if not asked:
-            continue
-        limits = [gpu.limit_watts for gpu in gpus if gpu.limit_watts is not None]
-        limit_watts = math.fsum(limits) if len(limits) == len(gpus) else None
-        carbon = codecarbon.measure(
-            readings.nodes.get(name, NodeReadings(name)), window, request, limit_watts
-        )
-        measured = [measure(gpu, window, request) for gpu in asked]
-        if len(gpus) == 1 and carbon.gpu:  # the one GPU is all that CodeCarbon counted
-            measured = [
-                Measured(one.gpu, {**one.by_backend, Backend.CODECARBON: carbon.gpu}) for one in measured
-            ]
-        answers.append(node.of_gpus(measured, carbon, window, request, whole=len(asked) == len(gpus)))
-    if not by_node and not request.gpus:
-        for _, found in sorted(readings.nodes.items()):
-            answers.append(node.without_gpus(codecarbon.measure(found, window, request, None), request))
-    return answers
+def _selectors(windows: Sequence[Window], request: Request) -> list[Selector]:
+    """All that any window asks for."""
+    asked = dict.fromkeys(window.selectors or request.selectors for window in windows)
+    return list(dict.fromkeys(selector for selectors in asked for selector in selectors))
 
 
-def _asked_for(gpu: GpuReadings, tokens: Sequence[str]) -> bool:
-    return not tokens or gpu.uuid in tokens or gpu.labels.get("gpu") in tokens
+def _stretches(windows: Sequence[Window]) -> Iterator[list[int]]:
+    """The numbers of windows that overlap or are near each other, in order of time."""
+    group: list[int] = []
+    end_us = 0
+    for number in sorted(range(len(windows)), key=lambda number: windows[number].start_us):
+        window = windows[number]
+        if group and window.start_us > end_us + _APART_MS * 1000:
+            yield group
+            group = []
+        group.append(number)
+        end_us = max(end_us, window.end_us) if len(group) > 1 else window.end_us
+    if group:
+        yield group
 
 
-def _missing(readings: Readings, tokens: Sequence[str]) -> list[str]:
-    gpus = readings.gpus.values()
-    missing = (token for token in tokens if not any(_asked_for(gpu, (token,)) for gpu in gpus))
-    return [f"no GPU {token} in the window" for token in missing]
+@dataclass(slots=True)
+class _Run:
+    """One pass over a source."""
+
+    source: Source
+    request: Request
+    selectors: tuple[Selector, ...]
+    gaps: Gaps
+    windows: list[Window]
+    given: int = 0
+    _asked_from: set[int] = field(default_factory=set)
+
+    @property
+    def _margin_ms(self) -> int:
+        return max(traces.MARGIN_MS, int(self.gaps.given_ms or 0))
+
+    def results(self, progress: Progress) -> Iterator[tuple[int, WindowResult]]:
+        done = 0
+        for stretch in _stretches(self.windows):
+            yield from self._stretch(stretch, _part(progress, done, len(stretch)))
+            done += len(stretch)
+            progress(done)
+
+    def _stretch(self, numbers: list[int], progress: Progress) -> Iterator[tuple[int, WindowResult]]:
+        """The windows of one stretch as they are over; the power traces are read piece by piece."""
+        spans = spans_of([self.windows[number] for number in numbers])
+        start_ms = max(0, int(spans.start_ms.min()) - self._margin_ms)
+        end_ms = int(spans.end_ms.max()) + self._margin_ms
+        self._learn_intervals(int(spans.start_ms.min()), int(spans.end_ms.max()))
+        power = PowerTraces(spans.edges_us(), self.gaps)
+        by_end = sorted(numbers, key=lambda number: self.windows[number].end_us)
+        first, over, samples = 0, 0, 0
+        for piece in fetch(self.source, metrics.GPU_POWER_TRACE, self.selectors, start_ms, end_ms, progress):
+            samples += power.add(piece)
+            before = over
+            while over < len(by_end) and self._is_over(by_end[over], piece.end_ms):
+                over += 1
+            many = samples > _BATCH_SAMPLES or (over > before and self._is_much(by_end[first:over]))
+            if many and over > first:
+                yield from self._answers(by_end[first:over], power)
+                first, samples = over, 0
+        yield from self._answers(by_end[first:], power)
+
+    def _is_over(self, number: int, read_ms: int) -> bool:
+        return -(-self.windows[number].end_us // 1000) + self._margin_ms <= read_ms
+
+    def _is_much(self, numbers: Sequence[int]) -> bool:
+        edges_us = spans_of([self.windows[number] for number in numbers]).edges_us()
+        return plan.length_ms(plan.around(edges_us, plain.MARGIN_MS)) > _BATCH_MS
+
+    def _answers(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
+        """In batches, of which none needs the plain series of more than a day, if it has many windows."""
+        while numbers:
+            size = len(numbers)
+            while size > 1 and self._is_much(numbers[:size]):
+                size //= 2
+            yield from self._batch(numbers[:size], power)
+            numbers = numbers[size:]
+
+    def _batch(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
+        windows = [self.windows[number] for number in numbers]
+        spans = spans_of(windows)
+        edges_us = spans.edges_us()
+        margin_ms = max(plain.MARGIN_MS, int(self.gaps.given_ms or 0))
+        found = plain.read(self.source, self.selectors, edges_us, margin_ms)
+        zeus = self._zeus_traces(found, edges_us)
+        readings = arranged(found, power.by_uuid, zeus)
+        again = Again(self._trace_again, self._gauge_again if found.skipped else None)
+        answers = Answers(readings, windows, spans, self.request, self.gaps, again, self.source.warnings)
+        yield from zip(numbers, answers.results(), strict=True)
+
+    def _zeus_traces(self, found: plain.Plain, edges_us: Times) -> dict[str, traces.CounterTrace]:
+        """Around edges and falls; where no scraped counter tells of falls, the store is asked about these."""
+        asked = self.source, self.selectors, edges_us
+        zeus = traces.counter_traces(*asked, found.restless, self.gaps)
+        scraped = {one.labels.get("uuid") for one in found.of(metrics.GPU_ZEUS_ENERGY)}
+        if zeus.keys() - scraped and (falls := traces.restless(*asked, found.restless)):
+            return traces.counter_traces(*asked, [*found.restless, *falls], self.gaps)
+        return zeus
+
+    def _learn_intervals(self, start_ms: int, end_ms: int) -> None:
+        """What the exporters' sample intervals are at the start, or where nothing is known then, at all."""
+        near = max(0, start_ms - plain.MARGIN_MS), start_ms + plain.MARGIN_MS
+        for stretch in (near, (near[0], end_ms + plain.MARGIN_MS)):
+            for one in summary(
+                self.source, metrics.SAMPLER_INTERVAL, self.selectors, *stretch, Summary.LAST
+            ).values():
+                instance = one.labels.get("instance", "")
+                self.gaps.interval_ms.setdefault(instance, float(one.values[-1]) * 1000)
+            if self.gaps.interval_ms:
+                return
+
+    def _trace_again(self, uuid: str, spans: Spans) -> RunningSums | None:
+        """One GPU's power trace, summed up between other edges."""
+        edges_us = spans.edges_us()
+        power = PowerTraces(edges_us, self.gaps)
+        for stretch in plan.around(edges_us, self._margin_ms, 2 * self._margin_ms):
+            for selector in self.selectors:
+                pieces = self.source.pieces(metrics.GPU_POWER_TRACE.name, selector, *stretch, quiet)
+                for piece in pieces:
+                    power.add(piece)
+        return power.by_uuid[uuid].sums
+
+    def _gauge_again(self, uuid: str, spans: Spans) -> list[Series]:
+        """One GPU's gauge in the whole of the windows."""
+        stretch = int(spans.start_ms.min()) - plain.MARGIN_MS, int(spans.end_ms.max()) + plain.MARGIN_MS
+        pieces = fetch(self.source, metrics.GPU_POWER, self.selectors, max(0, stretch[0]), stretch[1], quiet)
+        return [one for one in whole(pieces) if one.labels.get("uuid") == uuid]
 
 
-def _place(gpu: GpuReadings) -> tuple[str, int, str]:
-    index = gpu.labels.get("gpu", "")
-    return gpu.node, int(index) if index.isdecimal() else 0, gpu.uuid
-
-
-def _result(
-    window: Window,
-    request: Request,
-    answers: Sequence[NodeAnswer],
-    warnings: Sequence[MeasurementWarning],
-    *,
-    complete: bool = True,
-) -> WindowResult:
-    gpus = tuple(gpu for answer in answers for gpu in answer.gpus)
-    reasons = dict.fromkeys(reason for answer in answers for reason in answer.reasons)
-    if not (answers and complete) and request.backend is not Backend.NONE:
-        reasons["no_data"] = None
-    joules = [answer.joules for answer in answers if answer.joules is not None]
-    known = bool(answers) and complete and len(joules) == len(answers)
-    backends = {answer.backend for answer in answers} or {Backend.NONE}
-    scopes = {answer.scope for answer in answers} or {"gpu"}
-    return WindowResult(
-        name=window.name,
-        start=window.start_us / 1e6,
-        end=window.end_us / 1e6,
-        duration_sec=window.duration_s,
-        valid=not reasons,
-        reasons=tuple(reasons),
-        backend=str(backends.pop()) if len(backends) == 1 else "mixed",
-        scope=scopes.pop() if len(scopes) == 1 else "mixed",
-        total_j=math.fsum(joules) if known else None,
-        per_gpu_j={gpu.uuid: gpu.joules for gpu in gpus},
-        gpus=gpus,
-        considered=tuple(_considered(answers, request)),
-        warnings=(*warnings, *(warning for answer in answers for warning in answer.warnings)),
-    )
-
-
-def _considered(answers: Sequence[NodeAnswer], request: Request) -> Iterator[Considered]:
-    """One line a backend, that of the node where it covers least."""
-    by_backend: defaultdict[Backend, list[Candidate]] = defaultdict(list)
-    for answer in answers:
-        for candidate in answer.candidates:
-            by_backend[candidate.backend].append(candidate)
-    chosen = {answer.backend for answer in answers}
-    for backend, candidates in by_backend.items():
-        worst = min(candidates, key=lambda candidate: candidate.coverage)
-        reason, usable = worst.reason, worst.coverage > 0
-        if usable and backend not in chosen:
-            short = worst.coverage < request.min_coverage
-            reason += ": less than another" if short else ": passed over for one of higher priority"
-        yield Considered(backend, usable, reason)
+def _part(progress: Progress, done: int, share: int) -> Progress:
+    """The progress of a part that is `share` of the whole and begins where `done` of it is done."""
+    return lambda part: progress(done + share * part)

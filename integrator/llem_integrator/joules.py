@@ -1,60 +1,298 @@
-"""Power samples and a window: windowing over arrays, each pair by llem_core.energy."""
+"""Power samples and windows: running sums known at the windows' edges, each pair by llem_core.energy."""
 
-import math
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.integral import Floats, Integral, nothing, relative
+from llem_integrator.integral import Flags, Floats, Integral, Integrals
+from llem_integrator.ranges import range_max
 from llem_integrator.series import Times, Values
+from llem_integrator.spans import Index, Spans, spans_of
 from llem_integrator.window import Window
+
+_ANY_MARGIN_MS: Final = 2**49
+_LONG_AGO: Final = -(2**62)
+_NEVER: Final = 2**62
+
+_BLOCK: Final = 16_384
+"""Pairs that are worked on at a time: their columns stay in the processor's cache."""
+
+_GRID: Final = 16.0
+"""Sums are kept as multiples of 1/16, which add up exactly, and rests below that. The exporter's own samples
+have no rests: their sums are exact."""
 
 
 def trapezoid(
     unix_ms: Times, watts: Values, window: Window, max_gap_ms: float, limit_watts: float | None
 ) -> Integral:
     """Integral over power samples (n,) in watts, ascending in time."""
-    times, start, end = relative(unix_ms, window)
-    first = int(np.searchsorted(times, start, "left"))
-    stop = int(np.searchsorted(times, end, "right"))
-    inside = watts[first:stop]
-    pairs = energy.pair_energy(inside[:-1], inside[1:], np.diff(times[first:stop]), max_gap_ms)
-    parts = list(_cut_pairs(times, watts, start, end, max_gap_ms))
-    lead_ms = max(0.0, float(times[0]) - start) if len(times) else end - start
-    tail_ms = max(0.0, end - float(times[-1])) if len(times) else 0.0
-    total = energy.PairEnergy(
-        *(math.fsum([float(np.sum(whole)), *cut]) for whole, *cut in zip(pairs, *parts, strict=True))
-    )
-    total = total._replace(gap_ms=total.gap_ms + lead_ms + tail_ms)
-    if total.covered_ms == 0:
-        return nothing("trapezoid", window, max_gap_ms, stop - first)
-    gaps_ms = [lead_ms, tail_ms, *(part.gap_ms for part in parts), float(np.max(pairs.gap_ms, initial=0.0))]
-    peak = float(np.max(inside)) if len(inside) else total.doubled / total.covered_ms / 2
-    low, high = energy.power_bounds(total, None if limit_watts is None else max(limit_watts, peak))
-    return Integral(
-        method="trapezoid",
-        joules=energy.joules(total.doubled),
-        low=low,
-        high=high,
-        covered_s=total.covered_ms / 1000,
-        gap_s=total.gap_ms / 1000,
-        largest_gap_s=max(gaps_ms) / 1000,
-        tail_gap_s=tail_ms / 1000,
-        max_gap_s=max_gap_ms / 1000,
-        sample_count=stop - first,
-        peak_watts=peak,
-    )
+    spans = spans_of([window])
+    limits = np.array([np.nan if limit_watts is None else limit_watts])
+    found = trapezoids(unix_ms, watts, spans, max_gap_ms, limits, _ANY_MARGIN_MS)
+    return found.row(0)
 
 
-def _cut_pairs(
-    times: Floats, watts: Values, start: float, end: float, max_gap_ms: float
-) -> Iterator[energy.PairEnergy[float]]:
-    """What the pairs that an edge cuts add: two of them, or one where both edges cut the same."""
-    for index in sorted({int(np.searchsorted(times, edge)) for edge in (start, end)}):
-        if 0 < index < len(times):
-            before, dt = float(times[index - 1]), float(times[index] - times[index - 1])
-            first, last = (min(max((edge - before) / dt, 0.0), 1.0) for edge in (start, end))
-            if first > 0 or last < 1:
-                pair = float(watts[index - 1]), float(watts[index]), dt, max_gap_ms
-                yield energy.part_energy(*pair, first, last)
+def trapezoids(
+    unix_ms: Times, watts: Values, spans: Spans, max_gap_ms: float, limit_watts: Floats, margin_ms: int
+) -> Integrals:
+    """The same in many windows, of samples up to `margin_ms` around each; limits (w,), NaN unknown."""
+    running = RunningSums(spans.edges_us(), max_gap_ms)
+    running.add(unix_ms, watts)
+    return running.integrals(spans, limit_watts, margin_ms)
+
+
+class RunningSums:
+    """One GPU's samples as they come by, summed up between the edges (e,) of windows, which ascend.
+
+    Of a window the answer is a difference of two sums. However the samples are cut into pieces, it is
+    the same to the bit for multiples of 1/8 W, and to 1e-12 of the window's energy for any.
+    """
+
+    def __init__(self, edges_us: Times, max_gap_ms: float) -> None:
+        count = len(edges_us)
+        self._edges_us = edges_us
+        self._max_gap_ms = max_gap_ms
+        self._passed = 0  # so many edges lie at or before the newest sample
+        self._before = _Samples(np.full(count, _LONG_AGO), np.zeros(count))  # the last sample up to each edge
+        self._after = _Samples(np.full(count, _NEVER), np.zeros(count))  # the first one from it on
+        self._sums = np.zeros((2, len(energy.PairEnergy._fields), count))  # of the pairs up to `before`
+        self._counts = np.zeros(count, np.int64)  # samples up to each edge
+        self._peaks = np.full(count, -np.inf)  # the highest sample from each edge to the next
+        self._gaps = np.zeros(count)  # the longest gap between two edges
+        self._total = np.zeros(self._sums.shape[:2])
+        self._count = 0
+        self._last: tuple[int, float] | None = None
+
+    def add(self, unix_ms: Times, watts: Values) -> None:
+        """The next samples (n,): ascending, and later than all before."""
+        if not len(unix_ms):
+            return
+        new_from = 0
+        times_us = unix_ms * 1000
+        if self._last is not None:
+            new_from = 1
+            times_us = np.concatenate([[self._last[0]], times_us])
+            watts = np.concatenate([[self._last[1]], watts])
+        reached = int(np.searchsorted(self._edges_us, times_us[-1], "right"))
+        edges = slice(self._passed, reached)
+        after = np.searchsorted(times_us, self._edges_us[edges], "left")
+        before = np.where(times_us[after] == self._edges_us[edges], after, after - 1)
+        self._note_neighbours(edges, before, after, times_us, watts)
+        self._add_pairs(edges, before, times_us, watts)
+        self._add_peaks(after, watts, new_from)
+        self._counts[edges] = self._count + before + 1 - new_from
+        self._passed = reached
+        self._count += len(times_us) - new_from
+        self._last = int(times_us[-1]), float(watts[-1])
+
+    def _note_neighbours(
+        self, edges: slice, before: Index, after: Index, times_us: Times, watts: Values
+    ) -> None:
+        self._after.unix_us[edges], self._after.watts[edges] = times_us[after], watts[after]
+        seen = before >= 0
+        self._before.unix_us[edges] = np.where(seen, times_us[before], _LONG_AGO)
+        self._before.watts[edges] = np.where(seen, watts[before], 0.0)
+
+    def _add_pairs(self, edges: slice, before: Index, times_us: Times, watts: Values) -> None:
+        """Pair q is that of samples q and q + 1; sums end at the last sample up to each edge."""
+        count = len(times_us) - 1
+        if count:
+            steps_ms = np.diff(times_us) / 1000.0
+            starts = np.unique(np.concatenate([np.arange(0, count, _BLOCK), before[before >= 0]]))
+            starts = starts[starts < count]
+            sums = _summed(watts, steps_ms, starts, self._max_gap_ms)
+            self._add_gaps(times_us, steps_ms)
+        else:
+            starts, sums = np.zeros(0, np.int64), np.zeros((len(self._total[0]), 0))
+        whole = np.rint(sums * _GRID) / _GRID
+        parts = np.concatenate([self._total[:, :, None], np.stack([whole, sums - whole])], axis=2)
+        running = np.cumsum(parts, axis=2)
+        self._sums[:, :, edges] = running[:, :, np.searchsorted(starts, before)]
+        self._total = running[:, :, -1]
+
+    def _add_gaps(self, times_us: Times, steps_ms: Floats) -> None:
+        """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
+        gaps = np.flatnonzero(steps_ms > self._max_gap_ms)
+        behind = np.searchsorted(self._edges_us, times_us[gaps], "right") - 1
+        uncut = behind == np.searchsorted(self._edges_us, times_us[gaps + 1], "left") - 1
+        uncut &= behind >= 0
+        np.maximum.at(self._gaps, behind[uncut], steps_ms[gaps[uncut]])
+
+    def _add_peaks(self, after: Index, watts: Values, new_from: int) -> None:
+        """The samples from each edge on, and at first those that still belong to the edge passed before."""
+        starts = np.concatenate([[new_from], after])
+        some = starts < np.append(after, len(watts))
+        if some.any():
+            # Where an edge has no sample before the next one, reduceat would give the wrong one.
+            kept = np.flatnonzero(some)
+            peaks = np.maximum.reduceat(watts, starts[kept])
+            owner = self._passed - 1 + kept
+            mine = owner >= 0
+            self._peaks[owner[mine]] = np.maximum(self._peaks[owner[mine]], peaks[mine])
+
+    def integrals(self, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
+        """What the samples so far say of windows, of whose edges all are known; limits (w,), NaN unknown."""
+        self._counts[self._passed :] = self._count
+        self._sums[:, :, self._passed :] = self._total[:, :, None]
+        if self._last is not None:
+            self._before.unix_us[self._passed :], self._before.watts[self._passed :] = self._last
+        start = np.searchsorted(self._edges_us, spans.start_us)
+        end = np.searchsorted(self._edges_us, spans.end_us)
+        cut = _Cut(spans, self._pairs(start), self._pairs(end), margin_ms * 1000)
+        total, largest_cut_ms = self._totals(cut, start, end)
+        covered = total.covered_ms > 0
+        inside = self._counts[end] - self._counts[start] + (self._before.unix_us[start] == spans.start_us)
+        high_inside = range_max(self._peaks, start, end, -np.inf)
+        at_end = self._before.unix_us[end] == spans.end_us
+        high_inside = np.maximum(high_inside, np.where(at_end, self._before.watts[end], -np.inf))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = total.doubled / total.covered_ms / 2
+        peak = np.where(inside > 0, high_inside, mean)
+        low, high = _bounds(total, np.maximum(limit_watts, peak))
+        duration_ms, unknown = spans.duration_ms, np.nan
+        inner_ms = self._largest_inside(spans, start, end)
+        return Integrals(
+            present=cut.present,
+            method=np.full(len(spans), "trapezoid"),
+            joules=np.where(covered, energy.joules(total.doubled), unknown),
+            low=np.where(covered, low, unknown),
+            high=np.where(covered, high, unknown),
+            covered_s=np.where(covered, total.covered_ms, 0.0) / 1000,
+            gap_s=np.where(covered, total.gap_ms, duration_ms) / 1000,
+            largest_gap_s=np.where(covered, np.maximum(largest_cut_ms, inner_ms), duration_ms) / 1000,
+            tail_gap_s=np.where(covered, cut.tail_ms, duration_ms) / 1000,
+            max_gap_s=np.full(len(spans), self._max_gap_ms / 1000),
+            sample_count=inside,
+            peak_watts=np.where(covered, peak, unknown),
+            resets=np.zeros(len(spans), np.int64),
+            late=np.zeros(len(spans), np.int64),
+        )
+
+    def _pairs(self, edge: Index) -> "_Pairs":
+        before, after = self._before, self._after
+        return _Pairs(before.unix_us[edge], before.watts[edge], after.unix_us[edge], after.watts[edge])
+
+    def _totals(self, cut: "_Cut", start: Index, end: Index) -> "tuple[energy.PairEnergy[Floats], Floats]":
+        """The sums (w,) of each window, and its longest gap in ms, of those that an edge cuts."""
+        at_start = np.array(_whole(cut.start, self._max_gap_ms)) * cut.start.straddles
+        whole = self._sums[0][:, end] - self._sums[0][:, start] - at_start
+        whole += self._sums[1][:, end] - self._sums[1][:, start]
+        whole *= ~cut.in_one_pair
+        parts = [np.array(part) for part in cut.parts(self._max_gap_ms)]
+        total = energy.PairEnergy(*(whole + parts[0] + parts[1]))
+        gap_ms = total.gap_ms + cut.lead_ms + cut.tail_ms
+        longest = np.maximum.reduce([cut.lead_ms, cut.tail_ms, parts[0][-1], parts[1][-1]])
+        return total._replace(gap_ms=gap_ms), longest
+
+    def _largest_inside(self, spans: Spans, start: Index, end: Index) -> Floats:
+        """The longest gap (w,) in ms between two samples of the window."""
+        uncut = range_max(self._gaps, start, end, 0.0)
+        pairs = self._pairs(np.arange(len(self._edges_us)))
+        gaps = np.where(pairs.straddles, (pairs.after_us - pairs.before_us) / 1000.0, 0.0)
+        gaps *= gaps > self._max_gap_ms
+        first = np.searchsorted(self._before.unix_us, spans.start_us, "left")
+        stop = np.searchsorted(self._after.unix_us, spans.end_us, "right")
+        return np.maximum(uncut, range_max(gaps, first, stop, 0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Samples:
+    """Times (e,) in unix microseconds, and watts (e,)."""
+
+    unix_us: Times
+    watts: Values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pairs:
+    """The samples (w,) beside an edge, which may be one and the same, or missing."""
+
+    before_us: Times
+    before_watts: Values
+    after_us: Times
+    after_watts: Values
+
+    @property
+    def straddles(self) -> Flags:
+        """Whether there is a pair, and the edge lies strictly inside it."""
+        both = (self.before_us > _LONG_AGO) & (self.after_us < _NEVER)
+        return both & (self.before_us < self.after_us)
+
+    @property
+    def steps_ms(self) -> Floats:
+        return np.where(self.straddles, self.after_us - self.before_us, 0) / 1000.0
+
+
+class _Cut:
+    """How the edges of windows cut their pairs. A sample beyond the margin is as good as none."""
+
+    def __init__(self, spans: Spans, start: _Pairs, end: _Pairs, margin_us: int) -> None:
+        start_us, end_us = spans.start_us, spans.end_us
+        self.start, self.end = start, end
+        self.in_one_pair = start.straddles & (start.after_us > end_us)
+        near_before = start.before_us >= start_us - margin_us
+        near_after = end.after_us <= end_us + margin_us
+        self.present = (start.after_us <= end_us) | near_before | near_after
+        held = ~self.in_one_pair | (near_before & near_after)
+        self._at_start = start.straddles & near_before & held
+        self._at_end = end.straddles & near_after & ~self.in_one_pair
+        self._spans = spans
+        lead_us = np.minimum(start.after_us, end_us) - start_us
+        tail_us = end_us - np.maximum(end.before_us, start_us)
+        self.lead_ms = np.where(near_before, 0, lead_us) / 1000.0
+        self.tail_ms = np.where(near_after, 0, tail_us) / 1000.0
+
+    def parts(self, max_gap_ms: float) -> "list[energy.PairEnergy[Floats]]":
+        """What the cut pairs add (w,) at the start and at the end; of one that both cut, all at the start."""
+        inside = self.in_one_pair
+        to_end = np.where(inside, _share(self.start, self._spans.end_us), 1.0)
+        from_start, before_end = (
+            _share(self.start, self._spans.start_us),
+            _share(self.end, self._spans.end_us),
+        )
+        first = _part(self.start, max_gap_ms, from_start, to_end)
+        last = _part(self.end, max_gap_ms, np.zeros(len(inside)), before_end)
+        return [
+            energy.PairEnergy(*(column * self._at_start for column in first)),
+            energy.PairEnergy(*(column * (self._at_end) for column in last)),
+        ]
+
+
+def _share(pairs: _Pairs, edge_us: Times) -> Floats:
+    """How far through its pair an edge lies, from 0 to 1; in microseconds, which are whole."""
+    straddles = pairs.straddles
+    passed = np.where(straddles, edge_us - pairs.before_us, 0)
+    return np.clip(passed / np.where(straddles, pairs.after_us - pairs.before_us, 1), 0.0, 1.0)
+
+
+def _whole(pairs: _Pairs, max_gap_ms: float) -> "energy.PairEnergy[Floats]":
+    return energy.pair_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms)
+
+
+def _part(pairs: _Pairs, max_gap_ms: float, start: Floats, end: Floats) -> "energy.PairEnergy[Floats]":
+    return energy.part_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms, start, end)
+
+
+def _summed(watts: Values, steps_ms: Floats, starts: Index, max_gap_ms: float) -> Floats:
+    """Sums (5, m) of the pairs from each start to the next; blocks begin at multiples of _BLOCK."""
+    sums = np.empty((len(energy.PairEnergy._fields), len(starts)))
+    for first in range(0, len(steps_ms), _BLOCK):
+        stop = min(first + _BLOCK, len(steps_ms))
+        pairs = energy.pair_energy(
+            watts[first:stop], watts[first + 1 : stop + 1], steps_ms[first:stop], max_gap_ms
+        )
+        mine = slice(*np.searchsorted(starts, [first, stop]).tolist())
+        at = starts[mine] - first
+        for row, column in zip(sums, pairs, strict=True):
+            row[mine] = np.add.reduceat(column, at) if len(at) > 1 else column.sum()
+    return sums
+
+
+def _bounds(total: "energy.PairEnergy[Floats]", limit_watts: Floats) -> tuple[Floats, Floats]:
+    """energy.power_bounds for windows (w,); NaN stands for no limit, and for no high bound."""
+    widening = total.covered_ms / 1000 / (2 * energy.STEPS_PER_WATT)
+    unseen_joules = np.where(total.gap_ms > 0, limit_watts, 0.0) * total.gap_ms / 1000
+    low = np.maximum(energy.joules(total.low) - widening, 0.0)
+    return low, energy.joules(total.high) + widening + unseen_joules

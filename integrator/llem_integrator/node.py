@@ -1,21 +1,21 @@
-"""One node's answer: which backend serves all of its GPUs, and what that gives for each."""
+"""One node's answers: which backend serves all of its GPUs in each window, and what that gives in all."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from llem_core import metrics
-from llem_core.backend import Backend, Candidate, choose
+import numpy as np
+
+from llem_core.backend import PRIORITY, Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.backends import MEASURING, Measured, Request, covered
+from llem_integrator.backends import MEASURING, Request
 from llem_integrator.codecarbon import NodeEnergy
-from llem_integrator.integral import Integral
-from llem_integrator.readings import GpuReadings
+from llem_integrator.gpu import Measured, energies, faults
+from llem_integrator.integral import Floats
 from llem_integrator.result import GpuEnergy
-from llem_integrator.window import Window
+from llem_integrator.spans import Index, Spans
 
-_DISAGREEMENT: Final = 0.05
+Candidates = tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,44 +28,109 @@ class NodeAnswer:
     backend: Backend
     scope: str
     joules: float | None
-    candidates: tuple[Candidate, ...]
+    candidates: Candidates
     gpus: tuple[GpuEnergy, ...] = ()
     reasons: tuple[str, ...] = ()
     warnings: tuple[MeasurementWarning, ...] = ()
 
 
 def of_gpus(
-    measured: Sequence[Measured], carbon: NodeEnergy, window: Window, request: Request, *, whole: bool
-) -> NodeAnswer:
-    """The answer for a node's GPUs; `whole` says that they are all that it has."""
-    candidates = _candidates(measured, carbon, request.backend)
-    best = _chosen(candidates, request.min_coverage, split=len(measured) == 1)
-    backend = best.backend if best else Backend.NONE
-    gpus = [_energy(one, backend, carbon, window, request) for one in measured]
-    warnings = [found for one in measured for found in _warnings(one, backend, request.min_coverage)]
-    if request.emissions and carbon.grams_per_joule is None:
-        text = (
-            f"{measured[0].gpu.node or 'the node'}: no grams of CodeCarbon in the window (it needs a country)"
+    measured: Sequence[Measured], carbon: NodeEnergy, spans: Spans, request: Request, *, whole: bool
+) -> list[NodeAnswer]:
+    """An answer a window (w,) for a node's GPUs; `whole` says that they are all that it has."""
+    choices, number = _choices(measured, carbon, request, len(spans))
+    backends = [choice[0] for choice in choices]
+    chosen = np.array([PRIORITY.index(backend) for backend in backends])[number]
+    unsplit = len(measured) > 1
+    columns = [energies(one, chosen, carbon, spans, request, split=not unsplit) for one in measured]
+    said = [faults(one, chosen, request.min_coverage) for one in measured]
+    scopes = {one.identity.labels.get("scope", "gpu") for one in measured}
+    scope = scopes.pop() if len(scopes) == 1 else "mixed"
+    totals = carbon.gpu.joules.tolist() if whole and carbon.gpu is not None else [math.nan] * len(spans)
+    rates = carbon.grams_per_joule.tolist()
+    answers: list[NodeAnswer] = []
+    for row, choice in enumerate(number.tolist()):
+        backend, candidates = choices[choice]
+        gpus = tuple([column[row] for column in columns])
+        warnings = [one for found in said if row in found for one in found[row]]
+        if request.emissions and math.isnan(rates[row]):
+            warnings.append(_without_grams(measured[0].identity.node))
+        together = unsplit and backend is Backend.CODECARBON
+        answers.append(
+            _answer(backend, scope, gpus, candidates, warnings, request, totals[row] if together else None)
         )
-        warnings.append(MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text))
+    return answers
+
+
+def _answer(
+    backend: Backend,
+    scope: str,
+    gpus: tuple[GpuEnergy, ...],
+    candidates: Candidates,
+    warnings: Sequence[MeasurementWarning],
+    request: Request,
+    unsplit_joules: float | None,
+) -> NodeAnswer:
+    """One window's answer; `unsplit_joules` are all GPUs' together where the backend does not split them."""
     joules = [gpu.joules for gpu in gpus]
-    total = None if None in joules else math.fsum(value for value in joules if value is not None)
-    unsplit = backend is Backend.CODECARBON and len(measured) > 1
-    if unsplit and whole and carbon.gpu:
-        total = carbon.gpu.joules
-    reasons = ["no_gpu_split" if unsplit else "no_data"] if None in joules else []
+    known = [value for value in joules if value is not None]
+    reasons: tuple[str, ...] = ()
+    total = math.fsum(known) if len(known) == len(joules) else None
+    if total is None:
+        reasons = ("no_data" if unsplit_joules is None else "no_gpu_split",)
+        if unsplit_joules is not None and not math.isnan(unsplit_joules):
+            total = unsplit_joules
     if any(0 < gpu.coverage < request.min_coverage for gpu in gpus):
-        reasons.append("coverage")
-    scopes = {one.gpu.labels.get("scope", "gpu") for one in measured}
-    return NodeAnswer(
-        backend=backend,
-        scope=scopes.pop() if len(scopes) == 1 else "mixed",
-        joules=total,
-        candidates=tuple(candidates),
-        gpus=tuple(gpus),
-        reasons=tuple(reasons),
-        warnings=tuple(warnings),
-    )
+        reasons = (*reasons, "coverage")
+    return NodeAnswer(backend, scope, total, candidates, gpus, reasons, tuple(warnings))
+
+
+def _without_grams(node: str) -> MeasurementWarning:
+    text = f"{node or 'the node'}: no grams of CodeCarbon in the window (it needs a country)"
+    return MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text)
+
+
+def _choices(
+    measured: Sequence[Measured], carbon: NodeEnergy, request: Request, count: int
+) -> tuple[list[tuple[Backend, Candidates]], Index]:
+    """The choice of each window (w,): a number, and by number the backend and all that were weighed.
+
+    Windows that are covered alike are judged once.
+    """
+    rows: list[Floats] = []
+    for backend in MEASURING:
+        coverage = np.stack([one.coverage(backend, count) for one in measured])
+        worst = np.argmin(coverage, axis=0)
+        there = np.stack([one.present(backend, count) for one in measured])
+        rows += [np.min(coverage, axis=0), np.mean(coverage, axis=0), worst, there[worst, np.arange(count)]]
+    rows.append(np.zeros(count) if carbon.gpu is None else carbon.gpu.coverage)
+    table, number = np.unique(np.stack(rows, axis=1), axis=0, return_inverse=True)
+    choices = []
+    for row in table.tolist():
+        candidates = _candidates(measured, row, request.backend)
+        best = _chosen(candidates, request.min_coverage, split=len(measured) == 1)
+        choices.append((best.backend if best else Backend.NONE, candidates))
+    return choices, number.reshape(-1)
+
+
+def _candidates(measured: Sequence[Measured], row: Sequence[float], named: Backend | None) -> Candidates:
+    """What each backend covers of the GPUs of a node, after one row of `_choices`."""
+    offered = []
+    for backend, at in zip(MEASURING, (0, 4), strict=True):
+        coverage, mean_coverage, worst, there = row[at : at + 4]
+        identity = measured[int(worst)].identity
+        where = f"GPU {identity.labels.get('gpu', '?')} ({measured[int(worst)].uuid})"
+        if coverage > 0:
+            reason = f"covers at least {coverage:.4f} of the window on every GPU"
+        elif there:
+            reason = f"covers nothing of the window on {where}"
+        else:
+            reason = f"no samples of it for {where}"
+        offered.append(Candidate(backend, coverage, reason, mean_coverage))
+    coverage = row[-1]
+    reason = f"covers {coverage:.4f} of the window, all GPUs together" if coverage else "no samples of it"
+    offered.append(Candidate(Backend.CODECARBON, coverage, reason))
+    return tuple(candidate for candidate in offered if named in (None, candidate.backend))
 
 
 def _chosen(candidates: Sequence[Candidate], min_coverage: float, *, split: bool) -> Candidate | None:
@@ -75,137 +140,19 @@ def _chosen(candidates: Sequence[Candidate], min_coverage: float, *, split: bool
     return choose(others, min_coverage) or choose(unsplit, min_coverage)
 
 
-def without_gpus(carbon: NodeEnergy, request: Request) -> NodeAnswer:
-    """The answer for a node that has none: CodeCarbon's cpu and ram, which compare with nothing."""
-    coverage = covered(carbon.rest)
+def without_gpus(carbon: NodeEnergy, spans: Spans, request: Request) -> list[NodeAnswer]:
+    """The answers for a node that has none: CodeCarbon's cpu and ram, which compare with nothing."""
+    coverages = [0.0] * len(spans) if carbon.rest is None else carbon.rest.coverage.tolist()
+    joules = [math.nan] * len(spans) if carbon.rest is None else carbon.rest.joules.tolist()
+    return [_of_rest(*one, request) for one in zip(coverages, joules, strict=True)]
+
+
+def _of_rest(coverage: float, joules: float, request: Request) -> NodeAnswer:
     offered = [Candidate(backend, 0.0, "no GPU in the window") for backend in MEASURING]
     reason = f"covers {coverage:.4f} of the window, cpu and ram"
     offered.append(Candidate(Backend.CODECARBON, coverage, reason))
     candidates = tuple(one for one in offered if request.backend in (None, one.backend))
     if not coverage or request.backend not in (None, Backend.CODECARBON):
         return NodeAnswer(Backend.NONE, "node", None, candidates, reasons=("no_data",))
-    joules = carbon.rest.joules if carbon.rest else None
     reasons = ("coverage",) if coverage < request.min_coverage else ()
     return NodeAnswer(Backend.CODECARBON, "node", joules, candidates, reasons=reasons)
-
-
-def _candidates(measured: Sequence[Measured], carbon: NodeEnergy, named: Backend | None) -> list[Candidate]:
-    """What each backend covers of the GPUs of a node."""
-    offered = []
-    for backend in MEASURING:
-        worst = min(measured, key=lambda one: one.coverage(backend))
-        coverage = worst.coverage(backend)
-        mean_coverage = math.fsum(one.coverage(backend) for one in measured) / len(measured)
-        where = f"GPU {worst.gpu.labels.get('gpu', '?')} ({worst.gpu.uuid})"
-        if coverage > 0:
-            reason = f"covers at least {coverage:.4f} of the window on every GPU"
-        elif backend in worst.by_backend:
-            reason = f"covers nothing of the window on {where}"
-        else:
-            reason = f"no samples of it for {where}"
-        offered.append(Candidate(backend, coverage, reason, mean_coverage))
-    coverage = covered(carbon.gpu)
-    reason = f"covers {coverage:.4f} of the window, all GPUs together" if coverage else "no samples of it"
-    offered.append(Candidate(Backend.CODECARBON, coverage, reason))
-    return [candidate for candidate in offered if named in (None, candidate.backend)]
-
-
-def _energy(
-    one: Measured, backend: Backend, carbon: NodeEnergy, window: Window, request: Request
-) -> GpuEnergy:
-    gpu, integral = one.gpu, one.by_backend.get(backend)
-    result = GpuEnergy(
-        uuid=gpu.uuid,
-        gpu=gpu.labels.get("gpu", ""),
-        name=gpu.labels.get("name"),
-        instances=tuple(sorted(gpu.instances - {""})),
-        backend=backend,
-        gap_s=window.duration_s,
-        joules_by_backend={
-            str(other): found.joules for other, found in one.by_backend.items() if found.joules is not None
-        },
-    )
-    if backend is Backend.CODECARBON and integral is None and carbon.gpu:
-        return replace(
-            _read(result, carbon.gpu), joules=None, joules_low=None, joules_high=None, mean_watts=None
-        )
-    if integral is None:
-        return result
-    nvml = one.by_backend.get(Backend.NVML)
-    rate = carbon.grams_per_joule if request.emissions else None
-    return replace(
-        _read(result, integral),
-        peak_watts=_peak(integral, nvml, gpu.peak_watts),
-        emissions_g=None if rate is None or integral.joules is None else integral.joules * rate,
-    )
-
-
-def _peak(integral: Integral, nvml: Integral | None, gauge_watts: float | None) -> float | None:
-    """The highest sample of the trace, else of the gauges; None where these, below the mean, missed it."""
-    peak = nvml.peak_watts if nvml and nvml.peak_watts is not None else gauge_watts
-    if peak is None or integral.joules is None or peak * integral.covered_s < integral.joules:
-        return None
-    return peak
-
-
-def _read(result: GpuEnergy, integral: Integral) -> GpuEnergy:
-    return replace(
-        result,
-        joules=integral.joules,
-        joules_low=integral.low,
-        joules_high=integral.high,
-        mean_watts=None if integral.joules is None else integral.joules / integral.covered_s,
-        method=integral.method,
-        coverage=integral.coverage,
-        covered_s=integral.covered_s,
-        gap_s=integral.gap_s,
-        largest_gap_s=integral.largest_gap_s,
-        max_gap_s=integral.max_gap_s,
-        sample_count=integral.sample_count,
-        resets=integral.resets,
-    )
-
-
-def _warnings(one: Measured, backend: Backend, min_coverage: float) -> Iterator[MeasurementWarning]:
-    uuid, integral = one.gpu.uuid, one.by_backend.get(backend)
-
-    def warn(code: WarningCode, message: str) -> MeasurementWarning:
-        return MeasurementWarning(code, message, uuid)
-
-    if integral is None or integral.joules is None:
-        return
-    total_s = integral.covered_s + integral.gap_s
-    if integral.gap_s > 0:
-        yield warn(
-            WarningCode.SAMPLE_GAP,
-            f"{integral.gap_s:.3f} s of {total_s:.3f} s are not covered, "
-            f"{integral.largest_gap_s:.3f} s at a stretch",
-        )
-    if 0 < integral.gap_s <= integral.tail_gap_s * (1 + 1e-9):
-        text = f"the source's newest sample is {integral.tail_gap_s:.3f} s before the window's end"
-        yield warn(WarningCode.NEWEST_MISSING, text)
-    if integral.resets:
-        yield warn(WarningCode.COUNTER_RESET, f"the energy counter restarted {integral.resets} times")
-    if integral.late:
-        yield warn(WarningCode.COUNTER_LATE, f"{integral.late} counter values fell a little, and were held")
-    yield from (warn(*found) for found in _sample_faults(one.gpu))
-    joules = {
-        name: found.joules
-        for name, found in one.by_backend.items()
-        if name in MEASURING and found.joules is not None and found.coverage >= min_coverage
-    }
-    most, least = max(joules.values(), default=0.0), min(joules.values(), default=0.0)
-    if most - least > _DISAGREEMENT * most:
-        text = ", ".join(f"{name} {value:.1f} J" for name, value in joules.items())
-        yield warn(WarningCode.BACKENDS_DISAGREE, f"more than 5 % apart: {text}")
-
-
-def _sample_faults(gpu: GpuReadings) -> Iterator[tuple[WarningCode, str]]:
-    series = [one for found in gpu.series.values() for one in found]
-    series += [
-        trace for spec in (metrics.GPU_POWER_TRACE, metrics.GPU_ZEUS_TRACE) if (trace := gpu.trace(spec))
-    ]
-    if conflicts := max((one.conflicts for one in series), default=0):
-        yield WarningCode.CONFLICTING_SAMPLES, f"{conflicts} times carry unlike values; the larger was kept"
-    if bad := sum(one.bad for found in gpu.series.values() for one in found):
-        yield WarningCode.BAD_SAMPLES, f"{bad} readings are no samples (NaN, infinite or negative)"

@@ -1,6 +1,6 @@
 """Series of samples as arrays: made clean once, merged and joined by rules that lose nothing silently."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ Times = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 _FIRST_STEPS = 100
-_STALE_MS = 300_000.0
+STALE_MS = 300_000
 _LAST_UNIX_S = 2**53 / 1000
 """Up to here a float of milliseconds is a whole number."""
 
@@ -29,7 +29,8 @@ class Series:
     """Samples of one label set: `unix_ms` (n,) int64 ascending, one value per time; `values` (n,) float64.
 
     `bad` counts readings that were no samples (NaN, infinite, negative), `conflicts` the times
-    that came with unlike values, of which the larger was kept.
+    that came with unlike values, of which the larger was kept. `unread` (n,) counts the samples
+    since the one before that the store holds and only it has looked at.
     """
 
     labels: Mapping[str, str]
@@ -37,9 +38,16 @@ class Series:
     values: Values
     bad: int = 0
     conflicts: int = 0
+    unread: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.unix_ms)
+
+    def part(self, first: int, stop: int) -> "Series":
+        """The samples [first, stop)."""
+        cut = slice(first, stop)
+        unread = None if self.unread is None else self.unread[cut]
+        return Series(self.labels, self.unix_ms[cut], self.values[cut], self.bad, self.conflicts, unread)
 
 
 def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Series:
@@ -74,43 +82,10 @@ def merge(series: Sequence[Series]) -> Series | None:
     return Series(merged.labels, merged.unix_ms, merged.values, bad, merged.conflicts + conflicts)
 
 
-def follow(series: Iterable[Series], start_ms: int, end_ms: int) -> list[Series]:
-    """Label sets of one GPU that follow each other in time; of those that overlap, the best covered.
-
-    Coverage is what a set's steps cover of [start_ms, end_ms], by the max_gap of the densest set. Of a
-    set that is passed over, what lies before or after those taken is kept. Ascending in time.
-    """
-    candidates = [one for one in series if len(one)]
-    gaps = [gap for one in candidates if (gap := auto_max_gap_ms(one.unix_ms)) is not None]
-    max_gap_ms = min(gaps, default=0.0)
-
-    def rank(one: Series) -> tuple[int, int, list[tuple[str, str]]]:
-        inside = np.clip(one.unix_ms, start_ms, end_ms)
-        covered_ms = int(np.sum(np.diff(inside)[np.diff(one.unix_ms) <= max_gap_ms]))
-        return -covered_ms, -len(np.unique(inside)), sorted(one.labels.items())
-
-    taken: list[Series] = []
-    for one in sorted(candidates, key=rank):
-        taken = sorted([*taken, *_beside(one, taken)], key=lambda part: int(part.unix_ms[0]))
-    return taken
-
-
-def _beside(one: Series, taken: Sequence[Series]) -> list[Series]:
-    """The stretches of a series that lie before, between and after those taken, which ascend in time."""
-    edges = [edge for other in taken for edge in (int(other.unix_ms[0]), int(other.unix_ms[-1]) + 1)]
-    cuts = [0, *np.searchsorted(one.unix_ms, edges).tolist(), len(one)]
-    stretches = zip(cuts[::2], cuts[1::2], strict=True)
-    return [
-        Series(one.labels, one.unix_ms[first:stop], one.values[first:stop], one.bad, one.conflicts)
-        for first, stop in stretches
-        if first < stop
-    ]
-
-
 def auto_max_gap_ms(unix_ms: Times) -> float | None:
     """Three times the median of the first 100 steps, in ms; None of fewer than two samples.
 
     At most five minutes: a series that is silent for longer is stale to Prometheus, too.
     """
     steps = np.diff(unix_ms[: _FIRST_STEPS + 1])
-    return min(_STALE_MS, GAP_INTERVALS * float(np.median(steps))) if len(steps) else None
+    return min(float(STALE_MS), GAP_INTERVALS * float(np.median(steps))) if len(steps) else None

@@ -23,15 +23,13 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS
 from llem_core.metrics import Kind
-from llem_integrator.backends import Request, measure
+from llem_integrator.backends import Request
 from llem_integrator.integral import Integral
+from llem_integrator.integration import integrate
 from llem_integrator.joules import trapezoid
-from llem_integrator.readings import read
 from llem_integrator.series import Series
-from llem_integrator.sources import Matcher, whole
+from llem_integrator.sources import Matcher, open_source, whole
 from llem_integrator.sources.openmetrics import OpenMetricsSource
-from llem_integrator.sources.http import Http
-from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.window import Window
 from tests.bench.bench_exporter import Peer
 from tests.fake_nvml import FakeDriver
@@ -59,12 +57,26 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Joules with their bounds, and the covered share of the window."""
+
+    joules: float | None
+    low: float | None
+    high: float | None
+    coverage: float
+
+    @classmethod
+    def of(cls, found: Integral) -> "Measured":
+        return cls(found.joules, found.low, found.high, found.coverage)
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One GPU in one window: the true joules, and what was measured."""
 
     gpu: int
     exact_j: float
-    measured: Integral
+    measured: Measured
 
     @property
     def error(self) -> float:
@@ -88,22 +100,24 @@ class Node:
 
     def outcomes(self, way: Way, windows: Sequence[Window]) -> Iterator[Outcome]:
         """Each GPU in each window."""
-        for window in windows:
-            for gpu, integral in self._measured(way, window):
-                exact_j = self.driver.exact_joules(gpu, window.start_us / 1e6, window.end_us / 1e6)
-                yield Outcome(gpu, exact_j, integral)
+        for window, gpu, measured in self._measured(way, windows):
+            exact_j = self.driver.exact_joules(gpu, window.start_us / 1e6, window.end_us / 1e6)
+            yield Outcome(gpu, exact_j, measured)
 
-    def _measured(self, way: Way, window: Window) -> Iterator[tuple[int, Integral]]:
+    def _measured(self, way: Way, windows: Sequence[Window]) -> Iterator[tuple[Window, int, Measured]]:
         source = self.sources[way.job]
         if way.backend is None:
             for one in whole(source.pieces(PEER_GAUGE, (), 0, 2**53, _quiet)):
                 step_ms = float(np.median(np.diff(one.unix_ms)))
-                integral = trapezoid(one.unix_ms, one.values, window, GAP_INTERVALS * step_ms, None)
-                yield int(one.labels["index"]), integral
+                for window in windows:
+                    found = trapezoid(one.unix_ms, one.values, window, GAP_INTERVALS * step_ms, None)
+                    yield window, int(one.labels["index"]), Measured.of(found)
             return
-        request = Request(backend=way.backend)
-        for gpu in read(source, request.selectors, window, _quiet).gpus.values():
-            yield int(gpu.labels["gpu"]), measure(gpu, window, request).by_backend[way.backend]
+        results = integrate(source, windows, Request(backend=way.backend))
+        for window, result in zip(windows, results, strict=True):
+            for gpu in result.gpus:
+                joules = gpu.joules, gpu.joules_low, gpu.joules_high
+                yield window, int(gpu.gpu), Measured(*joules, gpu.coverage)
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,7 @@ def _sources(
     prometheus: Prometheus, instances: Mapping[str, str], start_ms: int
 ) -> dict[str, OpenMetricsSource]:
     """All that Prometheus holds of a node, by job, in memory."""
-    server = PrometheusSource(Http(prometheus.url))
+    server = open_source(prometheus.url)
     now_ms = round(time.time() * 1000)
     sources = {}
     for job, instance in instances.items():

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from llem_integrator.series import Series, auto_max_gap_ms, follow, make_series, merge
+from llem_integrator.chains import follow
+from llem_integrator.series import Series, auto_max_gap_ms, make_series, merge
 
 STALE = np.array([0x7FF0000000000002], np.uint64).view(np.float64)[0]
 
