@@ -4,11 +4,12 @@ python tests/bench/bench_soak.py [--seconds 600] [--seed N] [--open-files 256] [
 
 An exporter with Zeus, TLS and a password runs on the fake driver with 8 GPUs. Every few seconds something
 is done to it, at random: GPUs are lost, hang, are slow, deny their power, read absurd values; counters are
-reset, the driver is loaded anew, the web config becomes wrong, SIGHUP comes. At the same time a hostile client
-opens 500 connections that never shake hands, sends half requests, garbage and wrong passwords, and reads the whole
-history a kilobyte a second, over and over, from the address of those who want something: one that scrapes
-/metrics, one that scrapes /history by its ID, both every second on kept connections, and a Prometheus that
-does both. Afterwards llem-integrate asks that Prometheus for random windows.
+reset, the driver is loaded anew, the web config becomes wrong, SIGHUP comes. At the same time a hostile
+client opens 500 connections that never shake hands, sends half requests, garbage and wrong passwords, and
+reads the whole history a kilobyte a second, over and over. It comes from the address of those who want
+something: one that scrapes /metrics, one that scrapes /history by its ID, both every second on kept
+connections, and a Prometheus that does both. Afterwards llem-integrate asks that Prometheus for random
+windows.
 
 One line a figure; ends with status 1 where one is missed. Faults and windows come from the printed seed.
 """

@@ -223,6 +223,8 @@ class NvmlDevice:
         """What NVML answers for this GPU; None where it, or this pynvml, does not offer the function."""
         try:
             return getattr(self._nvml, function)(self._handle, *arguments)
+        except UnicodeDecodeError as exc:  # pynvml decodes strictly what the card's firmware says
+            return exc.object.decode(errors="replace")
         except (self._nvml.NVMLError, AttributeError):
             return None
 
