@@ -99,8 +99,12 @@ def between(
     upstream: str,
     change: Callable[[Asked, Reply], Reply] = _same,
     before: Callable[[Asked], Reply | None] = lambda _: None,
+    strip: str = "",
 ) -> StandIn:
-    """A server that asks `upstream`, and changes what it answers, or answers itself `before` it asks."""
+    """A server that asks `upstream`, and changes what it answers, or answers itself `before` it asks.
+
+    It leaves the prefix `strip` out of the paths it asks for.
+    """
     pool = urllib3.PoolManager(retries=False, timeout=TIMEOUT_S)
 
     def reply(asked: Asked) -> Reply:
@@ -108,7 +112,11 @@ def between(
             return own
         sent = {name: value for name, value in asked.headers.items() if name not in ("host", "connection")}
         got = pool.request(
-            asked.method, upstream + asked.path, body=asked.body, headers=sent, decode_content=False
+            asked.method,
+            upstream + asked.path.removeprefix(strip),
+            body=asked.body,
+            headers=sent,
+            decode_content=False,
         )
         dropped = ("transfer-encoding", "content-length", "connection", "date", "server")
         headers = {name: value for name, value in got.headers.items() if name.lower() not in dropped}

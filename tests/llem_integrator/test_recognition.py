@@ -1,0 +1,171 @@
+"""Which store answers at a URL: real ones, and stand-ins for those that cannot be run here."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from llem_core.errors import SourceError
+from llem_integrator.sources import Summary, open_source
+from llem_integrator.sources.access import HttpConfig
+from llem_integrator.sources.exporter import ExporterSource
+from llem_integrator.sources.prometheus import PrometheusSource
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
+from tests.llem_integrator.test_remote_read import READ, same
+from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
+from tests.servers import Exporter, Prometheus, PrometheusRelease
+
+BUILD = "/api/v1/status/buildinfo"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, prometheus_release: PrometheusRelease
+) -> Iterator[Prometheus]:
+    directory = tmp_path_factory.mktemp("prometheus")
+    with Prometheus.on_blocks(directory, trace_text(3000), release=prometheus_release) as running:
+        yield running
+
+
+def saying(**facts: str) -> Reply:
+    return Reply(body=json.dumps({"status": "success", "data": facts}).encode())
+
+
+def test_a_prometheus_is_read_by_remote_read(server: Prometheus) -> None:
+    """A real one is known by what it says of itself."""
+    with between(server.url) as proxy:
+        source = open_source(proxy.url)
+        fetch(source, T0, T0 + 1000)
+        assert isinstance(source, PrometheusSource)
+        assert [asked.path for asked in proxy.asked[:2]] == [BUILD, READ]
+
+
+def test_a_prometheus_under_a_path(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
+    """What comes before /api is kept, as --web.external-url or a proxy makes it."""
+    args = ["--web.route-prefix=/prom/a"]
+    text = trace_text(10)
+    with PrefixedPrometheus.on_blocks(tmp_path, text, args=args, release=prometheus_release) as server:
+        source = open_source(f"{server.url}/prom/a/")
+        assert [len(one) for one in fetch(source, T0, T0 + 5000)] == [10, 10]
+        assert len(list(source.summary(POWER, (), T0, T0 + 5000, Summary.MAX))) == 2
+
+
+class PrefixedPrometheus(Prometheus):
+    def _ready(self) -> bool:
+        return self._answers("/prom/a/-/ready")
+
+
+def test_a_mimir_is_read_by_remote_read_for_its_tenant(server: Prometheus) -> None:
+    """A stand-in: a real Prometheus behind Mimir's prefix, its name and its tenants."""
+
+    def mimir(asked: Asked) -> Reply | None:
+        if asked.headers.get("x-scope-orgid") != "team":
+            return Reply(401, b"no org id")
+        if not asked.path.startswith("/prometheus/"):
+            return Reply(404)
+        return saying(application="Grafana Mimir", version="2.15.0") if asked.path.endswith(BUILD) else None
+
+    team = HttpConfig(headers=(("X-Scope-OrgID", "team"),))
+    with between(server.url, before=mimir, strip="/prometheus") as proxy:
+        with pytest.raises(SourceError, match="answered 401: it wants other credentials"):
+            open_source(f"{proxy.url}/prometheus")
+        source = open_source(f"{proxy.url}/prometheus", team)
+        found = fetch(source, T0, T0 + 300_000)
+        assert f"/prometheus{READ}" in {asked.path for asked in proxy.asked}
+    assert same(found, fetch(open_source(server.url), T0, T0 + 300_000))
+
+
+class Thanos:
+    """What a Thanos Querier does with its own parameters, before a Prometheus gets the rest."""
+
+    stores = b'{"status":"success","data":{"sidecar":[]}}'
+
+    def __init__(self) -> None:
+        self.warn = False
+
+    def before(self, asked: Asked) -> Reply | None:
+        path = urlsplit(asked.path).path
+        if path == BUILD:
+            return saying(version="0.36.1", revision="abc", goVersion="go1.22")
+        if path == "/api/v1/stores":
+            return Reply(body=self.stores)
+        if path == READ:
+            return Reply(404)
+        form = parse_qs(asked.body.decode() or urlsplit(asked.path).query)
+        given = {name: form.get(name) for name in ("dedup", "partial_response", "max_source_resolution")}
+        if given != {"dedup": ["false"], "partial_response": ["false"], "max_source_resolution": ["0s"]}:
+            return Reply(400, b'{"status":"error","errorType":"bad_data","error":"%r"}' % str(given).encode())
+        if self.warn:
+            said = {"status": "success", "data": {"resultType": "vector", "result": []}}
+            return Reply(body=json.dumps(said | {"warnings": ["store store-1 is down"]}).encode())
+        return None
+
+
+def test_a_thanos_is_asked_for_every_raw_sample(server: Prometheus) -> None:
+    """A stand-in: without its parameters it would merge replicas, leave stores out, and downsample."""
+    thanos = Thanos()
+    with between(server.url, before=thanos.before) as proxy:
+        source = open_source(proxy.url)
+        assert same(fetch(source, T0, T0 + 300_000), fetch(open_source(server.url), T0, T0 + 300_000))
+        for kind in Summary:
+            assert len(list(source.summary(POWER, (), T0, T0 + 300_000, kind))) == 2
+        assert READ not in {asked.path for asked in proxy.asked}
+        assert source.warnings == ()
+        thanos.warn = True
+        fetch(source, T0, T0 + 1000)
+        assert source.warnings == ("store store-1 is down",)
+
+
+def test_a_thanos_that_lacks_a_store_is_an_error(server: Prometheus) -> None:
+    """With partial_response=false it fails, and so do we."""
+    failed = (
+        b'{"status":"error","errorType":"execution","error":"expanding series: store-1: connection refused"}'
+    )
+
+    def before(asked: Asked) -> Reply | None:
+        return Thanos().before(asked) or (Reply(422, failed) if asked.path == "/api/v1/query" else None)
+
+    with between(server.url, before=before) as proxy:
+        source = open_source(proxy.url)
+        with pytest.raises(SourceError, match="answered 422: expanding series: store-1"):
+            fetch(source, T0, T0 + 1000)
+
+
+@pytest.mark.parametrize("version", ["", "0.1", "3.1.0-dev", "main"])
+def test_a_build_of_ones_own_is_a_prometheus(server: Prometheus, version: str) -> None:
+    """Whatever version it has, it is one where nothing else answers."""
+
+    def own(asked: Asked) -> Reply | None:
+        return saying(version=version) if asked.path == BUILD else None
+
+    with between(server.url, before=own) as proxy:
+        source = open_source(proxy.url)
+        assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
+
+
+def test_a_store_that_does_not_say_what_it_is(server: Prometheus) -> None:
+    """One that answers queries and nothing else is taken as it is."""
+
+    def quiet(asked: Asked) -> Reply | None:
+        return None if asked.path.startswith("/api/v1/query") else Reply(404)
+
+    with between(server.url, before=quiet) as proxy:
+        source = open_source(proxy.url)
+        assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
+
+
+def test_an_exporter_is_its_own_store() -> None:
+    """A running llem-exporter is known by its landing page."""
+    with Exporter(args=["--replay", "demo"]) as exporter:
+        assert isinstance(open_source(exporter.url), ExporterSource)
+
+
+def test_a_password_page_is_no_exporter() -> None:
+    """Where nothing may be read without a password, that is what is said."""
+    with (
+        StandIn(lambda _: Reply(403, b"who are you")) as server,
+        pytest.raises(SourceError, match="answered 403: it wants other credentials"),
+    ):
+        open_source(server.url)

@@ -1,0 +1,118 @@
+"""The same samples by every way in give the same joules."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+
+import pytest
+
+from llem_core.backend import Backend
+from llem_integrator.backends import Request
+from llem_integrator.integration import integrate
+from llem_integrator.result import WindowResult
+from llem_integrator.sources import Source, open_source
+from llem_integrator.sources.exporter import ExporterSource
+from llem_integrator.sources.http import Http
+from llem_integrator.sources.prometheus import PrometheusSource
+from llem_integrator.sources.read_protocol import Form
+from llem_integrator.sources.victoriametrics import VictoriaMetricsSource
+from llem_integrator.window import Window
+from tests.llem_integrator.pages import T0, page, scraped, trace
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
+from tests.llem_integrator.test_recognition import Thanos
+from tests.llem_integrator.test_remote_read import by_remote_read
+from tests.llem_integrator.test_victoriametrics import put_text
+from tests.servers import Prometheus, PrometheusRelease, VictoriaMetrics
+
+DIGITS = 1e-12
+"""What VictoriaMetrics keeps of a value."""
+
+
+def recorded() -> str:
+    """Two GPUs for two minutes: one with a trace with a gap, one with counters that restart."""
+    noise = random.Random(11)
+    steps = [ms for ms in range(0, 120_000, 100) if not 40_000 < ms < 47_000]
+    return page(
+        trace(0, [(ms, round(noise.gauss(400, 60) * 8) / 8) for ms in steps]),
+        scraped(0, watts=401.5, zeus=False),
+        scraped(1, watts=212.25),
+        scraped(2, watts=99.0, started_s=50, zeus=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def sources(
+    tmp_path_factory: pytest.TempPathFactory, prometheus_release: PrometheusRelease
+) -> Iterator[dict[str, Source]]:
+    """Every way in, by name."""
+    folder, text = tmp_path_factory.mktemp("stores"), recorded()
+    (folder / "page.om").write_text(text)
+
+    def exporter(asked: Asked) -> Reply:
+        return Reply(body=text.encode() if asked.path.startswith("/history") else b"llem-exporter")
+
+    with ExitStack() as stack:
+        prometheus = stack.enter_context(
+            Prometheus.on_blocks(folder / "prometheus", text, release=prometheus_release)
+        )
+        victoria = stack.enter_context(VictoriaMetrics(folder))
+        put_text(victoria, in_ms(text))
+        thanos = stack.enter_context(between(prometheus.url, before=Thanos().before))
+        yield {
+            "remote read": by_remote_read(prometheus.url),
+            "samples": by_remote_read(prometheus.url, Form.SAMPLES),
+            "json": PrometheusSource(Http(prometheus.url), remote_read=False),
+            "thanos": open_source(thanos.url),
+            "victoria": open_source(victoria.url),
+            "exporter": open_source(stack.enter_context(StandIn(exporter)).url),
+            "file": open_source(str(folder / "page.om")),
+        }
+
+
+def in_ms(text: str) -> str:
+    """The page with its times in whole ms, as VictoriaMetrics wants them."""
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return "".join(f"{sample} {round(float(unix_s) * 1000)}\n" for sample, _, unix_s in lines)
+
+
+def result(source: Source, window: Window, backend: Backend | None) -> WindowResult:
+    (found,) = integrate(source, [window], Request(backend=backend, min_coverage=0.5))
+    return found
+
+
+WINDOWS = [(0, 120_000), (13_337, 98_765), (41_000, 46_000), (99_950, 100_050), (60_000, 61_000)]
+
+
+@pytest.mark.parametrize("backend", [None, Backend.NVML, Backend.ZEUS])
+@pytest.mark.parametrize(("start_ms", "end_ms"), WINDOWS)
+def test_every_store_gives_the_same_joules(
+    sources: dict[str, Source], start_ms: int, end_ms: int, backend: Backend | None
+) -> None:
+    """Joules, bounds, gaps, resets and words are the same to the bit, VictoriaMetrics to 12 digits."""
+    assert isinstance(sources["victoria"], VictoriaMetricsSource)
+    assert isinstance(sources["exporter"], ExporterSource)
+    window = Window((T0 + start_ms) * 1000, (T0 + end_ms) * 1000)
+    expected = result(sources["json"], window, backend)
+    assert len(expected.gpus) == 3
+    assert backend is not None or any(gpu.joules for gpu in expected.gpus)
+    for name, source in sources.items():
+        found = result(source, window, backend)
+        if name == "exporter":  # it is an instance of its own, and says so
+            assert {gpu.uuid: gpu.joules for gpu in found.gpus} == expected.per_gpu_j
+        elif name == "victoria":
+            assert asdict(found) == approximately(asdict(expected)), name
+        else:
+            assert asdict(found) == asdict(expected), name
+
+
+def approximately(value: object) -> object:
+    """The same with every number inside to 12 digits."""
+    match value:
+        case dict():
+            return {key: approximately(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return type(value)(approximately(inner) for inner in value)
+        case float():
+            return pytest.approx(value, rel=DIGITS, abs=DIGITS)
+    return value
