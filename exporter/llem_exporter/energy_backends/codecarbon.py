@@ -4,8 +4,10 @@ import contextlib
 import inspect
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from llem_exporter.energy_backends import doubts, gpus, nvml_device
 from llem_exporter.energy_backends.base import Tracker, works
 from llem_exporter.energy_backends.fork_lock import ForkLock
 from llem_exporter.energy_backends.gpus import Gpu
+from llem_exporter.energy_backends.patience import hanging
 from llem_exporter.ticks import WallClock
 
 _INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
@@ -113,6 +116,7 @@ class CodeCarbonTracker(Tracker):
         self.found = found
         self.devices = [nvml_device.open_gpu(gpu.index) for gpu in found]
         self.statuses = [self._read_statuses()]
+        self.persistence_modes = [device.persistence_mode() for device in self.devices]
         self.lost: list[tuple[Gpu, str]] = []
         self.clock = WallClock(100)
         self._tracker = tracker
@@ -125,6 +129,12 @@ class CodeCarbonTracker(Tracker):
         """When it was stopped [monotonic s], and its EmissionsData: None where it had not even begun."""
         self.ended()
         begun_s = time.monotonic()
+        silent = hanging({gpu.index: partial(nvml_device.uuid_at, gpu.index) for gpu in self.found})
+        if silent:  # it would not return, and who measures must
+            threading.Thread(target=self._tracker.stop, name="codecarbon-stop", daemon=True).start()
+            hung = (gpu for gpu in self.found if gpu.index in silent)
+            self.lost += [(gpu, doubts.does_not_return(gpu)) for gpu in hung]
+            return begun_s, None
         self._tracker.stop()
         end_s = (begun_s + time.monotonic()) / 2
         self.statuses.append(self._read_statuses())
@@ -230,8 +240,9 @@ class CodeCarbonBackend:
         self, tracker: CodeCarbonTracker, end_s: float, *, known: bool
     ) -> Iterator[MeasurementWarning]:
         yield from doubts.of_window(end_s - tracker.start_s)
-        for gpu, device, *statuses in zip(tracker.found, tracker.devices, *tracker.statuses, strict=True):
-            yield from doubts.of_mode(gpu, device.persistence_mode())
+        modes = tracker.persistence_modes
+        for gpu, mode, *statuses in zip(tracker.found, modes, *tracker.statuses, strict=True):
+            yield from doubts.of_mode(gpu, mode)
             yield from doubts.of_temperature(gpu, (status.temperature_celsius for status in statuses))
         for gpu, reason in tracker.lost:
             yield doubts.lost(gpu, reason)

@@ -64,6 +64,11 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
         yield MeasurementWarning(WarningCode.SAMPLE_GAP, text, gpu.uuid)
 
 
+def does_not_return(gpu: Gpu) -> str:
+    """The reason of a GPU whose calls hang."""
+    return f"a call on GPU {gpu.index} does not return"
+
+
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """A GPU that did not answer any more."""
     return MeasurementWarning(WarningCode.GPU_LOST, f"GPU {gpu.index} did not answer: {reason}", gpu.uuid)

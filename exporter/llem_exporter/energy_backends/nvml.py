@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS
@@ -12,14 +11,12 @@ from llem_core.measurement import EnergyMeasurement, MeasurementWarning
 from llem_exporter.energy_backends import doubts, gpus, nvml_device
 from llem_exporter.energy_backends.base import Tracker, works
 from llem_exporter.energy_backends.gpus import Gpu
+from llem_exporter.energy_backends.patience import PATIENCE_SECONDS
 from llem_exporter.energy_backends.power_window import PowerWindow, WindowEnergy
 from llem_exporter.polling import Poller, interval_of
 from llem_exporter.ticks import WallClock
 
 __all__ = ["EnergyMeasurement", "NVMLBackend"]
-
-PATIENCE_SECONDS: Final = 2.0
-"""How long a start or a stop waits for a GPU that does not answer."""
 
 
 class _Sampled:
@@ -171,6 +168,6 @@ def _doubts_of(one: _Sampled, energy: WindowEnergy) -> Iterator[MeasurementWarni
 
 def _why_nothing(one: _Sampled) -> str:
     if not one.poller.ended(0):
-        return f"a call on GPU {one.gpu.index} does not return"
+        return doubts.does_not_return(one.gpu)
     errors = ", ".join(f"{name} ({count} x)" for name, count in one.window.errors.items())
     return errors or f"GPU {one.gpu.index} gave no two samples near enough to each other"

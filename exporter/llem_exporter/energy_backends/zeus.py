@@ -15,6 +15,7 @@ from llem_exporter.energy_backends.base import Tracker, works
 from llem_exporter.energy_backends.counter_window import CounterEnergy, CounterReading, counter_energy
 from llem_exporter.energy_backends.fork_lock import ForkLock
 from llem_exporter.energy_backends.gpus import Gpu
+from llem_exporter.energy_backends.patience import hanging
 from llem_exporter.ticks import WallClock
 
 WINDOW_NAME: Final = "llem_measurement"
@@ -123,6 +124,15 @@ class ZeusTracker(Tracker):
         super().__init__()
         self.counted, self.clock = counted, clock
 
+    def end(self) -> None:
+        """End the windows; that of a GPU whose calls hang stays open, and takes no other along."""
+        silent = hanging({one.gpu.index: one.device.persistence_mode for one in self.counted})
+        for one in self.counted:
+            if one.gpu.index in silent:
+                one.error = doubts.does_not_return(one.gpu)
+            else:
+                one.end()
+
 
 class ZeusBackend:
     """Joules of GPUs by their own counters, between two readings through a ZeusMonitor.
@@ -171,8 +181,7 @@ class ZeusBackend:
         tracker.refuse_another_process()
         if tracker.measurement is None:
             stopped_s = time.monotonic()
-            for one in tracker.counted:
-                one.end()
+            tracker.end()
             tracker.measurement = _measurement(tracker, stopped_s)
         return tracker.measurement
 

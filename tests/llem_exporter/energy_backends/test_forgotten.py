@@ -31,6 +31,37 @@ def test_a_tracker_that_is_never_stopped_ends_when_nobody_holds_it(steady: FakeD
     assert left == []
 
 
+STOPPED_WHILE_IT_HANGS = """
+backend = eb.get_backend({name!r}, gpu_indices=[0, 1])
+tracker = backend.start_tracking()
+time.sleep(0.6)
+tell("begun")
+input()
+begun_s = time.monotonic()
+told = shown(backend.stop_tracking(tracker))
+tell([time.monotonic() - begun_s, told])
+tell(window(eb.get_backend({name!r}, gpu_indices=[0]), 0.6)["total_j"])
+"""
+
+
+@pytest.mark.parametrize("name", ["zeus", "nvml", "codecarbon"])
+def test_a_stop_does_not_wait_for_a_gpu_that_hangs(steady: FakeDriver, name: str) -> None:
+    """It ends in 2 s and names the GPU; the other has its joules, where they can be told apart."""
+    with Child(STOPPED_WHILE_IT_HANGS.format(name=name), steady.env) as child:
+        assert child.hear() == "begun"
+        steady.gpus[1].hung = True
+        child.go_on()
+        took_s, measured = child.hear()
+        if name == "codecarbon":  # its own calls look at all GPUs
+            steady.gpus[1].hung = False
+        assert child.hear() > 0
+    assert took_s < 4
+    assert "GPU 1 did not answer: a call on GPU 1 does not return" in measured["messages"]
+    # The sampler has what it read of GPU 1 before, a counter without its end has nothing.
+    known = {"zeus": {"0"}, "nvml": {"0", "1"}, "codecarbon": set[str]()}[name]
+    assert set(measured["per_gpu_j"] or ()) == known
+
+
 @pytest.mark.parametrize("name", ["nvml", "zeus"])
 def test_a_forked_child_opens_a_driver_that_forgets(steady: FakeDriver, name: str) -> None:
     """Where NVML is uninitialised in a child, the backend that the parent used initialises it again."""
