@@ -1,13 +1,10 @@
 """llem-integrate: joules per GPU for windows that are over. The only reader of argv and environment."""
 
 import io
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -20,16 +17,13 @@ from llem_integrator.options import Options, options
 
 if TYPE_CHECKING:
     from llem_integrator.backends import Request
-    from llem_integrator.result import WindowResult
+    from llem_integrator.presentation import Presentation
     from llem_integrator.sources import Source
     from llem_integrator.window import Window
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-EXIT_NO_JOULES: Final = 3
-EXIT_COVERAGE: Final = 4
 EXIT_INTERRUPTED: Final = 130
-EXIT_TERMINATED: Final = 143
 
 _HELP = """Joules per GPU for time windows, from the samples that llem-exporter publishes.
 
@@ -54,19 +48,19 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 @options
 @click.version_option(__version__, prog_name="llem-integrate")
 def command(given: Options) -> int:
+    from llem_integrator import presentation
     from llem_integrator.backends import Request
     from llem_integrator.sources import parse_selector
     from llem_integrator.window import parse_duration_us
 
-    if math.isnan(given.min_coverage):
-        raise ConfigError("--min-coverage is a share from 0 to 1, not nan")
+    presented = presentation.of(given)
     request = Request(
         backend=None if given.backend == "auto" else Backend(given.backend),
         selectors=tuple(parse_selector(text) for text in given.matches) or ((),),
         gpus=() if given.gpus is None else _gpus(given.gpus),
         max_gap_ms=None if given.max_gap == "auto" else parse_duration_us(given.max_gap) / 1000,
         min_coverage=given.min_coverage,
-        emissions=given.emissions,
+        emissions=presented.figures.by_codecarbon,
     )
     if given.demo:
         if given.windows or given.window_list is not None or given.job is not None:
@@ -74,8 +68,8 @@ def command(given: Options) -> int:
         source = click.get_current_context().get_parameter_source("source")
         if source is click.core.ParameterSource.COMMANDLINE:
             raise ConfigError("--demo starts its own source; leave --source out")
-        return _demo(request, given.form, given.progress)
-    return _integrate(given, request)
+        return _demo(request, presented, given.progress)
+    return _integrate(given, request, presented)
 
 
 def _gpus(text: str) -> tuple[str, ...]:
@@ -85,8 +79,9 @@ def _gpus(text: str) -> tuple[str, ...]:
     return tokens
 
 
-def _integrate(given: Options, request: "Request") -> int:
+def _integrate(given: Options, request: "Request", presented: "Presentation") -> int:
     from llem_integrator.integration import integrate
+    from llem_integrator.progress import bar
 
     wait_s = _wait_s(given)
     source, windows = _asked(given, request, time.time_ns() // 1000)
@@ -95,9 +90,9 @@ def _integrate(given: Options, request: "Request") -> int:
 
         wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
         source = _open(given)
-    with _bar(given.progress, "reading samples", len(windows)) as advance:
-        results = list(integrate(source, windows, request, advance))
-    return _show(source.address, results, given.form)
+    with bar(given.progress, "reading samples", len(windows)) as shown:
+        results = integrate(source, windows, request, shown.advance)
+        return presented.give(source, results, request, shown)
 
 
 def _wait_s(given: Options) -> float | None:
@@ -150,39 +145,25 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
     source = _open(given)
     if given.job is not None:
         from llem_integrator.jobs import lookup
+        from llem_integrator.progress import bar
 
-        with _bar(given.progress, f"looking for job {given.job}", 1) as advance:
-            windows.append(lookup.find(source, given.job, request.selectors, now_us, advance))
+        with bar(given.progress, f"looking for job {given.job}", 1) as shown:
+            windows.append(lookup.find(source, given.job, request.selectors, now_us, shown.advance))
     return source, windows
 
 
-def _demo(request: "Request", form: str, progress: bool | None) -> int:
+def _demo(request: "Request", presented: "Presentation", progress: bool | None) -> int:
     from llem_integrator import demo
+    from llem_integrator.presentation import terminated
+    from llem_integrator.progress import bar
 
-    signal.signal(signal.SIGTERM, _terminated)  # its exporter must end with it
-    with _bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as advance:
-        address, result, what = demo.run(request, advance)
-    if form == "table":
+    signal.signal(signal.SIGTERM, terminated)  # its exporter must end with it
+    with bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as shown:
+        source, result, what = demo.run(request, shown.advance)
+    if presented.on_stdout and presented.form == "table":
         click.echo(f"demo: {what}\n")
-    return _show(address, [result], form)
-
-
-def _terminated(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is not interrupted again
-    raise SystemExit(EXIT_TERMINATED)
-
-
-def _show(address: str, results: "list[WindowResult]", form: str) -> int:
-    from llem_integrator import report
-
-    if form == "json":
-        click.echo(report.to_json(address, results))
-    else:
-        report.print_table(results, sys.stdout)
-    reasons = {reason for result in results for reason in result.reasons}
-    if reasons & {"no_data", "no_gpu_split"}:
-        return EXIT_NO_JOULES
-    return EXIT_COVERAGE if "coverage" in reasons else 0
+    exact = any(gpu.exact_j is not None for gpu in result.gpus)
+    return presented.give(source, [result], request, shown, ("exact_j",) if exact else ())
 
 
 def _zone(name: str | None) -> tzinfo | None:
@@ -194,21 +175,6 @@ def _zone(name: str | None) -> tzinfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
         raise ConfigError(f"no such time zone: {name!r} (write Europe/Berlin or UTC)") from exc
-
-
-@contextmanager
-def _bar(wanted: bool | None, title: str, total: float) -> "Iterator[Callable[[float], None]]":
-    """A progress bar on stderr, told how much of `total` is done; shown where asked for or on a terminal."""
-    if sys.stderr is None or not (sys.stderr.isatty() if wanted is None else wanted):
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def main() -> None:

@@ -33,20 +33,19 @@ _START_SECONDS: Final = 20
 _LISTENING: Final = re.compile(r"listening on (http://\S+)")
 
 
-def run(request: Request, progress: Progress) -> tuple[str, WindowResult, str]:
-    """Address, result and what it was of; raises LLEMError where no exporter can be started.
+def run(request: Request, progress: Progress) -> tuple[Source, WindowResult, str]:
+    """Source, result and what it was of; raises LLEMError where no exporter can be started.
 
     The result's `exact_j` are the trace's own joules where the trace was replayed.
     """
     try:
         with _exporter() as url:
-            address, result = _measure(url, request, progress)
-            return address, result, "this machine's GPUs"
+            source, result = _measure(url, request, progress)
+            return source, result, "this machine's GPUs"
     except _NotStartedError as exc:
         with _exporter("--replay", "demo") as url:
-            source = open_source(url)
-            address, result = _measure(url, request, progress)
-            return address, _with_exact(source, result), f"a replayed trace of two GPUs, since {exc}"
+            source, result = _measure(url, request, progress)
+            return source, _with_exact(open_source(url), result), f"a replayed trace of two GPUs, since {exc}"
 
 
 class _NotStartedError(LLEMError):
@@ -99,7 +98,7 @@ def _why_not(said: str) -> str:
     return f"the exporter did not start ({reason or f'nothing within {_START_SECONDS} s'})"
 
 
-def _measure(url: str, request: Request, progress: Progress) -> tuple[str, WindowResult]:
+def _measure(url: str, request: Request, progress: Progress) -> tuple[Source, WindowResult]:
     """The next whole seconds of the exporter at the URL, integrated from its history."""
     start_s = int(time.time()) + 2
     end_s = start_s + MEASURE_SECONDS
@@ -108,7 +107,7 @@ def _measure(url: str, request: Request, progress: Progress) -> tuple[str, Windo
         time.sleep(min(0.25, left_s))
     source = open_source(url)
     window = Window(start_s * 1_000_000, end_s * 1_000_000, "demo")
-    return source.address, next(iter(integrate(source, [window], request)))
+    return source, next(iter(integrate(source, [window], request)))
 
 
 def _with_exact(source: Source, result: WindowResult) -> WindowResult:

@@ -1,6 +1,7 @@
 """The options of llem-integrate: one field each, and how it is written on the command line."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -8,6 +9,8 @@ from typing import Any, Final, TypeVar
 import click
 
 FORMATS: Final = ("table", "json", "csv", "parquet", "openmetrics")
+_MOST: Final = 1e9
+"""No figure that is given is larger, so that nothing made of it ends at infinity."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -26,7 +29,14 @@ class Options:
     max_gap: str
     min_coverage: float
     form: str
+    output: str
+    plot: str | None
     emissions: bool
+    carbon_intensity: float | None
+    pue: float
+    price: float | None
+    calibration: str | None
+    idle_watts: float | None
     wait: str | None
     timezone: str | None
     node_label: str
@@ -47,6 +57,19 @@ class _Line(click.types.StringParamType):
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [line for line in rv.split("\n") if line.strip()]
+
+
+class _Number(click.FloatRange):
+    """A number in a range; nan, which is in none, is not."""
+
+    def __init__(self, least: float, most: float) -> None:
+        super().__init__(least, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
 
 
 def _option(name: str, *declarations: str, **attributes: Any) -> Callable[[_Command], _Command]:
@@ -142,7 +165,7 @@ _HOW: Final = (
     ),
     _option(
         "--min-coverage",
-        type=click.FloatRange(0, 1),
+        type=_Number(0, 1),
         default=0.99,
         show_default=True,
         help="Covered share of the window that makes a result valid.",
@@ -150,8 +173,52 @@ _HOW: Final = (
 )
 
 _ANSWER: Final = (
-    _option("--format", "form", type=click.Choice(FORMATS[:2]), default="table", show_default=True),
-    _option("--emissions", is_flag=True, help="Grams of CO2 equivalent, at the node's rate by CodeCarbon."),
+    _option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True),
+    _option(
+        "--output",
+        default="-",
+        metavar="FILE|-",
+        help="Where the answer goes; a file is there when it is whole.  [default: standard output]",
+    ),
+    _option(
+        "--plot",
+        metavar="FILE.png|svg|html",
+        help="Power of each GPU over the windows, gaps and joules; html is one page with zoom.",
+    ),
+    _option(
+        "--emissions",
+        is_flag=True,
+        help="Grams of CO2 equivalent of each GPU: operational, location-based, its own share. At the "
+        "node's rate by CodeCarbon, or at --carbon-intensity.",
+    ),
+    _option(
+        "--carbon-intensity",
+        type=_Number(0, _MOST),
+        metavar="G_PER_KWH",
+        help="Of the grid, in gCO2e per kWh; implies --emissions.",
+    ),
+    _option(
+        "--pue",
+        type=_Number(1, 10),
+        default=1.0,
+        show_default=True,
+        metavar="RATIO",
+        help="Facility energy over IT energy; multiplies emissions and price, never joules.",
+    ),
+    _option(
+        "--price", type=_Number(-_MOST, _MOST), metavar="PER_KWH", help="Of electricity, in any currency."
+    ),
+    _option(
+        "--calibration",
+        metavar="FILE",
+        help="CSV uuid,gain,offset_watts by a power meter: true = gain x reading + offset.",
+    ),
+    _option(
+        "--idle-watts",
+        type=_Number(0, _MOST),
+        metavar="W",
+        help="Splits joules: idle is W over the covered time, at most the joules; active is the rest.",
+    ),
     _option(
         "--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]"
     ),

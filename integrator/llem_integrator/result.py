@@ -11,7 +11,8 @@ class GpuEnergy:
     """One GPU's energy in one window.
 
     Joules are None where nothing was measured; `joules_high` also where nothing bounds it. Seconds
-    and watts as named; `coverage` is covered_s over the window's duration.
+    and watts as named; `coverage` is covered_s over the window's duration. From `price` on, fields
+    are None where they were not asked for.
     """
 
     uuid: str
@@ -34,6 +35,10 @@ class GpuEnergy:
     resets: int = 0
     joules_by_backend: dict[str, float] = field(default_factory=dict)
     emissions_g: float | None = None
+    price: float | None = None
+    idle_j: float | None = None
+    active_j: float | None = None
+    calibrated: bool | None = None
     exact_j: float | None = None
 
 
