@@ -25,6 +25,9 @@ _LONGEST_WAIT_S: Final = 15.0
 """A store that asks for more patience is given up."""
 _ALL_TRIES_S: Final = 60.0
 """After so long no other try begins."""
+MOST_BYTES: Final = 256 << 20  # of a body that is read as a whole, unzipped: that of ten pages
+_LONGEST_S: Final = 900.0  # for such a body; a byte a minute never runs into a timeout
+_BLOCK: Final = 1 << 16  # zipped, and a thousand times as much at the most
 
 Found = TypeVar("Found")
 
@@ -95,15 +98,16 @@ class Http:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> Answer:
         """The whole answer, whatever its status, asked for again where the store was busy or went away.
 
-        Raises SourceError where there is none, or less than was announced.
+        Raises SourceError where there is none, less than was announced, or more than `most_bytes`.
         """
 
         def ask() -> Answer:
             with self.open(method, path, fields, body=body, headers=headers) as stream:
-                return Answer(stream.status, stream.headers, stream.rest())
+                return Answer(stream.status, stream.headers, stream.rest(most_bytes))
 
         try:
             return self.patiently(ask)
@@ -145,7 +149,7 @@ class Http:
         with self._said(path):
             response = self._exchange(method, target, body, sent)
         self._reached = True
-        stream = Stream(response, partial(self._said, path))
+        stream = Stream(response, f"{self.address}{path}", partial(self._said, path))
         try:
             if response.status == 429 or (response.status >= 500 and response.status != 501):
                 self._refuse(Answer(response.status, stream.headers, stream.rest()))
@@ -173,7 +177,7 @@ class Http:
             if not location or not left:
                 return response
             left -= 1
-            response.drain_conn()
+            response.close()  # its body may have no end
             before, target = target, urljoin(target, location)
             if _place(before) != _place(target):
                 headers = {name: value for name, value in headers.items() if name not in self._own_headers}
@@ -216,8 +220,8 @@ _LASTING: Final = (urllib3.exceptions.SSLError,)
 class Stream:
     """An answer whose body is still on the wire."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, said: Callable[[], Any]) -> None:
-        self._response, self._said = response, said
+    def __init__(self, response: urllib3.BaseHTTPResponse, origin: str, said: Callable[[], Any]) -> None:
+        self._response, self._origin, self._said = response, origin, said
         self._rest: bytes | None = None
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -232,11 +236,18 @@ class Stream:
         with self._said():
             return self._response.read(size)
 
-    def rest(self) -> bytes:
-        """All that is left; the same again if asked again."""
+    def rest(self, most_bytes: int = MOST_BYTES) -> bytes:
+        """All that is left; the same again if asked again. Raises SourceError where that is too much."""
         if self._rest is None:
+            pieces, size, begun_s = list[bytes](), 0, time.monotonic()
             with self._said():
-                self._rest = self._response.read()
+                while piece := self._response.read1(_BLOCK):
+                    pieces.append(piece)
+                    size, took_s = size + len(piece), time.monotonic() - begun_s
+                    if size > most_bytes or took_s > _LONGEST_S:
+                        much = f"{size >> 20} MiB and {took_s:.0f} s"
+                        raise SourceError(f"{self._origin} still answers after {much}, and is given up")
+            self._rest = b"".join(pieces)
         return self._rest
 
     def abort(self) -> None:
