@@ -71,14 +71,18 @@ class Asked:
         return max(MARGIN_MS, int(self.gaps.given_ms or 0))
 
     @property
-    def interval_ms(self) -> float:
-        """The time between the exporter's samples, 0 where it is not known."""
+    def interval_ms(self) -> Floats:
+        """The time (w,) between the exporter's samples, 0 where it is not known."""
         known = self.gaps.interval_ms
-        instances = [one for identity in self.facts.identities for one in identity.instances]
-        return next((known[one] for one in reversed(instances) if one in known), 0.0)
+        found = [
+            next((known[one] for one in reversed(identity.instances) if one in known), 0.0)
+            for identity in self.facts.identities
+        ]
+        return np.array([*found, 0.0])[self.facts.identity]
 
     def take(self, windows: Index) -> "Asked":
-        few = replace(self.facts, limit_watts=self.facts.limit_watts[windows])
+        facts = self.facts
+        few = replace(facts, limit_watts=facts.limit_watts[windows], identity=facts.identity[windows])
         return replace(self, facts=few, spans=self.spans.take(windows))
 
 
@@ -155,19 +159,20 @@ def _nvml(asked: Asked) -> Integrals | None:
         enough = traced.known & (traced.coverage >= asked.min_coverage)
         if enough.all():
             return traced
-    rows = np.flatnonzero(~enough)
-    few = asked.take(rows)
-    rest = _without_trace(few, traced.take(rows) if traced is not None else None)
-    if rest is None or traced is None:
-        return rest if traced is None else traced
-    return placed([(np.flatnonzero(enough), traced.take(enough)), (rows, rest)], every)
+    parts = [(np.flatnonzero(enough), traced.take(enough))] if traced is not None else []
+    intervals_ms = asked.interval_ms
+    for interval_ms in np.unique(intervals_ms[~enough]).tolist():
+        rows = np.flatnonzero(~enough & (intervals_ms == interval_ms))
+        few = traced.take(rows) if traced is not None else None
+        if (rest := _without_trace(asked.take(rows), few, interval_ms)) is not None:
+            parts.append((rows, rest))
+    return placed(parts, every)
 
 
-def _without_trace(asked: Asked, traced: Integrals | None) -> Integrals | None:
+def _without_trace(asked: Asked, traced: Integrals | None, interval_ms: float) -> Integrals | None:
     """What the exporter's counter gives where the trace is not enough, and the gauge where neither is."""
     parts: list[tuple[Index, Integrals]] = []
     edged: list[tuple[Index, Integrals]] = []
-    interval_ms = asked.interval_ms
     counters = asked.gpu.counters(
         metrics.GPU_NVML_ENERGY, asked.spans, integrated=True, interval_ms=interval_ms
     )

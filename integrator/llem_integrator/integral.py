@@ -75,7 +75,13 @@ class Integrals:
     @property
     def coverage(self) -> Floats:
         """The share of each window that there are joules for, from 0 to 1."""
-        return np.where(self.known, self.covered_s / (self.covered_s + self.gap_s), 0.0)
+        return np.where(self.known, self.shares, 0.0)
+
+    @property
+    def shares(self) -> Floats:
+        """The covered share of each window."""
+        total_s = self.covered_s + self.gap_s
+        return self.covered_s / np.where(total_s > 0, total_s, 1.0)
 
     def at(self, row: int) -> Integral | None:
         """One window's answer, if there is any."""
@@ -184,8 +190,7 @@ def added(one: Integrals | None, other: Integrals | None) -> Integrals | None:
     if one is None or other is None:
         return other if one is None else one
     both = one.present & other.present
-    shares = [found.covered_s / (found.covered_s + found.gap_s) for found in (one, other)]
-    less = either(shares[0] <= shares[1], one, other)
+    less = either(one.shares <= other.shares, one, other)
     total = replace(
         less, joules=one.joules + other.joules, low=one.low + other.low, high=one.high + other.high
     )

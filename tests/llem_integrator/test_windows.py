@@ -1,0 +1,334 @@
+"""Many windows in one pass: each as if it were alone, in their order, as soon as it is over."""
+
+import math
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import asdict
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llem_core.backend import Backend
+from llem_core.measurement import WarningCode
+from llem_integrator import plan
+from llem_integrator.backends import Request
+from llem_integrator.fetch import combined
+from llem_integrator.integration import integrate
+from llem_integrator.joules import RunningSums
+from llem_integrator.result import GpuEnergy, WindowResult
+from llem_integrator.series import Series
+from llem_integrator.sources import Matcher, Piece, Progress, Selector, parse_selector
+from llem_integrator.spans import spans_of
+from llem_integrator.window import Window
+from tests.llem_integrator.clusters import T0, PieceStore, intervals, labels, scraped, store, trace
+
+HOUR = 3600
+
+
+def window(start_s: float, end_s: float, name: str | None = None, **more: object) -> Window:
+    start, end = (T0 * 1000 + round(second * 1e6) for second in (start_s, end_s))
+    return Window(start, end, name, **more)  # type: ignore[arg-type]  # the fields by name
+
+
+def windows_within(seconds: float, count: int, rng: np.random.Generator) -> list[Window]:
+    """Random windows, some equal, nested, adjacent, or reaching beyond the data, in no order."""
+    found = []
+    for number in range(count):
+        start = round(float(rng.uniform(-60, seconds)), 6)
+        end = round(start + float(rng.choice([0.05, 3.3, 61.7, 600.0, 1800.0])), 6)
+        found.append(window(start, end, f"w{number}"))
+        if number % 5 == 0:
+            found += [window(start, end, "equal"), window(end, end + 30, "next"), window(start - 5, end + 5)]
+    rng.shuffle(found)  # type: ignore[arg-type]  # a list is a sequence to numpy
+    return found
+
+
+def cluster(rng: np.random.Generator) -> PieceStore:
+    """An hour of four GPUs: traces with holes, replicas, a pod that moved, a reset, an exporter's restart."""
+    return store(
+        intervals(HOUR),
+        trace(0, HOUR, rng, holes=4),
+        trace(1, HOUR, rng, holes=40, replica="a"),
+        scraped(0, 0, HOUR, rng),
+        scraped(1, 0, HOUR, rng, resets_s=[1700], started_s=900, more={"replica": "a"}),
+        scraped(1, 7, HOUR, rng, resets_s=[1700], started_s=900, more={"replica": "b"}, late_ms=90),
+        scraped(2, 0, 1500, rng, scrape_s=5),
+        scraped(2, 1510, HOUR, rng, scrape_s=5, started_s=1505, more={"instance": "n2:9955"}),
+        {name: one for name, one in scraped(3, 0, HOUR, rng).items() if name in GAUGE_ONLY},
+    )
+
+
+GAUGE_ONLY = ("llem_gpu_info", "llem_gpu_power_watts")
+
+
+def assert_same(one: WindowResult, other: WindowResult) -> None:
+    """Equal in every field, figures to 1e-12."""
+    left, right = asdict(one), asdict(other)
+    for mine, theirs in zip(left.pop("gpus"), right.pop("gpus"), strict=True):
+        for name, value in mine.items():
+            assert value == near(theirs[name]), (one.name, name)
+    for name in ("total_j", "per_gpu_j"):
+        assert left.pop(name) == near(right.pop(name)), (one.name, name)
+    assert left == right
+
+
+def near(value: Any) -> Any:
+    """Figures to 1e-12; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: near(one) for key, one in value.items()}
+    return pytest.approx(value, rel=1e-12, abs=1e-9) if isinstance(value, float) else value
+
+
+def test_each_window_is_answered_as_if_it_were_alone() -> None:
+    """Overlapping, nested, equal and adjacent windows, in their order, equal to a run for each."""
+    rng = np.random.default_rng(3)
+    held = cluster(rng)
+    windows = windows_within(HOUR, 60, rng)
+    found = list(integrate(held, windows, Request()))
+    assert [one.name for one in found] == [one.name for one in windows]
+    backends = {gpu.backend for one in found for gpu in one.gpus if gpu.joules is not None}
+    assert backends == {Backend.ZEUS, Backend.NVML}
+    for one, asked in zip(found, windows, strict=True):
+        (alone,) = integrate(held, [asked], Request())
+        assert_same(one, alone)
+
+
+@pytest.mark.parametrize("backend", [Backend.ZEUS, Backend.NVML])
+def test_a_named_backend_is_the_same_for_many_windows(backend: Backend) -> None:
+    """Traces, counters with the trace at their edges, replicas and gauges: many are as each alone."""
+    rng = np.random.default_rng(4)
+    held = cluster(rng)
+    windows = windows_within(HOUR, 20, rng)
+    for one, asked in zip(integrate(held, windows, Request(backend)), windows, strict=True):
+        (alone,) = integrate(held, [asked], Request(backend))
+        assert_same(one, alone)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, HOUR * 1000), max_size=12))
+def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[int]) -> None:
+    """Where the store cuts its answer is in no figure; samples of 1/8 W add up exactly."""
+    rng = np.random.default_rng(seed)
+    columns = intervals(HOUR), trace(0, 900, rng, holes=6)
+    windows = windows_within(900, 6, rng)
+    whole = list(integrate(store(*columns), windows, Request()))
+    cut = store(*columns, cuts_ms=sorted({T0 + cut for cut in cuts_ms}))
+    assert list(integrate(cut, windows, Request())) == whole
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 900_000_000), min_size=2, max_size=9, unique=True))
+def test_windows_that_follow_each_other_add_up(seed: int, edges_us: list[int]) -> None:
+    """The joules and covered seconds of adjacent windows are those of the window around them."""
+    held = store(intervals(900), trace(0, 900, np.random.default_rng(seed), holes=6))
+    edges = [T0 * 1000 + edge for edge in sorted(edges_us)]
+    parts = [Window(start, end) for start, end in pairwise(edges)]
+    whole, *rest = integrate(held, [Window(edges[0], edges[-1]), *parts], Request())
+    joules = math.fsum(joules_and_covered(one)[0] for one in rest)
+    covered_s = math.fsum(joules_and_covered(one)[1] for one in rest)
+    assert joules_and_covered(whole) == (near(joules), near(covered_s))
+
+
+def joules_and_covered(found: WindowResult) -> tuple[float, float]:
+    """Of the one GPU, which is not there in a window far from its samples."""
+    assert all(gpu.covered_s + gpu.gap_s == near(found.duration_sec) for gpu in found.gpus)
+    return sum(gpu.joules or 0.0 for gpu in found.gpus), sum(gpu.covered_s for gpu in found.gpus)
+
+
+def test_a_short_window_after_a_year_is_as_exact_as_any() -> None:
+    """Ten seconds at the end of a year of uneven watts: the running sums lose nothing that shows."""
+    rng = np.random.default_rng(5)
+    unix_ms = T0 + np.arange(0, 365 * 86_400_000, 60_000)
+    watts = rng.uniform(0, 700, len(unix_ms))
+    last_ms = int(unix_ms[-1])
+    asked = Window((last_ms - 65_000) * 1000, (last_ms - 55_000) * 1000)
+    span = spans_of([asked])
+    sums = RunningSums(span.edges_us(), 180_000)
+    for first in range(0, len(unix_ms), 7919):
+        sums.add(unix_ms[first : first + 7919], watts[first : first + 7919])
+    found = sums.integrals(span, np.array([700.0]), 300_000).row(0)
+    before, middle, after = (Fraction(float(value)) for value in watts[-3:])
+    at_start = before + (middle - before) * Fraction(55, 60)
+    at_end = middle + (after - middle) * Fraction(5, 60)
+    exact = ((at_start + middle) * 5 + (middle + at_end) * 5) / 2
+    assert found.joules == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_results_stream() -> None:
+    """A window that is over is answered before the rest of the samples is read."""
+    rng = np.random.default_rng(6)
+    cuts = [T0 + minute * 60_000 for minute in range(0, 26 * 60, 10)]
+    days = store(intervals(26 * HOUR), scraped(0, 0, 26 * HOUR, rng), cuts_ms=cuts)
+    hours = [window(hour * HOUR, hour * HOUR + 3590, f"h{hour}") for hour in range(26)]
+    results = integrate(days, hours, Request())
+    assert next(results).name == "h0"
+    read = days.pieces_read
+    assert [one.name for one in results] == [f"h{hour}" for hour in range(1, 26)]
+    assert read < days.pieces_read
+
+
+class Endless:
+    """A store of one GPU's 10 Hz trace that makes its samples as they are asked for."""
+
+    address = "memory"
+    warnings: tuple[str, ...] = ()
+
+    def pieces(
+        self, metric: str, _selector: Selector, start_ms: int, end_ms: int, _progress: Progress
+    ) -> Iterator[Piece]:
+        for first in range(start_ms, end_ms + 1, 3_600_000):
+            last = min(first + 3_600_000 - 1, end_ms)
+            unix_ms = np.arange(-(-first // 100) * 100, last + 1, 100)
+            watts = (unix_ms // 100 % 4800) / 8
+            found = (Series(labels(0), unix_ms, watts),) if metric == "llem_gpu_power_trace_watts" else ()
+            yield Piece(first, last, found)
+
+    def summary(self, *_: object) -> Iterator[Series]:
+        return iter(())
+
+
+def test_memory_does_not_grow_with_the_windows_length() -> None:
+    """Ten days of a trace need no more memory than six hours of it."""
+    peaks = []
+    for hours in (6, 240):
+        tracemalloc.start()
+        (found,) = integrate(Endless(), [window(0, hours * HOUR)], Request())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.gpus[0].sample_count == hours * HOUR * 10 + 1
+        assert found.gpus[0].coverage == 1.0
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def days_of_counters(rng: np.random.Generator, resets: bool) -> PieceStore:
+    """Three days of four GPUs: two replicas of one, one that restarts, one whose pod moves."""
+    day = 24 * HOUR
+    return store(
+        intervals(3 * day),
+        scraped(0, 0, 3 * day, rng, more={"replica": "a"}),
+        scraped(0, 7, 3 * day, rng, more={"replica": "b"}, late_ms=90),
+        scraped(1, 0, 3 * day, rng, resets_s=[day + 4321] if resets else []),
+        scraped(2, 0, 2 * day if resets else 3 * day, rng),
+        *(
+            [scraped(2, 2 * day + 20, 3 * day, rng, started_s=2 * day + 18, more={"pod": "b"})]
+            if resets
+            else []
+        ),
+    )
+
+
+def by_uuid(found: WindowResult) -> dict[str, GpuEnergy]:
+    return {gpu.uuid: gpu for gpu in found.gpus}
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("backend", [Backend.ZEUS, Backend.NVML])
+def test_edges_of_counters_say_what_all_their_samples_say(
+    resets: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window of days: the joules, bounds, counts and resets of edges are those of every sample."""
+    held = days_of_counters(np.random.default_rng(8), resets)
+    asked = window(2 * HOUR + 3.3, 70 * HOUR + 1.1)
+    (edges,) = integrate(held, [asked], Request(backend))
+    few = held.samples
+    monkeypatch.setattr(plan, "_SHORTEST_SKIP_MS", 2**50)
+    monkeypatch.setattr(plan.around, "__defaults__", (2**50,))
+    (full,) = integrate(held, [asked], Request(backend))
+    assert few < (held.samples - few) / (10 if resets else 100)
+    assert edges.valid
+    for uuid, gpu in by_uuid(edges).items():
+        whole = by_uuid(full)[uuid]
+        assert gpu.joules == pytest.approx(whole.joules, rel=1e-12)
+        assert gpu.joules_low == pytest.approx(whole.joules_low, rel=1e-12)
+        assert gpu.joules_high == pytest.approx(whole.joules_high, rel=1e-12)
+        assert (gpu.covered_s, gpu.resets) == (pytest.approx(whole.covered_s), whole.resets)
+        assert (gpu.sample_count, gpu.peak_watts) == (whole.sample_count, whole.peak_watts)
+        assert (gpu.largest_gap_s, whole.largest_gap_s is None) == (None, False)
+    assert sum(gpu.resets for gpu in edges.gpus) == (1 if resets else 0)
+
+
+def test_a_month_of_counters_costs_what_an_hour_does() -> None:
+    """A window of 30 days is handed no more samples than one of an hour."""
+    held = store(intervals(31 * 86_400), scraped(0, 0, 31 * 86_400, np.random.default_rng(9)))
+    list(integrate(held, [window(1000, 1000 + HOUR)], Request()))
+    hour = held.samples
+    list(integrate(held, [window(1000, 1000 + 30 * 86_400)], Request()))
+    assert held.samples - hour <= 1.2 * hour
+
+
+def test_a_fall_in_a_trace_without_a_scraped_counter_is_found() -> None:
+    """Zeus's trace alone: the store says that it fell, halving finds where, and there it is read."""
+    unix_ms = T0 + np.arange(0, 6 * HOUR * 1000, 100)
+    joules = 1e6 + np.arange(len(unix_ms)) * 25.0
+    fell = 3 * HOUR * 10 + 77
+    joules[fell:] -= joules[fell] - 5.0
+    one = {"llem_gpu_zeus_energy_trace_joules_total": [Series(labels(0), unix_ms, joules)]}
+    held = store(intervals(6 * HOUR), one)
+    (found,) = integrate(held, [window(600, 5.5 * HOUR)], Request())
+    gpu = found.gpus[0]
+    steps = (5.5 * HOUR - 600) * 10 - 1
+    assert (gpu.joules, gpu.resets, gpu.coverage) == (steps * 25.0 + 5.0, 1, 1.0)
+    assert held.samples < len(unix_ms) / 3
+
+
+def test_a_window_has_its_own_gpus_and_matchers() -> None:
+    """Selectors and GPUs of a window stand for those of the request, in one pass over all."""
+    rng = np.random.default_rng(10)
+    held = store(
+        *(scraped(gpu, 0, HOUR, rng, more={"instance": f"n{gpu // 2}:9955"}) for gpu in range(4)),
+    )
+    second = (parse_selector('instance="n1:9955"'),)
+    windows = [
+        window(600, 700, selectors=second),
+        window(650, 750, gpus=("GPU-0", "3")),
+        window(660, 760),
+        window(660, 760, selectors=second, gpus=("2",)),
+    ]
+    found = list(integrate(held, windows, Request()))
+    assert [sorted(one.per_gpu_j) for one in found] == [
+        ["GPU-2", "GPU-3"],
+        ["GPU-0", "GPU-3"],
+        ["GPU-0", "GPU-1", "GPU-2", "GPU-3"],
+        ["GPU-2"],
+    ]
+    assert all(one.valid for one in found)
+    for one, asked in zip(found, windows, strict=True):
+        assert_same(one, next(iter(integrate(held, [asked], Request()))))
+
+
+def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
+    """Nobody knows which: more GPUs than the job had is gpus_unknown, as many is fine, fewer is no_data."""
+    rng = np.random.default_rng(11)
+    held = store(*(scraped(gpu, 0, HOUR, rng) for gpu in range(4)))
+    fewer, equal, more = (window(600, 700, gpu_count=count) for count in (2, 4, 5))
+    unknown, known, missing = integrate(held, [fewer, equal, more], Request())
+    assert (unknown.reasons, unknown.total_j, set(unknown.per_gpu_j.values())) == (
+        ("gpus_unknown",),
+        None,
+        {None},
+    )
+    assert unknown.warnings[0].code is WarningCode.ENERGY_UNAVAILABLE
+    assert "2 of these 4 GPUs" in unknown.warnings[0].message
+    assert (known.valid, known.total_j) == (
+        True,
+        pytest.approx(sum(j or 0 for j in known.per_gpu_j.values())),
+    )
+    assert (missing.reasons, missing.total_j) == (("no_data",), None)
+
+
+def test_selectors_of_one_label_become_one_pattern() -> None:
+    """Thousands of nodes are few questions, and a name is a name, whatever signs it has."""
+    names = [f"node{number}.example(a|b):9955" for number in range(500)]
+    found = combined([(Matcher("instance", "=", name),) for name in names])
+    assert len(found) < 10
+    for name in names:
+        assert any(all(matcher({"instance": name}) for matcher in one) for one in found)
+    assert not any(all(matcher({"instance": "node1xexample"}) for matcher in one) for one in found)
+    assert combined([(Matcher("a", "=", "x"),), ()]) == ((),)
+    both = (Matcher("a", "=", "x"), Matcher("b", "=", "y"))
+    assert combined([both, (Matcher("a", "=", "x"),)]) == (both, (Matcher("a", "=", "x"),))
