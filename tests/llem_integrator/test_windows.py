@@ -30,9 +30,9 @@ from tests.llem_integrator.clusters import T0, PieceStore, intervals, labels, sc
 HOUR = 3600
 
 
-def window(start_s: float, end_s: float, name: str | None = None, **more: object) -> Window:
+def window(start_s: float, end_s: float, name: str | None = None, **more: Any) -> Window:
     start, end = (T0 * 1000 + round(second * 1e6) for second in (start_s, end_s))
-    return Window(start, end, name, **more)  # type: ignore[arg-type]  # the fields by name
+    return Window(start, end, name, **more)
 
 
 def windows_within(seconds: float, count: int, rng: np.random.Generator) -> list[Window]:
@@ -246,7 +246,8 @@ def test_edges_of_counters_say_what_all_their_samples_say(
         assert gpu.joules == pytest.approx(whole.joules, rel=1e-12)
         assert gpu.joules_low == pytest.approx(whole.joules_low, rel=1e-12)
         assert gpu.joules_high == pytest.approx(whole.joules_high, rel=1e-12)
-        assert (gpu.covered_s, gpu.resets) == (pytest.approx(whole.covered_s), whole.resets)
+        assert gpu.covered_s == pytest.approx(whole.covered_s)
+        assert gpu.resets == whole.resets
         assert (gpu.sample_count, gpu.peak_watts) == (whole.sample_count, whole.peak_watts)
         assert (gpu.largest_gap_s, whole.largest_gap_s is None) == (None, False)
     assert sum(gpu.resets for gpu in edges.gpus) == (1 if resets else 0)
@@ -264,7 +265,7 @@ def test_a_month_of_counters_costs_what_an_hour_does() -> None:
 def test_a_fall_in_a_trace_without_a_scraped_counter_is_found() -> None:
     """Zeus's trace alone: the store says that it fell, halving finds where, and there it is read."""
     unix_ms = T0 + np.arange(0, 6 * HOUR * 1000, 100)
-    joules = 1e6 + np.arange(len(unix_ms)) * 25.0
+    joules = np.linspace(1e6, 1e6 + (len(unix_ms) - 1) * 25.0, len(unix_ms)).astype(np.float64)
     fell = 3 * HOUR * 10 + 77
     joules[fell:] -= joules[fell] - 5.0
     one = {"llem_gpu_zeus_energy_trace_joules_total": [Series(labels(0), unix_ms, joules)]}
@@ -314,10 +315,8 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     )
     assert unknown.warnings[0].code is WarningCode.ENERGY_UNAVAILABLE
     assert "2 of these 4 GPUs" in unknown.warnings[0].message
-    assert (known.valid, known.total_j) == (
-        True,
-        pytest.approx(sum(j or 0 for j in known.per_gpu_j.values())),
-    )
+    assert known.valid
+    assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
 
 
