@@ -1,9 +1,10 @@
 """The answer to a remote read of the type SAMPLES, as arrays.
 
-A sample is 09 and 8 bytes of value, 10 and the time in ms as a varint; a value of 0 is left out. So samples
-come in runs of one size, and a run is read at once. Source: Prometheus, prompb/types.proto.
+A sample is 09 and 8 bytes of value, 10 and the time in ms as a varint; a value of 0 is left out. So most
+come in long runs of one size, and a run is read at once. Source: Prometheus, prompb/types.proto.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,9 +16,19 @@ from llem_integrator.series import Times, Values
 from llem_integrator.sources.wire import Kind, fields, read_varint, signed
 
 _SAMPLES_TAG: Final = 0x12
-_VALUE_TAG, _TIME_TAG = 0x09, 0x10
 _TIME_BYTES: Final = 6
 """Of a time from 2004 to 2109 in ms."""
+_TIME: Final = re.compile(rb"\x10[\x80-\xff]{5}[\x00-\x7f]")
+_FULL_HEAD: Final = bytes([_SAMPLES_TAG, 1 + 8 + 1 + _TIME_BYTES, 0x09])
+_ZERO_HEAD: Final = bytes([_SAMPLES_TAG, 1 + _TIME_BYTES, 0x10])
+_VALUE_AT: Final = len(_FULL_HEAD)
+_LAYOUT: Final = np.array([*_FULL_HEAD] + [0] * 8 + [0x10] + [0x80] * 5 + [0], np.uint8)
+_LAYOUT_MASK: Final = np.array([0xFF] * 3 + [0] * 8 + [0xFF] + [0x80] * 6, np.uint8)
+_SIZE: Final = len(_LAYOUT)
+_ZERO_SIZE: Final = _SIZE - 9
+_LONG_RUN: Final = 100
+_MOST_MIXED: Final = 1000
+"""After so many, samples may be alike again."""
 
 
 def timeseries(message: bytes) -> Iterator[tuple[tuple[bytes, ...], Times, Values]]:
@@ -53,18 +64,23 @@ def _run(
     message: bytes, raw: NDArray[np.uint8], at: int, end: int, times: list[Times], values: list[Values]
 ) -> int:
     """Samples from `at` on that are laid out alike go into times and values; returns where they end."""
-    for value_bytes in (8, 0):
-        head = [_SAMPLES_TAG, 1 + _TIME_BYTES + (1 + value_bytes if value_bytes else 0)]
-        head += [_VALUE_TAG] if value_bytes else []
-        time_at = len(head) + value_bytes
-        size = time_at + 1 + _TIME_BYTES
-        table = raw[at : at + (end - at) // size * size].reshape(-1, size)
-        count = _alike(table, np.array(head, np.uint8), time_at)
-        if count:
-            table = table[:count]
-            times.append(_varints(table[:, time_at + 1 :]))
-            values.append(_doubles(table[:, len(head) : time_at]) if value_bytes else np.zeros(count))
-            return at + count * size
+    table = raw[at : at + (end - at) // _SIZE * _SIZE].reshape(-1, _SIZE)
+    count = _alike(table[:_LONG_RUN])
+    if count == _LONG_RUN:
+        count = _alike(table)
+    if count >= _LONG_RUN or (count and at + count * _SIZE == end):
+        times.append(_varints(table[:count, -_TIME_BYTES:]))
+        values.append(_doubles(table[:count, _VALUE_AT : _VALUE_AT + 8]))
+        return at + count * _SIZE
+    begins, stop = _mixed(message, at, end)
+    if len(begins):
+        full = raw[begins + 1] == _SIZE - 2
+        ends = begins + np.where(full, _SIZE, _ZERO_SIZE)
+        times.append(_varints(raw[ends[:, None] + np.arange(-_TIME_BYTES, 0)]))
+        doubles = np.zeros(len(begins))
+        doubles[full] = _doubles(raw[begins[full][:, None] + np.arange(_VALUE_AT, _VALUE_AT + 8)])
+        values.append(doubles)
+        return stop
     _, _, begin, stop = next(fields(message, at, end))
     time, value = _one(message, begin, stop)
     times.append(np.array([time], np.int64))
@@ -72,13 +88,23 @@ def _run(
     return stop
 
 
-def _alike(table: NDArray[np.uint8], head: NDArray[np.uint8], time_at: int) -> int:
-    """How many of the first rows begin with `head` and have a time of six bytes."""
-    if not len(table) or np.any(table[0, : len(head)] != head):
-        return 0
-    alike = np.all(table[:, : len(head)] == head, axis=1) & (table[:, time_at] == _TIME_TAG)
-    alike &= np.all(table[:, time_at + 1 : -1] >= 0x80, axis=1) & (table[:, -1] < 0x80)
+def _alike(table: NDArray[np.uint8]) -> int:
+    """How many of the first rows are samples with a value and a time of six bytes."""
+    alike = np.all((table & _LAYOUT_MASK) == _LAYOUT, axis=1)
     return len(table) if alike.all() else int(alike.argmin())
+
+
+def _mixed(message: bytes, at: int, end: int) -> tuple[NDArray[np.int64], int]:
+    """Where samples with and without a value begin, some of them, and where they end."""
+    begins: list[int] = []
+    while at + _ZERO_SIZE <= end and len(begins) < _MOST_MIXED:
+        head = message[at : at + 3]
+        size = _SIZE if head == _FULL_HEAD else _ZERO_SIZE if head == _ZERO_HEAD else 0
+        if not size or at + size > end or not _TIME.match(message, at + size - _TIME_BYTES - 1):
+            break
+        begins.append(at)
+        at += size
+    return np.array(begins, np.int64), at
 
 
 def _doubles(table: NDArray[np.uint8]) -> Values:
