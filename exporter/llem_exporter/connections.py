@@ -22,12 +22,14 @@ from llem_exporter.connection import Connection
 from llem_exporter.troubles import Troubles
 
 MAX_CONNECTIONS: Final = 256
+MAX_HEADERS: Final = 64
 HANDSHAKE_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 60.0
 MAX_RESPONSE_SECONDS: Final = 120.0
 TLS_BUFFER_BYTES: Final = 16_384
 """What TLS is read by. asyncio takes 256 KiB for each connection, and has them before the handshake."""
 
+REST_SECONDS: Final = 0.1
 GRACE_SECONDS: Final = 1.0
 """A newcomer is no idler yet: its request may be on its way."""
 
@@ -56,7 +58,6 @@ class Connections:
         self._listeners: Sequence[socket.socket] = ()
         self._handler: Callable[[], web.RequestHandler] | None = None
         self._troubles = Troubles(_log, now_s)
-        self._resting = False
         self.ssl_context: ssl.SSLContext | None = None
 
     def __len__(self) -> int:
@@ -67,10 +68,8 @@ class Connections:
     ) -> None:
         """Let clients in; `handler` makes aiohttp's part of a connection."""
         self._listeners, self._handler = listeners, handler
+        self._listen()
         sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
-        for listener in listeners:
-            listener.setblocking(False)
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def refuse(self) -> None:
         """Let nobody in any more."""
@@ -89,25 +88,18 @@ class Connections:
         for connection in list(self._all.values()):
             connection.check()
         self._troubles.sweep()
-        if self._resting:
-            self._resting = False
-            for listener in self._listeners:
-                asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     @web.middleware
     async def bounded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer within the client's own timeout; bodies are refused unread."""
+        """Answer within the client's own timeout."""
         connection = self._all.get(request.protocol)
         if connection is None:
             return web.Response(status=503)  # to nobody: the client has gone
         connection.begin(_response_seconds(request))
         status = 500
         try:
-            if request.body_exists:
-                response: web.StreamResponse = web.Response(status=413, text="requests have no body here\n")
-                response.force_close()
-            else:
-                response = await handler(request)
+            refusal = _refusal(request)
+            response = await handler(request) if refusal is None else refusal
             status = response.status
             with suppress(ConnectionError):  # aiohttp sees that, too
                 await response.prepare(request)
@@ -115,6 +107,11 @@ class Connections:
             return response
         finally:
             connection.end(answered=status < 400)
+
+    def _listen(self) -> None:
+        for listener in self._listeners:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
         # A few at a time, so that a request is looked at before so many others come that it is pushed out.
@@ -129,15 +126,15 @@ class Connections:
             self._admit(accepted)
 
     def _rest(self, error: OSError) -> None:
-        """Accept nobody until the next sweep: the kernel would call again and again."""
+        """Make room, and accept nobody for a moment: the kernel would call again and again."""
         self._troubles.note(
             "accept", f"cannot accept connections: {error.strerror}; those that idle are closed"
         )
-        self._resting = True
         for listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
         if idlest := self._idlest():
             idlest.drop()
+        asyncio.get_running_loop().call_later(REST_SECONDS, self._listen)
 
     def _admit(self, accepted: socket.socket) -> None:
         if len(self._all) >= self._limit:
@@ -193,6 +190,18 @@ def _forget(error: BaseException) -> None:
     Else 500 connections that never shake hands are 140 MB until Python looks for such cycles.
     """
     traceback.clear_frames(error.__traceback__)
+
+
+def _refusal(request: web.Request) -> web.StreamResponse | None:
+    """What a request gets that is more than it need be; its connection is closed."""
+    if request.body_exists:
+        refusal = web.Response(status=413, text="requests have no body here\n")
+    elif len(request.headers) > MAX_HEADERS:
+        refusal = web.Response(status=431, text=f"more than {MAX_HEADERS} headers\n")
+    else:
+        return None
+    refusal.force_close()
+    return refusal
 
 
 def _response_seconds(request: web.Request) -> float:

@@ -32,7 +32,6 @@ SHUTDOWN_SECONDS: Final = 0.5
 MAX_HEADER_BYTES: Final = 8190
 """Of one header; all of a request's together have connections.MAX_REQUEST_BYTES."""
 
-MAX_HEADERS: Final = 64
 MAX_SCRAPES: Final = 16
 RETRY_SECONDS: Final = 5
 COSTLY_PAGES: Final = {"/metrics", "/history"}
@@ -174,7 +173,6 @@ def _runner(application: web.Application) -> web.AppRunner:
         lingering_time=0.0,  # no body is waited for
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
-        max_headers=MAX_HEADERS,
     )
 
 

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 
 from tests.servers import Exporter
 
@@ -46,11 +47,13 @@ def get(path: str, *headers: str) -> bytes:
 
 def status_of(client: socket.socket) -> int:
     """The status of the answer that comes; 0 where the connection is closed without one."""
+    answer = HTTPResponse(client)
     try:
-        words = client.recv(65_536).split()
-    except ConnectionResetError:
+        answer.begin()
+        answer.read()
+    except ConnectionError:
         return 0
-    return int(words[1]) if words else 0
+    return answer.status
 
 
 def is_closed(client: socket.socket) -> bool:
