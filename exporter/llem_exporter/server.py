@@ -169,7 +169,7 @@ def _runner(application: web.Application) -> web.AppRunner:
         logger=requests_log,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=SHUTDOWN_SECONDS,
+        shutdown_timeout=2 * SHUTDOWN_SECONDS,  # what is cut by then has ended
         lingering_time=0.0,  # no body is waited for
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,

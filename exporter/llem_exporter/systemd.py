@@ -3,6 +3,7 @@
 Source: sd_listen_fds(3), sd_notify(3).
 """
 
+import re
 import socket
 from collections.abc import MutableMapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[socket.so
     The variables that name them are taken out of the environment: no child is to think them its own.
     """
     named = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
-    count = int(named["LISTEN_FDS"]) if named["LISTEN_FDS"].isdecimal() else 0
+    count = int(named["LISTEN_FDS"]) if re.fullmatch("[0-9]{1,4}", named["LISTEN_FDS"]) else 0
     if named["LISTEN_PID"] != str(pid) or count < 1:
         raise ConfigError("--web.systemd-socket: systemd hands over no socket; start this by a .socket unit")
     return tuple(_adopted(FIRST_DESCRIPTOR + number) for number in range(count))

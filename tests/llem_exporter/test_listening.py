@@ -128,7 +128,14 @@ def test_it_serves_on_sockets_that_systemd_opened(servers: ExitStack) -> None:
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, {"LISTEN_PID": "1", "LISTEN_FDS": "1"}, {"LISTEN_FDS": "1"}, {"LISTEN_PID": "SELF"}]
+    "environ",
+    [
+        {},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_PID": "SELF"},
+        {"LISTEN_PID": "SELF", "LISTEN_FDS": "9" * 5_000},
+    ],
 )
 def test_without_sockets_from_systemd_it_says_so(environ: dict[str, str]) -> None:
     """Also where they were meant for another process."""

@@ -1,6 +1,7 @@
 """What the exporter writes to standard error, as text and as JSON."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -9,6 +10,9 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from llem_exporter.troubles import QUIET_SECONDS, Troubles
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.socket_rig import connect
@@ -129,3 +133,20 @@ def test_text_stays_as_it_was(start: StartExporter) -> None:
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} INFO listening on {exporter.url}\n", exporter.log()
     )
+
+
+def test_a_trouble_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    """However often it happens in between; it is over after a quiet minute, and may begin again."""
+    now_s = 0.0
+    troubles = Troubles(logging.getLogger("troubles"), lambda: now_s)
+    caplog.set_level(logging.INFO)
+    for _ in range(100):
+        troubles.note("full", "it is full")
+        troubles.sweep()
+        now_s += 1
+    assert [record.getMessage() for record in caplog.records] == ["it is full"]
+    now_s += QUIET_SECONDS
+    troubles.sweep()
+    troubles.sweep()
+    troubles.note("full", "it is full")
+    assert [record.getMessage() for record in caplog.records[1:]] == ["no longer: it is full", "it is full"]
