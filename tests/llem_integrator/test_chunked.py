@@ -10,6 +10,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.sources import chunked, wire
+from llem_integrator.sources.batch import batch
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import Matcher
 from llem_integrator.sources.prometheus import PrometheusSource
@@ -54,19 +55,13 @@ def test_frames_are_the_bodys(body: bytes) -> None:
     found = messages(body)
     assert len(found) == 2
     assert framed(*found) == body
-    assert [one.samples for message in found for one in chunked.chunks(message, 1)] == [1500, 1500]
-    for message in found:
-        (_, _, begin, end) = next(wire.fields(message, 0, len(message)))
-        labels = [stop for number, _, _, stop in wire.fields(message, begin, end) if number == 1]
-        at = labels[-1]
-        first, second = chunked._found(message, at, end), chunked._walked(message, at, end)
-        assert first is not None
-        assert first.tolist() == second.tolist()
-        begins, ends = first[::2], first[1::2]
-        usual = chunked._usual(message, begins, ends)
-        assert usual is not None
-        each = chunked._each(message, begins, ends)
-        assert [one.tolist() for one in usual] == [one.tolist() for one in each]
+    assert [batch([message], 1).samples for message in found] == [1500, 1500]
+    together = batch(found, 1)
+    assert (together.samples, together.counts.tolist()) == (3000, [13, 13])
+    at_once = chunked._at_once(together.data, together.sections)
+    assert at_once is not None
+    one_by_one = [place for one in together.sections for place in chunked._each(together.data, one)]
+    assert list(zip(*(one.tolist() for one in at_once[:2]), strict=True)) == one_by_one
 
 
 def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
@@ -107,13 +102,13 @@ def test_a_message_that_is_none(body: bytes) -> None:
         changed = bytearray(message)
         changed[noise.randrange(len(message))] = noise.randrange(256)
         try:
-            list(chunked.chunks(bytes(changed), 5))
+            batch([bytes(changed)], 5)
         except (chunked.FrameError, chunked.EncodingError) as exc:
             said.add(" ".join(str(exc).split()[:2]))
     assert said == {"frame 5", "chunks of"}
     for junk in (b"\x0a", b"\x0a\x05\x12\x03", b"\xff" * 12, b"\x0a\x03\x12\x01\x00", b"\x0b"):
         with pytest.raises(chunked.FrameError, match=r"^frame 9 "):
-            list(chunked.chunks(junk, 9))
+            batch([junk], 9)
 
 
 def retyped(body: bytes, encoding: int) -> bytes:
@@ -121,10 +116,9 @@ def retyped(body: bytes, encoding: int) -> bytes:
     found = []
     for message in messages(body):
         changed = bytearray(message)
-        for one in chunked.chunks(message, 1):
-            for offset in one.offsets.tolist():
-                place = message.rindex(TYPE_FIELD + b"\x01\x22", 0, offset)
-                changed[place + 1] = encoding
+        for offset in batch([message], 1).offsets.tolist():
+            place = message.rindex(TYPE_FIELD + b"\x01\x22", 0, offset)
+            changed[place + 1] = encoding
         found.append(bytes(changed))
     return framed(*found)
 
@@ -188,8 +182,7 @@ def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: s
                 body=reply.body[:cut] + (b"" if place == "samples" else b"\xff" * 9), headers=reply.headers
             )
         message = bytearray(messages(reply.body)[1])
-        (found,) = chunked.chunks(bytes(message), 1)
-        begin = int(found.offsets[4])
+        begin = int(batch([bytes(message)], 1).offsets[4])
         message[begin : begin + 2] = b"\x7f\xff"  # it says it has 32767 samples
         return Reply(body=framed(messages(reply.body)[0], bytes(message)), headers=reply.headers)
 

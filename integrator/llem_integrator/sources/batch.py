@@ -1,6 +1,7 @@
 """Chunks of many series decoded at once: a decoder without a compiler is fast on many, slow on few."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -8,57 +9,51 @@ import numpy as np
 from llem_core.errors import ChunkError, SourceError
 from llem_integrator import xor
 from llem_integrator.series import Times, Values
-from llem_integrator.sources.chunked import Chunks
+from llem_integrator.sources import chunked
+from llem_integrator.sources.chunked import Ints, Section
 from llem_integrator.sources.parts import Part, trimmed
 from llem_integrator.sources.read_protocol import Key
 
-BATCH_CHUNKS: Final = 2048
-"""Of 120 samples each: a quarter of a slab, so that two workers share it."""
+BATCH_BYTES: Final = 1 << 19
+"""Some 2000 chunks: a quarter of a slab, so that two workers share it."""
 
 Decoded = list[tuple[Key, Part]]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Chunks of one or more frames, in the order they came, and the number of each one's frame."""
+    """Chunks of one or more frames, series by series: each section has the next of `counts` chunks."""
 
-    series: list[Chunks] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    chunks: int = 0
+    data: bytes
+    sections: tuple[Section, ...]
+    offsets: Ints
+    lengths: Ints
+    counts: Ints
 
-    def add(self, found: Chunks, frame: int) -> None:
-        self.series.append(found)
-        self.frames.append(frame)
-        self.chunks += len(found.offsets)
+    @property
+    def samples(self) -> int:
+        return chunked.samples_in(self.data, self.offsets, self.lengths)
 
     def decoded(self, out: tuple[Times, Values], start_ms: int, end_ms: int, origin: str) -> Decoded:
         """Each series' samples in [start_ms, end_ms], written to `out`; a SourceError names the frame."""
-        messages, shifts = self._messages()
-        offsets = [one.offsets + shift for one, shift in zip(self.series, shifts, strict=True)]
-        lengths = [one.lengths for one in self.series]
-        data = messages[0] if len(messages) == 1 else b"".join(messages)
-        counts = [len(one) for one in offsets]
         try:
-            unix_ms, values, sizes = xor.decode(
-                data, np.concatenate(offsets), np.concatenate(lengths), out=out
-            )
+            unix_ms, values, sizes = xor.decode(self.data, self.offsets, self.lengths, out=out)
         except ChunkError as exc:
-            number = int(np.searchsorted(np.cumsum(counts), exc.chunk, "right"))
-            raise SourceError(f"{origin}: frame {self.frames[number]}: {exc}") from exc
-        ends = np.cumsum(sizes)[np.cumsum(counts) - 1].tolist()
+            number = int(np.searchsorted(np.cumsum(self.counts), exc.chunk, "right"))
+            raise SourceError(f"{origin}: frame {self.sections[number].frame}: {exc}") from exc
+        ends = np.append(0, np.cumsum(sizes))[np.cumsum(self.counts)].tolist()
         return [
             (one.labels, trimmed(unix_ms[begin:end], values[begin:end], start_ms, end_ms))
-            for one, begin, end in zip(self.series, [0, *ends[:-1]], ends, strict=True)
+            for one, begin, end in zip(self.sections, [0, *ends[:-1]], ends, strict=True)
         ]
 
-    def _messages(self) -> tuple[list[bytes], list[int]]:
-        """The messages, each once, and for each series where its message begins among them."""
-        messages: list[bytes] = []
-        shifts: list[int] = []
-        begin = end = 0
-        for one in self.series:
-            if not messages or one.data is not messages[-1]:
-                begin, end = end, end + len(one.data)
-                messages.append(one.data)
-            shifts.append(begin)
-        return messages, shifts
+
+def batch(messages: Sequence[bytes], first_frame: int) -> Batch:
+    """The messages of frames that follow each other; raises FrameError and EncodingError."""
+    found: list[Section] = []
+    shift = 0
+    for frame, message in enumerate(messages, first_frame):
+        found += [one.moved(shift) for one in chunked.sections(message, frame)]
+        shift += len(message)
+    data = messages[0] if len(messages) == 1 else b"".join(messages)
+    return Batch(data, tuple(found), *chunked.located(data, found))

@@ -4,8 +4,8 @@ A frame is a length (varint), the CRC32C of what follows (4 bytes, big-endian), 
 Nothing marks the end of all frames. Source: Prometheus, prompb/remote.proto and storage/remote/chunked.go.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import google_crc32c
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llem_integrator.sources.wire import Kind, fields, read_varint
+
+Ints = NDArray[np.int64]
 
 XOR: Final = 1
 HISTOGRAMS: Final = (2, 3, 5, 6)
@@ -23,8 +25,9 @@ _LARGEST_FRAME: Final = 1 << 28
 _BLOCK: Final = 1 << 18
 _LENGTH_BYTES: Final = 5
 _CRC_BYTES: Final = 4
+_LABEL_TAG: Final = 0x0A
 _CHUNKS_TAG: Final = 0x12
-_DATA_FIELD, _TYPE_FIELD = 4, 3
+_CHUNKS_FIELD, _TYPE_FIELD, _DATA_FIELD = 2, 3, 4
 _HEAD: Final = np.array([0x08] + [0x80] * 5 + [0, 0x10] + [0x80] * 5 + [0, 0x18, XOR, 0x22], np.uint8)
 """How a chunk of today begins: two times of six bytes, its type, and the tag of its data."""
 _HEAD_MASK: Final = np.array([0xFF] + [0x80] * 6 + [0xFF] + [0x80] * 6 + [0xFF, 0xFF, 0xFF], np.uint8)
@@ -43,19 +46,17 @@ class EncodingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
-    """XOR chunks of one series: where each begins in `data` and its length, (n,); `labels` as on the wire."""
+class Section:
+    """One series' chunks of one frame: bytes [begin, end) of its message; `labels` as on the wire."""
 
+    frame: int
     labels: tuple[bytes, ...]
-    data: bytes
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    begin: int
+    end: int
 
-    @property
-    def samples(self) -> int:
-        """How many samples they say they have: the first two bytes of each."""
-        raw = np.frombuffer(self.data, np.uint8)
-        return int(np.sum(raw[self.offsets].astype(np.int64) * 256 + raw[self.offsets + 1]))
+    def moved(self, shift: int) -> "Section":
+        """The same where its message stands so far into a larger buffer."""
+        return replace(self, begin=self.begin + shift, end=self.end + shift)
 
 
 def frames(read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -109,103 +110,114 @@ def _shown(head: bytes) -> str:
     return repr(head.decode("ascii", "replace"))
 
 
-def chunks(message: bytes, frame: int) -> Iterator[Chunks]:
-    """The series of a frame's message; raises FrameError that names the frame, and EncodingError."""
+def sections(message: bytes, frame: int) -> Iterator[Section]:
+    """The series of a frame's message; raises FrameError that names the frame."""
     try:
         for field, kind, begin, end in fields(message, 0, len(message)):
             if field == 1 and kind is Kind.BYTES:
-                yield _series(message, begin, end)
+                yield _section(message, frame, begin, end)
     except (ValueError, IndexError) as exc:
         raise FrameError(f"frame {frame} holds no list of chunks: {exc}") from exc
 
 
-def _series(message: bytes, at: int, end: int) -> Chunks:
+def _section(message: bytes, frame: int, at: int, end: int) -> Section:
     """The message ChunkedSeries in [at, end): labels, then chunks."""
     labels: list[bytes] = []
-    while at < end and message[at] != _CHUNKS_TAG:
-        _, kind, begin, at = next(fields(message, at, end))
-        if kind is Kind.BYTES:
+    while at < end and (tag := message[at]) != _CHUNKS_TAG:
+        if tag == _LABEL_TAG and message[at + 1] < 0x80:  # most of all
+            begin = at + 2
+            at = begin + message[at + 1]
             labels.append(message[begin:at])
-    bounds = _bounds(message, at, end)
-    begins, ends = bounds[::2], bounds[1::2]
-    found = _usual(message, begins, ends)
-    offsets, lengths = _each(message, begins, ends) if found is None else found
-    if np.any(lengths < 2):
-        raise ValueError("a chunk without a count")
-    return Chunks(tuple(labels), message, offsets, lengths)
+            continue
+        number, kind, begin, at = next(fields(message, at, end))
+        if number == 1 and kind is Kind.BYTES:
+            labels.append(message[begin:at])
+    if at > end:
+        raise ValueError("labels reach beyond their series")
+    return Section(frame, tuple(labels), at, end)
 
 
-def _bounds(message: bytes, at: int, end: int) -> NDArray[np.int64]:
-    """Begin and end of each chunk's message, in turn."""
-    found = _found(message, at, end)
-    return _walked(message, at, end) if found is None else found
+def located(data: bytes, found: Sequence[Section]) -> tuple[Ints, Ints, Ints]:
+    """Offsets and lengths of the XOR chunks (n,) of sections that follow each other in `data`; their counts.
+
+    Raises FrameError and EncodingError.
+    """
+    at_once = _at_once(data, found)
+    if at_once is not None:
+        return at_once
+    places = [_each(data, one) for one in found]
+    offsets = [offset for one in places for offset, _ in one]
+    lengths = [length for one in places for _, length in one]
+    return (
+        np.array(offsets, np.int64),
+        np.array(lengths, np.int64),
+        np.array(list(map(len, places)), np.int64),
+    )
 
 
-def _found(message: bytes, at: int, end: int) -> NDArray[np.int64] | None:
-    """The chunks by how each begins; None unless each ends where the next begins, and the last at the end."""
-    raw = np.frombuffer(message, np.uint8)[at:end]
-    tags = np.flatnonzero(raw[: -len(_HEAD) - 3] == _CHUNKS_TAG)
+def _at_once(data: bytes, found: Sequence[Section]) -> tuple[Ints, Ints, Ints] | None:
+    """The chunks by how each begins.
+
+    None unless all are as long as they say, and each ends where the next or its section does.
+    """
+    raw = np.frombuffer(data, np.uint8)
+    tags = np.flatnonzero(raw[: -len(_HEAD) - 4] == _CHUNKS_TAG)
     low = raw[tags + 1].astype(np.int64)
-    long = low >= 0x80
-    begins = tags + 2 + long
+    begins = tags + 2 + (low >= 0x80)
     alike = (raw[begins] == _HEAD[0]) & (raw[begins + 7] == _HEAD[7]) & (raw[begins + 14] == _HEAD[14])
-    tags, begins, low, long = tags[alike], begins[alike], low[alike], long[alike]
+    tags, begins = tags[alike], begins[alike]
     if not len(tags):
         return None
-    high = raw[tags + 2].astype(np.int64)
-    ends = begins + np.where(long, low & 0x7F | high << 7, low)
-    if np.any(long & (high >= 0x80)) or not np.array_equal(tags, np.append(0, ends[:-1])):
-        return None
-    return at + np.stack([begins, ends], axis=1).ravel() if ends[-1] == len(raw) else None
-
-
-def _walked(message: bytes, at: int, end: int) -> NDArray[np.int64]:
-    """The chunks one by one."""
-    bounds: list[int] = []
-    while at < end:
-        if message[at] != _CHUNKS_TAG:
-            raise ValueError(f"no chunk at byte {at}")
-        size, at = read_varint(message, at + 1, end)
-        bounds += (at, at + size)
-        at += size
-        if at > end:
-            raise ValueError("a chunk reaches beyond its frame")
-    return np.array(bounds, np.int64)
-
-
-def _usual(
-    message: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Offsets and lengths of the data, if each chunk begins like _HEAD and is as long as its data says."""
-    head = len(_HEAD)
-    if not len(begins) or np.any(ends - begins < head + 3):
-        return None
-    raw = np.frombuffer(message, np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(raw, head)
+    windows = np.lib.stride_tricks.sliding_window_view(raw, len(_HEAD))
     if np.any((windows[begins] & _HEAD_MASK) != _HEAD):
         return None
-    first, second = raw[begins + head].astype(np.int64), raw[begins + head + 1].astype(np.int64)
-    long = first >= 0x80
-    if np.any(long & (second >= 0x80)):
+    sizes, _ = _two_bytes(raw, tags + 1)
+    lengths, used = _two_bytes(raw, begins + len(_HEAD))
+    ends, offsets = begins + sizes, begins + len(_HEAD) + used
+    breaks = np.flatnonzero(tags[1:] != ends[:-1])
+    first = tags[np.append(0, breaks + 1)]
+    last = ends[np.append(breaks, len(ends) - 1)]
+    whole = np.array_equal(first, [one.begin for one in found])
+    if not whole or not np.array_equal(last, [one.end for one in found]):
         return None
-    lengths = np.where(long, (first & 0x7F) | second << 7, first)
-    offsets = begins + head + 1 + long
-    return (offsets, lengths) if np.array_equal(offsets + lengths, ends) else None
+    if np.any(offsets + lengths != ends) or np.any(lengths < 2):
+        return None
+    return offsets, lengths, np.diff(np.concatenate([[-1], breaks, [len(tags) - 1]]))
 
 
-def _each(
-    message: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same of chunks of any form, one by one."""
-    offsets, lengths = np.empty_like(begins), np.empty_like(begins)
-    for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-        encoding, offset, stop = 0, begin, begin
-        for field, kind, at, after in fields(message, begin, end):
-            if field == _TYPE_FIELD and kind is Kind.VARINT:
-                encoding, _ = read_varint(message, at, after)
-            elif field == _DATA_FIELD and kind is Kind.BYTES:
-                offset, stop = at, after
-        if encoding != XOR:
-            raise EncodingError(encoding)
-        offsets[number], lengths[number] = offset, stop - offset
-    return offsets, lengths
+def _two_bytes(raw: NDArray[np.uint8], at: Ints) -> tuple[Ints, Ints]:
+    """The varints at these places, and how many bytes they have; of more than two bytes they are wrong."""
+    low, high = raw[at].astype(np.int64), raw[at + 1].astype(np.int64)
+    long = low >= 0x80
+    return np.where(long, low & 0x7F | high << 7, low), 1 + long
+
+
+def _each(data: bytes, section: Section) -> list[tuple[int, int]]:
+    """Offset and length of each chunk of any form, one by one."""
+    try:
+        return [
+            _place(data, begin, end)
+            for field, kind, begin, end in fields(data, section.begin, section.end)
+            if field == _CHUNKS_FIELD and kind is Kind.BYTES
+        ]
+    except ValueError as exc:
+        raise FrameError(f"frame {section.frame} holds no list of chunks: {exc}") from exc
+
+
+def _place(data: bytes, begin: int, end: int) -> tuple[int, int]:
+    encoding, offset, stop = 0, begin, begin
+    for field, kind, at, after in fields(data, begin, end):
+        if field == _TYPE_FIELD and kind is Kind.VARINT:
+            encoding, _ = read_varint(data, at, after)
+        elif field == _DATA_FIELD and kind is Kind.BYTES:
+            offset, stop = at, after
+    if encoding != XOR:
+        raise EncodingError(encoding)
+    return offset, stop - offset
+
+
+def samples_in(data: bytes, offsets: Ints, lengths: Ints) -> int:
+    """How many samples chunks say they have: the first two bytes of each that has two."""
+    raw = np.frombuffer(data, np.uint8)
+    places = offsets[lengths >= 2]
+    return int(np.sum(raw[places].astype(np.int64) * 256 + raw[places + 1]))

@@ -17,7 +17,7 @@ from llem_integrator.series import Times, Values
 from llem_integrator.sources import chunked, samples
 from llem_integrator.sources.ahead import Ahead
 from llem_integrator.sources.base import Piece, Progress
-from llem_integrator.sources.batch import BATCH_CHUNKS, Batch, Decoded
+from llem_integrator.sources.batch import BATCH_BYTES, Batch, Decoded, batch
 from llem_integrator.sources.buffers import Buffers
 from llem_integrator.sources.http import Http, Stream
 from llem_integrator.sources.matchers import Matcher, Selector
@@ -150,21 +150,21 @@ class RemoteRead:
         raise SourceError(f"{self._http.address} answered {stream.status} to /api/v1/read: {words}")
 
     def _chunks(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
-        batch, count = Batch(), 0
+        messages: list[bytes] = []
+        size = done = 0
+        for message in chunked.frames(stream.read):
+            messages.append(message)
+            size += len(message)
+            if size >= BATCH_BYTES:
+                self._decode(batch(messages, done + 1), slab, pool)
+                done += len(messages)
+                messages, size = [], 0
+        if messages:
+            self._decode(batch(messages, done + 1), slab, pool)
 
-        def decode() -> None:
-            room = slab.add(count)
-            slab.parts.append(pool.submit(batch.decoded, room, slab.start_ms, slab.end_ms, self._origin))
-
-        for number, message in enumerate(chunked.frames(stream.read), 1):
-            for found in chunked.chunks(message, number):
-                batch.add(found, number)
-                count += found.samples
-                if batch.chunks >= BATCH_CHUNKS:
-                    decode()
-                    batch, count = Batch(), 0
-        if batch.chunks:
-            decode()
+    def _decode(self, found: Batch, slab: _Slab, pool: ThreadPoolExecutor) -> None:
+        room = slab.add(found.samples)
+        slab.parts.append(pool.submit(found.decoded, room, slab.start_ms, slab.end_ms, self._origin))
 
     def _samples(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
         most = slab.limit * _SAMPLE_BYTES
