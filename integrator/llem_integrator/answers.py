@@ -15,6 +15,7 @@ from llem_integrator.facts import Facts, Identity, facts, node_shown
 from llem_integrator.gaps import Gaps
 from llem_integrator.gpu import Measured
 from llem_integrator.integral import Integrals
+from llem_integrator.kinds import kinds
 from llem_integrator.node import NodeAnswer
 from llem_integrator.plain import MARGIN_MS
 from llem_integrator.readings import NodeReadings, Readings
@@ -46,11 +47,10 @@ class Answers:
         options = [self._options(window) for window in self.windows]
         numbers = {option: number for number, option in enumerate(dict.fromkeys(options))}
         wishes = np.array([numbers[option] for option in options])
-        table = np.stack([wishes, *(one.identity for one in gpus), *shown.values()])
-        _, examples, kind = np.unique(table, axis=1, return_index=True, return_inverse=True)
+        examples, kind = kinds([wishes, *(one.identity for one in gpus), *shown.values()])
         found: list[WindowResult | None] = [None] * len(self.windows)
-        for number, row in enumerate(map(int, examples)):
-            rows = np.flatnonzero(kind.reshape(-1) == number)
+        for number, row in enumerate(examples.tolist()):
+            rows = np.flatnonzero(kind == number)
             there = {one.uuid: one.identities[one.identity[row]] for one in gpus if one.identity[row] >= 0}
             nodes = [name for name, mask in shown.items() if mask[row]]
             group = _Group(self, rows, options[row], gpus, by_uuid)

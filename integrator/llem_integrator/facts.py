@@ -9,6 +9,7 @@ import numpy as np
 from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator.integral import Flags, Floats
+from llem_integrator.kinds import kinds
 from llem_integrator.plain import MARGIN_MS
 from llem_integrator.ranges import range_max
 from llem_integrator.readings import GpuReadings, NodeReadings
@@ -80,15 +81,13 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
     rows = np.flatnonzero(present)
     if len(rows):
         choice, newest = _chosen(near, spans, reached)
-        table = np.stack([*choice, *around, *inside, newest]).astype(np.int16)[:, rows]
-        kinds, kind = np.unique(table, axis=1, return_inverse=True)
-        identity[rows] = kind.reshape(-1)
-        counts = len(near), len(near) + len(infos)
-        for row in kinds.T.tolist():
-            shown = [one for one, mark in zip(infos, row[counts[0] : counts[1]], strict=True) if mark]
-            within = [one for one, mark in zip(infos, row[counts[1] : -1], strict=True) if mark]
-            chosen = [one.labels for one, mark in zip(near, row[: counts[0]], strict=True) if mark]
-            own = near[row[-1]].labels if chosen else {}
+        examples, kind = kinds([column[rows] for column in (*choice, *around, *inside, newest)])
+        identity[rows] = kind
+        for row in rows[examples].tolist():
+            shown = [one for one, mask in zip(infos, around, strict=True) if mask[row]]
+            within = [one for one, mask in zip(infos, inside, strict=True) if mask[row]]
+            chosen = [one.labels for one, mask in zip(near, choice, strict=True) if mask[row]]
+            own = near[newest[row]].labels if chosen else {}
             identities.append(_identity(own, chosen, shown, within))
     peaks = _highest(gpu, metrics.GPU_POWER, spans.start_ms, spans.end_ms)
     # The peak gauge looks back: in the window's first minute it may show a peak of before.

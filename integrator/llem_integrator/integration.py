@@ -131,6 +131,7 @@ class _Run:
             numbers = numbers[size:]
 
     def _batch(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
+        numbers = sorted(numbers, key=lambda number: self.windows[number].start_us)
         windows = [self.windows[number] for number in numbers]
         spans = spans_of(windows)
         edges_us = spans.edges_us()

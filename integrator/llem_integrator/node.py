@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llem_core.backend import PRIORITY, Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.backends import MEASURING, Request
 from llem_integrator.codecarbon import NodeEnergy
 from llem_integrator.gpu import Measured, energies, faults
-from llem_integrator.integral import Floats
+from llem_integrator.kinds import kinds
 from llem_integrator.result import GpuEnergy
 from llem_integrator.spans import Index, Spans
 
@@ -97,20 +98,20 @@ def _choices(
 
     Windows that are covered alike are judged once.
     """
-    rows: list[Floats] = []
+    rows: list[NDArray[np.generic]] = []
     for backend in MEASURING:
         coverage = np.stack([one.coverage(backend, count) for one in measured])
         worst = np.argmin(coverage, axis=0)
         there = np.stack([one.present(backend, count) for one in measured])
         rows += [np.min(coverage, axis=0), np.mean(coverage, axis=0), worst, there[worst, np.arange(count)]]
     rows.append(np.zeros(count) if carbon.gpu is None else carbon.gpu.coverage)
-    table, number = np.unique(np.stack(rows, axis=1), axis=0, return_inverse=True)
+    examples, number = kinds(rows)
     choices = []
-    for row in table.tolist():
+    for row in np.stack(rows, axis=1)[examples].tolist():
         candidates = _candidates(measured, row, request.backend)
         best = _chosen(candidates, request.min_coverage, split=len(measured) == 1)
         choices.append((best.backend if best else Backend.NONE, candidates))
-    return choices, number.reshape(-1)
+    return choices, number
 
 
 def _candidates(measured: Sequence[Measured], row: Sequence[float], named: Backend | None) -> Candidates:
