@@ -81,6 +81,7 @@ def _gpus(text: str) -> tuple[str, ...]:
 
 def _integrate(given: Options, request: "Request", presented: "Presentation") -> int:
     from llem_integrator.integration import integrate
+    from llem_integrator.plot.reading import Asked
     from llem_integrator.progress import bar
 
     wait_s = _wait_s(given)
@@ -92,7 +93,8 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
         source = _open(given)
     with bar(given.progress, "reading samples", len(windows)) as shown:
         results = integrate(source, windows, request, shown.advance)
-        return presented.give(source, results, request, shown)
+        asked = Asked(source, windows, request.selectors, request.max_gap_ms)
+        return presented.give(asked, results, shown)
 
 
 def _wait_s(given: Options) -> float | None:
@@ -154,8 +156,10 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
 
 def _demo(request: "Request", presented: "Presentation", progress: bool | None) -> int:
     from llem_integrator import demo
+    from llem_integrator.plot.reading import Asked
     from llem_integrator.presentation import terminated
     from llem_integrator.progress import bar
+    from llem_integrator.window import Window
 
     signal.signal(signal.SIGTERM, terminated)  # its exporter must end with it
     with bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as shown:
@@ -163,7 +167,9 @@ def _demo(request: "Request", presented: "Presentation", progress: bool | None) 
     if presented.on_stdout and presented.form == "table":
         click.echo(f"demo: {what}\n")
     exact = any(gpu.exact_j is not None for gpu in result.gpus)
-    return presented.give(source, [result], request, shown, ("exact_j",) if exact else ())
+    window = Window(round(result.start * 1e6), round(result.end * 1e6))
+    asked = Asked(source, [window], request.selectors, request.max_gap_ms)
+    return presented.give(asked, [result], shown, ("exact_j",) if exact else ())
 
 
 def _zone(name: str | None) -> tzinfo | None:

@@ -30,7 +30,7 @@ class Options:
     min_coverage: float
     form: str
     output: str
-    plot: str | None
+    plots: tuple[str, ...]
     emissions: bool
     carbon_intensity: float | None
     pue: float
@@ -182,8 +182,11 @@ _ANSWER: Final = (
     ),
     _option(
         "--plot",
+        "plots",
+        type=_Line(),
+        multiple=True,
         metavar="FILE.png|svg|html",
-        help="Power of each GPU over the windows, gaps and joules; html is one page with zoom.",
+        help="Power of each GPU over the windows, gaps and joules; html has zoom. May be repeated.",
     ),
     _option(
         "--emissions",

@@ -12,13 +12,14 @@ from llem_core.errors import ConfigError
 from llem_integrator import calibration, report
 from llem_integrator.figures import Figures
 from llem_integrator.options import Options
+from llem_integrator.plot import Plot, plot_to
+from llem_integrator.plot.gathered import Gathered
+from llem_integrator.plot.reading import Asked
 from llem_integrator.report import About, output
 from llem_integrator.result import WindowResult
 
 if TYPE_CHECKING:
-    from llem_integrator.backends import Request
     from llem_integrator.progress import Bar
-    from llem_integrator.sources import Source
 
 EXIT_NO_JOULES: Final = 3
 EXIT_COVERAGE: Final = 4
@@ -34,6 +35,7 @@ class Presentation:
     path: str
     write: report.Write
     figures: Figures
+    plots: tuple[Plot, ...] = ()
 
     @property
     def on_stdout(self) -> bool:
@@ -41,9 +43,8 @@ class Presentation:
 
     def give(
         self,
-        source: "Source",
+        asked: Asked,
         results: Iterable[WindowResult],
-        request: "Request",
         bar: "Bar",
         added: tuple[str, ...] = (),
     ) -> int:
@@ -52,25 +53,35 @@ class Presentation:
         `added` are fields to show beside those of the figures.
         """
         reasons: set[str] = set()
-        about = About(source.address, (*self.figures.added, *added), self.figures.notes())
+        gathered = Gathered()
+        about = About(asked.source.address, (*self.figures.added, *added), self.figures.notes())
         with ExitStack() as stack:
-            if not self.on_stdout:
+            if self.plots or not self.on_stdout:
                 signal.signal(signal.SIGTERM, terminated)  # no half of a file is left
+            drawing = [
+                (plot, stack.enter_context(output.opened(plot.path, binary=True))) for plot in self.plots
+            ]
             out = stack.enter_context(output.opened(self.path, binary=self.form in report.BINARY))
             coming = iter(results)
             first = list(islice(coming, 1))  # what fails at once has printed nothing
-            shown = self._figured(chain(first, coming), reasons)
-            self.write(
-                _while_hidden(shown, bar) if self.on_stdout and sys.stdout.isatty() else shown, out, about
-            )
+            shown = self._figured(chain(first, coming), reasons, gathered)
+            if self.on_stdout and sys.stdout.isatty():
+                shown = _while_hidden(shown, bar)
+            self.write(shown, out, about)
+            for plot, file in drawing:
+                plot.draw(asked, gathered, file)
         if reasons & _NO_JOULES:
             return EXIT_NO_JOULES
         return EXIT_COVERAGE if "coverage" in reasons else 0
 
-    def _figured(self, results: Iterable[WindowResult], reasons: set[str]) -> Iterator[WindowResult]:
-        for result in results:
+    def _figured(
+        self, results: Iterable[WindowResult], reasons: set[str], gathered: Gathered
+    ) -> Iterator[WindowResult]:
+        for result in map(self.figures.of, results):
             reasons.update(result.reasons)
-            yield self.figures.of(result)
+            if self.plots:
+                gathered.add(result)
+            yield result
 
 
 def of(given: Options) -> Presentation:
@@ -79,7 +90,8 @@ def of(given: Options) -> Presentation:
         raise ConfigError(f"{given.form} is no text for a terminal; give --output FILE, or pipe it")
     if not given.output:
         raise ConfigError("--output names no file (write - for standard output)")
-    return Presentation(given.form, given.output, report.writer(given.form), _figures(given))
+    plots = tuple(plot_to(path) for path in given.plots)
+    return Presentation(given.form, given.output, report.writer(given.form), _figures(given), plots)
 
 
 def _figures(given: Options) -> Figures:
