@@ -68,3 +68,10 @@ class WindowResult:
     gpus: tuple[GpuEnergy, ...]
     considered: tuple[Considered, ...]
     warnings: tuple[MeasurementWarning, ...]
+
+    def _repr_html_(self) -> str:
+        """A table, as notebooks show it."""
+        from llem_integrator.report import About
+        from llem_integrator.report.html_table import tables
+
+        return tables([self], About(""))

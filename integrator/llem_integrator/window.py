@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from llem_core.errors import ConfigError
 
@@ -50,9 +50,29 @@ class Window:
             start, end = rfc3339(self.start_us), rfc3339(self.end_us)
             raise ConfigError(f"window ends at {end}, which is not after its start {start}")
 
+    @classmethod
+    def between(cls, start: float | datetime, end: float | datetime, name: str | None = None) -> Self:
+        """The window of two instants, each unix seconds or a datetime with a zone; raises ConfigError."""
+        return cls(_instant_us(start), _instant_us(end), name)
+
     @property
     def duration_s(self) -> float:
         return (self.end_us - self.start_us) / 1e6
+
+
+def _instant_us(instant: float | datetime) -> int:
+    if isinstance(instant, datetime):
+        if instant.tzinfo is None:
+            raise ConfigError(f"time without a zone: {instant} (give the datetime a tzinfo)")
+        return _since_epoch_us(instant)
+    if not abs(instant) < _END_US / 1e6:
+        raise ConfigError(f"time out of range: {instant} (unix times are in seconds)")
+    return round(instant * 1e6)
+
+
+def _since_epoch_us(moment: datetime) -> int:
+    since_epoch = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds
 
 
 def rfc3339(unix_us: int) -> str:
@@ -94,12 +114,9 @@ def parse_time_us(text: str, now_us: int, zone: tzinfo | None) -> int:
             raise ConfigError(f"time without a zone: {text!r} (add Z or an offset, or give --timezone)")
         moment = moment.replace(tzinfo=zone)
     try:
-        since_epoch = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+        return _in_range(_since_epoch_us(moment), text)
     except OverflowError:
         raise ConfigError(f"time out of range: {text!r}") from None
-    return _in_range(
-        (since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds, text
-    )
 
 
 def parse_window(text: str, now_us: int, zone: tzinfo | None) -> Window:
