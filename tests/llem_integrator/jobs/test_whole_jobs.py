@@ -1,0 +1,139 @@
+"""Jobs from their file on the node to their joules: exporter, Prometheus and llem-integrate."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import Exporter, Prometheus, scrape_config, wait_until
+
+JOB_SECONDS = 8
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of two replayed GPUs, on one of which job 4711 ran, as a Prometheus has scraped it."""
+
+    exporter: Exporter
+    prometheus: Prometheus
+    uuids: tuple[str, ...]
+    begun_s: float
+    ended_s: float
+
+    def integrate(self, *args: str, stdin: str = "") -> tuple[int, list[dict[str, Any]], str]:
+        """Exit code, windows and stderr."""
+        command = [
+            sys.executable,
+            "-m",
+            "llem_integrator",
+            "--source",
+            self.prometheus.url,
+            "--format",
+            "json",
+        ]
+        done = subprocess.run(
+            [*command, *args], input=stdin, capture_output=True, text=True, check=False, timeout=100
+        )
+        return done.returncode, json.loads(done.stdout)["windows"] if done.stdout else [], done.stderr
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    jobs = tmp_path_factory.mktemp("jobs")
+    with ExitStack() as stack:
+        exporter = stack.enter_context(Exporter(args=["--replay", "demo", "--jobs.dir", str(jobs)]))
+        prometheus = stack.enter_context(
+            Prometheus(
+                tmp_path_factory.mktemp("prometheus"),
+                [
+                    scrape_config("llem", exporter),
+                    scrape_config("history", exporter, path="/history", params={"scraper": ["p"]}),
+                ],
+            )
+        )
+        info = prometheus.wait_for("llem_gpu_power_trace_watts")
+        first, second = sorted(one["metric"]["uuid"] for one in info)
+        time.sleep(3)
+        begun_s = time.time()
+        (jobs / f"{first}.4711").write_text("job=4711\nuser=ada\n")
+        time.sleep(JOB_SECONDS)
+        (jobs / f"{first}.4711").unlink()
+        ended_s = time.time()
+        gone = "count(count_over_time(llem_gpu_job_info[2s])) or vector(0)"
+        wait_until(lambda: prometheus.value(gone) == 0, "the job's end in Prometheus")
+        yield Node(exporter, prometheus, (first, second), begun_s, ended_s)
+
+
+def test_a_job_has_its_own_gpus_and_times(node: Node) -> None:
+    """--job: the GPU whose file named it, from the first scrape that saw it to the last."""
+    code, (window,), errors = node.integrate("--job", "4711", "--wait", "20s")
+    assert (code, errors) == (0, "")
+    assert list(window["per_gpu_j"]) == [node.uuids[0]]
+    assert (window["name"], window["valid"]) == ("4711", True)
+    assert node.begun_s - 0.1 <= window["start"] < window["end"] <= node.ended_s + 2
+    assert window["duration_sec"] >= JOB_SECONDS - 3
+
+
+def test_a_job_that_nobody_saw(node: Node) -> None:
+    """One line, and no joules."""
+    code, windows, errors = node.integrate("--job", "4712")
+    assert (code, windows) == (1, [])
+    assert errors == f"error: {node.prometheus.url} shows no job '4712' in llem_gpu_job_info\n"
+
+
+def stamp(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def sacct(node: Node, gpus: dict[str, int]) -> str:
+    lines = [
+        f"{job}|{stamp(node.begun_s + 1)}|{stamp(node.ended_s)}|127.0.0.1|billing=1,gres/gpu={count}"
+        for job, count in gpus.items()
+    ]
+    return "\n".join(["JobID|Start|End|NodeList|AllocTRES", *lines, ""])
+
+
+def test_sacct_says_when_and_where(node: Node) -> None:
+    """A job that had all GPUs of its node is measured on its node."""
+    code, (window,), errors = node.integrate(
+        "--windows", "-", "--timezone", "UTC", "--wait", "20s", stdin=sacct(node, {"7": 2})
+    )
+    assert (code, errors, window["name"]) == (0, "", "7")
+    assert sorted(window["per_gpu_j"]) == list(node.uuids)
+
+
+def test_the_wait_ends_with_the_samples(node: Node) -> None:
+    """A window up to now is whole once the next scrapes are in; without --wait its end is missing."""
+    code, (window,), errors = node.integrate("--window", "now-5s,now", "--wait", "30s", "--backend", "nvml")
+    assert (code, errors, window["valid"]) == (0, "", True)
+    assert all(gpu["coverage"] == 1 for gpu in window["gpus"])
+
+
+def test_a_file_is_not_waited_for(node: Node, tmp_path: Path) -> None:
+    """Usage, in one line."""
+    code, _, errors = node.integrate("--window", "1,2", "--wait", "1s", "--source", str(tmp_path / "x"))
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--wait" in errors
+
+
+def test_a_share_of_a_node_is_nobodys_guess(node: Node) -> None:
+    """A job that had fewer GPUs than its node gets no joules from sacct's word alone; the others do."""
+    code, windows, errors = node.integrate(
+        "--windows", "-", "--timezone", "UTC", stdin=sacct(node, {"7": 2, "8": 1, "9": 3})
+    )
+    assert (code, errors) == (3, "")
+    assert [(one["name"], one["valid"], one["reasons"]) for one in windows] == [
+        ("7", True, []),
+        ("8", False, ["gpus_unknown"]),
+        ("9", False, ["no_data"]),
+    ]
+    assert windows[1]["total_j"] is None
+    assert all(gpu["joules"] is None for gpu in windows[1]["gpus"])
