@@ -36,6 +36,6 @@ def open_source(where: str, config: "HttpConfig | None" = None) -> Source:
         return recognised(http.Http(where, config))
     if "://" in where:
         raise ConfigError(f"cannot read {scheme}:// (give an http or https URL, a file, or -)")
-    from llem_integrator.sources.openmetrics import read_file
+    from llem_integrator.sources.files import read_file
 
     return read_file(where)

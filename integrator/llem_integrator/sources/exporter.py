@@ -7,11 +7,12 @@ from urllib.parse import urlsplit
 from llem_core.errors import SourceError
 from llem_integrator.series import Series
 from llem_integrator.sources.base import Piece, Progress, Summary
+from llem_integrator.sources.held import HeldSource
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import Selector
-from llem_integrator.sources.openmetrics import OpenMetricsSource, parse
+from llem_integrator.sources.openmetrics import read
 
-_ACCEPT = "application/openmetrics-text;version=1.0.0"
+_ACCEPT: Final = "application/openmetrics-text;version=1.0.0"
 _LEAD_MS: Final = 300_000
 """So much before what is asked is fetched with it: the next question may begin that much earlier."""
 
@@ -24,7 +25,7 @@ class ExporterSource:
 
     def __init__(self, http: Http) -> None:
         self._http = http
-        self._page: OpenMetricsSource | None = None
+        self._page: HeldSource | None = None
         self._since_ms = 0
 
     @property
@@ -45,19 +46,21 @@ class ExporterSource:
     ) -> Iterator[Series]:
         return self._history(start_ms).summary(metric, selector, start_ms, end_ms, kind)
 
-    def _history(self, start_ms: int) -> OpenMetricsSource:
+    def _history(self, start_ms: int) -> HeldSource:
         if self._page is None or start_ms < self._since_ms:
-            self._since_ms = max(0, start_ms - _LEAD_MS)
-            since_ms = max(0, self._since_ms - 1)  # exclusive
-            fields = {"since": f"{since_ms // 1000}.{since_ms % 1000:03d}"}
-            headers = {"Accept": _ACCEPT}
-            answer = self._http.request("GET", "/history", fields, headers=headers, most_bytes=_MOST_BYTES)
-            body = answer.body
-            if answer.status != 200:
-                first_line = body.decode("utf-8", "replace").strip().partition("\n")[0]
-                raise SourceError(f"{self.address}/history answered {answer.status}: {first_line}")
-            instance = urlsplit(self.address).netloc
-            text = body.decode("utf-8", "replace")
-            labels = {"instance": instance}
-            self._page = parse(text, f"{self.address}/history", labels, maybe_empty=True)
+            since_ms = max(0, start_ms - _LEAD_MS)
+            self._page = self._http.patiently(lambda: self._fetched(since_ms))
+            self._since_ms = since_ms
         return self._page
+
+    def _fetched(self, since_ms: int) -> HeldSource:
+        """All samples from `since_ms` on, parsed as they come."""
+        before_ms = max(0, since_ms - 1)  # exclusive
+        fields = {"since": f"{before_ms // 1000}.{before_ms % 1000:03d}"}
+        origin = f"{self.address}/history"
+        with self._http.open("GET", "/history", fields, headers={"Accept": _ACCEPT}) as stream:
+            if stream.status != 200:
+                first_line = stream.rest().decode("utf-8", "replace").strip().partition("\n")[0]
+                raise SourceError(f"{origin} answered {stream.status}: {first_line}")
+            labels = {"instance": urlsplit(self.address).netloc}
+            return read(stream.blocks(_MOST_BYTES), origin, labels, maybe_empty=True)

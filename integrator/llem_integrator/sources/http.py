@@ -239,16 +239,22 @@ class Stream:
     def rest(self, most_bytes: int = MOST_BYTES) -> bytes:
         """All that is left; the same again if asked again. Raises SourceError where that is too much."""
         if self._rest is None:
-            pieces, size, begun_s = list[bytes](), 0, time.monotonic()
-            with self._said():
-                while piece := self._response.read1(_BLOCK):
-                    pieces.append(piece)
-                    size, took_s = size + len(piece), time.monotonic() - begun_s
-                    if size > most_bytes or took_s > _LONGEST_S:
-                        much = f"{size >> 20} MiB and {took_s:.0f} s"
-                        raise SourceError(f"{self._origin} still answers after {much}, and is given up")
-            self._rest = b"".join(pieces)
+            self._rest = b"".join(self.blocks(most_bytes))
         return self._rest
+
+    def blocks(self, most_bytes: int) -> Iterator[bytes]:
+        """All that is left, as it comes. Raises SourceError where that is too much."""
+        size, begun_s = 0, time.monotonic()
+        while True:
+            with self._said():
+                block = self._response.read1(_BLOCK)
+            if not block:
+                return
+            size, took_s = size + len(block), time.monotonic() - begun_s
+            if size > most_bytes or took_s > _LONGEST_S:
+                much = f"{size >> 20} MiB and {took_s:.0f} s"
+                raise SourceError(f"{self._origin} still answers after {much}, and is given up")
+            yield block
 
     def abort(self) -> None:
         """Have a read() in another thread end now."""

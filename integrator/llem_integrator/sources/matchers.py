@@ -77,9 +77,14 @@ def query(metric: str, selector: Selector) -> str:
 def _unquoted(quoted: str, text: str) -> str:
     """What a string of PromQL means. Source: Go's strconv.Unquote, which PromQL follows."""
     try:
-        return _ESCAPE.sub(_unescaped, quoted[1:-1].encode()).decode()
+        return go_unescaped(quoted[1:-1].encode()).decode()
     except ValueError as exc:
         raise ConfigError(f"not a string of PromQL: {quoted} in {text!r} ({exc})") from exc
+
+
+def go_unescaped(body: bytes) -> bytes:
+    """What a string of Go means, given without its quotes; raises ValueError where Go has no such escape."""
+    return _ESCAPE.sub(_unescaped, body)
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:
