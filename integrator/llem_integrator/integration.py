@@ -1,8 +1,10 @@
 """From a source and windows to joules: one pass over the samples, for however many windows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from llem_core import metrics
 from llem_core.backend import Backend
@@ -41,7 +43,14 @@ def integrate(
     if request.backend is Backend.NONE:
         yield from (nothing_asked(window) for window in every)
         return
-    run = _Run(source, request, combined(_selectors(every, request)), Gaps(request.max_gap_ms), every)
+    run = _Run(
+        source,
+        request,
+        combined(_selectors(every, request)),
+        Gaps(request.max_gap_ms),
+        every,
+        spans_of(every),
+    )
     waiting: dict[int, WindowResult] = {}
     for number, result in run.results(progress):
         waiting[number] = result
@@ -80,8 +89,8 @@ class _Run:
     selectors: tuple[Selector, ...]
     gaps: Gaps
     windows: list[Window]
+    spans: Spans
     given: int = 0
-    _asked_from: set[int] = field(default_factory=set)
 
     @property
     def _margin_ms(self) -> int:
@@ -96,7 +105,7 @@ class _Run:
 
     def _stretch(self, numbers: list[int], progress: Progress) -> Iterator[tuple[int, WindowResult]]:
         """The windows of one stretch as they are over; the power traces are read piece by piece."""
-        spans = spans_of([self.windows[number] for number in numbers])
+        spans = self.spans.take(np.array(numbers))
         start_ms = max(0, int(spans.start_ms.min()) - self._margin_ms)
         end_ms = int(spans.end_ms.max()) + self._margin_ms
         self._learn_intervals(int(spans.start_ms.min()), int(spans.end_ms.max()))
@@ -118,7 +127,7 @@ class _Run:
         return -(-self.windows[number].end_us // 1000) + self._margin_ms <= read_ms
 
     def _is_much(self, numbers: Sequence[int]) -> bool:
-        edges_us = spans_of([self.windows[number] for number in numbers]).edges_us()
+        edges_us = self.spans.take(np.array(numbers)).edges_us()
         return plan.length_ms(plan.around(edges_us, plain.MARGIN_MS)) > _BATCH_MS
 
     def _answers(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
@@ -133,7 +142,7 @@ class _Run:
     def _batch(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
         numbers = sorted(numbers, key=lambda number: self.windows[number].start_us)
         windows = [self.windows[number] for number in numbers]
-        spans = spans_of(windows)
+        spans = self.spans.take(np.array(numbers))
         edges_us = spans.edges_us()
         margin_ms = max(plain.MARGIN_MS, int(self.gaps.given_ms or 0))
         found = plain.read(self.source, self.selectors, edges_us, margin_ms)

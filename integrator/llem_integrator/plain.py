@@ -32,12 +32,12 @@ _COUNTERS: Final = (
     metrics.CODECARBON_ENERGY,
     metrics.CODECARBON_EMISSIONS,
 )
-_FACTS: Final = {
-    metrics.GPU_POWER: Summary.MAX,
-    metrics.GPU_POWER_PEAK: Summary.MAX,
-    metrics.GPU_POWER_LIMIT: Summary.MAX,
-    metrics.GPU_INFO: Summary.LAST,
-}
+_COUNTED: Final = (metrics.GPU_ZEUS_ENERGY, metrics.GPU_NVML_ENERGY, metrics.CODECARBON_ENERGY)
+"""Whose samples are counted, too: all others are as many."""
+
+_HIGHEST: Final = (metrics.GPU_POWER_LIMIT, metrics.GPU_POWER_PEAK, metrics.GPU_POWER)
+"""Whose highest values are asked for. The gauge itself tells nothing more where there is its peak."""
+
 _READ: Final = (
     metrics.GPU_ZEUS_ENERGY,
     metrics.GPU_NVML_ENERGY,
@@ -51,7 +51,7 @@ _READ: Final = (
     metrics.GPU_POWER_LIMIT,
     metrics.GPU_POWER_PEAK,
 )
-_TIMELESS: Final = (metrics.GPU_INFO, metrics.GPU_POWER_LIMIT)
+_TIMELESS: Final = {metrics.GPU_INFO: Summary.LAST, metrics.GPU_POWER_LIMIT: Summary.MAX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ def read(source: Source, selectors: Sequence[Selector], edges_us: Times, margin_
         reader.look_into(skip)
     found = reader.result()
     edges_ms = np.unique(np.concatenate([edges_us // 1000, -(-edges_us // 1000)]))
-    for spec in _TIMELESS:
+    for spec, kind in _TIMELESS.items():
         # A page without timestamps says what holds at any time.
-        for key, one in summary(source, spec, selectors, *stretches[0], _FACTS[spec]).items():
+        for key, one in summary(source, spec, selectors, *stretches[0], kind).items():
             if one.unix_ms[0] == 0:
                 values = np.full(len(edges_ms), one.values[0])
                 found.series.setdefault(spec.name, {})[key] = make_series(one.labels, edges_ms, values)
@@ -138,7 +138,7 @@ class _Reader:
     def _counts(self, skip: Stretch) -> dict[tuple[str, Key], int] | None:
         """How many samples the store holds of each counter; None where one fell, or came or went."""
         first, last = skip
-        present: set[tuple[str, Key]] = set()
+        counts: dict[tuple[str, Key], int] = {}
         for spec in _COUNTERS:
             # From the last samples that were read to the first: a fall may be on either side.
             wide = max(0, first - MARGIN_MS), last + MARGIN_MS
@@ -148,13 +148,12 @@ class _Reader:
             sides = self._near(spec, first - MARGIN_MS, first), self._near(spec, last, last + MARGIN_MS)
             if not set(falls) == sides[0] == sides[1]:
                 return None
-            present |= {(spec.name, key) for key in falls}
-        counts: dict[tuple[str, Key], int] = {}
-        for spec in _COUNTERS:
-            if any(name == spec.name for name, _ in present):
+            if falls and spec in _COUNTED:
                 found = summary(self.source, spec, self.selectors, *skip, Summary.COUNT)
+                if set(found) != set(falls):
+                    return None
                 counts |= {(spec.name, key): int(one.values[0]) for key, one in found.items()}
-        return counts if set(counts) == present else None
+        return counts
 
     def _near(self, spec: MetricSpec, first: int, last: int) -> set[Key]:
         """The label sets that were read in a stretch."""
@@ -165,12 +164,17 @@ class _Reader:
         return {key for key, parts in self.parts[spec.name].items() if any(map(inside, parts))}
 
     def _add_facts(self, skip: Stretch) -> None:
-        """One sample a label set in the middle, with the highest or the last value: no edge is near."""
+        """One sample a label set in the middle, of the highest value: no edge is near."""
         middle = np.array([(skip[0] + skip[1]) // 2])
-        for spec, kind in _FACTS.items():
-            for key, one in summary(self.source, spec, self.selectors, *skip, kind).items():
+        peaked: set[Key] = set()
+        for spec in _HIGHEST:
+            if spec is metrics.GPU_POWER and peaked >= set(self.parts[spec.name]):
+                continue
+            for key, one in summary(self.source, spec, self.selectors, *skip, Summary.MAX).items():
                 if one.unix_ms[0] > 0:
                     self.parts[spec.name][key].append(make_series(one.labels, middle, one.values[-1:]))
+                if spec is metrics.GPU_POWER_PEAK:
+                    peaked.add(key)
 
     def result(self) -> Plain:
         """All that was read, each label set in one series."""
