@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.sources.read_protocol import Form
 from llem_integrator.sources.victoriametrics import VictoriaMetricsSource
 from llem_integrator.window import Window
+from tests.llem_integrator.dumps import dumped, packed
 from tests.llem_integrator.pages import T0, page, scraped, trace
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
 from tests.llem_integrator.test_recognition import Thanos
@@ -67,7 +69,21 @@ def sources(
             "victoria": open_source(victoria.url),
             "exporter": open_source(stack.enter_context(StandIn(exporter)).url),
             "file": open_source(str(folder / "page.om")),
+            **files(folder, text, prometheus_release),
         }
+
+
+def files(folder: Path, text: str, release: PrometheusRelease) -> dict[str, Source]:
+    """The page compressed, and what promtool dumps of the blocks."""
+    found = packed(text.encode())
+    data = folder / "prometheus" / "data"
+    found["dump"] = dumped(release, data)
+    found["dump in zstd"] = packed(found["dump"])["zstd"]
+    if release.major > 2:
+        found["dump-openmetrics"] = dumped(release, data, "dump-openmetrics")
+    for name, content in found.items():
+        (folder / name).write_bytes(content)
+    return {name: open_source(str(folder / name)) for name in found}
 
 
 def in_ms(text: str) -> str:
