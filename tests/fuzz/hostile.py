@@ -13,7 +13,7 @@ Answer = Callable[[str], Iterable[bytes]]
 
 def response(body: bytes, status: int = 200, *headers: str) -> bytes:
     """A well-formed answer of these headers and this body."""
-    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", "Content-Type: text/plain", *headers]
+    head = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 

@@ -1,15 +1,16 @@
 """What is fuzzed of llem-integrate: the forms in which it is asked, and every source that it reads."""
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from functools import cache
 from typing import Any, Final
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 from llem_core.errors import ConfigError
-from llem_integrator.sources import parse_selector
+from llem_integrator.sources import http, parse_selector
 from llem_integrator.window import Window, parse_duration_us, parse_time_us, parse_window
 from tests.fuzz.command import T0, WINDOW, well_behaved
 from tests.fuzz.hostile import HostilePeer, response
@@ -79,7 +80,15 @@ def ask_exporter(data: bytes) -> None:
 def ask_anything(data: bytes) -> None:
     """A peer that answers every request with these bytes, status line and headers included."""
     peer().answer = lambda _: [data]
-    well_behaved("--source", peer().url, "--window", WINDOW)
+    with without_patience():
+        well_behaved("--source", peer().url, "--window", WINDOW)
+
+
+@contextmanager
+def without_patience() -> Iterator[None]:
+    """A peer that breaks off is asked once more, and not waited for: it would be seconds each time."""
+    with patch.object(http, "_WAITS_S", (0.0,)):
+        yield
 
 
 @cache

@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     program, _, name = options.target.partition(".")
     with atheris.instrument_imports(include=INSTRUMENTED):
-        if program == "integrator":
+        if program != "exporter":
             import_all("llem_integrator")
         target = importlib.import_module(f"tests.fuzz.{program}_targets").TARGETS[name]
     with tempfile.TemporaryDirectory(prefix="llem-fuzz-") as directory:

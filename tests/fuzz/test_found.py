@@ -7,6 +7,7 @@ import pytest
 from llem_core.errors import ConfigError
 from llem_exporter.web_config import WebConfig
 from llem_integrator.sources import parse_selector
+from tests.fuzz import store_targets
 
 
 @pytest.mark.parametrize("escape", ["\\Uef35f0e9", "\\U00110000", "\\UFFFFFFFF", "\\ud800"])
@@ -34,3 +35,8 @@ def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str
     with pytest.raises(ConfigError) as refused:
         WebConfig.load(path)
     assert str(refused.value).isprintable()
+
+
+def test_an_answer_of_no_series_is_none() -> None:
+    """A frame of remote read without a chunk in it was a ValueError."""
+    store_targets.TARGETS["chunks"].run(b"")
