@@ -10,7 +10,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.sources import chunked, wire
-from llem_integrator.sources.batch import batch
+from llem_integrator.sources.batch import Batch, batch
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import Matcher
 from llem_integrator.sources.prometheus import PrometheusSource
@@ -41,7 +41,13 @@ def body(server: Prometheus) -> bytes:
 
 
 def messages(body: bytes) -> list[bytes]:
-    return list(chunked.frames(io.BytesIO(body).read))
+    parts = chunked.frames(io.BytesIO(body).read)
+    return [data[frame.begin : frame.end] for data, found in parts for frame in found]
+
+
+def alone(message: bytes, number: int = 1) -> Batch:
+    """The chunks of one frame's message."""
+    return batch(message, [chunked.Frame(number, 0, len(message))])
 
 
 def framed(*found: bytes) -> bytes:
@@ -55,8 +61,9 @@ def test_frames_are_the_bodys(body: bytes) -> None:
     found = messages(body)
     assert len(found) == 2
     assert framed(*found) == body
-    assert [batch([message], 1).samples for message in found] == [1500, 1500]
-    together = batch(found, 1)
+    assert [alone(message, 1).samples for message in found] == [1500, 1500]
+    ((data, frames),) = chunked.frames(io.BytesIO(body).read)
+    together = batch(data, frames)
     assert (together.samples, together.counts.tolist()) == (3000, [13, 13])
     at_once = chunked._at_once(together.data, together.sections)
     assert at_once is not None
@@ -74,6 +81,19 @@ def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
                 messages(body[:size])
     for size, expected in ends.items():
         assert messages(body[:size]) == expected
+
+
+@pytest.mark.parametrize("block", [1, 10, 1000])
+def test_frames_are_whole_however_they_are_read(
+    body: bytes, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames longer and shorter than what is read at once come out alike."""
+    whole = messages(body)
+    monkeypatch.setattr(chunked, "_BLOCK", block)
+    assert messages(body) == whole
+    for data, found in chunked.frames(io.BytesIO(body * 2).read):
+        cut = tuple(section for frame in found for section in chunked.sections(data, frame))
+        assert chunked._at_once(data, cut) is not None  # whatever of the next frame is there as well
 
 
 def test_any_changed_byte_is_an_error(body: bytes) -> None:
@@ -102,13 +122,13 @@ def test_a_message_that_is_none(body: bytes) -> None:
         changed = bytearray(message)
         changed[noise.randrange(len(message))] = noise.randrange(256)
         try:
-            batch([bytes(changed)], 5)
+            alone(bytes(changed), 5)
         except (chunked.FrameError, chunked.EncodingError) as exc:
             said.add(" ".join(str(exc).split()[:2]))
     assert said == {"frame 5", "chunks of"}
     for junk in (b"\x0a", b"\x0a\x05\x12\x03", b"\xff" * 12, b"\x0a\x03\x12\x01\x00", b"\x0b"):
         with pytest.raises(chunked.FrameError, match=r"^frame 9 "):
-            batch([junk], 9)
+            alone(junk, 9)
 
 
 def retyped(body: bytes, encoding: int) -> bytes:
@@ -116,7 +136,7 @@ def retyped(body: bytes, encoding: int) -> bytes:
     found = []
     for message in messages(body):
         changed = bytearray(message)
-        for offset in batch([message], 1).offsets.tolist():
+        for offset in alone(message, 1).offsets.tolist():
             place = message.rindex(TYPE_FIELD + b"\x01\x22", 0, offset)
             changed[place + 1] = encoding
         found.append(bytes(changed))
@@ -182,7 +202,7 @@ def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: s
                 body=reply.body[:cut] + (b"" if place == "samples" else b"\xff" * 9), headers=reply.headers
             )
         message = bytearray(messages(reply.body)[1])
-        begin = int(batch([bytes(message)], 1).offsets[4])
+        begin = int(alone(bytes(message), 1).offsets[4])
         message[begin : begin + 2] = b"\x7f\xff"  # it says it has 32767 samples
         return Reply(body=framed(messages(reply.body)[0], bytes(message)), headers=reply.headers)
 

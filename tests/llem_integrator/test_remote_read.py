@@ -10,7 +10,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.series import Series
-from llem_integrator.sources import Source, slabs
+from llem_integrator.sources import Source, slabs, whole
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import parse_selector
 from llem_integrator.sources.prometheus import PrometheusSource
@@ -188,6 +188,21 @@ def test_an_answer_that_is_left_leaves_nothing_running(
         pieces.close()  # type: ignore[attr-defined]
         assert threads() == set()
         assert [len(one) for one in fetch(source, T0, T0 + 2_000_000)] == [20_000, 20_000]
+
+
+def test_two_answers_side_by_side(
+    tmp_path: Path, prometheus_release: PrometheusRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of one source that are read in turn do not disturb each other, nor does the end of one."""
+    monkeypatch.setattr("llem_integrator.sources.remote_read.Slabs", Target)
+    with Prometheus.on_blocks(tmp_path, trace_text(10_000), release=prometheus_release) as server:
+        source = by_remote_read(server.url)
+        expected = fetch(source, T0, T0 + 1_000_000)
+        first, second = (iter(source.pieces(POWER, (), T0, T0 + 1_000_000, lambda _: None)) for _ in range(2))
+        kept = [next(first), next(second), next(first)]
+        second.close()  # type: ignore[attr-defined]
+        kept = [kept[0], kept[2], *first]
+        assert same(list(whole(kept)), expected)
 
 
 def test_a_piece_that_is_kept_stays_as_it_is(

@@ -27,13 +27,14 @@ def open_source(where: str, config: "HttpConfig | None" = None) -> Source:
 
     A URL is asked what it is; `config` says how it is reached.
     """
-    from llem_integrator.sources import http
+    from llem_integrator.sources.urls import split
 
-    scheme = http.split(where).scheme
+    scheme = split(where).scheme
     if scheme in ("http", "https"):
+        from llem_integrator.sources.http import Http
         from llem_integrator.sources.recognition import recognised
 
-        return recognised(http.Http(where, config))
+        return recognised(Http(where, config))
     if "://" in where:
         raise ConfigError(f"cannot read {scheme}:// (give an http or https URL, a file, or -)")
     from llem_integrator.sources.files import read_file

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -10,12 +9,9 @@ from llem_core.errors import ChunkError, SourceError
 from llem_integrator import xor
 from llem_integrator.series import Times, Values
 from llem_integrator.sources import chunked
-from llem_integrator.sources.chunked import Ints, Section
+from llem_integrator.sources.chunked import Frame, Ints, Section
 from llem_integrator.sources.parts import Part, trimmed
 from llem_integrator.sources.read_protocol import Key
-
-BATCH_BYTES: Final = 1 << 19
-"""Some 2000 chunks: a quarter of a slab, so that two workers share it."""
 
 Decoded = list[tuple[Key, Part]]
 
@@ -44,16 +40,11 @@ class Batch:
         ends = np.append(0, np.cumsum(sizes))[np.cumsum(self.counts)].tolist()
         return [
             (one.labels, trimmed(unix_ms[begin:end], values[begin:end], start_ms, end_ms))
-            for one, begin, end in zip(self.sections, [0, *ends[:-1]], ends, strict=True)
+            for one, begin, end in zip(self.sections, [0, *ends][: len(ends)], ends, strict=True)
         ]
 
 
-def batch(messages: Sequence[bytes], first_frame: int) -> Batch:
-    """The messages of frames that follow each other; raises FrameError and EncodingError."""
-    found: list[Section] = []
-    shift = 0
-    for frame, message in enumerate(messages, first_frame):
-        found += [one.moved(shift) for one in chunked.sections(message, frame)]
-        shift += len(message)
-    data = messages[0] if len(messages) == 1 else b"".join(messages)
-    return Batch(data, tuple(found), *chunked.located(data, found))
+def batch(data: bytes, frames: Sequence[Frame]) -> Batch:
+    """The chunks of frames that follow each other in `data`; raises FrameError and EncodingError."""
+    found = tuple(section for frame in frames for section in chunked.sections(data, frame))
+    return Batch(data, found, *chunked.located(data, found))

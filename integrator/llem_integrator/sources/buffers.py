@@ -1,6 +1,7 @@
 """Large arrays used again: to touch new memory takes longer than to decode into it."""
 
 import sys
+import threading
 from typing import Final
 
 import numpy as np
@@ -22,16 +23,17 @@ class Buffers:
         self._samples = samples
         self._times: list[Times] = []
         self._values: list[Values] = []
+        self._lock = threading.Lock()
 
     def take(self) -> tuple[Times, Values]:
-        for number in range(len(self._times)):
-            if (
-                sys.getrefcount(self._times[number]) == _HELD_BY_US
-                and sys.getrefcount(self._values[number]) == _HELD_BY_US
-            ):
-                return self._times[number], self._values[number]
-        # Memory is only taken from the system where it is written to.
-        times, values = np.empty(self._samples, np.int64), np.empty(self._samples)
-        self._times.append(times)
-        self._values.append(values)
-        return times, values
+        with self._lock:
+            for number in range(len(self._times)):
+                if (
+                    sys.getrefcount(self._times[number]) == _HELD_BY_US
+                    and sys.getrefcount(self._values[number]) == _HELD_BY_US
+                ):
+                    return self._times[number], self._values[number]
+            # Memory is only taken from the system where it is written to.
+            self._times.append(np.empty(self._samples, np.int64))
+            self._values.append(np.empty(self._samples))
+            return self._times[-1], self._values[-1]

@@ -5,8 +5,8 @@ Nothing marks the end of all frames. Source: Prometheus, prompb/remote.proto and
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -22,7 +22,8 @@ HISTOGRAMS: Final = (2, 3, 5, 6)
 
 _LARGEST_FRAME: Final = 1 << 28
 """Servers send 1 MiB, and one chunk more; a length beyond this is none."""
-_BLOCK: Final = 1 << 18
+_BLOCK: Final = 1 << 19
+"""Some 2000 chunks: a quarter of a slab, so that two workers share it."""
 _LENGTH_BYTES: Final = 5
 _CRC_BYTES: Final = 4
 _LABEL_TAG: Final = 0x0A
@@ -45,79 +46,78 @@ class EncodingError(Exception):
         self.histogram = encoding in HISTOGRAMS
 
 
+class Frame(NamedTuple):
+    """A frame's message: bytes [begin, end) of what was read."""
+
+    number: int
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One series' chunks of one frame: bytes [begin, end) of its message; `labels` as on the wire."""
+    """One series' chunks of one frame: bytes [begin, end) of what was read; `labels` as on the wire."""
 
     frame: int
     labels: tuple[bytes, ...]
     begin: int
     end: int
 
-    def moved(self, shift: int) -> "Section":
-        """The same where its message stands so far into a larger buffer."""
-        return replace(self, begin=self.begin + shift, end=self.end + shift)
 
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[bytes, list[Frame]]]:
+    """What is read of a body, a part at a time, and the frames that are whole in it, each checked.
 
-def frames(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """The messages of a body, each checked; `read` gives as many bytes as asked for, fewer only at its end.
-
-    Raises FrameError that counts the frames.
+    `read` gives as many bytes as asked for, fewer only at the end. Raises FrameError that counts the frames.
     """
-    blocks = _Blocks(read)
-    number = 0
-    while head := blocks.peek(_LENGTH_BYTES + _CRC_BYTES):
-        number += 1
-        try:
-            size, used = read_varint(head, 0, min(len(head), _LENGTH_BYTES))
-        except ValueError:
-            raise FrameError(f"frame {number} has no length: {_shown(head)}") from None
-        if size > _LARGEST_FRAME:
-            raise FrameError(f"frame {number} says it has {size} bytes: {_shown(head)}")
-        whole = blocks.take(used + _CRC_BYTES + size)
-        message = whole[used + _CRC_BYTES :]
-        if len(message) < size:
-            raise FrameError(f"frame {number} is cut short: {len(message)} of {size} bytes")
-        if google_crc32c.value(message) != int.from_bytes(whole[used : used + _CRC_BYTES], "big"):
-            raise FrameError(f"frame {number} is corrupted: its checksum does not match")
-        yield message
+    held, number, missing = b"", 0, 0
+    while True:
+        block = read(max(_BLOCK, missing))
+        data = held + block if held else block
+        found: list[Frame] = []
+        at = 0
+        while at < len(data):
+            frame, missing = _frame(data, at, number + 1, last=not block)
+            if frame is None:
+                break
+            found.append(frame)
+            number, at = frame.number, frame.end
+        if found:
+            yield data, found
+        if not block:
+            return
+        held = data[at:]
 
 
-class _Blocks:
-    """Bytes in large reads, given out in small ones."""
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read, self._held, self._at = read, b"", 0
-
-    def peek(self, size: int) -> bytes:
-        self._fill(size)
-        return self._held[self._at : self._at + size]
-
-    def take(self, size: int) -> bytes:
-        self._fill(size)
-        taken = self._held[self._at : self._at + size]
-        self._at += len(taken)
-        return taken
-
-    def _fill(self, size: int) -> None:
-        missing = size - (len(self._held) - self._at)
-        if missing > 0:
-            self._held = self._held[self._at :] + self._read(max(_BLOCK, missing))
-            self._at = 0
-
-
-def _shown(head: bytes) -> str:
-    return repr(head.decode("ascii", "replace"))
+def _frame(data: bytes, at: int, number: int, *, last: bool) -> tuple[Frame | None, int]:
+    """The frame that begins at `at`; None with what is missing of it, unless this is the last to come."""
+    head = data[at : at + _LENGTH_BYTES]
+    try:
+        size, used = read_varint(head, 0, len(head))
+    except ValueError:
+        if len(head) < _LENGTH_BYTES and not last:
+            return None, 0
+        raise FrameError(f"frame {number} has no length: {head!r}") from None
+    if size > _LARGEST_FRAME:
+        raise FrameError(f"frame {number} says it has {size} bytes: {head!r}")
+    begin = at + used + _CRC_BYTES
+    missing = begin + size - len(data)
+    if missing > 0:
+        if last:
+            raise FrameError(f"frame {number} is cut short: {missing} bytes are missing")
+        return None, missing
+    if google_crc32c.value(data[begin : begin + size]) != int.from_bytes(data[at + used : begin], "big"):
+        raise FrameError(f"frame {number} is corrupted: its checksum does not match")
+    return Frame(number, begin, begin + size), 0
 
 
-def sections(message: bytes, frame: int) -> Iterator[Section]:
+def sections(data: bytes, frame: Frame) -> Iterator[Section]:
     """The series of a frame's message; raises FrameError that names the frame."""
     try:
-        for field, kind, begin, end in fields(message, 0, len(message)):
+        for field, kind, begin, end in fields(data, frame.begin, frame.end):
             if field == 1 and kind is Kind.BYTES:
-                yield _section(message, frame, begin, end)
+                yield _section(data, frame.number, begin, end)
     except (ValueError, IndexError) as exc:
-        raise FrameError(f"frame {frame} holds no list of chunks: {exc}") from exc
+        raise FrameError(f"frame {frame.number} holds no list of chunks: {exc}") from exc
 
 
 def _section(message: bytes, frame: int, at: int, end: int) -> Section:
@@ -160,7 +160,7 @@ def _at_once(data: bytes, found: Sequence[Section]) -> tuple[Ints, Ints, Ints] |
 
     None unless all are as long as they say, and each ends where the next or its section does.
     """
-    raw = np.frombuffer(data, np.uint8)
+    raw = np.frombuffer(data, np.uint8, found[-1].end if found else 0)  # behind it a frame may begin
     tags = np.flatnonzero(raw[: -len(_HEAD) - 4] == _CHUNKS_TAG)
     low = raw[tags + 1].astype(np.int64)
     begins = tags + 2 + (low >= 0x80)

@@ -1,21 +1,21 @@
 """HTTP as the sources use it: one way to ask, to ask again, and to fail."""
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
-from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
+from urllib.parse import unquote, urlencode, urljoin
 
 import urllib3
 from urllib3.util import make_headers, parse_url
 
 from llem_core import __version__
-from llem_core.errors import ConfigError, SourceError
+from llem_core.errors import SourceError
 from llem_integrator.sources.access import HttpConfig
+from llem_integrator.sources.urls import place, split, without_secrets
 
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=120)
 _WAITS_S: Final = (0.3, 0.6, 1.2, 2.4)
@@ -30,27 +30,6 @@ _LONGEST_S: Final = 900.0  # for such a body; a byte a minute never runs into a 
 _BLOCK: Final = 1 << 16  # zipped, and a thousand times as much at the most
 
 Found = TypeVar("Found")
-
-
-def split(url: str) -> SplitResult:
-    """The parts of a URL, or of a path; raises ConfigError for a URL to which no request can go."""
-    try:
-        parts = urlsplit(url)
-        parse_url(url if parts.netloc else "")
-        if parts.scheme not in ("http", "https"):
-            return parts
-        if parts.hostname and parts.port != 0 and not re.search(r"\s", parts.netloc):
-            return parts
-    except ValueError:  # a port that is none, a bracket that stays open
-        pass
-    shown = re.sub(r"//.*@", "//", url)
-    raise ConfigError(f"not a URL: {shown!r} (write http://HOST:PORT)")
-
-
-def without_secrets(url: str) -> str:
-    """The URL with no user or password, for messages and results."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +158,7 @@ class Http:
             left -= 1
             response.close()  # its body may have no end
             before, target = target, urljoin(target, location)
-            if _place(before) != _place(target):
+            if place(before) != place(target):
                 headers = {name: value for name, value in headers.items() if name not in self._own_headers}
             if response.status == 303:
                 method, body = "GET", None
@@ -262,6 +241,26 @@ class Stream:
             self._response.shutdown()
 
 
+class Abort:
+    """What ends the answer that another thread reads now, if any."""
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+
+    @contextmanager
+    def of(self, stream: Stream) -> Iterator[None]:
+        """While it lasts this stream is the one to end."""
+        self._stream = stream
+        try:
+            yield
+        finally:
+            self._stream = None
+
+    def __call__(self) -> None:
+        if (stream := self._stream) is not None:
+            stream.abort()
+
+
 def _pool(url: str, config: HttpConfig) -> urllib3.PoolManager:
     """Connections by the configuration; a TLS context is made only where one may be needed."""
     settings: dict[str, Any] = {}
@@ -277,15 +276,6 @@ def _pool(url: str, config: HttpConfig) -> urllib3.PoolManager:
     user = parse_url(config.proxy_url).auth
     proxy_headers = make_headers(proxy_basic_auth=unquote(user)) if user else None
     return urllib3.ProxyManager(without_secrets(config.proxy_url), proxy_headers=proxy_headers, **settings)
-
-
-def _place(url: str) -> tuple[str, str | None, int | None]:
-    """Whom a request goes to; raises ValueError where that is nobody."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    if not parts.hostname or port is None:
-        raise ValueError(f"a redirect to what is no URL: {without_secrets(url)}")
-    return parts.scheme, parts.hostname, port
 
 
 def _words(reason: object) -> str:

@@ -17,9 +17,9 @@ from llem_integrator.series import Times, Values
 from llem_integrator.sources import chunked, samples
 from llem_integrator.sources.ahead import Ahead
 from llem_integrator.sources.base import Piece, Progress
-from llem_integrator.sources.batch import BATCH_BYTES, Batch, Decoded, batch
+from llem_integrator.sources.batch import Decoded, batch
 from llem_integrator.sources.buffers import Buffers
-from llem_integrator.sources.http import Http, Stream
+from llem_integrator.sources.http import Abort, Http, Stream
 from llem_integrator.sources.matchers import Matcher, Selector
 from llem_integrator.sources.parts import Part, joined, trimmed
 from llem_integrator.sources.read_protocol import HEADERS, Form, Key, labels, request
@@ -68,36 +68,31 @@ class RemoteRead:
         self._form = Form.CHUNKS
         self._answered = False
         self._labels: dict[Key, dict[str, str]] = {}
-        self._stream: Stream | None = None
         self._buffers = Buffers(2 * TARGET_SAMPLES)
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
-        matchers = (Matcher("__name__", "=", metric), *selector)
+        matchers, abort = (Matcher("__name__", "=", metric), *selector), Abort()
         with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
-            fetched = self._fetched(matchers, Slabs(start_ms, end_ms), pool)
+            fetched = self._fetched(matchers, Slabs(start_ms, end_ms), pool, abort)
             try:
-                with Ahead(fetched, _HELD_SLABS, self._abort) as ahead:
+                with Ahead(fetched, _HELD_SLABS, abort) as ahead:
                     for slab in ahead:
                         yield self._piece(slab)
                         progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _abort(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-
     def _fetched(
-        self, matchers: Selector, slabs: Slabs, pool: ThreadPoolExecutor
+        self, matchers: Selector, slabs: Slabs, pool: ThreadPoolExecutor, abort: Abort
     ) -> Generator[_Slab, None, None]:
         """Slab after slab as it has come, its decoding begun."""
         metric = matchers[0].value
         while bounds := slabs.next():
             try:
-                slab = self._http.patiently(partial(self._slab, matchers, *bounds, slabs.limit, pool))
+                slab = self._http.patiently(partial(self._slab, matchers, *bounds, slabs.limit, pool, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
                     raise SourceError(f"{self._origin}: 1 s of {metric} is {exc}") from exc
@@ -112,13 +107,21 @@ class RemoteRead:
             yield slab
 
     def _slab(
-        self, matchers: Selector, start_ms: int, end_ms: int, limit: int, pool: ThreadPoolExecutor
+        self,
+        matchers: Selector,
+        start_ms: int,
+        end_ms: int,
+        limit: int,
+        pool: ThreadPoolExecutor,
+        abort: Abort,
     ) -> _Slab:
         slab = _Slab(start_ms, end_ms, limit, self._buffers.take())
         body = request(matchers, start_ms, end_ms, self._form)
         try:
-            with self._http.open("POST", "/api/v1/read", body=body, headers=HEADERS) as stream:
-                self._stream = stream
+            with (
+                self._http.open("POST", "/api/v1/read", body=body, headers=HEADERS) as stream,
+                abort.of(stream),
+            ):
                 if self._kind(stream).startswith("application/x-streamed-protobuf"):
                     self._chunks(stream, slab, pool)
                 else:
@@ -129,8 +132,6 @@ class RemoteRead:
             if isinstance(exc, chunked.FrameError):
                 raise SourceError(f"{self._origin}: {exc}") from exc
             raise
-        finally:
-            self._stream = None
         return slab
 
     def _kind(self, stream: Stream) -> str:
@@ -150,21 +151,10 @@ class RemoteRead:
         raise SourceError(f"{self._http.address} answered {stream.status} to /api/v1/read: {words}")
 
     def _chunks(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
-        messages: list[bytes] = []
-        size = done = 0
-        for message in chunked.frames(stream.read):
-            messages.append(message)
-            size += len(message)
-            if size >= BATCH_BYTES:
-                self._decode(batch(messages, done + 1), slab, pool)
-                done += len(messages)
-                messages, size = [], 0
-        if messages:
-            self._decode(batch(messages, done + 1), slab, pool)
-
-    def _decode(self, found: Batch, slab: _Slab, pool: ThreadPoolExecutor) -> None:
-        room = slab.add(found.samples)
-        slab.parts.append(pool.submit(found.decoded, room, slab.start_ms, slab.end_ms, self._origin))
+        for data, frames in chunked.frames(stream.read):
+            found = batch(data, frames)
+            room = slab.add(found.samples)
+            slab.parts.append(pool.submit(found.decoded, room, slab.start_ms, slab.end_ms, self._origin))
 
     def _samples(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
         most = slab.limit * _SAMPLE_BYTES

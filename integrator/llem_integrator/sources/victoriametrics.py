@@ -16,7 +16,7 @@ from llem_core.errors import SourceError
 from llem_integrator.series import Series
 from llem_integrator.sources.ahead import Ahead
 from llem_integrator.sources.base import Piece, Progress, Summary
-from llem_integrator.sources.http import Http, Stream
+from llem_integrator.sources.http import Abort, Http, Stream
 from llem_integrator.sources.matchers import Selector, query
 from llem_integrator.sources.parts import Part, joined, trimmed
 from llem_integrator.sources.promql import RANGE, Promql
@@ -48,7 +48,6 @@ class VictoriaMetricsSource:
     def __init__(self, http: Http) -> None:
         self._http = http
         self._promql = Promql(http, _PARAMETERS)
-        self._stream: Stream | None = None
 
     @property
     def address(self) -> str:
@@ -61,8 +60,9 @@ class VictoriaMetricsSource:
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        fetched = self._fetched(query(metric, selector), Slabs(start_ms, end_ms, _TARGET_SAMPLES))
-        with Ahead(fetched, _HELD_SLABS, self._abort) as ahead:
+        abort, slabs = Abort(), Slabs(start_ms, end_ms, _TARGET_SAMPLES)
+        fetched = self._fetched(query(metric, selector), slabs, abort)
+        with Ahead(fetched, _HELD_SLABS, abort) as ahead:
             for piece in ahead:
                 yield piece
                 progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
@@ -89,14 +89,10 @@ class VictoriaMetricsSource:
             counts = one.values if inside.get(_key(one.labels)) else np.zeros(1)
             yield Series(one.labels, one.unix_ms, counts)
 
-    def _abort(self) -> None:
-        if self._stream is not None:
-            self._stream.abort()
-
-    def _fetched(self, wanted: str, slabs: Slabs) -> Generator[Piece, None, None]:
+    def _fetched(self, wanted: str, slabs: Slabs, abort: Abort) -> Generator[Piece, None, None]:
         while bounds := slabs.next():
             try:
-                piece = self._http.patiently(partial(self._piece, wanted, *bounds, slabs.limit))
+                piece = self._http.patiently(partial(self._piece, wanted, *bounds, slabs.limit, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
                     raise SourceError(f"{self.address}: 1 s of {wanted} is {exc}") from exc
@@ -104,25 +100,21 @@ class VictoriaMetricsSource:
             slabs.taken(sum(map(len, piece.series)))
             yield piece
 
-    def _piece(self, wanted: str, start_ms: int, end_ms: int, limit: int) -> Piece:
+    def _piece(self, wanted: str, start_ms: int, end_ms: int, limit: int, abort: Abort) -> Piece:
         # Seconds become ms by cutting off what follows: 1 ms more on both sides.
         edges = {"start": _seconds(max(0, start_ms - 1)), "end": _seconds(end_ms + 1)}
         fields = {"match[]": wanted, **edges}
         fields |= {**_PARAMETERS, "max_rows_per_line": str(_ROWS_A_LINE)}
         parts: dict[Key, list[Part]] = {}
         count = 0
-        with self._http.open("POST", "/api/v1/export", fields) as stream:
-            self._stream = stream
-            try:
-                self._refused(stream)
-                for line in _lines(stream, self.address):
-                    key, part = _part(line, self.address, start_ms, end_ms)
-                    parts.setdefault(key, []).append(part)
-                    count += len(part.unix_ms)
-                    if count > limit:
-                        raise TooMuchError(f"more than {limit} samples")
-            finally:
-                self._stream = None
+        with self._http.open("POST", "/api/v1/export", fields) as stream, abort.of(stream):
+            self._refused(stream)
+            for line in _lines(stream, self.address):
+                key, part = _part(line, self.address, start_ms, end_ms)
+                parts.setdefault(key, []).append(part)
+                count += len(part.unix_ms)
+                if count > limit:
+                    raise TooMuchError(f"more than {limit} samples")
         return Piece(start_ms, end_ms, tuple(joined(dict(key), found) for key, found in parts.items()))
 
     def _refused(self, stream: Stream) -> None:
