@@ -69,75 +69,94 @@ class RunningSums:
         """The next samples (n,): ascending, and later than all before."""
         if not len(unix_ms):
             return
-        new_from = 0
-        times_us = unix_ms * 1000
-        if self._last is not None:
-            new_from = 1
-            times_us = np.concatenate([[self._last[0]], times_us])
-            watts = np.concatenate([[self._last[1]], watts])
-        reached = int(np.searchsorted(self._edges_us, times_us[-1], "right"))
+        if self._last is None:
+            self._add(unix_ms, watts, 0)
+        elif self._is_cut(int(unix_ms[0])):
+            before_ms, before_watts = self._last
+            times = np.concatenate([[before_ms], unix_ms])
+            self._add(times, np.concatenate([[before_watts], watts]), 1)
+        else:
+            self._bridge(int(unix_ms[0]), float(watts[0]), *self._last)
+            self._add(unix_ms, watts, 0)
+
+    def _is_cut(self, first_ms: int) -> bool:
+        """Whether an edge lies between the last sample and the next, or at that."""
+        next_edges_us = self._edges_us[self._passed : self._passed + 1]
+        return bool(len(next_edges_us)) and int(next_edges_us[0]) <= first_ms * 1000
+
+    def _bridge(self, after_ms: int, after_watts: float, before_ms: int, before_watts: float) -> None:
+        """The one pair between two pieces, where no edge cuts it."""
+        step_ms = float(after_ms - before_ms)
+        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self._max_gap_ms))
+        whole = np.rint(pair * _GRID) / _GRID
+        self._total += np.stack([whole, pair - whole])
+        if step_ms > self._max_gap_ms and self._passed:
+            self._gaps[self._passed - 1] = max(self._gaps[self._passed - 1], step_ms)
+
+    def _add(self, unix_ms: Times, watts: Values, new_from: int) -> None:
+        """Samples of which those from `new_from` on are new, and their pairs, which all are."""
+        reached = int(np.searchsorted(self._edges_us, int(unix_ms[-1]) * 1000, "right"))
         edges = slice(self._passed, reached)
-        after = np.searchsorted(times_us, self._edges_us[edges], "left")
-        before = np.where(times_us[after] == self._edges_us[edges], after, after - 1)
-        self._note_neighbours(edges, before, after, times_us, watts)
-        self._add_pairs(edges, before, times_us, watts)
+        edges_us = self._edges_us[edges]
+        after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
+        before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
+        self._note_neighbours(edges, before, after, unix_ms, watts)
+        self._add_pairs(edges, before, unix_ms, watts)
         self._add_peaks(after, watts, new_from)
         self._counts[edges] = self._count + before + 1 - new_from
         self._passed = reached
-        self._count += len(times_us) - new_from
-        self._last = int(times_us[-1]), float(watts[-1])
+        self._count += len(unix_ms) - new_from
+        self._last = int(unix_ms[-1]), float(watts[-1])
 
     def _note_neighbours(
-        self, edges: slice, before: Index, after: Index, times_us: Times, watts: Values
+        self, edges: slice, before: Index, after: Index, unix_ms: Times, watts: Values
     ) -> None:
-        self._after.unix_us[edges], self._after.watts[edges] = times_us[after], watts[after]
+        self._after.unix_us[edges], self._after.watts[edges] = unix_ms[after] * 1000, watts[after]
         seen = before >= 0
-        self._before.unix_us[edges] = np.where(seen, times_us[before], _LONG_AGO)
+        self._before.unix_us[edges] = np.where(seen, unix_ms[before] * 1000, _LONG_AGO)
         self._before.watts[edges] = np.where(seen, watts[before], 0.0)
 
-    def _add_pairs(self, edges: slice, before: Index, times_us: Times, watts: Values) -> None:
+    def _add_pairs(self, edges: slice, before: Index, unix_ms: Times, watts: Values) -> None:
         """Pair q is that of samples q and q + 1; sums end at the last sample up to each edge."""
-        count = len(times_us) - 1
-        if count:
-            steps_ms = np.diff(times_us) / 1000.0
-            starts = np.unique(np.concatenate([np.arange(0, count, _BLOCK), before[before >= 0]]))
-            starts = starts[starts < count]
-            sums = _summed(watts, steps_ms, starts, self._max_gap_ms)
-            self._add_gaps(times_us, steps_ms)
-        else:
-            starts, sums = np.zeros(0, np.int64), np.zeros((len(self._total[0]), 0))
+        count = len(unix_ms) - 1
+        starts = np.arange(0, count, _BLOCK)
+        if len(before):
+            starts = np.unique(np.concatenate([starts, before[(before >= 0) & (before < count)]]))
+        sums = _summed(unix_ms, watts, starts, self._max_gap_ms)
+        if np.any(sums[-1] > 0):
+            self._add_gaps(unix_ms)
         whole = np.rint(sums * _GRID) / _GRID
         parts = np.concatenate([self._total[:, :, None], np.stack([whole, sums - whole])], axis=2)
         running = np.cumsum(parts, axis=2)
         self._sums[:, :, edges] = running[:, :, np.searchsorted(starts, before)]
         self._total = running[:, :, -1]
 
-    def _add_gaps(self, times_us: Times, steps_ms: Floats) -> None:
+    def _add_gaps(self, unix_ms: Times) -> None:
         """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
+        steps_ms = np.diff(unix_ms)
         gaps = np.flatnonzero(steps_ms > self._max_gap_ms)
-        behind = np.searchsorted(self._edges_us, times_us[gaps], "right") - 1
-        uncut = behind == np.searchsorted(self._edges_us, times_us[gaps + 1], "left") - 1
+        behind = np.searchsorted(self._edges_us, unix_ms[gaps] * 1000, "right") - 1
+        uncut = behind == np.searchsorted(self._edges_us, unix_ms[gaps + 1] * 1000, "left") - 1
         uncut &= behind >= 0
-        np.maximum.at(self._gaps, behind[uncut], steps_ms[gaps[uncut]])
+        np.maximum.at(self._gaps, behind[uncut], steps_ms[gaps[uncut]].astype(np.float64))
 
     def _add_peaks(self, after: Index, watts: Values, new_from: int) -> None:
         """The samples from each edge on, and at first those that still belong to the edge passed before."""
         starts = np.concatenate([[new_from], after])
-        some = starts < np.append(after, len(watts))
-        if some.any():
-            # Where an edge has no sample before the next one, reduceat would give the wrong one.
-            kept = np.flatnonzero(some)
-            peaks = np.maximum.reduceat(watts, starts[kept])
-            owner = self._passed - 1 + kept
-            mine = owner >= 0
-            self._peaks[owner[mine]] = np.maximum(self._peaks[owner[mine]], peaks[mine])
+        # Where an edge has no sample before the next one, reduceat would give the wrong one.
+        kept = np.flatnonzero(starts < np.append(after, len(watts)))
+        peaks = np.maximum.reduceat(watts, starts[kept]) if len(kept) > 1 else watts[new_from:].max(initial=0)
+        owner = self._passed - 1 + kept
+        mine = owner >= 0
+        self._peaks[owner[mine]] = np.maximum(self._peaks[owner[mine]], np.atleast_1d(peaks)[mine])
 
     def integrals(self, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
         """What the samples so far say of windows, of whose edges all are known; limits (w,), NaN unknown."""
         self._counts[self._passed :] = self._count
         self._sums[:, :, self._passed :] = self._total[:, :, None]
         if self._last is not None:
-            self._before.unix_us[self._passed :], self._before.watts[self._passed :] = self._last
+            self._before.unix_us[self._passed :] = self._last[0] * 1000
+            self._before.watts[self._passed :] = self._last[1]
         start = np.searchsorted(self._edges_us, spans.start_us)
         end = np.searchsorted(self._edges_us, spans.end_us)
         cut = _Cut(spans, self._pairs(start), self._pairs(end), margin_ms * 1000)
@@ -275,14 +294,14 @@ def _part(pairs: _Pairs, max_gap_ms: float, start: Floats, end: Floats) -> "ener
     return energy.part_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms, start, end)
 
 
-def _summed(watts: Values, steps_ms: Floats, starts: Index, max_gap_ms: float) -> Floats:
+def _summed(unix_ms: Times, watts: Values, starts: Index, max_gap_ms: float) -> Floats:
     """Sums (5, m) of the pairs from each start to the next; blocks begin at multiples of _BLOCK."""
+    count = len(unix_ms) - 1
     sums = np.empty((len(energy.PairEnergy._fields), len(starts)))
-    for first in range(0, len(steps_ms), _BLOCK):
-        stop = min(first + _BLOCK, len(steps_ms))
-        pairs = energy.pair_energy(
-            watts[first:stop], watts[first + 1 : stop + 1], steps_ms[first:stop], max_gap_ms
-        )
+    for first in range(0, count, _BLOCK):
+        stop = min(first + _BLOCK, count)
+        steps_ms = np.diff(unix_ms[first : stop + 1]).astype(np.float64)
+        pairs = energy.pair_energy(watts[first:stop], watts[first + 1 : stop + 1], steps_ms, max_gap_ms)
         mine = slice(*np.searchsorted(starts, [first, stop]).tolist())
         at = starts[mine] - first
         for row, column in zip(sums, pairs, strict=True):

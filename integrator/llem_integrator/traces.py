@@ -46,14 +46,14 @@ class Seen:
         self._after_us = np.full(len(edges_us), _NEVER)
 
     def add(self, unix_ms: Times) -> None:
-        times_us = unix_ms * 1000
-        reached = int(np.searchsorted(self._edges_us, times_us[-1], "right"))
+        newest_us = int(unix_ms[-1]) * 1000
+        reached = int(np.searchsorted(self._edges_us, newest_us, "right"))
         edges = slice(self._passed, reached)
-        after = np.searchsorted(times_us, self._edges_us[edges], "left")
-        self._after_us[edges] = times_us[after]
-        before = np.searchsorted(times_us, self._edges_us[edges], "right") - 1
-        self._before_us[edges] = np.where(before >= 0, times_us[before], self._newest_us)
-        self._passed, self._newest_us = reached, int(times_us[-1])
+        edges_us = self._edges_us[edges]
+        self._after_us[edges] = unix_ms[np.searchsorted(unix_ms, -(-edges_us // 1000), "left")] * 1000
+        before = np.searchsorted(unix_ms, edges_us // 1000, "right") - 1
+        self._before_us[edges] = np.where(before >= 0, unix_ms[before] * 1000, self._newest_us)
+        self._passed, self._newest_us = reached, newest_us
 
     def at(self, edges_us: Times) -> tuple[Times, Times]:
         """Unix us (w,) of the last sample up to each edge, and of the first from it on."""

@@ -29,7 +29,7 @@ from llem_integrator.integration import integrate
 from llem_integrator.joules import trapezoid
 from llem_integrator.series import Series
 from llem_integrator.sources import Matcher, open_source, whole
-from llem_integrator.sources.openmetrics import OpenMetricsSource
+from llem_integrator.sources.held import HeldSource, held
 from llem_integrator.window import Window
 from tests.bench.bench_exporter import Peer
 from tests.fake_nvml import FakeDriver
@@ -96,7 +96,7 @@ class Node:
 
     driver: FakeDriver
     instances: Mapping[str, str]
-    sources: Mapping[str, OpenMetricsSource]
+    sources: Mapping[str, HeldSource]
 
     def outcomes(self, way: Way, windows: Sequence[Window]) -> Iterator[Outcome]:
         """Each GPU in each window."""
@@ -243,9 +243,7 @@ def _edge_metrics(job: str) -> tuple[str, ...]:
             return (PEER_GAUGE,)
 
 
-def _sources(
-    prometheus: Prometheus, instances: Mapping[str, str], start_ms: int
-) -> dict[str, OpenMetricsSource]:
+def _sources(prometheus: Prometheus, instances: Mapping[str, str], start_ms: int) -> dict[str, HeldSource]:
     """All that Prometheus holds of a node, by job, in memory."""
     server = open_source(prometheus.url)
     now_ms = round(time.time() * 1000)
@@ -254,10 +252,10 @@ def _sources(
         pages = {"metrics": metrics.METRICS_PAGE, "history": metrics.HISTORY_PAGE}.get(job, ())
         names = [spec.name for spec in pages if spec.kind is not Kind.HISTOGRAM] or [PEER_GAUGE]
         selector = (Matcher("job", "=", job), Matcher("instance", "=", instance))
-        held: dict[str, list[Series]] = {
+        found: dict[str, list[Series]] = {
             name: list(whole(server.pieces(name, selector, start_ms, now_ms, _quiet))) for name in names
         }
-        sources[job] = OpenMetricsSource(prometheus.url, held, {})
+        sources[job] = held(prometheus.url, found)
     return sources
 
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from llem_integrator.series import Series, Times, Values, make_series
-from llem_integrator.sources import Piece, Progress, Selector, Summary
-from llem_integrator.sources.openmetrics import OpenMetricsSource
+from llem_integrator.sources import Piece, Progress, Selector, Summary, whole
+from llem_integrator.sources.held import HeldSource, held
 
 T0 = 1_795_507_500_000
 """Unix ms at which the series begin."""
@@ -20,7 +20,7 @@ Columns = dict[str, list[Series]]
 class PieceStore:
     """Answers from memory; every answer is cut at the times given, and what was handed over is counted."""
 
-    held: OpenMetricsSource
+    held: HeldSource
     cuts_ms: Sequence[int] = ()
     samples: int = 0
     pieces_read: int = 0
@@ -34,10 +34,10 @@ class PieceStore:
         inner = [cut for cut in self.cuts_ms if start_ms < cut <= end_ms]
         edges = [start_ms, *inner, end_ms + 1]
         for first, stop in pairwise(edges):
-            (piece,) = self.held.pieces(metric, selector, first, stop - 1, progress)
-            self.samples += sum(map(len, piece.series))
+            found = tuple(whole(self.held.pieces(metric, selector, first, stop - 1, progress)))
+            self.samples += sum(map(len, found))
             self.pieces_read += 1
-            yield piece
+            yield Piece(first, stop - 1, found)
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
@@ -52,7 +52,7 @@ def store(*columns: Columns, cuts_ms: Sequence[int] = ()) -> PieceStore:
     for one in columns:
         for name, series in one.items():
             every.setdefault(name, []).extend(series)
-    return PieceStore(OpenMetricsSource("memory", every, {}), cuts_ms)
+    return PieceStore(held("memory", every), cuts_ms)
 
 
 def labels(gpu: int, **more: str) -> dict[str, str]:
