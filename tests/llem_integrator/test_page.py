@@ -1,0 +1,209 @@
+"""Lines read in bulk against a plain parser of single lines; what promtool writes; which line is at fault."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_core.errors import SourceError
+from llem_integrator.sources import Summary, whole
+from llem_integrator.sources.openmetrics import read
+from tests.llem_integrator.dumps import dumped
+from tests.llem_integrator.traces import POWER
+from tests.servers import Prometheus, PrometheusRelease
+
+END_MS = 2**53
+HEADS = (
+    'm{gpu="0",uuid="GPU-0"}',
+    'm{gpu="1",x="a \\"b\\" } c\\\\ # {"}',
+    "m",
+    '{__name__="m", gpu="2"}',
+    '{__name__="m", gpu="\\u00e9 1 2"}',
+    "e",
+    "nan",
+)
+NUMBERS = (
+    "1",
+    "123.125",
+    "-0",
+    "3.000000123125e+09",
+    "1e15",
+    "1e16",
+    ".5",
+    "5.",
+    "+7",
+    "NaN",
+    "+Inf",
+    "-inf",
+)
+ODD = ("", "1_0", "0x10", "1e", "--1", "1.2.3", "e", "nan(1)", "\t1", "1 ", "1 2", "٣", "infinity", "1e999")
+TIMES = ("1795507546", "1795507546.1", "1795507546.123", "1795507546123", "-1", "0", "1e3", "9007199254740")
+ODD_TIMES = ("nan", "1e300", "9007199254741", "9007199254740993", "", "1 2", "x", '1 # {a="b"} 2 3')
+
+SAMPLE = re.compile(rf"({'|'.join(map(re.escape, HEADS))}) (\S+) (\S+)(?: # .*)?")
+
+Found = dict[str, list[tuple[int, float]]]
+
+
+def plainly(lines: Sequence[str]) -> Found | None:
+    """Samples by series as it is written, one line at a time; None where one is none."""
+    found: Found = defaultdict(list)
+    for line in lines:
+        if line.startswith("#") or not line.strip():
+            continue
+        fields = SAMPLE.fullmatch(line)
+        if not fields or not all(re.fullmatch(r"[\w.+-]+", part, re.ASCII) for part in fields.groups()[1:]):
+            return None
+        try:
+            if "_" in line.removeprefix(fields[1]):
+                return None
+            value, time = float(fields[2]), float(fields[3])
+            ms = time if "__name__" in fields[1] else time * 1000
+            if not abs(ms) < END_MS:
+                return None
+        except ValueError:
+            return None
+        if 0 <= value <= 1e15:
+            found[fields[1]].append((round(ms), value))
+    return found
+
+
+def samples(text: bytes, size: int) -> Found | None:
+    """The same, by the source of a text that comes in pieces of `size`; None where it refuses."""
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    found: Found = {}
+    try:
+        source = read(pieces, "page", maybe_empty=True, names=None)
+    except SourceError:
+        return None
+    for metric in ("m", "e", "nan"):
+        for one in whole(source.pieces(metric, (), -END_MS, END_MS, lambda _: None)):
+            if len(one):
+                found[metric + str(sorted(one.labels.items()))] = list(
+                    zip(one.unix_ms.tolist(), one.values.tolist(), strict=True)
+                )
+    return found
+
+
+def cleaned(found: Found) -> Found:
+    """By metric and labels, sorted, and of equal times the largest value."""
+    names = {
+        HEADS[0]: ("m", {"gpu": "0", "uuid": "GPU-0"}),
+        HEADS[1]: ("m", {"gpu": "1", "x": 'a "b" } c\\ # {'}),
+        HEADS[2]: ("m", {}),
+        HEADS[3]: ("m", {"gpu": "2"}),
+        HEADS[4]: ("m", {"gpu": "é 1 2"}),
+        HEADS[5]: ("e", {}),
+        HEADS[6]: ("nan", {}),
+    }
+    expected: Found = {}
+    for head, every in found.items():
+        metric, labels = names[head]
+        largest = dict(sorted(every))
+        expected[metric + str(sorted(labels.items()))] = list(largest.items())
+    return expected
+
+
+LINES = st.builds("{} {} {}".format, st.sampled_from(HEADS), st.sampled_from(NUMBERS), st.sampled_from(TIMES))
+RUNS = st.builds(
+    lambda head, pairs, times: [f"{head} {value} {time}" for value, time in pairs] * times,
+    st.sampled_from(HEADS),
+    st.lists(st.tuples(st.sampled_from(NUMBERS), st.sampled_from(TIMES)), min_size=1, max_size=5),
+    st.integers(1, 60),
+)
+BROKEN = st.builds(
+    "{} {} {}".format,
+    st.sampled_from((*HEADS, *HEADS, "", "m{", "5", "m{} m")),
+    st.sampled_from((*NUMBERS, *ODD)),
+    st.sampled_from((*TIMES, *ODD_TIMES)),
+) | st.sampled_from(("# HELP m x", "", "5 6", "1", "m 1 12 13"))
+
+
+@given(st.lists(RUNS | LINES.map(lambda line: [line]), max_size=12), st.lists(BROKEN, max_size=1), st.data())
+def test_runs_are_read_as_single_lines_are(
+    runs: list[list[str]], odd: list[str], data: st.DataObject
+) -> None:
+    """Whatever follows whatever, in pieces of any size: the same samples, or refused by both."""
+    lines = [line for run in runs for line in run]
+    for line in odd:
+        lines.insert(data.draw(st.integers(0, len(lines))), line)
+    text = "\n".join([*lines, "# EOF", ""]).encode()
+    expected = plainly(lines)
+    found = samples(text, data.draw(st.integers(1, 5000)))
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        assert found == cleaned(expected)
+
+
+@pytest.mark.parametrize("number", [1, 2, 17, 1500, 3000])
+@pytest.mark.parametrize("bad", ["m 1e 2", "m 1 nan", "m 1 2 3", "5 6", "m{ 1 2", "m \0 1"])
+def test_the_line_at_fault_is_named(number: int, bad: str) -> None:
+    """Also inside of a run, and after other blocks."""
+    lines = [f"m {i} {i}" for i in range(3000)]
+    lines[number - 1] = bad
+    text = "\n".join([*lines, "# EOF"]).encode()
+    for filler in (b"", (b"# " + b"x" * 98 + b"\n") * 12_000):
+        line = filler.count(b"\n") + number
+        with pytest.raises(SourceError, match=rf"^page: line {line}: "):
+            read([filler + text], "page", names=None)
+
+
+def test_what_windows_and_editors_add_is_no_data() -> None:
+    """A byte order mark, returns before newlines, and empty lines."""
+    text = b"\xef\xbb\xbf" + b"m 1 12\r\nm 2 13\r\n" * 200 + b"\r\n# EOF\r\n"
+    for size in (1, 7, 1 << 20):
+        source = read([text[at : at + size] for at in range(0, len(text), size)], "page", names=None)
+        (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
+        assert one.values.tolist() == [1, 2]
+
+
+def test_one_label_set_in_two_spellings_is_one_series() -> None:
+    """As promtool writes it, as OpenMetrics has it, and with its labels in another order."""
+    text = b'm{a="1",b="2"} 1 12\n{__name__="m", b="2", a="1"} 2 13000\n{"m",b="2",a="1",} 3 14\n# EOF\n'
+    (one,) = whole(read([text], "page", names=None).pieces("m", (), 0, 20_000, lambda _: None))
+    assert (one.labels, one.values.tolist()) == ({"a": "1", "b": "2"}, [1, 2, 3])
+
+
+def test_of_other_programs_metrics_nothing_is_kept() -> None:
+    """Nor do their native histograms, and names that are not plain, stand in the way."""
+    text = (
+        b'{__name__="h", le="x"} {count:3, sum:2.5, (0.5,1]:3} 1795507546000\n'
+        b'{"my.metric", "label.name"="x"} 1 1795507546000\nup{} 1 1795507546.000\n'
+        + f'{{__name__="{POWER}"}} 5 1795507546000\n# EOF\n'.encode()
+    )
+    source = read([text], "page")
+    for name, count in (("h", 0), ("my.metric", 0), ("up", 0), (POWER, 1)):
+        assert len(list(source.summary(name, (), 0, END_MS, Summary.LAST))) == count
+    with pytest.raises(SourceError, match="line 1: not a sample"):
+        read([f'{{__name__="{POWER}"}} {{count:3}} 1795507546000\n'.encode()], "page")
+
+
+def test_a_dump_that_ends_inside_a_line_is_cut_short() -> None:
+    """Its number may be half of one; and OpenMetrics beside it still needs its end."""
+    line = f'{{__name__="{POWER}"}} 5 17955075460'.encode()
+    with pytest.raises(SourceError, match="last line, 1, has no end"):
+        read([line], "page")
+    with pytest.raises(SourceError, match="EOF"):
+        read([line, f"00\n{POWER} 5 1795507546\n".encode()], "page")
+    assert read([line, b"00\n"], "page").warnings == ()
+
+
+@pytest.mark.parametrize("label", ["a\u2028b", "\x7f\t\x01", "é\n\\n", 'a" 1 2', "\ufeff", "\U0001f600"])
+def test_promtools_escapes_are_read(
+    label: str, prometheus_release: PrometheusRelease, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever is in a label comes back from a dump as it went into the blocks."""
+    folder = tmp_path_factory.mktemp("escapes")
+    escaped = label.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    text = f'{POWER}{{x="{escaped}"}} 123.125 1795507546.123\n# EOF\n'
+    server = Prometheus.on_blocks(folder, text, release=prometheus_release)
+    source = read([dumped(prometheus_release, server.data)], "dump")
+    (one,) = whole(source.pieces(POWER, (), 0, END_MS, lambda _: None))
+    assert (one.labels, one.unix_ms.tolist(), one.values.tolist()) == (
+        {"x": label},
+        [1795507546123],
+        [123.125],
+    )
