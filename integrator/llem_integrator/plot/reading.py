@@ -129,12 +129,19 @@ class _Reading:
                 yield uuid, whole.unix_ms, whole.values
 
     def _strand(self, uuid: str, unix_ms: Times, span: Span) -> "_Strand":
-        if self._asked.max_gap_ms is not None:
-            self._max_gap_ms[uuid] = self._asked.max_gap_ms
-        elif uuid not in self._max_gap_ms:
-            self._max_gap_ms[uuid] = auto_max_gap_ms(unix_ms) or 0.0
+        if uuid not in self._max_gap_ms:
+            self._max_gap_ms[uuid] = self._settled_ms(uuid, unix_ms)
         envelope = self.envelopes.setdefault(uuid, Envelope(self._grid))
         return _Strand(envelope, self._wanted[uuid], self._max_gap_ms[uuid], span[0])
+
+    def _settled_ms(self, uuid: str, unix_ms: Times) -> float:
+        """The longest step that is no gap: as given, as the joules were integrated, or by the samples."""
+        if self._asked.max_gap_ms is not None:
+            return self._asked.max_gap_ms
+        one = self._wanted[uuid].newest
+        if self._spec is metrics.GPU_POWER_TRACE and one.method == "trapezoid" and one.max_gap_s is not None:
+            return one.max_gap_s * 1000
+        return auto_max_gap_ms(unix_ms) or 0.0
 
 
 class _Strand:

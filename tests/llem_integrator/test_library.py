@@ -1,0 +1,113 @@
+"""llem_integrator as a library: its names, how cheap it is to import, and a notebook's view of results."""
+
+import ast
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import llem_integrator
+from llem_integrator import ConfigError, Figures, Results, SourceError, Window, open_source
+from tests.llem_integrator.measured import BEGIN, results_of, two_gpus
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_all_is_sorted_and_there() -> None:
+    """Every public name is there, once and in order, and is the same object as at its home."""
+    names = llem_integrator.__all__
+    assert names == sorted(set(names))
+    for name in names:
+        assert getattr(llem_integrator, name) is not None
+    assert set(names) < set(dir(llem_integrator))
+    assert llem_integrator.Window is Window
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = llem_integrator.nothing
+
+
+def test_type_checkers_see_what_there_is() -> None:
+    """The imports that only type checkers read are those of __all__."""
+    tree = ast.parse(Path(llem_integrator.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(llem_integrator.__all__)
+
+
+def test_the_import_loads_nothing() -> None:
+    """`import llem_integrator` loads no library, and --help none of the heavy ones."""
+    heavy = "{'numpy', 'urllib3', 'rich', 'pyarrow', 'pandas', 'matplotlib', 'click'} & set(sys.modules)"
+    code = f"import sys, llem_integrator; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    code = f"import sys, llem_integrator.cli; print(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['click']"
+
+
+def test_windows_of_instants() -> None:
+    """Unix seconds and datetimes with a zone are the same window; what is neither is an error."""
+    start, end = datetime(2026, 11, 24, 8, 5, tzinfo=UTC), datetime(2026, 11, 24, 8, 6, 0, 1, UTC)
+    window = Window.between(start, end, "a")
+    assert window == Window.between(start.timestamp(), end.timestamp(), "a")
+    assert (window.duration_s, window.name) == (60.000001, "a")
+    for bad in (datetime(2026, 1, 1), float("nan"), float("inf"), 1e18, -1.0):
+        with pytest.raises(ConfigError):
+            Window.between(bad, end)
+
+
+def test_results_become_frames(tmp_path: Path) -> None:
+    """A row a window and GPU, with types; what is unknown is null; figures have their columns."""
+    path = two_gpus(tmp_path)
+    measured = results_of(path, (40, 80), (-900, -800))
+    results = Results.of(open_source(path), measured, Figures(price_per_kwh=0.36))
+    frame = results.to_pandas()
+    assert frame["joules"].tolist()[:2] == pytest.approx([4000, 10_000])
+    assert frame["price"].sum() == pytest.approx(0.0014)
+    assert frame["joules"].isna().tolist() == [False, False, True]
+    assert str(frame["start"].dtype) == "datetime64[us, UTC]"
+    assert frame.groupby("uuid")["joules"].sum()["GPU-1"] == pytest.approx(10_000)
+    table = results.to_arrow()
+    assert table.num_rows == 3
+    assert table.column_names[-1] == "price"
+    assert (len(results), results[0], list(results[1:])) == (2, results.windows[0], [results.windows[1]])
+    assert Results((), results.about).to_pandas().empty
+
+
+def test_results_show_themselves(tmp_path: Path) -> None:
+    """A notebook gets tables with nothing in them that is markup, a terminal the usual one."""
+    path = two_gpus(tmp_path)
+    measured = results_of(path, (40, 80), (-900, -800))
+    results = Results.of(open_source(path), measured, Figures(idle_watts=50.0))
+    html = results._repr_html_()
+    assert html.count("<table>") == 2
+    assert "<th>idle J</th>" in html
+    assert "<td>4000.0</td>" in html
+    assert "not valid: no_data" in html
+    assert "total 14000.0 J" in str(results)
+    assert '"idle_j": 2000.0' in results.to_json()
+    assert measured[0]._repr_html_().count("<tr>") == 3
+    named = results_of(path, (40, 80))[0]
+    odd = llem_integrator.WindowResult(**{**{n: getattr(named, n) for n in named.__slots__}, "name": "<b>&"})
+    assert "<b>" not in odd._repr_html_()
+
+
+def test_errors_are_of_one_tree() -> None:
+    """What a store or a value does wrong is one line of a class that can be caught."""
+    with pytest.raises(SourceError, match=r"missing\.om"):
+        open_source("missing.om")
+    assert issubclass(SourceError, llem_integrator.LLEMError)
+
+
+def test_the_readmes_example_runs(tmp_path: Path) -> None:
+    """The example of the README, on a file in place of its server, gives joules."""
+    (example,) = re.findall(r"```python\n(from llem_integrator import .*?)```", README, re.DOTALL)
+    source = f'open_source("{two_gpus(tmp_path)}")'
+    example, changed = re.subn(r'open_source\("[^"]+"\)', source, example)
+    assert changed == 1
+    example = example.replace("1795507546", str(BEGIN + 40)).replace("1795507606", str(BEGIN + 80))
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "GPU-1" in done.stdout

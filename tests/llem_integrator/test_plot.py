@@ -1,0 +1,206 @@
+"""What a plot is made of: the grid, the gaps, the pictures' bytes, and what cannot be plotted."""
+
+import importlib
+import re
+import struct
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llem_integrator import Window, open_source
+from llem_integrator.plot.gathered import Gathered
+from llem_integrator.plot.grid import Envelope, Grid, band
+from llem_integrator.plot.reading import Asked, grid_of, read
+from tests.llem_integrator.measured import BEGIN, file_of, results_of, two_gpus
+from tests.llem_integrator.pages import scraped, trace
+from tests.llem_integrator.pages import series as lines_of
+
+SAMPLES = [(ms, 100.0 + ms % 700) for ms in range(0, 120_000, 100)]
+
+
+def plotted(path: str, *spans: tuple[float, float], columns: int = 2000) -> dict[str, Envelope]:
+    """The envelopes of windows, in seconds after the page's begin."""
+    gathered = Gathered()
+    for result in results_of(path, *spans):
+        gathered.add(result)
+    windows = [Window.between(BEGIN + start, BEGIN + end) for start, end in spans]
+    asked = Asked(open_source(path), windows, ((),), None)
+    return read(asked, gathered, grid_of(gathered, 10**6, columns))
+
+
+def gaps_s(envelope: Envelope) -> list[tuple[float, float]]:
+    return [(start / 1000 - BEGIN, end / 1000 - BEGIN) for start, end in envelope.gaps_ms()]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 999), st.integers(0, 8000)), min_size=1, max_size=60),
+    st.integers(1, 40),
+    st.integers(1, 7),
+)
+def test_columns_hold_lowest_highest_and_mean(
+    samples: list[tuple[int, int]], columns: int, parts: int
+) -> None:
+    """However samples are cut into pieces, each column has exactly those that fall into it."""
+    samples.sort()
+    times = np.array([ms for ms, _ in samples], np.int64)
+    watts = np.array([value / 8 for _, value in samples])
+    grid = Grid(100.0, 900.0, columns)
+    envelope = Envelope(grid)
+    for number in np.array_split(np.arange(len(times)), parts):
+        envelope.add(times[number], watts[number])
+    where = np.floor((times - 100) / 800 * columns)
+    for column in range(columns):
+        inside = watts[where == column]
+        assert envelope.counts[column] == len(inside)
+        if len(inside):
+            assert (envelope.low[column], envelope.high[column]) == (inside.min(), inside.max())
+            assert envelope.sums[column] == inside.sum()
+    points = envelope.points()
+    assert len(points.unix_ms) == np.count_nonzero(envelope.counts)
+
+
+def test_a_gap_is_shaded_and_breaks_the_line(tmp_path: Path) -> None:
+    """Eight seconds without samples are one gap, to the column; where samples are, none is."""
+    kept = [sample for sample in SAMPLES if not 50_000 < sample[0] < 58_000]
+    envelope = plotted(file_of(tmp_path, scraped(0), trace(0, kept)), (30, 90))["GPU-0"]
+    width_s = (envelope.grid.end_ms - envelope.grid.start_ms) / envelope.grid.columns / 1000
+    ((start, end),) = gaps_s(envelope)
+    assert (start, end) == pytest.approx((50, 58), abs=width_s)
+    points = envelope.points()
+    (broken,) = np.flatnonzero(np.isnan(points.unix_ms))
+    assert points.unix_ms[broken - 1] / 1000 - BEGIN == pytest.approx(50, abs=width_s)
+    assert points.unix_ms[broken + 1] / 1000 - BEGIN == pytest.approx(58, abs=width_s)
+
+
+def test_gaps_reach_to_the_edges_of_the_window(tmp_path: Path) -> None:
+    """What lies before the first sample and after the last is a gap, inside the window only."""
+    kept = [sample for sample in SAMPLES if 40_000 <= sample[0] <= 60_000]
+    envelope = plotted(file_of(tmp_path, scraped(0), trace(0, kept)), (30, 90))["GPU-0"]
+    assert np.array(gaps_s(envelope)) == pytest.approx(np.array([(30, 40), (60, 90)]), abs=0.05)
+
+
+def test_only_windows_are_read(tmp_path: Path) -> None:
+    """Between two windows far apart nothing is read, nothing is a gap, and no line is drawn."""
+    samples = [(ms, 100.0) for ms in range(0, 3_600_000, 500)]
+    path = file_of(tmp_path, scraped(0, seconds=range(0, 3601, 15)), trace(0, samples))
+    envelope = plotted(path, (60, 120), (3000, 3060), columns=4000)["GPU-0"]
+    assert envelope.gaps_ms() == []
+    seconds = envelope.points().unix_ms / 1000 - BEGIN
+    assert np.count_nonzero(np.isnan(seconds)) == 1
+    assert not np.any((seconds > 160) & (seconds < 2960))
+
+
+def test_the_gauge_stands_in_for_the_trace(tmp_path: Path) -> None:
+    """A GPU without a trace shows its scraped gauge; one without any power is one gap."""
+    lonely = {"gpu": "2", "uuid": "GPU-2", "instance": "n1:9955", "name": "H100"}
+    info = lines_of("llem_gpu_info", lonely, [(ms, 1.0) for ms in range(0, 120_000, 5000)])
+    found = plotted(file_of(tmp_path, scraped(0), trace(0, SAMPLES), scraped(1, watts=250.0), info), (30, 90))
+    assert list(found) == ["GPU-0", "GPU-1", "GPU-2"]
+    gauge = found["GPU-1"].points()
+    assert set(gauge.high[~np.isnan(gauge.high)]) == {250.0}
+    assert found["GPU-1"].gaps_ms() == []
+    assert gaps_s(found["GPU-2"])[0] == pytest.approx((30, 90), abs=0.05)
+
+
+def test_two_servers_hold_one_trace(tmp_path: Path) -> None:
+    """Halves of a trace that two Prometheus hold make one line without a gap."""
+    halves = [trace(0, SAMPLES[n::2], replica=str(n)) for n in (0, 1)]
+    envelope = plotted(file_of(tmp_path, scraped(0), *halves), (30, 90))["GPU-0"]
+    assert envelope.gaps_ms() == []
+    assert np.sum(envelope.counts) == pytest.approx(600, rel=0.1)
+
+
+def test_many_gpus_are_a_band(tmp_path: Path) -> None:
+    """The band goes from the lowest to the highest of all, and breaks only where nobody has samples."""
+    parts = [
+        trace(gpu, [(ms, 100.0 * (gpu + 1)) for ms, _ in SAMPLES if gpu or ms < 50_000]) for gpu in range(3)
+    ]
+    envelopes = plotted(file_of(tmp_path, *parts), (30, 90))
+    points = band(list(envelopes.values()))
+    assert not np.any(np.isnan(points.low))
+    early = points.unix_ms / 1000 - BEGIN < 49
+    assert (set(points.low[early]), set(points.high[early])) == ({100.0}, {300.0})
+    assert points.mean[early] == pytest.approx(200)
+    late = points.unix_ms / 1000 - BEGIN > 51
+    assert set(points.low[late]) == {200.0}
+
+
+def plot(source: str, target: Path, *more: str) -> bytes:
+    command = [sys.executable, "-m", "llem_integrator", "--source", source, "--plot", str(target)]
+    command += ["--window", f"{BEGIN + 30},+60s", "--backend", "nvml", *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return target.read_bytes()
+
+
+def words(svg: bytes) -> str:
+    """The text of an SVG."""
+    return " ".join(text.strip() for text in ET.fromstring(svg).itertext())  # noqa: S314 - our own file
+
+
+def test_svg_says_in_text_what_it_shows(tmp_path: Path) -> None:
+    """Title and a caption a GPU are text with joules, backend and coverage; twice it is the same file."""
+    source = two_gpus(tmp_path)
+    first, second = (plot(source, tmp_path / f"{name}.svg") for name in ("a", "b"))
+    assert first == second
+    text = words(first)
+    assert "2026-11-24T08:05:30Z to 2026-11-24T08:06:30Z: 21000.0 J in all" in text
+    assert re.search(
+        r"GPU 1 H100 on n1:9955: 15000\.0 J \(\d+\.\d to \d+\.\d\), nvml counter, coverage 1\.0", text
+    )
+    assert "gap: no power samples" in text
+
+
+def test_png_of_many_gpus_is_not_endless(tmp_path: Path) -> None:
+    """Of 64 GPUs the largest have a row each and the others one; the same data is the same picture."""
+    parts = [trace(gpu, [(ms, 100.0 + gpu) for ms in range(0, 120_000, 1000)]) for gpu in range(64)]
+    source, bridged = file_of(tmp_path, *parts), ("--max-gap", "5s")
+    first, second = (plot(source, tmp_path / f"{name}.png", *bridged) for name in ("a", "b"))
+    assert first == second
+    assert first.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", first[16:24])
+    assert (width, height < 2000) == (1560, True)
+    text = plot(source, tmp_path / "a.svg", *bridged).decode()
+    assert text.count("on n1:9955") == 8
+    assert "GPU 63" in text
+    assert "the other 56 GPUs" in text
+
+
+def test_names_are_no_markup(tmp_path: Path) -> None:
+    """A dollar sign is no formula, and a tag no tag."""
+    jobs = tmp_path / "jobs.csv"
+    jobs.write_text(f"name,start,end\n$x_1$ </script><b>,{BEGIN + 30},+30s\n", "utf-8")
+    source = two_gpus(tmp_path)
+    command = [sys.executable, "-m", "llem_integrator", "--source", source, "--windows", str(jobs)]
+    command += ["--plot", str(tmp_path / "a.svg"), "--plot", str(tmp_path / "a.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "$x_1$ </script><b>: 2026" in words((tmp_path / "a.svg").read_bytes())
+    page = (tmp_path / "a.html").read_text()
+    assert page.count("</script>") == 2
+    assert "<b>" not in page
+
+
+def test_without_windows_that_have_gpus_there_is_still_a_plot(tmp_path: Path) -> None:
+    """A window without any GPU gives an empty plot and its own exit code."""
+    for suffix in ("png", "svg", "html"):
+        command = [sys.executable, "-m", "llem_integrator", "--source", two_gpus(tmp_path)]
+        command += ["--window", f"{BEGIN - 900},+60s", "--plot", str(tmp_path / f"a.{suffix}")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (3, "")
+        assert (tmp_path / f"a.{suffix}").stat().st_size > 1000
+
+
+def test_matplotlib_is_loaded_only_for_a_picture() -> None:
+    """Reading and drawing a page do without it."""
+    code = "import sys, llem_integrator.plot.page, llem_integrator.presentation as _; "
+    code += "print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert importlib.util.find_spec("matplotlib")

@@ -1,0 +1,220 @@
+"""Each format: what it holds, that it comes as it is measured, and that it is the same bytes again."""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from llem_integrator import Figures, WindowResult
+from llem_integrator.report import BINARY, FORMATS, About, writer
+from tests.llem_integrator.measured import BEGIN, many, results_of, two_gpus
+from tests.servers import program
+
+EVERYTHING = Figures(grams_per_kwh=400.0, emissions=True, price_per_kwh=0.3, idle_watts=60.0, calibration={})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[WindowResult]:
+    """A window that is whole, one of which half is covered, and one without any GPU."""
+    return results_of(two_gpus(tmp_path), (40, 80), (-30, 30), (-900, -800))
+
+
+def written(
+    form: str, results: "list[WindowResult] | Iterator[WindowResult]", figures: Figures | None = None
+) -> Any:
+    figures = figures or Figures()
+    out: Any = io.BytesIO() if form in BINARY else io.StringIO()
+    writer(form)(map(figures.of, results), out, About("here", figures.added, figures.notes()))
+    return out.getvalue()
+
+
+def csv_rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def gauges(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Samples by metric, as an OpenMetrics parser reads them."""
+    return {
+        family.name: [(dict(sample.labels), sample.value) for sample in family.samples]
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    }
+
+
+def test_json_adds_fields_only_where_they_are_asked_for(results: list[WindowResult]) -> None:
+    """Figures add their fields to each GPU and their notes to the document; without them nothing is added."""
+    plain, full = (json.loads(written("json", results, figures)) for figures in (None, EVERYTHING))
+    assert list(plain) == ["schema", "source", "windows"]
+    assert list(full) == ["schema", "source", "notes", "windows"]
+    assert set(full["notes"]) == {"emissions_g", "price", "idle_j", "calibrated"}
+    gpu, more = plain["windows"][0]["gpus"][1], full["windows"][0]["gpus"][1]
+    assert list(more)[len(gpu) :] == ["price", "idle_j", "active_j", "calibrated"]
+    assert {name: more[name] for name in gpu if name != "emissions_g"} == {
+        name: value for name, value in gpu.items() if name != "emissions_g"
+    }
+    assert (gpu["emissions_g"], more["calibrated"]) == (None, False)
+    assert plain["windows"][2]["gpus"] == []
+
+
+def test_numbers_are_the_same_in_every_format(results: list[WindowResult]) -> None:
+    """JSON, CSV, Parquet and OpenMetrics hold the very same doubles, unrounded."""
+    document = json.loads(written("json", results, EVERYTHING))
+    gpus = [gpu for window in document["windows"] for gpu in window["gpus"]]
+    rows = [row for row in csv_rows(written("csv", results, EVERYTHING)) if row["uuid"]]
+    table = pyarrow.parquet.read_table(io.BytesIO(written("parquet", results, EVERYTHING)))
+    typed = [row for row in table.to_pylist() if row["uuid"]]
+    metrics = gauges(written("openmetrics", results, EVERYTHING))
+    assert len(gpus) == 4
+    for name in ("joules", "joules_low", "coverage", "gap_s", "emissions_g", "price", "idle_j", "active_j"):
+        wanted = [gpu[name] for gpu in gpus]
+        assert [float(row[name]) for row in rows] == wanted
+        assert [row[name] for row in typed] == wanted
+    assert [value for _, value in metrics["llem_window_energy_joules"]] == [gpu["joules"] for gpu in gpus]
+    assert [value for _, value in metrics["llem_window_price"]] == [gpu["price"] for gpu in gpus]
+    assert [float(row["joules_nvml"]) for row in rows] == [gpu["joules_by_backend"]["nvml"] for gpu in gpus]
+
+
+def test_a_window_without_gpus_has_its_reasons_everywhere(results: list[WindowResult]) -> None:
+    """Where there is no GPU, a row or sample still says that the window was asked for, and what failed."""
+    last = csv_rows(written("csv", results))[-1]
+    assert (last["valid"], last["reasons"], last["uuid"], last["joules"]) == ("false", "no_data", "", "")
+    assert float(last["start"]) == BEGIN - 900
+    typed = pyarrow.parquet.read_table(io.BytesIO(written("parquet", results))).to_pylist()[-1]
+    assert (typed["valid"], typed["reasons"], typed["uuid"]) == (False, ["no_data"], None)
+    assert typed["start"].timestamp() == BEGIN - 900
+    metrics = gauges(written("openmetrics", results))
+    assert [labels["reason"] for labels, _ in metrics["llem_window_invalid_info"]] == ["coverage", "no_data"]
+    assert [value for _, value in metrics["llem_window_valid"]] == [1, 0, 0]
+    assert "not valid: no_data" in written("table", results)
+
+
+def test_parquet_has_types(results: list[WindowResult]) -> None:
+    """Numbers, flags, lists and times are what they are, and the notes are with their columns."""
+    table = pyarrow.parquet.read_table(io.BytesIO(written("parquet", results, EVERYTHING)))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert (types["start"], types["joules"], types["valid"], types["sample_count"], types["warnings"]) == (
+        "timestamp[us, tz=UTC]",
+        "double",
+        "bool",
+        "int64",
+        "list<element: string>",
+    )
+    assert table.schema.metadata[b"llem_source"] == b"here"
+    assert b"location-based" in table.schema.field("emissions_g").metadata[b"note"]
+
+
+def test_openmetrics_passes_promtool(results: list[WindowResult]) -> None:
+    """promtool finds nothing to say of the page, timestamps are on no line, and every metric has a help."""
+    text = written("openmetrics", results, EVERYTHING)
+    command = [program("promtool", "prometheus"), "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert text.endswith("# EOF\n")
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(samples) > 40
+    assert all(len(line.partition("} ")[2].split()) == 1 for line in samples)
+    assert "operational, location-based" in text
+
+
+def test_openmetrics_names_windows_once(results: list[WindowResult]) -> None:
+    """Names that come again are numbered, whatever they are called, and any sign can be in them."""
+    names = ["a", "a", "a (2)", 'q"\\\n', None, None]
+    same = [replace(results[0], name=name) for name in names]
+    metrics = gauges(written("openmetrics", same))
+    shown = [labels["window"] for labels, _ in metrics["llem_window_valid"]]
+    assert shown[:4] == ["a", "a (2)", "a (2) (2)", 'q"\\\n']
+    assert len(set(shown)) == len(names)
+
+
+def test_csv_columns_are_stable(results: list[WindowResult]) -> None:
+    """The columns are those of the README, in its order; figures add theirs at the end."""
+    plain, full = (written("csv", results, figures).partition("\n")[0] for figures in (None, EVERYTHING))
+    assert full == plain + ",price,idle_j,active_j,calibrated"
+    assert plain.startswith(
+        "window,start,end,duration_sec,valid,reasons,window_backend,scope,total_j,uuid,gpu,"
+    )
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert plain.replace(",", ", ") in " ".join(readme.split())
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_each_window_is_printed_before_the_next_is_measured(results: list[WindowResult], form: str) -> None:
+    """A result is out before the next one is asked for."""
+    out, lengths = io.StringIO(), []
+
+    def coming() -> Iterator[WindowResult]:
+        for _ in range(4):
+            lengths.append(len(out.getvalue()))
+            yield results[0]
+
+    writer(form)(coming(), out, About("here"))
+    assert all(after > before for before, after in pairwise(lengths))
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "parquet", "openmetrics"])
+def test_thousands_of_windows_are_not_held(results: list[WindowResult], form: str, tmp_path: Path) -> None:
+    """Several times the windows take no more memory."""
+    write, peaks = writer(form), []
+    for windows in (100, 1000, 4000):
+        with (tmp_path / "out").open("wb" if form in BINARY else "w") as out:
+            tracemalloc.start()
+            write(many(results[0], windows, 8), out, About("here"))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[2] < 1.3 * peaks[1] + 3e6
+
+
+def test_80000_rows_of_json_take_seconds(results: list[WindowResult]) -> None:
+    """10,000 windows of 8 GPUs are written in seconds, not minutes."""
+    begun = time.process_time()
+    text = written("json", many(results[0], 10_000, 8))
+    assert time.process_time() - begun < 20
+    document = json.loads(text)
+    assert sum(len(window["gpus"]) for window in document["windows"]) == 80_000
+
+
+def test_json_never_holds_what_is_no_number(results: list[WindowResult]) -> None:
+    """NaN is refused, not written."""
+    gpu = replace(results[0].gpus[0], joules=math.nan)
+    with pytest.raises(ValueError, match="JSON"):
+        written("json", [replace(results[0], gpus=(gpu,))])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_twice_the_same_bytes(form: str, tmp_path: Path) -> None:
+    """Another process with another hash seed prints the same bytes, figures and all."""
+    cards = tmp_path / "cards.csv"
+    cards.write_text("uuid,gain,offset_watts\nGPU-0,1.05,-2\n")
+    args = [
+        "--source",
+        two_gpus(tmp_path),
+        "--window",
+        f"{BEGIN + 40},+40s",
+        "--window",
+        f"{BEGIN - 30},+60s",
+    ]
+    args += ["--price", "0.3", "--pue", "1.2", "--carbon-intensity", "381", "--idle-watts", "60"]
+    args += ["--calibration", str(cards), "--format", form]
+    outputs = set()
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-m", "llem_integrator", *args]
+        done = subprocess.run(
+            command, capture_output=True, timeout=60, check=False, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        assert (done.returncode, done.stderr) == (4, b"")
+        outputs.add(done.stdout)
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 300
