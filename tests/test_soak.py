@@ -18,7 +18,7 @@ NAMES = (
     "GPUs that came back",
     "lateness of well GPUs",
     "ticks of well GPUs",
-    "memory (PSS)",
+    "memory (own)",
     "memory (RSS)",
     "descriptors at rest",
     "windows by zeus",

@@ -48,7 +48,7 @@ class Rest:
     """The exporter's memory and descriptors at a moment when nobody attacks."""
 
     unix_s: float
-    pss_bytes: int
+    own_bytes: int
     rss_bytes: int
     descriptors: int
 
@@ -59,7 +59,7 @@ def at_rest(pid: int, unix_s: float) -> Rest:
     sizes = {
         line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.endswith("kB")
     }
-    return Rest(unix_s, sizes["Pss"], sizes["Rss"], len(list(Path(f"/proc/{pid}/fd").iterdir())))
+    return Rest(unix_s, sizes["Anonymous"], sizes["Rss"], len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
 def of_scrapes(scraper: Scraper, name: str) -> Figure:
@@ -186,15 +186,18 @@ def of_ticks(
 
 
 def of_growth(rests: Sequence[Rest], span_s: tuple[float, float], most: float) -> Iterator[Figure]:
-    """Medians of the third and the last quarter."""
+    """Medians of the third and the last quarter.
+
+    Not of PSS: that grows when another process that uses the same libraries ends.
+    """
     start_s, end_s = span_s
     quarter_s = (end_s - start_s) / 4
     third = [rest for rest in rests if end_s - 2 * quarter_s <= rest.unix_s < end_s - quarter_s]
     last = [rest for rest in rests if rest.unix_s >= end_s - quarter_s]
-    for name in ("pss_bytes", "rss_bytes"):
-        before, after = (median(getattr(rest, name) for rest in part) for part in (third, last))
+    for name, field in (("memory (own)", "own_bytes"), ("memory (RSS)", "rss_bytes")):
+        before, after = (median(getattr(rest, field) for rest in part) for part in (third, last))
         value = f"{before / 1e6:.1f} MB, then {after / 1e6:.1f} MB ({after / before - 1:+.2%})"
-        yield Figure(f"memory ({name[:3].upper()})", value, after <= (1 + most) * before)
+        yield Figure(name, value, after <= (1 + most) * before)
     before, after = (median(rest.descriptors for rest in part) for part in (third, last))
     highest = max(rest.descriptors for rest in rests)
     yield Figure("descriptors at rest", f"{before:g}, then {after:g}; at most {highest}", after <= before)
