@@ -2,11 +2,15 @@
 
 import gzip
 import subprocess
+import sys
 from pathlib import Path
 
-import cramjam
-
 from tests.servers import PrometheusRelease
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def dumped(release: PrometheusRelease, data: Path, command: str = "dump") -> bytes:
@@ -24,11 +28,12 @@ def packed(text: bytes) -> dict[str, bytes]:
     return {
         "gzip": gzip.compress(text, 1),
         "gzip members": b"".join(map(gzip.compress, parts)),
-        "zstd": zstd(text),
-        "zstd frames": b"".join(map(zstd, parts)),
-        "pzstd": b"\x50\x2a\x4d\x18\x04\0\0\0skip" + zstd(text),
+        "zstd": zstandard(text),
+        "zstd frames": b"".join(map(zstandard, parts)),
+        "pzstd": b"\x50\x2a\x4d\x18\x04\0\0\0skip" + zstandard(text),
     }
 
 
-def zstd(data: bytes) -> bytes:
-    return bytes(cramjam.zstd.compress(data))
+def zstandard(data: bytes) -> bytes:
+    """One frame with a checksum, as the zstd program writes it."""
+    return zstd.compress(data, options={zstd.CompressionParameter.checksum_flag: 1})

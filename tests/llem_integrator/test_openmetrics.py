@@ -87,11 +87,3 @@ def test_any_text_is_a_page_or_a_source_error(text: str) -> None:
     """No text makes the parser raise anything else."""
     with suppress(SourceError):
         parse(text + "\n# EOF", "page")
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a folder and bytes that are no text are one line each."""
-    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("none", "cannot read"), (".", "cannot read"), ("bytes", "not text")):
-        with pytest.raises(SourceError, match=message):
-            open_source(str(tmp_path / name))
