@@ -68,6 +68,19 @@ def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> P
     return PairEnergy(doubled, doubled - spread, doubled + spread, covered_ms, dt_ms - covered_ms)
 
 
+def even_energy(
+    watts: float, rises: float, ends: tuple[float, float], step_ms: float, pairs: int
+) -> PairEnergy[float]:
+    """What pairs of one step length add together, none of them a gap, by sums over their samples.
+
+    `watts` is the sum of all samples, `rises` that of the distances between neighbours, `ends` are the
+    first and the last sample. For the exporter's samples it is what `pair_energy` adds up to, to the bit.
+    """
+    doubled = (2 * watts - ends[0] - ends[1]) * step_ms
+    spread = rises * step_ms
+    return PairEnergy(doubled, doubled - spread, doubled + spread, pairs * step_ms, 0.0)
+
+
 def part_energy(
     watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float, start: Real, end: Real
 ) -> PairEnergy[Real]:

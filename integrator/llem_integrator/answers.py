@@ -51,7 +51,9 @@ class Answers:
         found: list[WindowResult | None] = [None] * len(self.windows)
         for number, row in enumerate(examples.tolist()):
             rows = np.flatnonzero(kind == number)
-            there = {one.uuid: one.identities[one.identity[row]] for one in gpus if one.identity[row] >= 0}
+            there = {
+                one.uuid: one.identities[int(one.identity[row])] for one in gpus if one.identity[row] >= 0
+            }
             nodes = [name for name, mask in shown.items() if mask[row]]
             group = _Group(self, rows, options[row], gpus, by_uuid)
             for place, result in zip(rows.tolist(), group.results(there, nodes), strict=True):

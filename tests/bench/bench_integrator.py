@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from llem_integrator.backends import Request
 from llem_integrator.integration import integrate
 from llem_integrator.result import WindowResult
-from llem_integrator.sources import Matcher, open_source
+from llem_integrator.sources import Matcher, Source, open_source
 from llem_integrator.sources.read_protocol import HEADERS, Form, request
 from llem_integrator.window import Window
 from tests.bench.clusters import CACHE, T0_MS, Cluster
@@ -230,6 +231,10 @@ def _peer(server: Prometheus, gpus: int) -> tuple[dict[str, float], int, float]:
     return joules, samples, time.perf_counter() - started
 
 
+def _answered(source: Source, asked: Window) -> list[WindowResult]:
+    return list(integrate(source, [asked], Request()))
+
+
 def counters(board: Board, cluster: Cluster) -> None:
     """Bytes and seconds of 30 days beside one hour, of scraped series."""
     with serving(cluster) as server:
@@ -242,7 +247,7 @@ def counters(board: Board, cluster: Cluster) -> None:
             before = _bytes_sent(server)
             list(integrate(source, [asked], Request()))
             size = _bytes_sent(server) - before
-            figures.append((size, best(lambda asked=asked: list(integrate(source, [asked], Request())))))
+            figures.append((size, best(partial(_answered, source, asked))))
         counted = sum(int(server.value(f"count({name})", T0_MS / 1000 + 7200)) for name in LOOKED_INTO)
     (hour_bytes, hour_s), (month_bytes, month_s) = figures
     ratio = month_bytes / hour_bytes

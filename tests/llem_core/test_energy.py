@@ -16,6 +16,7 @@ from llem_core.energy import (
     NOTHING,
     PairEnergy,
     counter_step,
+    even_energy,
     joules,
     pair_energy,
     part_energy,
@@ -290,3 +291,11 @@ def test_counter_with_one_reset_counts_what_came_after_it(before: list[float], a
     steps = (counter_step(count0, count1) for count0, count1 in pairwise([*before, *after]))
     expected = Fraction(before[-1]) - Fraction(before[0]) + Fraction(after[-1])
     assert sum(map(Fraction, steps)) == expected
+
+
+@given(st.lists(EXPORTER_WATTS, min_size=2, max_size=40), WHOLE_MS)
+def test_pairs_evenly_apart_add_up_by_their_samples(watts: list[float], step_ms: float) -> None:
+    """Sums over the samples of an even stretch are the sums over its pairs, to the bit."""
+    pairs = Trace(watts, [step_ms] * (len(watts) - 1)).pairs()
+    rises = sum(abs(after - before) for before, after in pairwise(watts))
+    assert even_energy(sum(watts), rises, (watts[0], watts[-1]), step_ms, len(pairs)) == total(pairs)
