@@ -201,6 +201,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("bearer_token: hidden\nbearer_token: hidden", "a key is there twice .line 1"),
         ("colour: red", "'colour' is not read here"),
         ("oauth2: {client_id: hidden}", "'oauth2' is not read here"),
         ("tls_config: {ca: hidden}", "tls_config: 'ca' is not read here"),

@@ -143,6 +143,7 @@ def test_stale_markers_and_infinity_are_no_samples(tmp_path: Path) -> None:
     lines = {
         b'"values":[1,null,+Inf,2],"timestamps":[1000,2000,3000,4000]': 1,
         b'"values":[1,-Inf,Infinity,2],"timestamps":[1000,2000,3000,4000]': 2,
+        b'"values":[1,"Infinity","-Infinity",2],"timestamps":[1000,2000,3000,4000]': 2,
         b'"values":[null,1,2],"timestamps":[500,1000,4000]': 0,
     }
     for body, bad in lines.items():

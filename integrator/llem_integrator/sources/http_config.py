@@ -6,6 +6,8 @@ Source: https://prometheus.io/docs/prometheus/latest/configuration/promtool/
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from llem_core.errors import ConfigError
 from llem_integrator.sources.access import (
     TLS_VERSIONS,
@@ -33,11 +35,19 @@ def read_config(path: str) -> HttpConfig:
         raise ConfigError(f"{path}: {exc}") from None
 
 
-def _parsed(text: str) -> Any:
-    import yaml
+class _Loader(yaml.BaseLoader):
+    """Makes nothing but texts, lists and mappings, and takes no key twice."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) != len(node.value):
+            raise ConfigError(f"a key is there twice (line {node.start_mark.line + 1} and below)")
+        return found
+
+
+def _parsed(text: str) -> Any:
     try:
-        return yaml.load(text, yaml.BaseLoader) or {}  # noqa: S506 (BaseLoader makes nothing but texts)
+        return yaml.load(text, _Loader) or {}  # noqa: S506 (see _Loader)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)  # the rest of its text quotes the file
         raise ConfigError(f"not YAML{f' (line {mark.line + 1})' if mark else ''}") from None
