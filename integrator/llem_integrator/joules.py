@@ -6,15 +6,14 @@ from typing import Final
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.integral import Flags, Floats, Integral, Integrals
+from llem_integrator.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
+from llem_integrator.integral import Floats, Integral, Integrals
 from llem_integrator.ranges import range_max
 from llem_integrator.series import Times, Values
 from llem_integrator.spans import Index, Spans, spans_of
 from llem_integrator.window import Window
 
 _ANY_MARGIN_MS: Final = 2**49
-_LONG_AGO: Final = -(2**62)
-_NEVER: Final = 2**62
 
 _BLOCK: Final = 16_384
 """Pairs that are worked on at a time: their columns stay in the processor's cache."""
@@ -53,10 +52,10 @@ class RunningSums:
     def __init__(self, edges_us: Times, max_gap_ms: float) -> None:
         count = len(edges_us)
         self._edges_us = edges_us
-        self.max_gap_ms = max_gap_ms
+        self._max_gap_ms = max_gap_ms
         self._passed = 0  # so many edges lie at or before the newest sample
-        self._before = _Samples(np.full(count, _LONG_AGO), np.zeros(count))  # the last sample up to each edge
-        self._after = _Samples(np.full(count, _NEVER), np.zeros(count))  # the first one from it on
+        self._before = _Samples(np.full(count, LONG_AGO), np.zeros(count))  # the last sample up to each edge
+        self._after = _Samples(np.full(count, NEVER), np.zeros(count))  # the first one from it on
         self._sums = np.zeros((2, len(energy.PairEnergy._fields), count))  # of the pairs up to `before`
         self._counts = np.zeros(count, np.int64)  # samples up to each edge
         self._peaks = np.full(count, -np.inf)  # the highest sample from each edge to the next
@@ -87,15 +86,35 @@ class RunningSums:
     def _bridge(self, after_ms: int, after_watts: float, before_ms: int, before_watts: float) -> None:
         """The one pair between two pieces, where no edge cuts it."""
         step_ms = float(after_ms - before_ms)
-        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self.max_gap_ms))
+        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self._max_gap_ms))
         whole = np.rint(pair * _GRID) / _GRID
         self._total += np.stack([whole, pair - whole])
-        if step_ms > self.max_gap_ms and self._passed:
+        if step_ms > self._max_gap_ms and self._passed:
             self._gaps[self._passed - 1] = max(self._gaps[self._passed - 1], step_ms)
 
     def _add(self, unix_ms: Times, watts: Values, new_from: int) -> None:
         """Samples of which those from `new_from` on are new, and their pairs, which all are."""
         reached = int(np.searchsorted(self._edges_us, int(unix_ms[-1]) * 1000, "right"))
+        if reached > self._passed:
+            self._add_cut(reached, unix_ms, watts, new_from)
+        else:
+            self._add_uncut(unix_ms, watts[new_from:], watts)
+        self._count += len(unix_ms) - new_from
+        self._last = int(unix_ms[-1]), float(watts[-1])
+
+    def _add_uncut(self, unix_ms: Times, new: Values, watts: Values) -> None:
+        """Samples and pairs among which there is no edge."""
+        blocks = range(0, len(unix_ms) - 1, _BLOCK)
+        sums = np.array([_block(unix_ms, watts, first, self._max_gap_ms) for first in blocks])
+        if len(sums):
+            whole = np.rint(sums * _GRID) / _GRID
+            self._total += np.stack([whole.sum(axis=0), (sums - whole).sum(axis=0)])
+            if np.any(sums[:, -1] > 0):
+                self._add_gaps(unix_ms)
+        if self._passed and len(new):
+            self._peaks[self._passed - 1] = max(self._peaks[self._passed - 1], float(new.max()))
+
+    def _add_cut(self, reached: int, unix_ms: Times, watts: Values, new_from: int) -> None:
         edges = slice(self._passed, reached)
         edges_us = self._edges_us[edges]
         after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
@@ -105,15 +124,13 @@ class RunningSums:
         self._add_peaks(after, watts, new_from)
         self._counts[edges] = self._count + before + 1 - new_from
         self._passed = reached
-        self._count += len(unix_ms) - new_from
-        self._last = int(unix_ms[-1]), float(watts[-1])
 
     def _note_neighbours(
         self, edges: slice, before: Index, after: Index, unix_ms: Times, watts: Values
     ) -> None:
         self._after.unix_us[edges], self._after.watts[edges] = unix_ms[after] * 1000, watts[after]
         seen = before >= 0
-        self._before.unix_us[edges] = np.where(seen, unix_ms[before] * 1000, _LONG_AGO)
+        self._before.unix_us[edges] = np.where(seen, unix_ms[before] * 1000, LONG_AGO)
         self._before.watts[edges] = np.where(seen, watts[before], 0.0)
 
     def _add_pairs(self, edges: slice, before: Index, unix_ms: Times, watts: Values) -> None:
@@ -122,7 +139,7 @@ class RunningSums:
         starts = np.arange(0, count, _BLOCK)
         if len(before):
             starts = np.unique(np.concatenate([starts, before[(before >= 0) & (before < count)]]))
-        sums = _summed(unix_ms, watts, starts, self.max_gap_ms)
+        sums = _summed(unix_ms, watts, starts, self._max_gap_ms)
         if np.any(sums[-1] > 0):
             self._add_gaps(unix_ms)
         whole = np.rint(sums * _GRID) / _GRID
@@ -134,7 +151,7 @@ class RunningSums:
     def _add_gaps(self, unix_ms: Times) -> None:
         """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
         steps_ms = np.diff(unix_ms)
-        gaps = np.flatnonzero(steps_ms > self.max_gap_ms)
+        gaps = np.flatnonzero(steps_ms > self._max_gap_ms)
         behind = np.searchsorted(self._edges_us, unix_ms[gaps] * 1000, "right") - 1
         uncut = behind == np.searchsorted(self._edges_us, unix_ms[gaps + 1] * 1000, "left") - 1
         uncut &= behind >= 0
@@ -150,31 +167,6 @@ class RunningSums:
         mine = owner >= 0
         self._peaks[owner[mine]] = np.maximum(self._peaks[owner[mine]], np.atleast_1d(peaks)[mine])
 
-    def extend(self, later: "RunningSums") -> None:
-        """The next samples, summed up elsewhere: as if they had been added here.
-
-        Its edges are those of here that they pass, and before its first sample at least one edge, whichever.
-        """
-        if later._last is None:
-            return
-        first = later._after.unix_us[:1] // 1000, later._after.watts[:1]
-        self.add(*first)
-        begun = int(np.searchsorted(later._edges_us, int(first[0][0]) * 1000, "right"))
-        theirs, behind = slice(begun, later._passed), self._passed - 1
-        mine = slice(self._passed, self._passed + later._passed - begun)
-        for to, of in ((self._before, later._before), (self._after, later._after)):
-            to.unix_us[mine], to.watts[mine] = of.unix_us[theirs], of.watts[theirs]
-        self._sums[:, :, mine] = self._total[:, :, None] + later._sums[:, :, theirs]
-        self._counts[mine] = self._count - 1 + later._counts[theirs]
-        for here, there in ((self._peaks, later._peaks), (self._gaps, later._gaps)):
-            here[mine] = there[theirs]
-            if behind >= 0:
-                here[behind] = max(here[behind], there[:begun].max())
-        self._passed = mine.stop
-        self._total = self._total + later._total
-        self._count += later._count - 1
-        self._last = later._last
-
     def integrals(self, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
         """What the samples so far say of windows, of whose edges all are known; limits (w,), NaN unknown."""
         self._counts[self._passed :] = self._count
@@ -184,7 +176,7 @@ class RunningSums:
             self._before.watts[self._passed :] = self._last[1]
         start = np.searchsorted(self._edges_us, spans.start_us)
         end = np.searchsorted(self._edges_us, spans.end_us)
-        cut = _Cut(spans, self._pairs(start), self._pairs(end), margin_ms * 1000)
+        cut = Cut(spans, self._pairs(start), self._pairs(end), margin_ms * 1000)
         total, largest_cut_ms = self._totals(cut, start, end)
         covered = total.covered_ms > 0
         inside = self._counts[end] - self._counts[start] + (self._before.unix_us[start] == spans.start_us)
@@ -207,24 +199,24 @@ class RunningSums:
             gap_s=np.where(covered, total.gap_ms, duration_ms) / 1000,
             largest_gap_s=np.where(covered, np.maximum(largest_cut_ms, inner_ms), duration_ms) / 1000,
             tail_gap_s=np.where(covered, cut.tail_ms, duration_ms) / 1000,
-            max_gap_s=np.full(len(spans), self.max_gap_ms / 1000),
+            max_gap_s=np.full(len(spans), self._max_gap_ms / 1000),
             sample_count=inside,
             peak_watts=np.where(covered, peak, unknown),
             resets=np.zeros(len(spans), np.int64),
             late=np.zeros(len(spans), np.int64),
         )
 
-    def _pairs(self, edge: Index) -> "_Pairs":
+    def _pairs(self, edge: Index) -> Pairs:
         before, after = self._before, self._after
-        return _Pairs(before.unix_us[edge], before.watts[edge], after.unix_us[edge], after.watts[edge])
+        return Pairs(before.unix_us[edge], before.watts[edge], after.unix_us[edge], after.watts[edge])
 
-    def _totals(self, cut: "_Cut", start: Index, end: Index) -> "tuple[energy.PairEnergy[Floats], Floats]":
+    def _totals(self, cut: Cut, start: Index, end: Index) -> "tuple[energy.PairEnergy[Floats], Floats]":
         """The sums (w,) of each window, and its longest gap in ms, of those that an edge cuts."""
-        at_start = np.array(_whole(cut.start, self.max_gap_ms)) * cut.start.straddles
+        at_start = np.array(whole_pairs(cut.start, self._max_gap_ms)) * cut.start.straddles
         whole = self._sums[0][:, end] - self._sums[0][:, start] - at_start
         whole += self._sums[1][:, end] - self._sums[1][:, start]
         whole *= ~cut.in_one_pair
-        parts = [np.array(part) for part in cut.parts(self.max_gap_ms)]
+        parts = [np.array(part) for part in cut.parts(self._max_gap_ms)]
         total = energy.PairEnergy(*(whole + parts[0] + parts[1]))
         gap_ms = total.gap_ms + cut.lead_ms + cut.tail_ms
         longest = np.maximum.reduce([cut.lead_ms, cut.tail_ms, parts[0][-1], parts[1][-1]])
@@ -235,7 +227,7 @@ class RunningSums:
         uncut = range_max(self._gaps, start, end, 0.0)
         pairs = self._pairs(np.arange(len(self._edges_us)))
         gaps = np.where(pairs.straddles, (pairs.after_us - pairs.before_us) / 1000.0, 0.0)
-        gaps *= gaps > self.max_gap_ms
+        gaps *= gaps > self._max_gap_ms
         first = np.searchsorted(self._before.unix_us, spans.start_us, "left")
         stop = np.searchsorted(self._after.unix_us, spans.end_us, "right")
         return np.maximum(uncut, range_max(gaps, first, stop, 0.0))
@@ -249,74 +241,18 @@ class _Samples:
     watts: Values
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pairs:
-    """The samples (w,) beside an edge, which may be one and the same, or missing."""
-
-    before_us: Times
-    before_watts: Values
-    after_us: Times
-    after_watts: Values
-
-    @property
-    def straddles(self) -> Flags:
-        """Whether there is a pair, and the edge lies strictly inside it."""
-        both = (self.before_us > _LONG_AGO) & (self.after_us < _NEVER)
-        return both & (self.before_us < self.after_us)
-
-    @property
-    def steps_ms(self) -> Floats:
-        return np.where(self.straddles, self.after_us - self.before_us, 0) / 1000.0
-
-
-class _Cut:
-    """How the edges of windows cut their pairs. A sample beyond the margin is as good as none."""
-
-    def __init__(self, spans: Spans, start: _Pairs, end: _Pairs, margin_us: int) -> None:
-        start_us, end_us = spans.start_us, spans.end_us
-        self.start, self.end = start, end
-        self.in_one_pair = start.straddles & (start.after_us > end_us)
-        near_before = start.before_us >= start_us - margin_us
-        near_after = end.after_us <= end_us + margin_us
-        self.present = (start.after_us <= end_us) | near_before | near_after
-        held = ~self.in_one_pair | (near_before & near_after)
-        self._at_start = start.straddles & near_before & held
-        self._at_end = end.straddles & near_after & ~self.in_one_pair
-        self._spans = spans
-        lead_us = np.minimum(start.after_us, end_us) - start_us
-        tail_us = end_us - np.maximum(end.before_us, start_us)
-        self.lead_ms = np.where(near_before, 0, lead_us) / 1000.0
-        self.tail_ms = np.where(near_after, 0, tail_us) / 1000.0
-
-    def parts(self, max_gap_ms: float) -> "list[energy.PairEnergy[Floats]]":
-        """What the cut pairs add (w,) at the start and at the end; of one that both cut, all at the start."""
-        inside = self.in_one_pair
-        to_end = np.where(inside, _share(self.start, self._spans.end_us), 1.0)
-        from_start, before_end = (
-            _share(self.start, self._spans.start_us),
-            _share(self.end, self._spans.end_us),
-        )
-        first = _part(self.start, max_gap_ms, from_start, to_end)
-        last = _part(self.end, max_gap_ms, np.zeros(len(inside)), before_end)
-        return [
-            energy.PairEnergy(*(column * self._at_start for column in first)),
-            energy.PairEnergy(*(column * (self._at_end) for column in last)),
-        ]
-
-
-def _share(pairs: _Pairs, edge_us: Times) -> Floats:
-    """How far through its pair an edge lies, from 0 to 1; in microseconds, which are whole."""
-    straddles = pairs.straddles
-    passed = np.where(straddles, edge_us - pairs.before_us, 0)
-    return np.clip(passed / np.where(straddles, pairs.after_us - pairs.before_us, 1), 0.0, 1.0)
-
-
-def _whole(pairs: _Pairs, max_gap_ms: float) -> "energy.PairEnergy[Floats]":
-    return energy.pair_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms)
-
-
-def _part(pairs: _Pairs, max_gap_ms: float, start: Floats, end: Floats) -> "energy.PairEnergy[Floats]":
-    return energy.part_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms, start, end)
+def _block(unix_ms: Times, watts: Values, first: int, max_gap_ms: float) -> "energy.PairEnergy[float]":
+    """The sums of a block of pairs; of those that are evenly apart, as most are, by their samples."""
+    times, powers = unix_ms[first : first + _BLOCK + 1], watts[first : first + _BLOCK + 1]
+    steps_ms = np.diff(times)
+    step_ms = float(steps_ms[0])
+    if step_ms <= max_gap_ms and int(steps_ms.min()) == int(steps_ms.max()):
+        rises = np.diff(powers)
+        ends = float(powers[0]), float(powers[-1])
+        sums = float(powers.sum()), float(np.abs(rises, out=rises).sum())
+        return energy.even_energy(*sums, ends, step_ms, len(rises))
+    pairs = energy.pair_energy(powers[:-1], powers[1:], steps_ms.astype(np.float64), max_gap_ms)
+    return energy.PairEnergy(*(float(column.sum()) for column in pairs))
 
 
 def _summed(unix_ms: Times, watts: Values, starts: Index, max_gap_ms: float) -> Floats:

@@ -48,21 +48,15 @@ class Seen:
     def add(self, unix_ms: Times) -> None:
         newest_us = int(unix_ms[-1]) * 1000
         reached = int(np.searchsorted(self._edges_us, newest_us, "right"))
+        if reached == self._passed:
+            self._newest_us = newest_us
+            return
         edges = slice(self._passed, reached)
         edges_us = self._edges_us[edges]
         self._after_us[edges] = unix_ms[np.searchsorted(unix_ms, -(-edges_us // 1000), "left")] * 1000
         before = np.searchsorted(unix_ms, edges_us // 1000, "right") - 1
         self._before_us[edges] = np.where(before >= 0, unix_ms[before] * 1000, self._newest_us)
         self._passed, self._newest_us = reached, newest_us
-
-    def extend(self, later: "Seen") -> None:
-        """The next samples, seen elsewhere, at edges as RunningSums.extend has them."""
-        self.add(later._after_us[:1] // 1000)
-        begun = int(np.searchsorted(later._edges_us, self._newest_us, "right"))
-        mine = slice(self._passed, self._passed + later._passed - begun)
-        self._before_us[mine] = later._before_us[begun : later._passed]
-        self._after_us[mine] = later._after_us[begun : later._passed]
-        self._passed, self._newest_us = mine.stop, later._newest_us
 
     def at(self, edges_us: Times) -> tuple[Times, Times]:
         """Unix us (w,) of the last sample up to each edge, and of the first from it on."""
