@@ -166,15 +166,15 @@ def test_each_window_is_printed_before_the_next_is_measured(results: list[Window
 
 @pytest.mark.parametrize("form", ["json", "csv", "parquet", "openmetrics"])
 def test_thousands_of_windows_are_not_held(results: list[WindowResult], form: str, tmp_path: Path) -> None:
-    """Several times the windows take no more memory."""
+    """More windows take no more memory."""
     write, peaks = writer(form), []
-    for windows in (100, 1000, 4000):
+    for windows in (1200, 3000):
         with (tmp_path / "out").open("wb" if form in BINARY else "w") as out:
             tracemalloc.start()
             write(many(results[0], windows, 8), out, About("here"))
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-    assert peaks[2] < 1.3 * peaks[1] + 3e6
+    assert peaks[1] < 1.3 * peaks[0] + 1e6
 
 
 def test_80000_rows_of_json_take_seconds(results: list[WindowResult]) -> None:

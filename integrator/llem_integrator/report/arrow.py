@@ -7,7 +7,7 @@ from llem_integrator.report import About, require
 from llem_integrator.report.columns import Column, Kind, Row, columns, rows
 from llem_integrator.result import WindowResult
 
-ROWS: Final = 16_384
+ROWS: Final = 8_192
 """In a batch, and so in a row group of Parquet."""
 
 

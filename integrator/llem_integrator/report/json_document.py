@@ -1,7 +1,7 @@
 """The JSON document of DESIGN "Commands": numbers unrounded, what is unknown is null.
 
 A line for each GPU: that is what the standard library's compiled encoder can do; with an indent it
-falls back to Python, ten times slower.
+falls back to Python, five times slower.
 """
 
 import json
