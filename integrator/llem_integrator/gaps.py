@@ -27,3 +27,7 @@ class Gaps:
         if self.given_ms is None and (interval_ms := self.interval_ms.get(instance)):
             return self._settled_ms.setdefault(f"{uuid} trace", energy.GAP_INTERVALS * interval_ms)
         return self.of(f"{uuid} trace", unix_ms)
+
+    def settle_trace(self, uuid: str, max_gap_ms: float) -> None:
+        """What was settled elsewhere, for a trace that was seen there first."""
+        self._settled_ms.setdefault(f"{uuid} trace", max_gap_ms)

@@ -1,7 +1,7 @@
 """From a source and windows to joules: one pass over the samples, for however many windows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from llem_integrator.result import WindowResult
 from llem_integrator.series import Series, Times
 from llem_integrator.sources import Progress, Selector, Source, Summary, whole
 from llem_integrator.spans import Spans, spans_of
-from llem_integrator.traces import PowerTraces
+from llem_integrator.traces import PowerTraces, Reader
 from llem_integrator.window import Window
 
 _APART_MS: Final = 600_000
@@ -33,11 +33,16 @@ _BATCH_SAMPLES: Final = 20_000_000
 
 
 def integrate(
-    source: Source, windows: Iterable[Window], request: Request, progress: Progress = quiet
+    source: Source,
+    windows: Iterable[Window],
+    request: Request,
+    progress: Progress = quiet,
+    reader: Reader | None = None,
 ) -> Iterator[WindowResult]:
     """The energy of each window, in their order, each as soon as it is known; raises SourceError.
 
     `progress` is told how many windows are done, in fractions. The samples of all windows are read once.
+    `reader` reads the power traces, where that is not done here.
     """
     every = list(windows)
     if request.backend is Backend.NONE:
@@ -50,6 +55,7 @@ def integrate(
         Gaps(request.max_gap_ms),
         every,
         spans_of(every),
+        reader or traces.reader(source),
     )
     waiting: dict[int, WindowResult] = {}
     for number, result in run.results(progress):
@@ -90,7 +96,9 @@ class _Run:
     gaps: Gaps
     windows: list[Window]
     spans: Spans
+    reader: Reader
     given: int = 0
+    said: dict[str, None] = field(default_factory=dict)
 
     @property
     def _margin_ms(self) -> int:
@@ -112,10 +120,11 @@ class _Run:
         power = PowerTraces(spans.edges_us(), self.gaps)
         by_end = sorted(numbers, key=lambda number: self.windows[number].end_us)
         first, over, samples = 0, 0, 0
-        for piece in fetch(self.source, metrics.GPU_POWER_TRACE, self.selectors, start_ms, end_ms, progress):
-            samples += power.add(piece)
+        for read in self.reader(self.selectors, (start_ms, end_ms), power, progress):
+            samples += read.samples
+            self.said |= dict.fromkeys(read.warnings)
             before = over
-            while over < len(by_end) and self._is_over(by_end[over], piece.end_ms):
+            while over < len(by_end) and self._is_over(by_end[over], read.end_ms):
                 over += 1
             many = samples > _BATCH_SAMPLES or (over > before and self._is_much(by_end[first:over]))
             if many and over > first:
@@ -149,7 +158,8 @@ class _Run:
         zeus = self._zeus_traces(found, edges_us)
         readings = arranged(found, power.by_uuid, zeus)
         again = Again(self._trace_again, self._gauge_again if found.skipped else None)
-        answers = Answers(readings, windows, spans, self.request, self.gaps, again, self.source.warnings)
+        said = tuple(self.said | dict.fromkeys(self.source.warnings))
+        answers = Answers(readings, windows, spans, self.request, self.gaps, again, said)
         yield from zip(numbers, answers.results(), strict=True)
 
     def _zeus_traces(self, found: plain.Plain, edges_us: Times) -> dict[str, traces.CounterTrace]:

@@ -1,7 +1,7 @@
 """Traces as they come by: power summed up between the windows' edges, zeus's counter kept around them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,7 @@ from llem_integrator.plain import Fault
 from llem_integrator.plan import Stretch
 from llem_integrator.ranges import range_max
 from llem_integrator.series import Series, Times, merge
-from llem_integrator.sources import Piece, Selector, Source, Summary
+from llem_integrator.sources import Piece, Progress, Selector, Source, Summary
 from llem_integrator.spans import Spans
 
 MARGIN_MS: Final = 30_000
@@ -37,8 +37,8 @@ _AFTER_A_FALL_MS: Final = 2_100
 class Seen:
     """The samples of one label set next to each edge (e,): when there was one before, and when after."""
 
-    def __init__(self, labels: Series, edges_us: Times) -> None:
-        self.labels = labels.labels
+    def __init__(self, labels: Mapping[str, str], edges_us: Times) -> None:
+        self.labels = labels
         self._edges_us = edges_us
         self._passed = 0
         self._newest_us = _LONG_AGO
@@ -57,6 +57,15 @@ class Seen:
         before = np.searchsorted(unix_ms, edges_us // 1000, "right") - 1
         self._before_us[edges] = np.where(before >= 0, unix_ms[before] * 1000, self._newest_us)
         self._passed, self._newest_us = reached, newest_us
+
+    def extend(self, later: "Seen") -> None:
+        """The next samples, seen elsewhere, at edges as RunningSums.extend has them."""
+        self.add(later._after_us[:1] // 1000)
+        begun = int(np.searchsorted(later._edges_us, self._newest_us, "right"))
+        mine = slice(self._passed, self._passed + later._passed - begun)
+        self._before_us[mine] = later._before_us[begun : later._passed]
+        self._after_us[mine] = later._after_us[begun : later._passed]
+        self._passed, self._newest_us = mine.stop, later._newest_us
 
     def at(self, edges_us: Times) -> tuple[Times, Times]:
         """Unix us (w,) of the last sample up to each edge, and of the first from it on."""
@@ -79,7 +88,7 @@ class PowerTraces:
     """The power traces of all GPUs by uuid, for windows with these edges (e,)."""
 
     def __init__(self, edges_us: Times, gaps: Gaps) -> None:
-        self._edges_us, self._gaps = edges_us, gaps
+        self.edges_us, self.gaps = edges_us, gaps
         self.by_uuid: defaultdict[str, PowerTrace] = defaultdict(PowerTrace)
 
     def add(self, piece: Piece) -> int:
@@ -89,7 +98,7 @@ class PowerTraces:
             for one in found:
                 key = key_of(one)
                 if key not in trace.seen:
-                    trace.seen[key] = Seen(one, self._edges_us)
+                    trace.seen[key] = Seen(one.labels, self.edges_us)
                 trace.seen[key].add(one.unix_ms)
             merged = found[0] if len(found) == 1 else merge(found)
             if merged is None:
@@ -100,17 +109,70 @@ class PowerTraces:
             self._add(uuid, trace, merged)
         return sum(map(len, piece.series))
 
+    def extend(self, later: "PowerTraces") -> None:
+        """The next samples, summed up elsewhere, at edges as RunningSums.extend has them."""
+        for uuid, theirs in later.by_uuid.items():
+            trace = self.by_uuid[uuid]
+            for key, seen in theirs.seen.items():
+                if key not in trace.seen:
+                    trace.seen[key] = Seen(seen.labels, self.edges_us)
+                trace.seen[key].extend(seen)
+            trace.faults += theirs.faults
+            if theirs.waiting is not None:
+                self._add(uuid, trace, theirs.waiting)
+            if theirs.sums is not None:
+                if trace.sums is None:
+                    trace.sums = RunningSums(self.edges_us, theirs.sums.max_gap_ms)
+                    self.gaps.settle_trace(uuid, theirs.sums.max_gap_ms)
+                if trace.waiting is not None:
+                    trace.sums.add(trace.waiting.unix_ms, trace.waiting.values)
+                    trace.waiting = None
+                trace.sums.extend(theirs.sums)
+
+    def unlike(self, later: "PowerTraces") -> bool:
+        """Whether the other bridges other gaps than this one has settled on."""
+        pairs = [(self.by_uuid[uuid].sums, one.sums) for uuid, one in later.by_uuid.items()]
+        return any(mine and theirs and mine.max_gap_ms != theirs.max_gap_ms for mine, theirs in pairs)
+
     def _add(self, uuid: str, trace: PowerTrace, one: Series) -> None:
         if trace.waiting is not None:  # one sample says nothing of its steps
             one = merge([trace.waiting, one]) or one
             trace.waiting = None
         if trace.sums is None:
-            max_gap_ms = self._gaps.of_trace(uuid, one.labels.get("instance", ""), one.unix_ms)
+            max_gap_ms = self.gaps.of_trace(uuid, one.labels.get("instance", ""), one.unix_ms)
             if max_gap_ms is None:
                 trace.waiting = one
                 return
-            trace.sums = RunningSums(self._edges_us, max_gap_ms)
+            trace.sums = RunningSums(self.edges_us, max_gap_ms)
         trace.sums.add(one.unix_ms, one.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Power traces have been read up to `end_ms`, and so many samples came since the last such word.
+
+    `warnings` are what stores said that others asked.
+    """
+
+    end_ms: int
+    samples: int
+    warnings: tuple[str, ...] = ()
+
+
+Reader = Callable[[Sequence[Selector], Stretch, PowerTraces, Progress], Iterator[Read]]
+"""Reads a stretch of power traces into their sums."""
+
+
+def reader(source: Source) -> Reader:
+    """Reads from a source, piece after piece."""
+
+    def read(
+        selectors: Sequence[Selector], stretch: Stretch, power: PowerTraces, progress: Progress
+    ) -> Iterator[Read]:
+        for piece in fetch(source, metrics.GPU_POWER_TRACE, selectors, *stretch, progress):
+            yield Read(piece.end_ms, power.add(piece))
+
+    return read
 
 
 def _by_uuid(series: Sequence[Series]) -> dict[str, list[Series]]:
@@ -178,7 +240,7 @@ def counter_traces(
                 if len(part.unix_ms[cut]):
                     key = key_of(part)
                     if key not in seen[uuid]:
-                        seen[uuid][key] = Seen(part, edges_us)
+                        seen[uuid][key] = Seen(part.labels, edges_us)
                     seen[uuid][key].add(part.unix_ms[cut])
     return {
         uuid: CounterTrace(
