@@ -6,7 +6,7 @@ import pytest
 
 from llem_core.errors import ConfigError
 from llem_exporter.web_config import WebConfig
-from llem_integrator.sources import parse_selector
+from llem_integrator.sources import parse_selector, wire
 from tests.fuzz import store_targets
 
 
@@ -40,3 +40,12 @@ def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str
 def test_an_answer_of_no_series_is_none() -> None:
     """A frame of remote read without a chunk in it was a ValueError."""
     store_targets.TARGETS["chunks"].run(b"")
+
+
+def test_an_encoding_that_nobody_knows_is_said_once() -> None:
+    """A server that answers so even when it is asked for samples was asked again and again without end."""
+    chunk = wire.number_field(3, 4) + wire.bytes_field(4, b"\0\1\0\0")
+    series = wire.bytes_field(1, wire.bytes_field(1, b"a") + wire.bytes_field(2, b"b")) + wire.bytes_field(
+        2, chunk
+    )
+    store_targets.TARGETS["chunks"].run(wire.bytes_field(1, series))

@@ -101,6 +101,8 @@ class RemoteRead:
                 if exc.histogram:
                     what = "holds native histograms, which are no samples"
                     raise SourceError(f"{self._origin}: {metric} {what}") from exc
+                if self._form is Form.SAMPLES:  # and would be so for ever
+                    raise SourceError(f"{self._origin}: {exc}, though samples were asked for") from exc
                 self._form = Form.SAMPLES
                 continue
             xor.expect(slabs.taken(slab.samples))
