@@ -52,7 +52,7 @@ class RunningSums:
     def __init__(self, edges_us: Times, max_gap_ms: float) -> None:
         count = len(edges_us)
         self._edges_us = edges_us
-        self._max_gap_ms = max_gap_ms
+        self.max_gap_ms = max_gap_ms
         self._passed = 0  # so many edges lie at or before the newest sample
         self._before = _Samples(np.full(count, LONG_AGO), np.zeros(count))  # the last sample up to each edge
         self._after = _Samples(np.full(count, NEVER), np.zeros(count))  # the first one from it on
@@ -86,10 +86,10 @@ class RunningSums:
     def _bridge(self, after_ms: int, after_watts: float, before_ms: int, before_watts: float) -> None:
         """The one pair between two pieces, where no edge cuts it."""
         step_ms = float(after_ms - before_ms)
-        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self._max_gap_ms))
+        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self.max_gap_ms))
         whole = np.rint(pair * _GRID) / _GRID
         self._total += np.stack([whole, pair - whole])
-        if step_ms > self._max_gap_ms and self._passed:
+        if step_ms > self.max_gap_ms and self._passed:
             self._gaps[self._passed - 1] = max(self._gaps[self._passed - 1], step_ms)
 
     def _add(self, unix_ms: Times, watts: Values, new_from: int) -> None:
@@ -105,7 +105,7 @@ class RunningSums:
     def _add_uncut(self, unix_ms: Times, new: Values, watts: Values) -> None:
         """Samples and pairs among which there is no edge."""
         blocks = range(0, len(unix_ms) - 1, _BLOCK)
-        sums = np.array([_block(unix_ms, watts, first, self._max_gap_ms) for first in blocks])
+        sums = np.array([_block(unix_ms, watts, first, self.max_gap_ms) for first in blocks])
         if len(sums):
             whole = np.rint(sums * _GRID) / _GRID
             self._total += np.stack([whole.sum(axis=0), (sums - whole).sum(axis=0)])
@@ -119,15 +119,14 @@ class RunningSums:
         edges_us = self._edges_us[edges]
         after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
         before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
-        self._note_neighbours(edges, before, after, unix_ms, watts)
+        self._note(edges, before, after, unix_ms, watts)
         self._add_pairs(edges, before, unix_ms, watts)
         self._add_peaks(after, watts, new_from)
         self._counts[edges] = self._count + before + 1 - new_from
         self._passed = reached
 
-    def _note_neighbours(
-        self, edges: slice, before: Index, after: Index, unix_ms: Times, watts: Values
-    ) -> None:
+    def _note(self, edges: slice, before: Index, after: Index, unix_ms: Times, watts: Values) -> None:
+        """The samples beside the edges that are reached."""
         self._after.unix_us[edges], self._after.watts[edges] = unix_ms[after] * 1000, watts[after]
         seen = before >= 0
         self._before.unix_us[edges] = np.where(seen, unix_ms[before] * 1000, LONG_AGO)
@@ -139,7 +138,7 @@ class RunningSums:
         starts = np.arange(0, count, _BLOCK)
         if len(before):
             starts = np.unique(np.concatenate([starts, before[(before >= 0) & (before < count)]]))
-        sums = _summed(unix_ms, watts, starts, self._max_gap_ms)
+        sums = _summed(unix_ms, watts, starts, self.max_gap_ms)
         if np.any(sums[-1] > 0):
             self._add_gaps(unix_ms)
         whole = np.rint(sums * _GRID) / _GRID
@@ -151,7 +150,7 @@ class RunningSums:
     def _add_gaps(self, unix_ms: Times) -> None:
         """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
         steps_ms = np.diff(unix_ms)
-        gaps = np.flatnonzero(steps_ms > self._max_gap_ms)
+        gaps = np.flatnonzero(steps_ms > self.max_gap_ms)
         behind = np.searchsorted(self._edges_us, unix_ms[gaps] * 1000, "right") - 1
         uncut = behind == np.searchsorted(self._edges_us, unix_ms[gaps + 1] * 1000, "left") - 1
         uncut &= behind >= 0
@@ -166,6 +165,31 @@ class RunningSums:
         owner = self._passed - 1 + kept
         mine = owner >= 0
         self._peaks[owner[mine]] = np.maximum(self._peaks[owner[mine]], np.atleast_1d(peaks)[mine])
+
+    def extend(self, later: "RunningSums") -> None:
+        """The next samples, summed up elsewhere: as if they had been added here.
+
+        Its edges are those of here that they pass, and before its first sample at least one edge, whichever.
+        """
+        if later._last is None:
+            return
+        first = later._after.unix_us[:1] // 1000, later._after.watts[:1]
+        self.add(*first)
+        begun = int(np.searchsorted(later._edges_us, int(first[0][0]) * 1000, "right"))
+        theirs, behind = slice(begun, later._passed), self._passed - 1
+        mine = slice(self._passed, self._passed + later._passed - begun)
+        for to, of in ((self._before, later._before), (self._after, later._after)):
+            to.unix_us[mine], to.watts[mine] = of.unix_us[theirs], of.watts[theirs]
+        self._sums[:, :, mine] = self._total[:, :, None] + later._sums[:, :, theirs]
+        self._counts[mine] = self._count - 1 + later._counts[theirs]
+        for here, there in ((self._peaks, later._peaks), (self._gaps, later._gaps)):
+            here[mine] = there[theirs]
+            if behind >= 0:
+                here[behind] = max(here[behind], there[:begun].max())
+        self._passed = mine.stop
+        self._total = self._total + later._total
+        self._count += later._count - 1
+        self._last = later._last
 
     def integrals(self, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
         """What the samples so far say of windows, of whose edges all are known; limits (w,), NaN unknown."""
@@ -199,7 +223,7 @@ class RunningSums:
             gap_s=np.where(covered, total.gap_ms, duration_ms) / 1000,
             largest_gap_s=np.where(covered, np.maximum(largest_cut_ms, inner_ms), duration_ms) / 1000,
             tail_gap_s=np.where(covered, cut.tail_ms, duration_ms) / 1000,
-            max_gap_s=np.full(len(spans), self._max_gap_ms / 1000),
+            max_gap_s=np.full(len(spans), self.max_gap_ms / 1000),
             sample_count=inside,
             peak_watts=np.where(covered, peak, unknown),
             resets=np.zeros(len(spans), np.int64),
@@ -212,11 +236,11 @@ class RunningSums:
 
     def _totals(self, cut: Cut, start: Index, end: Index) -> "tuple[energy.PairEnergy[Floats], Floats]":
         """The sums (w,) of each window, and its longest gap in ms, of those that an edge cuts."""
-        at_start = np.array(whole_pairs(cut.start, self._max_gap_ms)) * cut.start.straddles
+        at_start = np.array(whole_pairs(cut.start, self.max_gap_ms)) * cut.start.straddles
         whole = self._sums[0][:, end] - self._sums[0][:, start] - at_start
         whole += self._sums[1][:, end] - self._sums[1][:, start]
         whole *= ~cut.in_one_pair
-        parts = [np.array(part) for part in cut.parts(self._max_gap_ms)]
+        parts = [np.array(part) for part in cut.parts(self.max_gap_ms)]
         total = energy.PairEnergy(*(whole + parts[0] + parts[1]))
         gap_ms = total.gap_ms + cut.lead_ms + cut.tail_ms
         longest = np.maximum.reduce([cut.lead_ms, cut.tail_ms, parts[0][-1], parts[1][-1]])
@@ -227,7 +251,7 @@ class RunningSums:
         uncut = range_max(self._gaps, start, end, 0.0)
         pairs = self._pairs(np.arange(len(self._edges_us)))
         gaps = np.where(pairs.straddles, (pairs.after_us - pairs.before_us) / 1000.0, 0.0)
-        gaps *= gaps > self._max_gap_ms
+        gaps *= gaps > self.max_gap_ms
         first = np.searchsorted(self._before.unix_us, spans.start_us, "left")
         stop = np.searchsorted(self._after.unix_us, spans.end_us, "right")
         return np.maximum(uncut, range_max(gaps, first, stop, 0.0))
