@@ -1,7 +1,6 @@
 """The options of llem-integrate: one field each, and how it is written on the command line."""
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -59,16 +58,16 @@ class _Line(click.types.StringParamType):
         return [line for line in rv.split("\n") if line.strip()]
 
 
-class _Number(click.FloatRange):
-    """A number in a range; nan, which is in none, is not."""
+class _Number(click.types.FloatParamType):
+    """A number from `least` to `most`; nan is none."""
 
     def __init__(self, least: float, most: float) -> None:
-        super().__init__(least, most)
+        self._least, self._most = least, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is no number.", param, ctx)
+        if not self._least <= number <= self._most:  # as with nan
+            self.fail(f"{value} is not from {self._least:g} to {self._most:g}.", param, ctx)
         return number
 
 
@@ -101,7 +100,7 @@ _WHICH: Final = (
         default="http://localhost:9090",
         show_default=True,
         metavar="URL|FILE|-",
-        help="A Prometheus, an exporter, or OpenMetrics text.",
+        help="A Prometheus, Mimir, Thanos, VictoriaMetrics or llem-exporter, or OpenMetrics text.",
     ),
     _option(
         "--match",
@@ -168,7 +167,8 @@ _HOW: Final = (
         type=_Number(0, 1),
         default=0.99,
         show_default=True,
-        help="Covered share of the window that makes a result valid.",
+        metavar="SHARE",
+        help="Covered share of the window that makes a result valid, from 0 to 1.",
     ),
 )
 
