@@ -31,7 +31,9 @@ MOST_GROWTH = 0.05
 """In a minute the process has not met all of its code: the bench's ten minutes must show 2 %."""
 
 MOST_LATE_SECONDS = 0.1
-"""The suite runs beside others on few cores, where a bare timer is late, too: only lost ticks fail."""
+PATIENCE_SECONDS = 5.0
+"""The suite runs beside others on few cores, on which all wait at times: here a lost tick is a failure, and a
+scrape that takes long is none."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Figure]:
         windows=40,
         most_growth=MOST_GROWTH,
         most_late_s=MOST_LATE_SECONDS,
+        patience_s=PATIENCE_SECONDS,
         report=said.append,
     )
     print(*said, *found, sep="\n")

@@ -30,7 +30,7 @@ from tests.bench import soak_figures as figures
 from tests.bench.bare_timer import BareTimer
 from tests.bench.soak_faults import Faults
 from tests.bench.soak_figures import Figure, Rest
-from tests.bench.soak_scrapers import HistoryScraper, Hostile, MetricsScraper
+from tests.bench.soak_scrapers import SCRAPE_SECONDS, HistoryScraper, Hostile, MetricsScraper
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage
 from tests.llem_exporter.web_rig import WebExporter, WebFolder, authorization, client_context, hashed
@@ -99,6 +99,7 @@ def run(
     windows: int = 150,
     most_growth: float = figures.GROWTH,
     most_late_s: float = figures.LATE_SECONDS,
+    patience_s: float = SCRAPE_SECONDS,
     report: Callable[[str], object] = print,
 ) -> list[Figure]:
     """Everything at once, and then its figures."""
@@ -111,7 +112,8 @@ def run(
         servers.callback(resource.setrlimit, resource.RLIMIT_NOFILE, own)
         prometheus = prometheus_on(directory, exporter, servers)
         rests: list[Rest] = []
-        scraper, history = MetricsScraper(exporter, headers, GPUS), HistoryScraper(exporter, headers)
+        scraper = MetricsScraper(exporter, headers, patience_s, GPUS)
+        history = HistoryScraper(exporter, headers, patience_s)
         hostile = Hostile(
             exporter, headers, seed, lambda: rests.append(figures.at_rest(exporter.pid, time.time()))
         )

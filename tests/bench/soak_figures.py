@@ -27,6 +27,7 @@ PAGE_SECONDS: Final = 0.3
 """A page may be this much younger than its request."""
 
 GROWTH: Final = 0.02
+LOST_TICKS: Final = 0.0001
 LATE_SECONDS: Final = 0.005
 """The target while histories are rendered, which the slow readers ask for all the time."""
 
@@ -155,8 +156,8 @@ def of_ticks(
 ) -> Iterator[Figure]:
     """How late the samples of GPUs that were well came, and how many of their ticks have none.
 
-    Beside it what a timer was late that did nothing else, in a process of its own: nobody is earlier than
-    the machine lets him be.
+    Beside it what a timer was late that did nothing else, in a process of its own. Nobody is earlier than the
+    machine lets him be: on one that others use, too, the bounds are wider by what the timer shows.
     """
     late_ms: list[NDArray[np.int64]] = []
     missed = ticks = 0

@@ -18,7 +18,7 @@ from tests.llem_exporter.page import MetricsPage
 from tests.llem_exporter.web_rig import WebExporter
 
 SCRAPE_SECONDS: Final = 1.0
-"""Between scrapes, and what each may take, as Prometheus has it."""
+"""Between scrapes, and what each may take where nothing else is said, as Prometheus has it."""
 
 _SAMPLE: Final = re.compile(r'^(llem_gpu_\w+_trace_\w+)\{gpu="(\d+)",[^}]*\} (\S+) (\d+)$', re.MULTILINE)
 
@@ -31,10 +31,12 @@ class Scraper(threading.Thread):
     As Prometheus does, it asks once more where a kept connection broke before an answer began.
     """
 
-    def __init__(self, exporter: WebExporter, headers: Mapping[str, str], path: str) -> None:
+    def __init__(
+        self, exporter: WebExporter, headers: Mapping[str, str], path: str, patience_s: float
+    ) -> None:
         super().__init__(daemon=True)
-        self._pool, self._path = exporter.pool(), path
-        self._headers = {**headers, "X-Prometheus-Scrape-Timeout-Seconds": str(SCRAPE_SECONDS)}
+        self._pool, self._path, self._patience_s = exporter.pool(), path, patience_s
+        self._headers = {**headers, "X-Prometheus-Scrape-Timeout-Seconds": str(patience_s)}
         self._stopping = threading.Event()
         self.missed: list[str] = []
         self.seconds: list[float] = []
@@ -47,7 +49,7 @@ class Scraper(threading.Thread):
     def run(self) -> None:
         due_s = time.monotonic()
         while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
-            due_s += SCRAPE_SECONDS
+            due_s = max(due_s + SCRAPE_SECONDS, time.monotonic())
             self._scrape()
 
     def stop(self) -> None:
@@ -64,17 +66,17 @@ class Scraper(threading.Thread):
             self.missed.append(f"{unix_s:.1f} {self._path}: {exc}")
             return
         self.seconds.append(time.monotonic() - began_s)
-        if status != 200 or self.seconds[-1] > SCRAPE_SECONDS:
+        if status != 200 or self.seconds[-1] > self._patience_s:
             self.missed.append(f"{unix_s:.1f} {self._path}: {status} in {self.seconds[-1]:.2f} s")
         if status == 200:
             self.take(page, unix_s)
 
     def _ask(self) -> urllib3.BaseHTTPResponse:
         try:
-            return self._pool.request("GET", self._path, headers=self._headers, timeout=SCRAPE_SECONDS)
+            return self._pool.request("GET", self._path, headers=self._headers, timeout=self._patience_s)
         except urllib3.exceptions.ProtocolError:
             self.reconnections += 1
-            return self._pool.request("GET", self._path, headers=self._headers, timeout=SCRAPE_SECONDS)
+            return self._pool.request("GET", self._path, headers=self._headers, timeout=self._patience_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,10 @@ class GpuState:
 class MetricsScraper(Scraper):
     """Keeps what each page of /metrics says of each GPU."""
 
-    def __init__(self, exporter: WebExporter, headers: Mapping[str, str], gpus: int) -> None:
-        super().__init__(exporter, headers, "/metrics")
+    def __init__(
+        self, exporter: WebExporter, headers: Mapping[str, str], patience_s: float, gpus: int
+    ) -> None:
+        super().__init__(exporter, headers, "/metrics", patience_s)
         self.states: dict[int, list[GpuState]] = {gpu: [] for gpu in range(gpus)}
 
     def take(self, page: str, unix_s: float) -> None:
@@ -115,8 +119,8 @@ class MetricsScraper(Scraper):
 class HistoryScraper(Scraper):
     """Keeps every sample of /history, by metric and GPU, and counts what came twice or out of order."""
 
-    def __init__(self, exporter: WebExporter, headers: Mapping[str, str]) -> None:
-        super().__init__(exporter, headers, "/history?scraper=soak")
+    def __init__(self, exporter: WebExporter, headers: Mapping[str, str], patience_s: float) -> None:
+        super().__init__(exporter, headers, "/history?scraper=soak", patience_s)
         self.traces: dict[tuple[str, int], Trace] = {}
         self.repeated = 0
 
