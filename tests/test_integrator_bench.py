@@ -1,0 +1,26 @@
+"""The integrator's bench on a little data: its figures are of the same joules as its peer's."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.bench_integrator import ALONE, SAME, Board, integrator, windows
+from tests.bench.clusters import Cluster
+
+
+def test_joules_by_remote_read_are_those_of_the_peer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """prometheus-api-client with numpy gives the same joules out of the same Prometheus, to 1e-9."""
+    board = Board()
+    integrator(board, Cluster(gpus=2, hours=2), tmp_path)
+    assert SAME in capsys.readouterr().out
+    assert SAME not in board.missed
+
+
+def test_many_windows_are_each_as_if_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two hundred windows out of a running Prometheus, some of them asked again one by one, to 1e-12."""
+    board = Board()
+    windows(board, Cluster(gpus=2, hours=2), 200, tmp_path)
+    assert ALONE in capsys.readouterr().out
+    assert ALONE not in board.missed
