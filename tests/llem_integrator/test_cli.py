@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llem_integrator import cli
+from llem_integrator.report import FORMATS
 from llem_integrator.window import rfc3339
 from tests.llem_integrator.pages import T0, page, scraped
 from tests.servers import wait_until
@@ -159,7 +160,7 @@ def test_every_option_has_its_own_variable() -> None:
     }
 
 
-@pytest.mark.parametrize("form", ["table", "json"])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     ("redirected", "code", "message"),
     [
@@ -207,9 +208,10 @@ def test_help_and_version() -> None:
     assert "llem-integrate" in run("--version").stdout
 
 
-def test_a_reader_that_goes_away_is_no_traceback(file: str) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_reader_that_goes_away_is_no_traceback(file: str, form: str) -> None:
     """`llem-integrate ... | head -0` ends quietly."""
-    options = f"--source {file} {' '.join(window(40, 80))} --format json"
+    options = f"--source {file} {' '.join(window(40, 80))} --format {form}"
     command = f"{sys.executable} -m llem_integrator {options} | head -c 0"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""

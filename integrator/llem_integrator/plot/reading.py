@@ -19,7 +19,8 @@ MARGIN_MS: Final = 30_000
 """So much around a window is read, and at most that much of it shown."""
 
 _SHOWN_AROUND: Final = 0.04
-_FEWEST_COLUMNS: Final = 1000
+_FEWEST_COLUMNS: Final = 200
+"""However many GPUs there are."""
 
 
 @dataclass(frozen=True, slots=True)

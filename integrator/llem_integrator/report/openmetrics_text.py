@@ -116,7 +116,7 @@ def _put(result: WindowResult, window: str, aside: "dict[str, tempfile.SpooledTe
         for gauge in GPU_GAUGES:
             value = gauge.of(gpu)
             if value is not None:
-                aside[gauge.name].write(f"{gauge.name}{{{body}}} {value!r}\n")
+                aside[gauge.name].write(f"{gauge.name}{{{body}}} {float(value)!r}\n")
     for name, edge in (("start", result.start), ("end", result.end)):
         metric = f"llem_window_{name}_timestamp_seconds"
         aside[metric].write(f"{metric}{{{window}}} {edge!r}\n")
