@@ -1,0 +1,260 @@
+"""*Exporter health*: whether the figures of the other dashboards can be trusted."""
+
+from typing import Final
+
+from grafana.source.dashboard import Dashboard
+from grafana.source.panel import Panel, Query, figure, line
+from grafana.source.power import GPU_NAME
+from grafana.source.promql import (
+    RANGE,
+    RECENT,
+    WHOLE,
+    Expression,
+    Span,
+    each,
+    gauge,
+    over,
+    select,
+    top,
+    uncovered_share,
+)
+from llem_core import metrics
+from llem_core.metrics import MetricSpec
+
+UP: Final = "up"
+SCRAPE_SECONDS: Final = "scrape_duration_seconds"
+RESIDENT_BYTES: Final = "process_resident_memory_bytes"
+CPU_SECONDS: Final = "process_cpu_seconds_total"
+INSTANCE: Final = "{{instance}}"
+
+
+def quantile(share: float, metric: MetricSpec) -> Expression:
+    """A quantile of a histogram, by instance."""
+
+    def expression(span: Span) -> str:
+        buckets = each(over("rate", metric, span, suffix="_bucket"), "instance, le")
+        return f"histogram_quantile({share:g}, {buckets})"
+
+    return expression
+
+
+def errors(span: Span) -> str:
+    """Errors a second by instance and name, 0 where an instance has none."""
+    of_gpus = each(over("rate", metrics.GPU_READ_ERRORS, span), "instance, uuid, error")
+    return f"(sum by (instance, error) ({of_gpus})) or on (instance) (0 * {rose(metrics.CLOCK_STEPS)(span)})"
+
+
+def rose(metric: MetricSpec, function: str = "rate") -> Expression:
+    return lambda span: each(over(function, metric, span), "instance")
+
+
+def age(span: Span) -> str:
+    """How old the values on the page were when it was scraped, of each GPU."""
+    if span.at:
+        return each(over("max_over_time", metrics.GPU_SAMPLE_TIMESTAMP, span))
+    newest = select(metrics.GPU_SAMPLE_TIMESTAMP)
+    return each(f"timestamp({newest}) - {newest}")
+
+
+def waiting(span: Span) -> str:
+    """Samples that were offered to scrapers and not yet confirmed."""
+    offered, confirmed = (
+        gauge(metric, "instance")(span) for metric in (metrics.HISTORY_OFFERED, metrics.HISTORY_CONFIRMED)
+    )
+    return f"{offered} - {confirmed}"
+
+
+def by_instance(
+    title: str,
+    description: str,
+    unit: str,
+    expression: Expression,
+    *,
+    legend: str = INSTANCE,
+    by: str = "instance",
+) -> Panel:
+    return line(title, description, unit, Query(top(expression, by), legend), width=8)
+
+
+def _figures() -> list[Panel]:
+    pages = f"max by (instance) (min_over_time({select(UP)}[1m]))"
+    failed = each(over("increase", metrics.GPU_READ_ERRORS, RANGE), "instance, uuid, error")
+    lost = f"sum ({rose(metrics.HISTORY_EVICTED, 'increase')(RANGE)})"
+    covered = each(over("increase", metrics.GPU_INTEGRATED, RANGE))
+    missed = each(over("increase", metrics.GPU_GAP, RANGE))
+    return [
+        figure(
+            "Exporters up",
+            "Share of the exporters that answered every scrape of the last minute.",
+            "percentunit",
+            f"avg ({pages})",
+            low=1,
+        ),
+        figure(
+            "Lowest coverage",
+            "Of the time that exporters ran in the range: the GPU with the largest share without samples.",
+            "percentunit",
+            f"min ({covered} / (({covered} + {missed}) > 0))",
+            low=0.99,
+        ),
+        figure(
+            "Read errors",
+            "Readings that failed, or could not be, in the range.",
+            "none",
+            f"sum ({failed}) or vector(0)",
+        ),
+        figure("Samples lost from the history", "Evicted before a known scraper had them.", "none", lost),
+        figure(
+            "Scrapers of /history",
+            "Known by their ID, over all exporters. 0: nobody stores the 10 Hz samples.",
+            "none",
+            f"sum ({each(select(metrics.HISTORY_SCRAPERS), 'instance')})",
+        ),
+        figure(
+            "Clock steps",
+            "Times that a wall clock was set in the range. Each is a gap in the samples.",
+            "none",
+            f"sum ({rose(metrics.CLOCK_STEPS, 'increase')(RANGE)})",
+        ),
+    ]
+
+
+def _sampling() -> list[list[Panel]]:
+    return [
+        [
+            by_instance(
+                "Lateness, p99",
+                "A GPU's read minus its 100 ms tick. Beyond 5 ms the machine is too busy.",
+                "s",
+                quantile(0.99, metrics.SAMPLER_LATENESS),
+            ),
+            by_instance(
+                "NVML call, p99",
+                "Time of one call for power. Beyond a tick, samples go missing.",
+                "s",
+                quantile(0.99, metrics.NVML_CALL),
+            ),
+            by_instance(
+                "NVML call, median",
+                "The same, of the call in the middle.",
+                "s",
+                quantile(0.5, metrics.NVML_CALL),
+            ),
+        ],
+        [
+            line(
+                "Time without samples",
+                "The share of the time, of the GPUs that have most of it in the range. 0 is full coverage.",
+                "percentunit",
+                Query(top(uncovered_share), GPU_NAME),
+                width=8,
+                at_most=1,
+            ),
+            by_instance(
+                "Read errors by name",
+                "A second, by the driver's name of the error or one of ours.",
+                "ops",
+                errors,
+                legend="{{instance}} {{error}}",
+            ),
+            line(
+                "Age of the samples",
+                "How old each GPU's values were when the page was scraped: a fraction of a second. A GPU "
+                "that cannot "
+                "be read has no value; the oldest GPUs of the range.",
+                "s",
+                Query(
+                    f"({age(Span(''))}) and on (instance, gpu, uuid) bottomk($top, {age(WHOLE)})", GPU_NAME
+                ),
+                width=8,
+            ),
+        ],
+    ]
+
+
+def _history() -> list[Panel]:
+    return [
+        by_instance(
+            "History held",
+            "Readings that are kept for scrapers and llem-integrate, over all GPUs.",
+            "none",
+            gauge(metrics.HISTORY_HELD, "instance"),
+        ),
+        by_instance(
+            "History backlog",
+            "Readings that were offered to scrapers and are not confirmed: an answer's worth is normal, "
+            "growing is not.",
+            "none",
+            waiting,
+        ),
+        line(
+            "History trouble",
+            "Readings evicted unread, and requests refused because another address uses the same ID, a "
+            "second over all "
+            "exporters. Both should be 0.",
+            "ops",
+            Query(f"sum ({rose(metrics.HISTORY_EVICTED)(RECENT)})", "evicted"),
+            Query(f"sum ({rose(metrics.HISTORY_CONFLICTS)(RECENT)})", "refused"),
+            width=8,
+        ),
+    ]
+
+
+def _process() -> list[list[Panel]]:
+    collectors = f"sum by (collector) (1 - {each(select(metrics.COLLECTOR_SUCCESS), 'instance, collector')})"
+    slowest = f"max by (collector) ({select(metrics.COLLECTOR_DURATION)})"
+    chosen = f"sum by (backend) ({each(select(metrics.BACKEND_SELECTED), 'instance, backend')})"
+    return [
+        [
+            line(
+                "Collectors that fail",
+                "How many exporters' collectors failed at their last reading.",
+                "none",
+                Query(collectors, "{{collector}}"),
+                width=8,
+            ),
+            line(
+                "Collector's time",
+                "The longest reading of a GPU, over all exporters.",
+                "s",
+                Query(slowest, "{{collector}}"),
+                width=8,
+            ),
+            line(
+                "Backend chosen",
+                "On how many exporters each backend answers: zeus, nvml, codecarbon.",
+                "none",
+                Query(chosen, "{{backend}}"),
+                width=8,
+            ),
+        ],
+        [
+            by_instance(
+                "Scrape time",
+                "How long Prometheus took for the slower of an exporter's pages.",
+                "s",
+                gauge(SCRAPE_SECONDS, "instance"),
+            ),
+            by_instance(
+                "CPU",
+                "Of one core, by the exporter's own process.",
+                "percentunit",
+                lambda span: each(over("rate", CPU_SECONDS, span), "instance"),
+            ),
+            by_instance(
+                "Memory",
+                "Resident, of the exporter's own process.",
+                "bytes",
+                gauge(RESIDENT_BYTES, "instance"),
+            ),
+        ],
+    ]
+
+
+def dashboard() -> Dashboard:
+    return Dashboard(
+        "llem-health",
+        "Exporter health",
+        "Lateness, coverage, errors, the driver's speed and the history: whether the joules can be trusted.",
+        [_figures(), *_sampling(), _history(), *_process()],
+    )

@@ -1,0 +1,158 @@
+"""The dashboards' joules over an hour in which an exporter restarts and a GPU moves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.grafana.dashboards.counters import SCRAPE_SECONDS, START_UNIX_S, Page, scrape
+from tests.grafana.dashboards.interpolation import View, ask, by_label, numbers, targets
+from tests.grafana.dashboards.test_dashboards_run import named
+from tests.servers import Prometheus, PrometheusRelease
+
+HOUR = 3600
+WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0}
+HIGHEST, HIGHEST_AT = 690.0, 700
+DOWN = (1800, 1950)
+MOVE = (2400, 2460)
+BEGINS, ENDS = 610, 3590
+
+
+def page() -> Page:
+    """Three GPUs for an hour. Both jobs see the first one, at one instance."""
+    found = Page()
+    both = ("llem", "llem-too")
+    scrape(
+        found,
+        "restarted",
+        300.0,
+        (0, DOWN[0]),
+        started_s=-50.0,
+        jobs=both,
+        peaks=((580, HIGHEST), (HIGHEST_AT, HIGHEST - 90)),
+    )
+    scrape(found, "restarted", 300.0, (DOWN[1], HOUR + 60), started_s=DOWN[1] - 2.0, jobs=both)
+    scrape(found, "moved", 500.0, (0, MOVE[0]), started_s=-50.0, instance="10.0.0.1:9955")
+    scrape(found, "moved", 500.0, (MOVE[1], HOUR + 60), started_s=MOVE[1] - 2.0, instance="10.0.0.2:9955")
+    scrape(found, "late", 200.0, (1200, HOUR + 60), instance="node2:9955")
+    return found
+
+
+@pytest.fixture(scope="module")
+def stored(
+    tmp_path_factory: pytest.TempPathFactory, prometheus_release: PrometheusRelease
+) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("counters")
+    with Prometheus.on_blocks(folder, page().text(), release=prometheus_release) as prometheus:
+        yield prometheus
+
+
+VIEW = View(
+    START_UNIX_S + BEGINS,
+    START_UNIX_S + ENDS,
+    SCRAPE_SECONDS,
+    typed={"top": "16", "intensity": "400", "price": "1", "pue": "1"},
+)
+
+
+def column(stored: Prometheus, title: str) -> dict[str, float]:
+    """A column of the job window's table by UUID."""
+    panel = named("job-window.json", "GPUs in this window")
+    renamed = panel["transformations"][1]["options"]["renameByName"]
+    names = [name for value, name in renamed.items() if value.startswith("Value")]
+    return by_label(ask(stored, VIEW, panel, list(targets(panel))[1 + names.index(title)]), "uuid")
+
+
+@pytest.fixture(scope="module")
+def integrated(stored: Prometheus) -> dict[str, Any]:
+    """llem-integrate's GPUs by UUID for the same window."""
+    window = f"{VIEW.start_s:.6f},{VIEW.end_s:.6f}"
+    command = [
+        sys.executable,
+        "-m",
+        "llem_integrator",
+        "--source",
+        stored.url,
+        "--window",
+        window,
+        "--format",
+        "json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 4), done.stderr
+    return {gpu["uuid"]: gpu for gpu in json.loads(done.stdout)["windows"][0]["gpus"]}
+
+
+def test_a_restart_costs_the_hardwares_counter_nothing(
+    stored: Prometheus, integrated: dict[str, Any]
+) -> None:
+    """zeus counts on while the exporter is down; two jobs that scrape one exporter are one GPU."""
+    exact = WATTS["restarted"] * (ENDS - BEGINS)
+    near = 2 * SCRAPE_SECONDS * WATTS["restarted"]
+    assert column(stored, "Joules")["restarted"] == pytest.approx(exact, abs=near)
+    assert column(stored, "Joules")["restarted"] == pytest.approx(integrated["restarted"]["joules"], abs=near)
+    assert column(stored, "Coverage")["restarted"] == pytest.approx(
+        1, abs=2 * SCRAPE_SECONDS / (ENDS - BEGINS)
+    )
+
+
+def test_a_restart_is_a_gap_of_the_exporters_own(stored: Prometheus, integrated: dict[str, Any]) -> None:
+    """nvml starts again at 0: what it counted is kept, the hole is not filled, and the means still agree."""
+    near = 2 * SCRAPE_SECONDS * WATTS["restarted"]
+    joules = column(stored, "nvml")["restarted"]
+    assert joules == pytest.approx(integrated["restarted"]["joules_by_backend"]["nvml"], abs=near)
+    assert joules < WATTS["restarted"] * (ENDS - BEGINS - (DOWN[1] - DOWN[0])) + near
+    assert column(stored, "nvml's coverage")["restarted"] < 0.96
+    assert column(stored, "zeus / nvml")["restarted"] == pytest.approx(1, abs=0.02)
+    assert column(stored, "Mean")["restarted"] == pytest.approx(WATTS["restarted"], rel=0.01)
+
+
+def test_a_gpu_that_moved_is_one_card(stored: Prometheus, integrated: dict[str, Any]) -> None:
+    """Its joules at both instances are one row; between the two, the dashboard has a gap and says so."""
+    joules = column(stored, "Joules")["moved"]
+    near = 4 * SCRAPE_SECONDS * WATTS["moved"]
+    hole_s = MOVE[1] - MOVE[0]
+    assert joules == pytest.approx(integrated["moved"]["joules"] - hole_s * WATTS["moved"], abs=near)
+    assert column(stored, "Gaps")["moved"] == pytest.approx(hole_s, abs=4 * SCRAPE_SECONDS)
+    assert column(stored, "Mean")["moved"] == pytest.approx(WATTS["moved"], rel=0.01)
+
+
+def test_what_was_before_the_first_scrape_is_no_energy(
+    stored: Prometheus, integrated: dict[str, Any]
+) -> None:
+    """A GPU that came in the middle has the joules from then on, and its coverage says how little that is."""
+    near = 2 * SCRAPE_SECONDS * WATTS["late"]
+    assert column(stored, "Joules")["late"] == pytest.approx(integrated["late"]["joules"], abs=near)
+    share = (ENDS - 1200) / (ENDS - BEGINS)
+    assert column(stored, "Coverage")["late"] == pytest.approx(
+        share, abs=2 * SCRAPE_SECONDS / (ENDS - BEGINS)
+    )
+    assert column(stored, "Coverage")["late"] == pytest.approx(integrated["late"]["coverage"], abs=0.011)
+
+
+def test_the_peak_is_the_windows_own(stored: Prometheus, integrated: dict[str, Any]) -> None:
+    """A peak before the window, which the gauge still shows in its first minute, is not the window's."""
+    assert column(stored, "Peak")["restarted"] == HIGHEST - 90 == integrated["restarted"]["peak_watts"]
+    assert column(stored, "Peak")["moved"] == WATTS["moved"]
+
+
+def test_each_card_has_one_row(stored: Prometheus) -> None:
+    """The table's rows are the cards, wherever they were and whoever scraped them."""
+    panel = named("job-window.json", "GPUs in this window")
+    identities, *_ = targets(panel)
+    assert by_label(ask(stored, VIEW, panel, identities), "uuid").keys() == WATTS.keys()
+
+
+def test_an_hours_bar_is_that_hours_energy(stored: Prometheus) -> None:
+    """The bar at the end of an hour has the joules of that hour, as the figure of the same range has."""
+    panel = named("power.json", "Energy by hour")
+    view = View(VIEW.end_s - HOUR, VIEW.end_s, SCRAPE_SECONDS, typed=VIEW.typed)
+    (bar,) = (numbers(one) for target in targets(panel) for one in ask(stored, view, panel, target))
+    total = named("power.json", "Energy of the range")
+    (whole,) = (numbers(one) for target in targets(total) for one in ask(stored, view, total, target))
+    assert bar == pytest.approx(whole)
+    exact = WATTS["restarted"] * HOUR + WATTS["moved"] * (HOUR - 60) + WATTS["late"] * (ENDS - 1200)
+    assert bar[0] == pytest.approx(exact, rel=0.02)
