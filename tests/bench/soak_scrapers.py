@@ -81,9 +81,10 @@ class Scraper(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """What a page says of a GPU; None where it is silent."""
+    """What a page that was asked for and came at these times says of a GPU; None where it is silent."""
 
     unix_s: float
+    came_s: float
     watts: float | None
     sample_s: float | None
     joules: float | None
@@ -101,6 +102,7 @@ class MetricsScraper(Scraper):
         self.states: dict[int, list[GpuState]] = {gpu: [] for gpu in range(gpus)}
 
     def take(self, page: str, unix_s: float) -> None:
+        came_s = time.time()
         shown = MetricsPage(page)
         for gpu, states in self.states.items():
             values = [
@@ -113,7 +115,7 @@ class MetricsScraper(Scraper):
                     metrics.GPU_GAP,
                 )
             ]
-            states.append(GpuState(unix_s, *values))
+            states.append(GpuState(unix_s, came_s, *values))
 
 
 class HistoryScraper(Scraper):
