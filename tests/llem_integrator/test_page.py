@@ -114,6 +114,13 @@ RUNS = st.builds(
     st.lists(st.tuples(st.sampled_from(NUMBERS), st.sampled_from(TIMES)), min_size=1, max_size=5),
     st.integers(1, 60),
 )
+MIXED = st.builds(
+    lambda seed, count: [
+        f"{seed.choice(HEADS[:5])} {seed.choice(NUMBERS)} {seed.choice(TIMES)}" for _ in range(count)
+    ],
+    st.randoms(use_true_random=False),
+    st.integers(100, 500),
+)
 BROKEN = st.builds(
     "{} {} {}".format,
     st.sampled_from((*HEADS, *HEADS, "", "m{", "5", "m{} m")),
@@ -122,7 +129,11 @@ BROKEN = st.builds(
 ) | st.sampled_from(("# HELP m x", "", "5 6", "1", "m 1 12 13"))
 
 
-@given(st.lists(RUNS | LINES.map(lambda line: [line]), max_size=12), st.lists(BROKEN, max_size=1), st.data())
+@given(
+    st.lists(RUNS | MIXED | LINES.map(lambda line: [line]), max_size=12),
+    st.lists(BROKEN, max_size=1),
+    st.data(),
+)
 def test_runs_are_read_as_single_lines_are(
     runs: list[list[str]], odd: list[str], data: st.DataObject
 ) -> None:

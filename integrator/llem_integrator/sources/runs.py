@@ -1,4 +1,4 @@
-"""Many lines of one series parsed together: the series is compared as bytes, the numbers are read in bulk.
+"""Many lines parsed together: their series are compared as bytes, their numbers are read in bulk.
 
 What is not just value and time, in the plainest form, is left to the parser of single lines.
 """
@@ -46,7 +46,7 @@ class Block:
         while line < len(self):
             stop = min(line + reach, len(self))
             count = self._alike(line, stop, head)
-            numbers = self._numbers(line, line + count, len(head)) if count else None
+            numbers = self.numbers(np.arange(line, line + count), len(head)) if count else None
             if numbers is None:
                 break
             found.append(numbers)
@@ -68,12 +68,28 @@ class Block:
         good &= self.ends[line:stop] - starts < len(head) + _LONGEST_TAIL
         return len(good) if good.all() else int(good.argmin())
 
-    def _numbers(self, line: int, stop: int, head: int) -> Values | None:
-        """Values and times (n, 2) of lines; None where they are not exactly that."""
-        starts = self.starts[line:stop] + head
-        lengths = self.ends[line:stop] - starts + 1
-        # A tail begins inside the text, for its head has just been compared and a newline follows.
+    def line(self, number: int) -> bytes:
+        return self.text[self.starts[number] : self.ends[number]]
+
+    def heads(self, line: int, stop: int) -> tuple[list[bytes], Offsets]:
+        """What stands before the last two fields of each line, and its length; nothing where none are."""
+        starts, ends = self.starts[line:stop], self.ends[line:stop]
+        first = int(starts[0])
+        spaces = np.flatnonzero(np.frombuffer(self.text, np.uint8)[first : int(ends[-1])] == _SPACE) + first
+        before = np.searchsorted(spaces, ends) - 2
+        stops = spaces[np.maximum(before, 0)] if len(spaces) else starts
+        stops = np.where((before >= 0) & (stops > starts), stops, starts)
+        heads = [self.text[a:b] for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return heads, stops - starts
+
+    def numbers(self, lines: Offsets, heads: Offsets | int) -> Values | None:
+        """Values and times (n, 2) of lines after their heads; None where there is not exactly that."""
+        starts = self.starts[lines] + heads
+        lengths = self.ends[lines] - starts + 1
+        # A tail begins inside the text: at least a newline follows a head.
         width = int(lengths.max())
+        if width > _LONGEST_TAIL:
+            return None
         tails = self._windows(width)[starts].view(np.uint8).reshape(-1, width)
         tail_bytes = tails[np.arange(width) < lengths[:, np.newaxis]]
         text = tail_bytes.tobytes()
