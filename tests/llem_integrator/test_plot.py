@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from llem_integrator.plot.reading import Asked, grid_of, read
 from tests.llem_integrator.measured import BEGIN, file_of, results_of, two_gpus
 from tests.llem_integrator.pages import scraped, trace
 from tests.llem_integrator.pages import series as lines_of
+from tests.servers import Prometheus, PrometheusRelease
 
 SAMPLES = [(ms, 100.0 + ms % 700) for ms in range(0, 120_000, 100)]
 
@@ -129,6 +131,23 @@ def test_many_gpus_are_a_band(tmp_path: Path) -> None:
     assert points.mean[early] == pytest.approx(200)
     late = points.unix_ms / 1000 - BEGIN > 51
     assert set(points.low[late]) == {200.0}
+
+
+def test_a_store_gives_the_plot_of_the_file(
+    tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
+) -> None:
+    """A Prometheus that holds the same samples gives the same envelopes and gaps, to the bit."""
+    path = two_gpus(tmp_path)
+    text = Path(path).read_text()
+    server = servers.enter_context(
+        Prometheus.on_blocks(tmp_path / "server", text, release=prometheus_release)
+    )
+    wanted, found = (plotted(source, (30, 60), (70, 100)) for source in (path, server.url))
+    assert list(wanted) == list(found) == ["GPU-0", "GPU-1"]
+    for uuid, envelope in wanted.items():
+        assert np.count_nonzero(envelope.counts) > 5
+        for name in ("low", "high", "sums", "counts", "gap_ms", "ends"):
+            assert np.array_equal(getattr(envelope, name), getattr(found[uuid], name)), name
 
 
 def plot(source: str, target: Path, *more: str) -> bytes:
