@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,11 @@ class Rest:
 
 
 def at_rest(pid: int, unix_s: float) -> Rest:
-    """Source: proc(5), smaps_rollup and fd."""
+    """As soon as no more descriptors are closed. Source: proc(5), smaps_rollup and fd."""
+    before = math.inf
+    while (now := len(list(Path(f"/proc/{pid}/fd").iterdir()))) < before:
+        before = now
+        time.sleep(1.0)
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     sizes = {
         line.split(":")[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.endswith("kB")
