@@ -1,0 +1,203 @@
+"""The rules by promtool: they load, and each alert fires where it must and only there."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from llem_core import metrics
+from llem_core.metrics import Kind
+from tests.grafana.promtool import Case, Message, Value, run
+from tests.grafana.rule_cases import budgets, exporters, gpus, power, recording
+from tests.grafana.rule_files import (
+    FOLDER,
+    RULE_FILES,
+    THRESHOLD,
+    Rule,
+    alerts,
+    document,
+    rules,
+    thresholds,
+    with_thresholds,
+    write_rules,
+)
+from tests.servers import PrometheusRelease, installed_prometheus
+
+MakeCase = Callable[[], Case]
+FAST: Sequence[MakeCase] = (*power.FAST, *budgets.FAST, *exporters.FAST, *gpus.FAST, *recording.FAST)
+A_DAY: Sequence[MakeCase] = (*budgets.SLOW, *recording.SLOW)
+A_DAY_EVALUATION_S = 60
+"""A day's rules are evaluated less often, to save time."""
+
+SEVERITIES = {name: rule["labels"]["severity"] for name, rule in alerts().items()}
+AS_THEY_ARE = [str(FOLDER / name) for name in RULE_FILES]
+
+
+def passes(
+    release: PrometheusRelease, folder: Path, rule_files: Sequence[str], makes: Sequence[MakeCase]
+) -> str:
+    """What promtool says is wrong with the rules in these cases; "" for nothing."""
+    evaluation_s = A_DAY_EVALUATION_S if makes[0] in A_DAY else 15
+    ended = run(release, folder, rule_files, [make() for make in makes], SEVERITIES, evaluation_s)
+    return "" if ended.returncode == 0 else ended.stdout + ended.stderr
+
+
+@cache
+def _alerts_checked(make: MakeCase) -> frozenset[str]:
+    return frozenset(check.alert for check in make().checks if not isinstance(check, Value))
+
+
+def cases_of(alert: str) -> list[MakeCase]:
+    """The cases that check an alert."""
+    return [make for make in (*FAST, *A_DAY) if alert in _alerts_checked(make)]
+
+
+@pytest.mark.parametrize("what", ["config", "rules"])
+def test_prometheus_takes_the_files(prometheus_release: PrometheusRelease, what: str) -> None:
+    """promtool finds nothing to complain about, by all its rules."""
+    files = [str(FOLDER / "prometheus.yml")] if what == "config" else AS_THEY_ARE
+    linted = [] if what == "config" and prometheus_release.major < 3 else ["--lint=all"]
+    checked = subprocess.run(
+        [prometheus_release.promtool, "check", what, *linted, "--lint-fatal", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("SUCCESS") >= len(files)
+
+
+@pytest.mark.parametrize("make", FAST, ids=lambda make: make.__name__)
+def test_rules_do_what_they_must(
+    prometheus_release: PrometheusRelease, make: MakeCase, tmp_path: Path
+) -> None:
+    """In each case the alerts fire, stay quiet and end at the right minutes, with the right words."""
+    wrong = passes(prometheus_release, tmp_path, AS_THEY_ARE, [make])
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("make", A_DAY, ids=lambda make: make.__name__)
+def test_rules_over_a_day(prometheus_release: PrometheusRelease, make: MakeCase, tmp_path: Path) -> None:
+    """kWh and grams of 24 hours are right through moves, restarts and holes."""
+    wrong = passes(prometheus_release, tmp_path, AS_THEY_ARE, [make])
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("alert", alerts())
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not(alert: str) -> None:
+    """And one for the words that people read."""
+    cases = [make() for make in cases_of(alert)]
+    assert any(alert in case.alerts(fires=True) for case in cases)
+    assert any(alert in case.alerts(fires=False) for case in cases)
+    assert any(isinstance(check, Message) and check.alert == alert for case in cases for check in case.checks)
+
+
+def _only(alert: str, change: Callable[[Rule], Rule]) -> Callable[[Rule], Rule | None]:
+    """A change of the rules that leaves out all other alerts."""
+    return lambda rule: change(rule) if rule.get("alert", alert) == alert else None
+
+
+def _alerts_by(threshold: str) -> list[str]:
+    return [name for name, rule in alerts().items() if re.search(rf"{THRESHOLD}{threshold}\b", rule["expr"])]
+
+
+CLOSE = {"thermal_slowdown_ratio": 0.3}
+"""How far from a threshold its loads may lie, where that is not 2 %: in ten minutes there are 40 scrapes."""
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("threshold", thresholds())
+def test_the_loads_of_the_cases_lie_close_to_each_threshold(
+    threshold: str, side: int, tmp_path: Path
+) -> None:
+    """A threshold that is 2 % higher or lower is noticed: a load just above must fire, one just below not."""
+    factor = 1 + side * CLOSE.get(threshold, 0.02)
+    changed = with_thresholds({threshold: thresholds()[threshold] * factor})
+    for alert in _alerts_by(threshold):
+        files = write_rules(tmp_path / alert, _only(alert, changed))
+        if any(passes(installed_prometheus(), tmp_path, files, [make]) for make in cases_of(alert)):
+            return
+    pytest.fail(f"no case notices {threshold} x {factor}")
+
+
+def _durations() -> Iterator[tuple[str, str, float]]:
+    for alert in alerts():
+        for key in ("for", "keep_firing_for"):
+            for factor in (0.4, 2.5):
+                yield alert, key, factor
+
+
+def _seconds(duration: str) -> int:
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+@pytest.mark.parametrize(("alert", "key", "factor"), list(_durations()))
+def test_the_minutes_of_the_cases_lie_close_to_each_duration(
+    alert: str, key: str, factor: float, tmp_path: Path
+) -> None:
+    """An alert that waits or stays for less than half or more than twice as long is noticed."""
+
+    def change(rule: Rule) -> Rule:
+        return rule | ({key: f"{round(_seconds(rule[key]) * factor)}s"} if "alert" in rule else {})
+
+    files = write_rules(tmp_path / "rules", _only(alert, change))
+    assert any(passes(installed_prometheus(), tmp_path, files, [make]) for make in cases_of(alert))
+
+
+def test_every_metric_exists() -> None:
+    """Each name in an expression is a metric of the exporter, `up`, `ALERTS` or the result of a rule."""
+    ours = {spec.name for spec in metrics.METRICS_PAGE if spec.kind is not Kind.HISTOGRAM}
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    for rule in rules():
+        used = set(re.findall(r"\bllem_\w+|\b\w+:llem_[\w:]+|\bllem:[\w:]+", rule["expr"]))
+        assert used <= ours | recorded, (rule, used - ours - recorded)
+    counters = {spec.name for spec in metrics.METRICS_PAGE if spec.kind is Kind.COUNTER}
+    expressions = " ".join(rule["expr"] for rule in rules("recording.yml", "alerts.yml"))
+    # rate() and increase() only of counters, or of the one series that is made of a single counter.
+    for name in re.findall(r"(?:rate|increase)\(([\w:]+)", expressions):
+        assert name in counters | {"uuid:llem_gpu_zeus_energy_joules_total:max"}
+    assert not re.findall(r"(?:rate|increase)\(\s*sum", expressions)
+
+
+def test_each_threshold_is_used_and_stands_in_one_place() -> None:
+    """A threshold that no alert reads would be a setting without effect."""
+    every = " ".join(rule["expr"] for rule in alerts().values())
+    for name in thresholds():
+        assert THRESHOLD + name in every, name
+    for rule in alerts().values():
+        numbers = set(re.findall(r"[<>]=?\s*([\d.]+)", rule["expr"]))
+        assert numbers <= {"0"}, f"{rule['alert']} compares with {numbers}"
+
+
+def test_recorded_names_have_level_metric_and_operation() -> None:
+    """As Prometheus' own documentation wants them."""
+    for rule in rules("recording.yml"):
+        assert re.fullmatch(r"(uuid|gpu|instance|fleet):llem_[a-z_]+:[a-z]+\d*[md]?", rule["record"]), rule
+
+
+def test_each_alert_says_what_is_wrong_and_what_to_do() -> None:
+    """A severity, a summary, a description with its value, and a heading in README to go to."""
+    runbook = (FOLDER.parent / "README.md").read_text()
+    for name, rule in alerts().items():
+        assert set(rule) == {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}, name
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert "$value" in rule["annotations"]["description"], name
+        assert rule["annotations"]["runbook_url"] == f"grafana/README.md#{name.lower()}"
+        assert f"\n### {name}\n" in runbook, name
+
+
+def test_history_may_be_as_long_as_the_exporter_makes_it() -> None:
+    """sample_limit lies above what README says for 16 GPUs at this scrape interval."""
+    config = document("prometheus.yml")
+    metrics_job, history_job = config["scrape_configs"]
+    interval_s = int(config["global"]["scrape_interval"].removesuffix("s"))
+    gpus = 16
+    assert 6 * interval_s * 10 * 2 * gpus + 3 * gpus < history_job["sample_limit"]
+    assert metrics_job["sample_limit"] > 64 * 2 * len(metrics.METRICS_PAGE)
+    assert re.fullmatch("llem.*", metrics_job["job_name"])
+    assert re.fullmatch("llem.*history", history_job["job_name"])
