@@ -17,7 +17,7 @@ from llem_integrator.joules import RunningSums
 from llem_integrator.readings import arranged
 from llem_integrator.result import WindowResult
 from llem_integrator.series import Series, Times
-from llem_integrator.sources import Progress, Selector, Source, Summary, whole
+from llem_integrator.sources import Matcher, Progress, Selector, Source, Summary, whole
 from llem_integrator.spans import Spans, spans_of
 from llem_integrator.traces import PowerTraces, Reader
 from llem_integrator.window import Window
@@ -174,9 +174,13 @@ class _Run:
     def _learn_intervals(self, start_ms: int, end_ms: int) -> None:
         """What the exporters' sample intervals are at the start, or where nothing is known then, at all."""
         near = max(0, start_ms - plain.MARGIN_MS), start_ms + plain.MARGIN_MS
+        # An exporter's own series know no GPU.
+        of_nodes = combined(
+            [tuple(one for one in selector if one.label not in metrics.GPU) for selector in self.selectors]
+        )
         for stretch in (near, (near[0], end_ms + plain.MARGIN_MS)):
             for one in summary(
-                self.source, metrics.SAMPLER_INTERVAL, self.selectors, *stretch, Summary.LAST
+                self.source, metrics.SAMPLER_INTERVAL, of_nodes, *stretch, Summary.LAST
             ).values():
                 instance = one.labels.get("instance", "")
                 self.gaps.interval_ms.setdefault(instance, float(one.values[-1]) * 1000)
@@ -188,17 +192,19 @@ class _Run:
         edges_us = spans.edges_us()
         power = PowerTraces(edges_us, self.gaps)
         for stretch in plan.around(edges_us, self._margin_ms, 2 * self._margin_ms):
-            for selector in self.selectors:
-                pieces = self.source.pieces(metrics.GPU_POWER_TRACE.name, selector, *stretch, quiet)
-                for piece in pieces:
-                    power.add(piece)
+            for piece in fetch(self.source, metrics.GPU_POWER_TRACE, self._of(uuid), *stretch, quiet):
+                power.add(piece)
         return power.by_uuid[uuid].sums
 
     def _gauge_again(self, uuid: str, spans: Spans) -> list[Series]:
         """One GPU's gauge in the whole of the windows."""
         stretch = int(spans.start_ms.min()) - plain.MARGIN_MS, int(spans.end_ms.max()) + plain.MARGIN_MS
-        pieces = fetch(self.source, metrics.GPU_POWER, self.selectors, max(0, stretch[0]), stretch[1], quiet)
-        return [one for one in whole(pieces) if one.labels.get("uuid") == uuid]
+        pieces = fetch(self.source, metrics.GPU_POWER, self._of(uuid), max(0, stretch[0]), stretch[1], quiet)
+        return list(whole(pieces))
+
+    def _of(self, uuid: str) -> list[Selector]:
+        """What is asked for, of one GPU alone."""
+        return [(*selector, Matcher("uuid", "=", uuid)) for selector in self.selectors]
 
 
 def _part(progress: Progress, done: int, share: int) -> Progress:

@@ -331,3 +331,15 @@ def test_selectors_of_one_label_become_one_pattern() -> None:
     assert combined([(Matcher("a", "=", "x"),), ()]) == ((),)
     both = (Matcher("a", "=", "x"), Matcher("b", "=", "y"))
     assert combined([both, (Matcher("a", "=", "x"),)]) == (both, (Matcher("a", "=", "x"),))
+
+
+def test_overlapping_matchers_read_a_trace_once_again() -> None:
+    """Where the trace serves the edges of a counter it is read anew; matchers that overlap change nothing."""
+    rng = np.random.default_rng(12)
+    held = store(intervals(HOUR), trace(0, HOUR, rng, holes=30), scraped(0, 0, HOUR, rng))
+    asked = window(1000.3, 1900.7)
+    (one,) = integrate(held, [asked], Request(Backend.NVML))
+    both = tuple(parse_selector(text) for text in ('instance="n1:9955",gpu="0"', 'gpu=~"0|1"'))
+    (same,) = integrate(held, [asked], Request(Backend.NVML, selectors=both))
+    assert one.gpus[0].method == "counter"
+    assert_same(same, one)
