@@ -5,8 +5,11 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,8 @@ from llem_integrator import Window, open_source
 from llem_integrator.plot.gathered import Gathered
 from llem_integrator.plot.grid import Envelope, Grid, band
 from llem_integrator.plot.reading import Asked, grid_of, read
+from llem_integrator.series import Series
+from llem_integrator.sources import Piece
 from tests.llem_integrator.measured import BEGIN, file_of, results_of, two_gpus
 from tests.llem_integrator.pages import scraped, trace
 from tests.llem_integrator.pages import series as lines_of
@@ -148,6 +153,42 @@ def test_a_store_gives_the_plot_of_the_file(
         assert np.count_nonzero(envelope.counts) > 5
         for name in ("low", "high", "sums", "counts", "gap_ms", "ends"):
             assert np.array_equal(getattr(envelope, name), getattr(found[uuid], name)), name
+
+
+class Hours:
+    """A source of 10 Hz traces of 16 GPUs, however long, in pieces of a minute."""
+
+    address = "hours"
+    warnings: tuple[str, ...] = ()
+
+    def pieces(self, metric: str, _: object, start_ms: int, end_ms: int, __: object) -> Iterator[Piece]:
+        for first in range(start_ms // 60_000 * 60_000, end_ms, 60_000):
+            times = np.arange(max(first, -(-start_ms // 100) * 100), min(first + 60_000, end_ms), 100)
+            traced = range(16) if metric == "llem_gpu_power_trace_watts" else range(0)
+            watts = np.asarray(100 + times % 700, np.float64)
+            yield Piece(
+                first, first + 60_000, tuple(Series({"uuid": f"GPU-{n}"}, times, watts) for n in traced)
+            )
+
+    def summary(self, *_: object) -> Iterator[Series]:
+        return iter(())
+
+
+def test_memory_does_not_grow_with_the_window(tmp_path: Path) -> None:
+    """Four hours take as much memory as one, and every sample is in."""
+    path = file_of(tmp_path, *(scraped(gpu) for gpu in range(16)))
+    (result,) = results_of(path, (30, 90))
+    peaks = []
+    for hours in (1, 4):
+        gathered, window = Gathered(), Window.between(BEGIN, BEGIN + hours * 3600)
+        gathered.add(replace(result, start=float(BEGIN), end=float(BEGIN + hours * 3600)))
+        tracemalloc.start()
+        envelopes = read(Asked(Hours(), [window], ((),), None), gathered, grid_of(gathered, 10**6, 1600))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert np.sum(envelopes["GPU-7"].counts) == pytest.approx(hours * 36_000, rel=0.02)
+        assert envelopes["GPU-7"].gaps_ms() == []
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def plot(source: str, target: Path, *more: str) -> bytes:
