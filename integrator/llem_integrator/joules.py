@@ -19,8 +19,7 @@ _BLOCK: Final = 16_384
 """Pairs that are worked on at a time: their columns stay in the processor's cache."""
 
 _GRID: Final = 16.0
-"""Sums are kept as multiples of 1/16, which add up exactly, and rests below that. The exporter's own samples
-have no rests: their sums are exact."""
+"""Sums are kept as multiples of 1/16, which add up exactly, and rests, which the exporter's samples have not."""
 
 
 def trapezoid(
@@ -29,8 +28,7 @@ def trapezoid(
     """Integral over power samples (n,) in watts, ascending in time."""
     spans = spans_of([window])
     limits = np.array([np.nan if limit_watts is None else limit_watts])
-    found = trapezoids(unix_ms, watts, spans, max_gap_ms, limits, _ANY_MARGIN_MS)
-    return found.row(0)
+    return trapezoids(unix_ms, watts, spans, max_gap_ms, limits, _ANY_MARGIN_MS).row(0)
 
 
 def trapezoids(
