@@ -1,0 +1,142 @@
+"""The alerts as Grafana manages them, and Alertmanager's configuration."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grafana.make_alerts import DATASOURCE_UID, TARGET, main, provisioning
+from tests.grafana.rule_files import GRAFANA, alerts
+from tests.servers import program
+
+# Source: AlertRuleGroupV1, AlertRuleV1, QueryV1 in Grafana's pkg/services/provisioning/alerting.
+GROUP_FIELDS = {"orgId", "name", "folder", "interval", "rules"}
+RULE_FIELDS = {
+    "uid",
+    "title",
+    "condition",
+    "data",
+    "noDataState",
+    "execErrState",
+    "for",
+    "keepFiringFor",
+    "missing_series_evals_to_resolve",
+    "annotations",
+    "labels",
+    "isPaused",
+}
+QUERY_FIELDS = {"refId", "relativeTimeRange", "datasourceUid", "model"}
+
+
+def managed() -> list[dict[str, Any]]:
+    document = yaml.safe_load(TARGET.read_text())
+    assert document["apiVersion"] == 1
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def test_the_file_is_what_the_rules_make() -> None:
+    """Whoever changes alerts.yml runs `python -m grafana.make_alerts`."""
+    assert TARGET.read_text() == provisioning()
+
+
+def test_every_alert_is_there_with_its_expression_times_and_labels() -> None:
+    """Nothing is lost on the way."""
+    assert [rule["title"] for rule in managed()] == list(alerts())
+    for rule in managed():
+        source = alerts()[rule["title"]]
+        query = rule["data"][0]
+        assert query["model"]["expr"] == source["expr"]
+        assert query["model"]["instant"] is True
+        assert (rule["for"], rule["keepFiringFor"]) == (source["for"], source["keep_firing_for"])
+        assert rule["labels"] == source["labels"]
+
+
+def test_grafana_knows_every_field() -> None:
+    """Fields and words are those that Grafana's provisioning reads; an unknown one would be ignored."""
+    for group in yaml.safe_load(TARGET.read_text())["groups"]:
+        assert set(group) == GROUP_FIELDS
+    uids = [rule["uid"] for rule in managed()]
+    assert len(set(uids)) == len(uids)
+    for rule in managed():
+        assert set(rule) == RULE_FIELDS
+        # Source: util.ValidateUID, at most 40 of these.
+        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", rule["uid"])
+        assert rule["noDataState"] in {"NoData", "OK", "Alerting", "KeepLast"}
+        assert rule["execErrState"] in {"Error", "OK", "Alerting", "KeepLast"}
+        assert all(set(query) == QUERY_FIELDS for query in rule["data"])
+        assert all(query["refId"] == query["model"]["refId"] for query in rule["data"])
+
+
+def test_the_condition_is_true_for_each_series_that_is_there() -> None:
+    """Also for one whose value is 0: C is above 0 where A is any number."""
+    for rule in managed():
+        query, exists, above = rule["data"]
+        assert exists["model"]["expression"].startswith(f"is_number(${query['refId']})")
+        assert (exists["model"]["type"], above["model"]["type"]) == ("math", "threshold")
+        assert above["model"]["expression"] == exists["refId"]
+        assert above["model"]["conditions"] == [{"evaluator": {"type": "gt", "params": [0]}}]
+        assert rule["condition"] == above["refId"]
+
+
+def test_texts_read_the_number_as_grafana_gives_it() -> None:
+    """$value is a text in Grafana; ${...} would be taken from Grafana's environment."""
+    for rule in managed():
+        for text in rule["annotations"].values():
+            assert not re.search(r"\$value\b", text)
+            assert "${" not in text
+        assert "$values.A.Value" in rule["annotations"]["description"]
+
+
+def test_another_datasource(tmp_path: Path, monkeypatch: Any) -> None:
+    """`make_alerts UID` asks that datasource."""
+    monkeypatch.setattr("grafana.make_alerts.TARGET", tmp_path / "out" / "alerts.yaml")
+    main(["mimir"])
+    text = (tmp_path / "out" / "alerts.yaml").read_text()
+    assert text == provisioning("mimir")
+    assert text.replace("datasourceUid: mimir", f"datasourceUid: {DATASOURCE_UID}") == provisioning()
+
+
+def test_alertmanager_takes_its_configuration() -> None:
+    """amtool finds nothing wrong, and every alert that it names is one."""
+    path = GRAFANA / "alertmanager" / "alertmanager.yml"
+    checked = subprocess.run(
+        [program("amtool", "prometheus-alertmanager"), "check-config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    config = yaml.safe_load(path.read_text())
+    for rule in config["inhibit_rules"]:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            pattern = re.fullmatch(r'alertname=~?"(.+)"', matcher)
+            assert pattern, matcher
+            assert any(re.fullmatch(pattern[1], alert) for alert in alerts()), matcher
+            for word in re.findall(r"[A-Z]\w+", pattern[1].replace("Llem", "")):
+                assert any(word in alert for alert in alerts()), word
+
+
+def test_alertmanager_sends_alerts_where_they_belong() -> None:
+    """By amtool's own routing: each severity has a receiver that exists."""
+    path = GRAFANA / "alertmanager" / "alertmanager.yml"
+    for severity in ("critical", "warning", "info"):
+        routed = subprocess.run(
+            [
+                program("amtool", "prometheus-alertmanager"),
+                "config",
+                "routes",
+                "test",
+                f"--config.file={path}",
+                "alertname=LlemGpuPowerHigh",
+                f"severity={severity}",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert routed.returncode == 0, routed.stderr
+        assert routed.stdout.strip() == "nobody"
