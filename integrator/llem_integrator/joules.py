@@ -19,7 +19,7 @@ _BLOCK: Final = 16_384
 """Pairs that are worked on at a time: their columns stay in the processor's cache."""
 
 _GRID: Final = 16.0
-"""Sums are kept as multiples of 1/16, which add up exactly, and rests, which the exporter's samples have not."""
+"""Sums are kept as multiples of 1/16, which add up exactly, and rests; the exporter's samples have none."""
 
 
 def trapezoid(
