@@ -39,11 +39,38 @@ NUMBERS = (
     "+Inf",
     "-inf",
 )
-ODD = ("", "1_0", "0x10", "1e", "--1", "1.2.3", "e", "nan(1)", "\t1", "1 ", "1 2", "٣", "infinity", "1e999")
+ODD = (
+    "",
+    "1_0",
+    "0x10",
+    "1e",
+    "--1",
+    "1.2.3",
+    "e",
+    "nan(1)",
+    "\t1",
+    "1 ",
+    "1 2",
+    "٣",
+    "infinity",
+    "1e999",
+    "1\t2",
+)
 TIMES = ("1795507546", "1795507546.1", "1795507546.123", "1795507546123", "-1", "0", "1e3", "9007199254740")
-ODD_TIMES = ("nan", "1e300", "9007199254741", "9007199254740993", "", "1 2", "x", '1 # {a="b"} 2 3')
+ODD_TIMES = (
+    "nan",
+    "1e300",
+    "nan(1)",
+    "1\t2",
+    "9007199254741",
+    "9007199254740993",
+    "",
+    "1 2",
+    "x",
+    '1 # {a="b"} 2 3',
+)
 
-SAMPLE = re.compile(rf"({'|'.join(map(re.escape, HEADS))}) (\S+) (\S+)(?: # .*)?")
+SAMPLE = re.compile(rf"({'|'.join(map(re.escape, HEADS))}) (\S+)(?: (\S+))?(?: # .*)?")
 
 Found = dict[str, list[tuple[int, float]]]
 
@@ -55,12 +82,17 @@ def plainly(lines: Sequence[str]) -> Found | None:
         if line.startswith("#") or not line.strip():
             continue
         fields = SAMPLE.fullmatch(line)
-        if not fields or not all(re.fullmatch(r"[\w.+-]+", part, re.ASCII) for part in fields.groups()[1:]):
+        if not fields or not all(
+            re.fullmatch(r"[\w.+-]+", part, re.ASCII) for part in fields.groups()[1:] if part
+        ):
             return None
         try:
             if "_" in line.removeprefix(fields[1]):
                 return None
-            value, time = float(fields[2]), float(fields[3])
+            value = float(fields[2])
+            if fields[3] is None:  # a fact, and no sample
+                continue
+            time = float(fields[3])
             ms = time if "__name__" in fields[1] else time * 1000
             if not abs(ms) < END_MS:
                 return None
@@ -121,32 +153,57 @@ MIXED = st.builds(
     st.randoms(use_true_random=False),
     st.integers(100, 500),
 )
-BROKEN = st.builds(
-    "{} {} {}".format,
-    st.sampled_from((*HEADS, *HEADS, "", "m{", "5", "m{} m")),
-    st.sampled_from((*NUMBERS, *ODD)),
-    st.sampled_from((*TIMES, *ODD_TIMES)),
-) | st.sampled_from(("# HELP m x", "", "5 6", "1", "m 1 12 13"))
+LINE = st.sampled_from(("# HELP m x", "", "5 6", "1", "m 1 12 13", "m{ 1 2", "m{} m 1 2", " m 1 2"))
+BROKEN = st.lists(
+    st.tuples(st.sampled_from(("value", "time")), st.sampled_from((*ODD, *ODD_TIMES))), max_size=2
+)
+
+
+def broken(line: str, place: str, odd: str) -> str:
+    """The line with something else in place of its value or its time."""
+    before, value, time = line.rsplit(" ", 2)
+    return f"{before} {odd} {time}" if place == "value" else f"{before} {value} {odd}"
 
 
 @given(
-    st.lists(RUNS | MIXED | LINES.map(lambda line: [line]), max_size=12),
-    st.lists(BROKEN, max_size=1),
-    st.data(),
+    st.lists(RUNS | MIXED | LINES.map(lambda line: [line]), max_size=8), BROKEN, st.none() | LINE, st.data()
 )
 def test_runs_are_read_as_single_lines_are(
-    runs: list[list[str]], odd: list[str], data: st.DataObject
+    runs: list[list[str]], odd: list[tuple[str, str]], other: str | None, data: st.DataObject
 ) -> None:
     """Whatever follows whatever, in pieces of any size: the same samples, or refused by both."""
     lines = [line for run in runs for line in run]
-    for line in odd:
-        lines.insert(data.draw(st.integers(0, len(lines))), line)
+    for place, token in odd if lines else []:
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at] = broken(lines[at], place, token)
+    if other is not None:
+        lines.insert(data.draw(st.integers(0, len(lines))), other)
     text = "\n".join([*lines, "# EOF", ""]).encode()
     expected = plainly(lines)
     found = samples(text, data.draw(st.integers(1, 5000)))
     assert (found is None) == (expected is None)
     if expected is not None:
         assert found == cleaned(expected)
+
+
+@pytest.mark.parametrize("heads", [HEADS[:1], HEADS[3:4], HEADS[:5]])
+@pytest.mark.parametrize("place", ["value", "time"])
+@pytest.mark.parametrize("odd", dict.fromkeys((*NUMBERS, *TIMES, *ODD, *ODD_TIMES)))
+def test_a_token_inside_many_lines_is_read_as_alone(heads: Sequence[str], place: str, odd: str) -> None:
+    """Whatever it is: in a run of one series, and among several."""
+    lines = [f"{heads[i % len(heads)]} {i / 8} {1_795_507_546 + i}" for i in range(400)]
+    lines[300] = broken(lines[300], place, odd)
+    expected = plainly(lines)
+    found = samples("\n".join([*lines, "# EOF"]).encode(), 1 << 20)
+    assert found == (None if expected is None else cleaned(expected))
+
+
+def test_a_field_too_few_and_one_too_many_are_not_two_lines() -> None:
+    """Together they would be as many numbers as two samples have."""
+    lines = [f"m {i} {i}" for i in range(400)]
+    lines[300:302] = ["m 1", "m 2 3 4"]
+    with pytest.raises(SourceError, match="line 302"):
+        read(["\n".join([*lines, "# EOF"]).encode()], "page", names=None)
 
 
 @pytest.mark.parametrize("number", [1, 2, 17, 1500, 3000])

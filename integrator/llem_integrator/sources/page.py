@@ -61,7 +61,8 @@ class Page:
         line, batch = 0, 1
         while line < len(block):
             if self._head and (taken := self._run(block, line)):
-                line, batch = line + taken, 1
+                line += taken
+                batch = 1 if taken >= batch else batch
                 continue
             stop = min(line + batch, len(block))
             rest = np.arange(line, stop)
