@@ -1,0 +1,130 @@
+"""Dashboards as TypeScript that holds them against the types of @grafana/schema, and its compiler."""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).parent
+INSTALL_SECONDS: Final = 180
+COMPILE_SECONDS: Final = 120
+MANIFEST: Final = json.loads((HERE / "package.json").read_text())
+NEWEST: Final = "@grafana/schema"
+OLDEST: Final = f"{NEWEST}-9"
+OLDER: Final = sorted(name for name in MANIFEST["devDependencies"] if name.startswith(f"{NEWEST}-"))
+
+JSON_TYPE: Final = """
+/** A type as JSON has it: members of string enums are plain strings. */
+type Json<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]: Json<T[K]> } : T;
+/** The same with nothing required, for versions whose types require what Grafana fills in itself. */
+type Some<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]?: Some<T[K]> } : T;
+"""
+
+
+def npm(*arguments: str, folder: Path) -> str:
+    """What npm prints; an error says what it could not do."""
+    program = shutil.which("npm")
+    if program is None:
+        raise FileNotFoundError("npm is not installed: apt-get install npm (tests/run does it)")
+    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--no-update-notifier"]
+    try:
+        done = subprocess.run(
+            [program, *arguments, *quiet],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(
+            f"npm {arguments[0]}: no answer from its registry in {INSTALL_SECONDS} s"
+        ) from error
+    if done.returncode:
+        raise ConnectionError(f"npm {arguments[0]} failed; is its registry in reach?\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def install(folder: Path) -> None:
+    """The packages of package-lock.json, in a folder's node_modules."""
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, folder)
+    npm("ci", folder=folder)
+
+
+def complaints(folder: Path, statements: str) -> str:
+    """What the compiler says of statements that use Json and Some; empty where all fits."""
+    (folder / "check.ts").write_text(f"{statements}\n{JSON_TYPE}")
+    flags = ["--noEmit", "--strict", "--skipLibCheck", "--target", "es2022", "--module", "esnext"]
+    tsc = folder / "node_modules" / "typescript" / "bin" / "tsc"
+    done = subprocess.run(
+        ["node", tsc, *flags, "--moduleResolution", "bundler", "check.ts"],
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=COMPILE_SECONDS,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def whole(dashboard: dict[str, Any], package: str) -> str:
+    """A dashboard as the type Dashboard of a package has it; the newest one's in full."""
+    kind = "Json" if package == NEWEST else "Some"
+    known = dashboard if package != OLDEST else _as_of_9(dashboard)
+    return (
+        f'import type {{ Dashboard }} from "{package}";\n'
+        f"export const one = {json.dumps(known)} satisfies {kind}<Dashboard>;\n"
+    )
+
+
+def _as_of_9(dashboard: dict[str, Any]) -> dict[str, Any]:
+    """Without what the types of Grafana 9 do not know: variables, and null as an id or a threshold."""
+    known = {key: value for key, value in dashboard.items() if key not in ("id", "templating")}
+    without_null: dict[str, Any] = json.loads(json.dumps(known).replace(', "value": null', ""))
+    return without_null
+
+
+def options(panels: list[dict[str, Any]]) -> str:
+    """Each panel's options and lines' settings, as the newest types of its kind have them."""
+    kinds = sorted({panel["type"] for panel in panels})
+    folder = f"{NEWEST}/dist/types/raw/composable"
+    lines = []
+    for number, panel in enumerate(panels):
+        kind = panel["type"]
+        lines.append(
+            f"export const options{number} = {json.dumps(panel['options'])} satisfies Some<{kind}.Options>;"
+        )
+        if custom := panel["fieldConfig"]["defaults"].get("custom"):
+            lines.append(
+                f"export const custom{number} = {json.dumps(custom)} satisfies Some<{kind}.FieldConfig>;"
+            )
+    imports = []
+    for kind in kinds:
+        path = f"./node_modules/{folder}/{kind}/panelcfg/x/types.gen"
+        imports.append(f'import type * as {kind} from "{path}";')
+    return "\n".join([*imports, *lines])
+
+
+def units(folder: Path) -> set[str]:
+    """The ids of all units of @grafana/data, whose package is fetched alone: it draws in 130 others."""
+    wanted = MANIFEST["config"]["units"]
+    (packed,) = json.loads(npm("pack", wanted["package"], "--json", folder=folder))
+    if packed["integrity"] != wanted["integrity"]:
+        raise ValueError(f"{wanted['package']} is not the one that is pinned: {packed['integrity']}")
+    with tarfile.open(folder / packed["filename"]) as package:
+        package.extractall(folder, filter="data")
+    text = (folder / "package" / "dist" / "cjs" / "valueFormats" / "categories.cjs").read_text()
+    script = (
+        "const any = new Proxy(() => any, { get: (_, key) => key === Symbol.toPrimitive ? () => '' : any });"
+        "const exported = {};"
+        f"new Function('require', 'exports', {json.dumps(text)})(() => any, exported);"
+        "const ids = exported.getCategories().flatMap((one) => one.formats.map((format) => format.id));"
+        "console.log(JSON.stringify(ids));"
+    )
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=30, check=True)
+    return set(json.loads(done.stdout))
