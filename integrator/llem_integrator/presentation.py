@@ -90,6 +90,8 @@ def of(given: Options) -> Presentation:
         raise ConfigError(f"{given.form} is no text for a terminal; give --output FILE, or pipe it")
     if not given.output:
         raise ConfigError("--output names no file (write - for standard output)")
+    if len({given.output, *given.plots}) <= len(given.plots):
+        raise ConfigError("--output and each --plot need a file of their own")
     plots = tuple(plot_to(path) for path in given.plots)
     return Presentation(given.form, given.output, report.writer(given.form), _figures(given), plots)
 

@@ -143,6 +143,8 @@ def test_by_the_command_line(tmp_path: Path) -> None:
         (["--plot", "out.pdf"], ".png, .svg, .html"),
         (["--plot", ""], ".png, .svg, .html"),
         (["--output", ""], "--output"),
+        (["--output", "a.svg", "--plot", "a.svg"], "a file of their own"),
+        (["--plot", "a.svg", "--plot", "a.svg"], "a file of their own"),
     ],
 )
 def test_bad_values_are_usage_errors_of_one_line(args: list[str], message: str) -> None:
