@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import exporter_targets, integrator_targets, store_targets
+from tests.fuzz import exporter_targets, file_targets, integrator_targets, store_targets
 from tests.fuzz.command import EXAMPLE_SECONDS
 from tests.fuzz.inputs import near, query_answers
 from tests.fuzz.integrator_targets import ask_prometheus
@@ -15,6 +15,7 @@ from tests.fuzz.target import Target
 
 TARGETS = {
     **{f"exporter.{name}": target for name, target in exporter_targets.TARGETS.items()},
+    **{f"file.{name}": target for name, target in file_targets.TARGETS.items()},
     **{f"integrator.{name}": target for name, target in integrator_targets.TARGETS.items()},
     **{f"store.{name}": target for name, target in store_targets.TARGETS.items()},
 }
