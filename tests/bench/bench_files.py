@@ -5,7 +5,7 @@ python tests/bench/bench_files.py [--gpus 64] [--hours 1] [--folder DIR]
 A trace at 10 Hz, written as OpenMetrics (series by series, and in the order of scrapes) and as `promtool tsdb
 dump` prints it; plain, by gzip -1 and by zstd. Each row is a process `llem-integrate --source FILE` over the
 whole time, from its start to its end, beside `cat`, `gzip -dc` or `zstd -dc` of the same file to /dev/null.
-CPU s are of all threads. All rows must give the same joules. 64 GPUs and 12 hours are 27.6 M lines: 4 GB a form in DIR.
+All rows must give the same joules. 64 GPUs and 12 hours are 27.6 M lines, 4 GB in DIR.
 """
 
 import argparse
@@ -139,8 +139,8 @@ def main() -> int:
             met = met and not slow and run.peak_mb <= TARGET_MB
             size_mb = path.stat().st_size / 1e6
             print(
-                f"{path.name:<18}{size_mb:>7.0f}{transfer.wall_s:>8.2f}{run.wall_s:>8.2f}{run.cpu_s:>8.2f}{rate / 1e6:>11.2f}"
-                f"{run.peak_mb:>9.0f}  {max(joules):.3f}",
+                f"{path.name:<18}{size_mb:>7.0f}{transfer.wall_s:>8.2f}{run.wall_s:>8.2f}{run.cpu_s:>8.2f}"
+                f"{rate / 1e6:>11.2f}{run.peak_mb:>9.0f}  {max(joules):.3f}",
                 flush=True,
             )
     print(
