@@ -5,13 +5,14 @@
         proxy.arm(Moment.REQUEST, prometheus.stop)
         proxy.wait()                   # it was stopped as its request came, and has its answer unread
 
-Each client's connection has an upstream connection of its own, and both are closed together, so that the
-exporter sees of connections what it would see without the proxy.
+Each client's connection has an upstream connection of its own, and both are closed or reset together, so that
+the exporter sees of connections what it would see without the proxy.
 """
 
 import gzip
 import re
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -99,13 +100,16 @@ class FaultProxy:
             upstream = socket.create_connection(self._upstream, CONNECT_SECONDS, (self._source, 0))
             upstream.settimeout(None)
             with upstream:
-                while request := _message(client):
-                    armed, self._armed = self._armed, None
-                    try:
-                        self._exchange(client, upstream, request, armed, number)
-                    finally:
-                        if armed:
-                            self._done.set()
+                try:
+                    while request := _message(client):
+                        armed, self._armed = self._armed, None
+                        try:
+                            self._exchange(client, upstream, request, armed, number)
+                        finally:
+                            if armed:
+                                self._done.set()
+                except (ConnectionResetError, BrokenPipeError):
+                    upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _exchange(
         self,

@@ -70,6 +70,13 @@ def test_a_response_that_was_not_read_to_its_end_comes_again(disturbed: Result) 
 
 @pytest.mark.parametrize("what", ["left alone", "disturbed"])
 def test_victoria_metrics_has_every_sample_once(results: dict[str, Result], what: str) -> None:
-    """With honor_timestamps: left alone, and after its connection was cut and it was stopped."""
+    """With honor_timestamps: left alone, and after its connection was cut and it was stopped.
+
+    Stopped for longer than its timeout, 1.79 may read that one answer to its end, throw it away, and use the
+    connection again: nothing shows that.
+    """
     result = results[f"VictoriaMetrics, {what}"]
-    assert result.lossless, result
+    stopped = [exchange for exchange in result.scraper.proxy.exchanges if exchange.disturbed][1:]
+    thrown_away = sum(len(exchange.times_ms) for exchange in stopped) * SAMPLES_PER_TICK
+    assert result.missing in {0, thrown_away}, result
+    assert (result.expected > 0, result.not_once) == (True, 0)

@@ -37,7 +37,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received_bytes, self._overrun = 0, False
         self._end = _REQUEST_END
-        self.lost: Callable[[], object] = lambda: None
+        self._cut = False
+        self.lost: Callable[[bool], object] = lambda _: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
@@ -46,7 +47,7 @@ class Connection(asyncio.Protocol):
         self.handler.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost()
+        self.lost(self._cut or exc is not None)  # with an error: the client's kernel has reset it
         self.handler.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close at once; what was not sent is forgotten, by the kernel too."""
+        self._cut = self.busy or self._unsent()
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._transport is not None:

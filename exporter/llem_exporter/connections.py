@@ -47,13 +47,17 @@ class Connections:
 
     Beyond `limit`, whoever has been idle for the longest goes for each newcomer, those first that never
     asked anything. The connections that `known` names are left alone: an answer that was sent there is
-    confirmed by the next request.
+    confirmed by the next request. `unread` is told of each that broke with something unread by its client.
     """
 
     def __init__(
-        self, limit: int, known: Callable[[], Collection[object]], now_s: Callable[[], float]
+        self,
+        limit: int,
+        known: Callable[[], Collection[object]],
+        unread: Callable[[object], object],
+        now_s: Callable[[], float],
     ) -> None:
-        self._limit, self._known, self._now_s = limit, known, now_s
+        self._limit, self._known, self._unread, self._now_s = limit, known, unread, now_s
         self._all: dict[object, Connection] = {}
         self._listeners: Sequence[socket.socket] = ()
         self._handler: Callable[[], web.RequestHandler] | None = None
@@ -151,8 +155,13 @@ class Connections:
         accepted.setblocking(False)
         handler = self._handler()
         self._all[handler] = connection = Connection(accepted, handler, self._now_s)
-        connection.lost = lambda: self._all.pop(handler, None)
+        connection.lost = lambda cut: self._lost(handler, cut=cut)
         connection.opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+
+    def _lost(self, handler: object, *, cut: bool) -> None:
+        self._all.pop(handler, None)
+        if cut:
+            self._unread(handler)
 
     async def _open(self, connection: Connection, accepted: socket.socket) -> None:
         """Make a transport of it: the TLS handshake, where there is TLS."""
@@ -163,10 +172,10 @@ class Connections:
                 lambda: connection, accepted, ssl=tls, **times
             )
         except OSError as exc:  # it has gone, or speaks no TLS
-            connection.lost()
+            connection.lost(False)
             _forget(exc)
         except asyncio.CancelledError as exc:
-            connection.lost()
+            connection.lost(False)
             _forget(exc)
             raise
         finally:

@@ -103,7 +103,7 @@ def run(settings: Settings) -> None:
 
     try:
         pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
-        asyncio.run(serve(pages, site, handover.connections, every_second))
+        asyncio.run(serve(pages, site, handover, every_second))
     finally:
         sampler.stop()
         if jobs:

@@ -4,7 +4,8 @@ Written is not read. What a response carried is *offered*; it is *confirmed* whe
 request comes on the same connection, since a client uses a connection again only after it has read a
 body to its end. On another connection, the unconfirmed response is offered once more, with what is new.
 What was offered twice and never confirmed counts as delivered: such a client never reuses connections.
-A response whose end could not even be written is no offer.
+A response whose end could not even be written is no offer, nor one whose connection was then reset: so a
+kernel ends a connection of which it holds what nobody has read.
 """
 
 from collections import deque
@@ -24,6 +25,8 @@ NEW_EXPORTER_SECONDS: Final = 300.0
 
 SILENT_INTERVALS: Final = 3
 USUAL_INTERVAL_S: Final = 15.0
+MAX_RESETS: Final = 3
+"""So many resets in a row are taken for unread answers."""
 
 
 class Holder(Protocol):
@@ -69,6 +72,7 @@ class _Scraper:
     again: _Mark
     offered: _Mark
     connection: object | None = None
+    resets: int = 0
     timeout_s: float | None = None
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=5))
 
@@ -164,6 +168,17 @@ class Handover:
         scraper = self._scrapers.get(name)
         if scraper is not None and scraper.connection is connection:
             scraper.again, scraper.offered = scraper.taken, scraper.again
+            scraper.connection = None
+
+    def unread(self, connection: object) -> None:
+        """This connection was reset, as a kernel does that holds what its client has not read.
+
+        What came last on it was no offer. Of a client that ends every connection so, it is one in the end.
+        """
+        for name, scraper in self._scrapers.items():
+            if scraper.connection is connection and scraper.resets < MAX_RESETS:
+                scraper.resets += 1
+                self.broken(name, connection)
 
     def _new(self, name: str, address: str, now_ms: int, now_s: float) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
@@ -191,6 +206,7 @@ class Handover:
     def _confirm(self, scraper: _Scraper) -> None:
         self.confirmed_readings += _between(scraper.taken.numbers, scraper.offered.numbers)
         scraper.taken = scraper.again = scraper.offered
+        scraper.resets = 0
 
     def _offer_again(self, scraper: _Scraper) -> None:
         """Take what was offered twice as delivered, and offer again what was offered once."""

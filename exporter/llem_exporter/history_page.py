@@ -122,9 +122,11 @@ class HistoryPage:
         settled_ms = sampler.settled_ms(now_ms)
         if "since" in query:
             return _Share(max(parse_since(query["since"]), now_ms - sampler.retention_ms), settled_ms)
+        if request.remote is None:  # reset before it was looked at: whose request it is, nobody knows
+            raise RefusedError(503, "the client has gone\n")
         name, limit = query["scraper"], parse_limit(query.get("limit")) or self._max_samples
         grant = self._handover.begin(
-            name, request.remote or "", request.protocol, settled_ms - 1, _scrape_timeout_s(request.headers)
+            name, request.remote, request.protocol, settled_ms - 1, _scrape_timeout_s(request.headers)
         )
         return _Share(grant.after_ms, self._bite_end_ms(grant, settled_ms, limit), name)
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from llem_exporter import landing, negotiation, systemd
 from llem_exporter.connections import Connections, max_connections
+from llem_exporter.handover import Handover
 from llem_exporter.history_page import GZIP_LEVEL, HistoryPage
 from llem_exporter.listening import Address, announce, listen
 from llem_exporter.sampler import Sampler
@@ -118,15 +119,13 @@ class Site:
     notify_socket: str | None = None
 
 
-async def serve(
-    pages: Pages, site: Site, known: Callable[[], Collection[object]], every_second: Callable[[], None]
-) -> None:
+async def serve(pages: Pages, site: Site, handover: Handover, every_second: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; the log says where. Raises ConfigError where it cannot listen.
 
-    `known` names the connections that are not closed in favour of others.
+    The connections of those who take `handover`'s samples are not closed in favour of others.
     """
-    loop, config = asyncio.get_running_loop(), site.config
-    connections = Connections(max_connections(), known, loop.time)
+    loop, config, known = asyncio.get_running_loop(), site.config, handover.connections
+    connections = Connections(max_connections(), known, handover.unread, loop.time)
 
     def reload(*, force: bool) -> None:
         config.reload_if_changed(force=force)

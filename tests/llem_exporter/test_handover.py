@@ -122,6 +122,34 @@ def test_a_response_that_was_not_written_to_its_end_is_no_offer() -> None:
     assert rig.counts() == (4 + 6 + 8 + 10 + 10 + 6, 4, 0)
 
 
+def test_a_connection_that_was_reset_offered_nothing() -> None:
+    """An answer that lay unread when the client gave up is not lost, even if that happens twice in a row."""
+    rig, connections = Rig(), [object() for _ in range(4)]
+    rig.tick(2)
+    for connection in connections[:3]:
+        assert rig.scrape(connection) == ticks(0, 2)
+        rig.handover.unread(connection)
+        rig.handover.unread(connection)
+    assert rig.scrape(connections[3]) == ticks(0, 2)
+    rig.tick(1)
+    assert rig.scrape(connections[3]) == ticks(2, 3)
+    assert rig.counts() == (4 * 4 + 2, 4, 0)
+
+
+def test_who_resets_every_connection_gets_on_all_the_same() -> None:
+    """Some clients close so; they get each reading a few times, and the next ones after it."""
+    rig = Rig()
+    seen: list[Reading] = []
+    for _ in range(40):
+        rig.tick(1)
+        connection = object()
+        seen += rig.scrape(connection)
+        rig.handover.unread(connection)
+    counts = Counter(seen)
+    assert set(counts) == set(ticks(0, 40))
+    assert max(counts.values()) == 5
+
+
 def test_a_connection_is_compared_by_identity() -> None:
     """Ports and names recur: an equal connection is another one."""
     rig = Rig()

@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -307,6 +307,21 @@ def test_a_process_logs_nothing_of_it_either(start: StartExporter) -> None:
     # Two requests at once are no interval to make bites of: hence the limit.
     assert len(times_ms(exporter.fetch_text("/history?scraper=0&limit=1000"), 0)) > 20
     assert exporter.log() == before
+
+
+def test_an_answer_that_was_left_unread_comes_again(start: StartExporter) -> None:
+    """Two scrapes time out in a row with their answers in the kernel's buffers: the third has it all."""
+    exporter = start("--replay", "demo")
+    path = "/history?scraper=p&limit=1000"
+    wait_until(lambda: len(times_ms(exporter.fetch_text("/history?since=0"), 0)) > 20, "2 s of samples")
+    first = times_ms(exporter.fetch_text("/history?since=0"), 0)[0]
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", exporter.port)) as timed_out:
+            timed_out.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            time.sleep(0.5)
+    with closing(Client(exporter.port)) as client:
+        assert client.get(path).times_ms[0] == first
+        assert client.get(path).times_ms[:1] != [first]
 
 
 def go_away(port: int, path: str, read_bytes: int) -> bytes:
