@@ -156,7 +156,8 @@ def test_every_option_has_its_own_variable() -> None:
     options = {option.opts[0]: option.envvar for option in cli.command.params if option.name != "version"}
     assert "--window" in options
     assert options == {
-        name: "LLEM_INTEGRATE_" + name.removeprefix("--").upper().replace("-", "_") for name in options
+        name: "LLEM_INTEGRATE_" + name.removeprefix("--").upper().replace("-", "_").replace(".", "_")
+        for name in options
     }
 
 
