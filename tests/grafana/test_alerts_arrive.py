@@ -1,0 +1,168 @@
+"""From the GPU to the message: fake driver, exporter, Prometheus with these files, Alertmanager, webhook.
+
+In these tests a minute of the rules lasts a second, and every scrape and evaluation is half a second apart.
+"""
+
+import copy
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.fake_nvml import FakeDriver
+from tests.fake_nvml.load import constant
+from tests.grafana.rule_files import GRAFANA, document, write_rules
+from tests.grafana.webhook import Webhook
+from tests.servers import Alertmanager, Exporter, Prometheus, PrometheusRelease, wait_until
+
+SECONDS_PER_MINUTE = 1.0
+EVERY = "500ms"
+IDLE_WATTS, LIMIT_WATTS = 300.0, 700.0
+# For 10 min and a mean over 5 min last 15 s here; the rest is for a busy machine.
+ARRIVES_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """All that runs."""
+
+    driver: FakeDriver
+    exporter: Exporter
+    prometheus: Prometheus
+    webhook: Webhook
+
+
+def prometheus_configuration(
+    exporter: Exporter, alertmanager: Alertmanager, rules: list[str]
+) -> dict[str, Any]:
+    """grafana/prometheus/prometheus.yml, with these servers as targets, and faster."""
+    config = copy.deepcopy(document("prometheus.yml"))
+    config["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), EVERY)
+    config["rule_files"] = rules
+    config["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [alertmanager.address]}]
+    for job in config["scrape_configs"]:
+        job["static_configs"] = [{"targets": [exporter.address]}]
+    return config
+
+
+def alertmanager_configuration(webhook: Webhook) -> dict[str, Any]:
+    """grafana/alertmanager/alertmanager.yml, faster, and everyone is the webhook."""
+    config: dict[str, Any] = yaml.safe_load((GRAFANA / "alertmanager" / "alertmanager.yml").read_text())
+    config["receivers"][0]["webhook_configs"] = [{"url": webhook.url, "send_resolved": True}]
+    routes = [config["route"]]
+    for route in routes:
+        route |= {name: "500ms" for name in ("group_wait", "group_interval") if name in route}
+        routes += route.get("routes", [])
+    return config
+
+
+@pytest.fixture
+def rig(servers: ExitStack, tmp_path: Path, prometheus_release: PrometheusRelease) -> Rig:
+    """Three GPUs at 300 W, scraped, with no alert."""
+    driver = servers.enter_context(FakeDriver(tmp_path, gpus=3, power_limit_watts=LIMIT_WATTS))
+    for gpu in driver.gpus:
+        gpu.set_load(constant(IDLE_WATTS))
+    exporter = servers.enter_context(
+        Exporter(env=driver.env, args=["--no-collector.zeus", "--no-collector.codecarbon"])
+    )
+    webhook = servers.enter_context(Webhook())
+    for server in ("alertmanager", "prometheus"):
+        (tmp_path / server).mkdir()
+    alertmanager = servers.enter_context(
+        Alertmanager(tmp_path / "alertmanager", alertmanager_configuration(webhook))
+    )
+    rules = write_rules(tmp_path / "rules", seconds_per_minute=SECONDS_PER_MINUTE)
+    config = prometheus_configuration(exporter, alertmanager, rules)
+    prometheus = servers.enter_context(
+        Prometheus(
+            tmp_path / "prometheus",
+            config.pop("scrape_configs"),
+            config=config,
+            args=["--rules.alert.resend-delay=1s"],
+            release=prometheus_release,
+        )
+    )
+    wait_until(
+        lambda: len(prometheus.query("uuid:llem_gpu_power_watts:mean5m")) == 3, "three GPUs in Prometheus"
+    )
+    return Rig(driver, exporter, prometheus, webhook)
+
+
+def test_a_load_near_the_limit_arrives_with_its_labels_and_text_and_resolves(rig: Rig) -> None:
+    """One GPU of three; when its load falls that is told, too, for it is still in use."""
+    gpu, webhook = rig.driver.gpus[1], rig.webhook
+    gpu.set_load(constant(690.0))
+    notice = webhook.wait_for("LlemGpuNearPowerLimit", "firing", ARRIVES_S)
+    assert notice.labels == {
+        "alertname": "LlemGpuNearPowerLimit",
+        "instance": rig.exporter.address,
+        "job": "llem",
+        "gpu": "1",
+        "uuid": gpu.uuid,
+        "severity": "warning",
+    }
+    assert notice.annotations["summary"] == f"GPU 1 of {rig.exporter.address} is at its power limit"
+    told = re.fullmatch(
+        rf"{gpu.uuid} has drawn ([\d.]+)% of its enforced limit, .*", notice.annotations["description"]
+    )
+    assert told
+    assert 95 < float(told[1]) <= 100 * 690 / LIMIT_WATTS + 0.1
+    assert notice.annotations["runbook_url"].startswith("grafana/README.md#")
+
+    gpu.set_load(constant(IDLE_WATTS))
+    dropped = webhook.wait_for("LlemGpuPowerDrop", "firing", ARRIVES_S)
+    assert dropped.labels["uuid"] == gpu.uuid
+    webhook.wait_for("LlemGpuNearPowerLimit", "resolved", ARRIVES_S, uuid=gpu.uuid)
+    webhook.wait_for("LlemGpuPowerDrop", "resolved", ARRIVES_S, uuid=gpu.uuid)
+    others = {other.uuid for other in rig.driver.gpus} - {gpu.uuid}
+    for alert in ("LlemGpuNearPowerLimit", "LlemGpuPowerDrop"):
+        assert not [notice for uuid in others for notice in webhook.of(alert, "firing", uuid=uuid)]
+
+
+def test_a_lost_gpu_and_a_killed_exporter_arrive_and_resolve(rig: Rig) -> None:
+    """Of a killed exporter one thing is told: that it is down, and not that its GPUs have vanished."""
+    gpu, webhook = rig.driver.gpus[2], rig.webhook
+    gpu.lost = True
+    notice = webhook.wait_for("LlemGpuVanished", "firing", ARRIVES_S)
+    assert notice.labels["uuid"] == gpu.uuid
+    assert notice.labels["severity"] == "critical"
+    assert f"GPU 2 of {rig.exporter.address} has vanished" == notice.annotations["summary"]
+    gpu.lost = False
+    webhook.wait_for("LlemGpuVanished", "resolved", ARRIVES_S)
+
+    rig.exporter.kill()
+    down = webhook.wait_for("LlemExporterDown", "firing", ARRIVES_S)
+    assert down.labels["instance"] == rig.exporter.address
+    assert down.annotations["description"].startswith(f"/metrics of {rig.exporter.address} (job llem)")
+    rig.exporter.start()
+    webhook.wait_for("LlemExporterDown", "resolved", ARRIVES_S)
+    assert {notice.labels["uuid"] for notice in webhook.of("LlemGpuVanished", "firing")} == {gpu.uuid}
+
+
+def test_power_brake_and_heat_arrive(rig: Rig) -> None:
+    """By the driver's own reasons."""
+    rig.driver.gpus[0].throttle_reasons = 0x80
+    rig.driver.gpus[1].throttle_reasons = 0x40
+    brake = rig.webhook.wait_for("LlemGpuPowerBrake", "firing", ARRIVES_S)
+    assert (brake.labels["gpu"], brake.labels["severity"]) == ("0", "critical")
+    heat = rig.webhook.wait_for("LlemGpuThermalSlowdown", "firing", ARRIVES_S)
+    assert (heat.labels["gpu"], heat.labels["reason"]) == ("1", "hw_thermal")
+
+
+def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
+    """No expression fails, and each threshold and each rule about power, joules and quality has values."""
+    rig.prometheus.wait_for("fleet:llem_gpu_energy_joules:increase5m")
+    rig.prometheus.wait_for("instance:llem_history_confirmed_samples:ratio5m")
+    groups = json.loads(rig.prometheus.fetch_text("/api/v1/rules"))["data"]["groups"]
+    ran = [rule for group in groups for rule in group["rules"] if rule["health"] != "unknown"]
+    assert {rule["health"] for rule in ran} == {"ok"}
+    # Zeus and CodeCarbon do not run here, and kWh of a day come only every 5 min.
+    absent = ("zeus", "codecarbon", "1d")
+    for name in (rule["name"] for rule in ran if rule["type"] == "recording"):
+        if not any(word in name for word in absent):
+            assert rig.prometheus.query(name), name
