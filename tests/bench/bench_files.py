@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import Process
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ NAME = "llem_gpu_power_trace_watts"
 HZ = 10
 TARGET_LINES_A_SECOND = 1.5e6
 TARGET_MB = 250
+FORMS = ("OpenMetrics", "by scrape", "dump")
 PACKERS = {"": ("cat", "coreutils"), ".gz": ("gzip", "gzip"), ".zst": ("zstd", "zstd")}
 
 
@@ -92,19 +94,26 @@ def by_scrape(gpus: int, samples: int) -> Iterator[str]:
         yield "".join([f"{first}{values[(i + gpu) % samples]}{stamp}" for gpu, first in enumerate(heads)])
 
 
-def write(folder: Path, gpus: int, samples: int) -> Iterator[Path]:
-    """Each form in turn, in each packing; all are gone when the next one comes."""
-    forms = {
+def write_form(path: Path, gpus: int, samples: int) -> None:
+    by_name = {
         "OpenMetrics": by_series(gpus, samples, dump=False),
         "by scrape": by_scrape(gpus, samples),
         "dump": by_series(gpus, samples, dump=True),
     }
-    for name, form in forms.items():
+    with path.open("w") as file:
+        file.writelines(by_name[path.name])
+        if path.name != "dump":
+            file.write("# EOF\n")
+
+
+def write(folder: Path, gpus: int, samples: int) -> Iterator[Path]:
+    """Each form in turn, in each packing; all are gone when the next one comes."""
+    for name in FORMS:
         plain = folder / name
-        with plain.open("w") as file:
-            file.writelines(form)
-            if name != "dump":
-                file.write("# EOF\n")
+        # In a process of its own: a child's most memory counts what its parent had when it was started.
+        writer = Process(target=write_form, args=(plain, gpus, samples))
+        writer.start()
+        writer.join()
         yield plain
         for suffix, arguments in ((".gz", ["gzip", "-1k"]), (".zst", ["zstd", "-qk"])):
             subprocess.run([*arguments, str(plain)], check=True)

@@ -1,5 +1,10 @@
 """An exporter's own URL as a source."""
 
+import gzip
+
+import pytest
+
+from llem_core.errors import SourceError
 from llem_integrator.sources import Summary, whole
 from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.http import Http
@@ -27,3 +32,42 @@ def test_an_exporter_without_samples_has_no_data() -> None:
         source = ExporterSource(Http(url))
         assert list(whole(source.pieces(POWER, (), T0, T0 + 5, lambda _: None))) == []
         assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, Summary.LAST))) == 1
+
+
+PAGE = b"".join(b"llem_gpu_power_watts %d %d.5\n" % (i, T0 // 1000 + i) for i in range(5000)) + b"# EOF\n"
+
+
+def test_a_gzipped_history_is_the_same_history() -> None:
+    """It is parsed as it comes, whatever it is sent in."""
+    replies = (
+        Reply(body=PAGE),
+        Reply(body=PAGE, chunked=True),
+        Reply(body=gzip.compress(PAGE), headers={"Content-Encoding": "gzip"}),
+    )
+    answers = iter(replies)
+    with StandIn(lambda _: next(answers)) as server:
+        for _ in replies:
+            (one,) = whole(ExporterSource(Http(server.url)).pieces(POWER, (), T0, T0 + 10**7, lambda _: None))
+            assert one.values.tolist() == list(range(5000))
+            assert one.labels == {"instance": server.url.removeprefix("http://")}
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(body=PAGE, cut=len(PAGE) // 2), "no answer"),
+        (Reply(body=PAGE, cut=len(PAGE) // 2, chunked=True), "no answer"),
+        (Reply(body=PAGE[: len(PAGE) // 2]), "EOF|not a sample"),
+        (Reply(body=gzip.compress(PAGE)[:-200], headers={"Content-Encoding": "gzip"}), "EOF|no answer"),
+        (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "no answer"),
+        (Reply(body=b"<html>\n"), "/history: line 1: not a sample"),
+        (Reply(404, b"no such page\nbut others"), "/history answered 404: no such page$"),
+        (Reply(body=b"\xff\xfe 1\n# EOF\n"), "line 1: not text"),
+    ],
+)
+def test_half_a_history_is_none(reply: Reply, message: str) -> None:
+    """What was cut, damaged, or is no history is one line, and no sample of it is used."""
+    with StandIn(lambda _: reply) as server:
+        source = ExporterSource(Http(server.url, sleep=lambda _: None))
+        with pytest.raises(SourceError, match=message):
+            list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))
