@@ -21,8 +21,8 @@ from grafana.source.promql import (
 from llem_core import metrics
 
 INTENSITY: Final = (
-    "Grams per kWh are CodeCarbon's own of that node and range where it gives any, "
-    "else the variable *intensity*."
+    "Grams per kWh are CodeCarbon's own of that node and range where it gives any, else the variable "
+    "*intensity*."
 )
 SHARE: Final = "Operational, location-based, the GPUs' share only, times the variable *PUE*."
 
@@ -144,14 +144,15 @@ def _lines() -> list[list[Panel]]:
 def _table() -> Panel:
     return table(
         "GPUs",
-        f"The highest emitters of the range, and what they cost. {INTENSITY} {SHARE} {EXTRAPOLATES}",
-        Query(IDENTITY),
+        f"The GPUs with most joules in the range. {INTENSITY} {SHARE} {EXTRAPOLATES}",
+        IDENTITY,
         [
-            Column("Emissions", "massg", f"topk($top, {by_uuid(grams(RANGE))})", 2),
+            Column("Emissions", "massg", by_uuid(grams(RANGE)), 2),
             Column("Energy", "kwatth", f"{by_uuid(joules(RANGE))} / {JOULES_PER_KWH}", 4),
             Column("Cost", "none", by_uuid(cost(RANGE)), 4),
         ],
         labels=IDENTITY_COLUMNS,
+        only=f"topk($top, {by_uuid(joules(RANGE))})",
     )
 
 

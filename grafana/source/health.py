@@ -48,12 +48,24 @@ def rose(metric: MetricSpec, function: str = "rate") -> Expression:
     return lambda span: each(over(function, metric, span), "instance")
 
 
+def raw(name: str, span: Span) -> str:
+    """Values of a metric that others publish, too; the highest to rank them."""
+    return over("max_over_time", name, span) if span.at else select(name)
+
+
+def ours(expression: str, span: Span) -> str:
+    """Exporters alone: `up` and `process_*` are everybody's. One that is gone still counts."""
+    exporters = over("max_over_time", metrics.SAMPLER_INTERVAL, RANGE if span == RANGE else WHOLE)
+    return f"{expression} and on (job, instance) {exporters}"
+
+
 def age(span: Span) -> str:
     """How old the values on the page were when it was scraped, of each GPU."""
     if span.at:
         return each(over("max_over_time", metrics.GPU_SAMPLE_TIMESTAMP, span))
     newest = select(metrics.GPU_SAMPLE_TIMESTAMP)
-    return each(f"timestamp({newest}) - {newest}")
+    seconds = each(f"timestamp({newest}) - {newest}")
+    return f"clamp_min({seconds}, 0)"
 
 
 def waiting(span: Span) -> str:
@@ -77,7 +89,7 @@ def by_instance(
 
 
 def _figures() -> list[Panel]:
-    pages = f"max by (instance) (min_over_time({select(UP)}[1m]))"
+    pages = each(ours(over("min_over_time", UP, Span("1m")), RANGE), "instance")
     failed = each(over("increase", metrics.GPU_READ_ERRORS, RANGE), "instance, uuid, error")
     lost = f"sum ({rose(metrics.HISTORY_EVICTED, 'increase')(RANGE)})"
     covered = each(over("increase", metrics.GPU_INTEGRATED, RANGE))
@@ -160,8 +172,7 @@ def _sampling() -> list[list[Panel]]:
             line(
                 "Age of the samples",
                 "How old each GPU's values were when the page was scraped: a fraction of a second. A GPU "
-                "that cannot "
-                "be read has no value; the oldest GPUs of the range.",
+                "that cannot be read has no value; the oldest GPUs of the range.",
                 "s",
                 Query(
                     f"({age(Span(''))}) and on (instance, gpu, uuid) bottomk($top, {age(WHOLE)})", GPU_NAME
@@ -190,8 +201,7 @@ def _history() -> list[Panel]:
         line(
             "History trouble",
             "Readings evicted unread, and requests refused because another address uses the same ID, a "
-            "second over all "
-            "exporters. Both should be 0.",
+            "second over all exporters. Both should be 0.",
             "ops",
             Query(f"sum ({rose(metrics.HISTORY_EVICTED)(RECENT)})", "evicted"),
             Query(f"sum ({rose(metrics.HISTORY_CONFLICTS)(RECENT)})", "refused"),
@@ -233,19 +243,19 @@ def _process() -> list[list[Panel]]:
                 "Scrape time",
                 "How long Prometheus took for the slower of an exporter's pages.",
                 "s",
-                gauge(SCRAPE_SECONDS, "instance"),
+                lambda span: each(ours(raw(SCRAPE_SECONDS, span), span), "instance"),
             ),
             by_instance(
                 "CPU",
                 "Of one core, by the exporter's own process.",
                 "percentunit",
-                lambda span: each(over("rate", CPU_SECONDS, span), "instance"),
+                lambda span: each(ours(over("rate", CPU_SECONDS, span), span), "instance"),
             ),
             by_instance(
                 "Memory",
                 "Resident, of the exporter's own process.",
                 "bytes",
-                gauge(RESIDENT_BYTES, "instance"),
+                lambda span: each(ours(raw(RESIDENT_BYTES, span), span), "instance"),
             ),
         ],
     ]

@@ -74,10 +74,9 @@ def _figures() -> list[Panel]:
 def _table() -> Panel:
     return table(
         "GPUs in this window",
-        "zeus's joules where the hardware counts, else nvml's, over the time that they cover; gap "
-        "seconds are the rest "
-        f"of the window, both ends included. The ratio is of mean powers. {EXTRAPOLATES}",
-        Query(IDENTITY),
+        "zeus's joules where the hardware counts, else nvml's, over the time that they cover; gap seconds "
+        f"are the rest of the window, both ends included. The ratio is of mean powers. {EXTRAPOLATES}",
+        IDENTITY,
         [
             Column("Joules", "joule", JOULES, 3),
             Column("kWh", "kwatth", f"{JOULES} / {JOULES_PER_KWH}", 4),
@@ -100,9 +99,8 @@ def _lines() -> list[Panel]:
         line("Power", MEAN, "watt", Query(top(mean_watts), GPU_NAME)),
         line(
             "Gaps",
-            "The share of the time in which a running exporter had no sample of a GPU. While the "
-            "exporter itself is "
-            "not scraped, the line has a hole.",
+            "The share of the time in which a running exporter had no sample of a GPU. While the exporter "
+            "itself is not scraped, the line has a hole.",
             "percentunit",
             Query(top(uncovered_share), GPU_NAME),
             at_most=1,

@@ -152,18 +152,19 @@ class Column:
 def table(
     title: str,
     description: str,
-    key: Query,
+    key: str,
     columns: Sequence[Column],
     *,
     labels: Mapping[str, str],
     height: int = 10,
-    width: int = 24,
+    only: str | None = None,
 ) -> Panel:
-    """A row for each series of `key`, whose labels are named by `labels`; columns are merged in by the key.
+    """A row for each series of `key`, whose labels are named by `labels`; columns are merged in by uuid.
 
-    Every column's series carry a label of the key's, and no label that the key has not.
+    Where `only` is given, rows are those of its series.
     """
-    queries = [key, *(Query(column.expression) for column in columns)]
+    expressions = [key, *(column.expression for column in columns)]
+    queries = [Query(f"({one}) and on (uuid) {only}" if only else one) for one in expressions]
     values = {f"Value #{chr(ord('B') + place)}": column for place, column in enumerate(columns)}
     order = [*labels, *values]
     return Panel(
@@ -172,7 +173,7 @@ def table(
         "table",
         columns[0].unit,
         queries,
-        width,
+        24,
         height=height,
         instant=True,
         options={

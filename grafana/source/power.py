@@ -26,13 +26,12 @@ from llem_core import metrics
 GPU_NAME: Final = "{{instance}} GPU {{gpu}}"
 JOB: Final = "exported_job, user"
 EXTRAPOLATES: Final = (
-    "increase() extrapolates to both edges of the range: right to one scrape interval of peak power at each. "
-    "For exact joules with bounds, use llem-integrate."
+    "increase() extrapolates to both edges of the range: right to one scrape interval of peak power at "
+    "each. For exact joules with bounds, use llem-integrate."
 )
 MEAN: Final = (
     "Mean power between scrapes, from the energy counters, so that nothing between them is missed: zeus "
-    "where the "
-    "hardware counts, else nvml. A GPU that cannot be read has no value."
+    "where the hardware counts, else nvml. A GPU that cannot be read has no value."
 )
 
 
@@ -52,12 +51,9 @@ def off_one(span: Span) -> str:
     return f"abs(({ratio(span)}) - 1)"
 
 
-def trace(span: Span) -> str:
-    return each(over("max_over_time", metrics.GPU_POWER_TRACE, span if span.at else Span("$__interval")))
-
-
-def throttled(span: Span) -> str:
-    return each(over("avg_over_time", metrics.GPU_THROTTLE, span), "uuid, reason")
+def trace(_: Span) -> str:
+    """The samples of each step, every sample in one."""
+    return each(over("max_over_time", metrics.GPU_POWER_TRACE, Span("$__interval")))
 
 
 def job_watts(span: Span) -> str:
@@ -132,7 +128,7 @@ def _power() -> list[list[Panel]]:
                 "All GPUs together",
                 f"{MEAN} The sum over GPUs of one instant, never over time.",
                 "watt",
-                Query(total(mean_watts(RECENT)), "power"),
+                Query(total(each(mean_watts(RECENT), "uuid")), "power"),
                 Query(f"sum ({limit('uuid')})", "limits"),
                 colours={"limits": RED},
             ),
@@ -142,18 +138,6 @@ def _power() -> list[list[Panel]]:
                 "watt",
                 Query(top(gauge(metrics.GPU_POWER_PEAK)), GPU_NAME),
             ),
-        ],
-        [
-            line(
-                "Every 100 ms",
-                "The samples themselves, where /history is scraped (else empty). Zoom in to 15 min or "
-                "less to see "
-                "each; over longer ranges it is the highest of each step.",
-                "watt",
-                Query(top(trace), GPU_NAME),
-                width=24,
-                interval="100ms",
-            )
         ],
     ]
 
@@ -170,20 +154,29 @@ def _energy() -> list[Panel]:
             interval="1h",
             bars=True,
         ),
+        line(
+            "Power by job",
+            "The newest sample of each GPU, by the jobs of --jobs.dir (else empty). Jobs that share a GPU "
+            "each show all of its power.",
+            "watt",
+            Query(top(job_watts, JOB), "{{exported_job}} {{user}}"),
+        ),
+    ]
+
+
+def _consumers() -> list[Panel]:
+    return [
         table(
             "Top consumers",
             f"The GPUs with most joules in the range, each card once wherever it was. {EXTRAPOLATES}",
-            Query(IDENTITY),
+            IDENTITY,
             [
-                Column("Energy", "joule", f"topk($top, {by_uuid(joules(RANGE))})"),
-                Column(
-                    "Energy, kWh", "kwatth", f"topk($top, {by_uuid(joules(RANGE))}) / {JOULES_PER_KWH}", 3
-                ),
+                Column("Energy", "joule", by_uuid(joules(RANGE))),
+                Column("Energy, kWh", "kwatth", f"{by_uuid(joules(RANGE))} / {JOULES_PER_KWH}", 3),
             ],
             labels=IDENTITY_COLUMNS,
-            height=8,
-            width=12,
-        ),
+            only=f"topk($top, {by_uuid(joules(RANGE))})",
+        )
     ]
 
 
@@ -200,8 +193,7 @@ def _backends() -> list[Panel]:
         line(
             "zeus against nvml",
             "Mean power of all GPUs that have both, by the hardware's energy counter (zeus) and by the "
-            "exporter's "
-            "trapezoid (nvml) over the time that it covers.",
+            "exporter's trapezoid (nvml) over the time that it covers.",
             "watt",
             Query(total(both), "zeus"),
             Query(total(f"({nvml_watts(RECENT)} >= 0) and ({zeus_watts(RECENT)})"), "nvml"),
@@ -210,8 +202,7 @@ def _backends() -> list[Panel]:
         line(
             "Ratio zeus / nvml",
             "1 where both agree; beyond 5 % one of them is wrong, or power changes faster than it is "
-            "sampled. The "
-            "GPUs that are furthest from 1 over the range.",
+            "sampled. The GPUs that are furthest from 1 over the range.",
             "none",
             Query(top(ratio, ranked=off_one), GPU_NAME),
         ),
@@ -226,24 +217,28 @@ def _conditions() -> list[Panel]:
             "look.",
             "none",
             Query(f"sum by (reason) ({each(select(metrics.GPU_THROTTLE), 'uuid, reason')})", "{{reason}}"),
-            width=8,
         ),
         line(
             "Temperature",
             "Of the GPU dies, the hottest of the range.",
             "celsius",
             Query(top(gauge(metrics.GPU_TEMPERATURE)), GPU_NAME),
-            width=8,
         ),
+    ]
+
+
+def _trace() -> list[Panel]:
+    """At the bottom: Grafana asks for what is in sight, and this is ten samples a second."""
+    return [
         line(
-            "Power by job",
-            "The newest sample of each GPU, by the jobs of --jobs.dir (else empty). Jobs that share a "
-            "GPU each show all "
-            "of its power.",
+            "Every 100 ms",
+            "The samples themselves, where /history is scraped (else empty). Zoom in to 15 min or less to "
+            "see each; over longer ranges it is the highest of each step.",
             "watt",
-            Query(top(job_watts, JOB), "{{exported_job}} {{user}}"),
-            width=8,
-        ),
+            Query(top(trace, ranked=gauge(metrics.GPU_POWER_PEAK)), GPU_NAME),
+            width=24,
+            interval="100ms",
+        )
     ]
 
 
@@ -253,5 +248,5 @@ def dashboard() -> Dashboard:
         "GPU power and energy",
         "What GPUs draw, against their limits, and the joules of the range: counted, never watts summed "
         "over time.",
-        [_figures(), *_power(), _energy(), _backends(), _conditions()],
+        [_figures(), *_power(), _energy(), _consumers(), _backends(), _conditions(), _trace()],
     )

@@ -10,7 +10,14 @@ import pytest
 
 from tests.fake_nvml import FakeDriver
 from tests.grafana.dashboards.interpolation import View
-from tests.servers import Exporter, Prometheus, PrometheusRelease, prometheus_releases, scrape_config
+from tests.servers import (
+    Exporter,
+    Prometheus,
+    PrometheusRelease,
+    free_port,
+    prometheus_releases,
+    scrape_config,
+)
 
 SCRAPE_SECONDS = 2
 RANGE_SECONDS = 45
@@ -65,11 +72,16 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         for release in prometheus_releases():
             (directory := base / release.version).mkdir()
             history = {"path": "/history", "params": {"scraper": [release.version]}}
+            port = free_port()
             jobs = [
                 scrape_config("llem", one, many, interval=f"{SCRAPE_SECONDS}s"),
                 scrape_config("llem-history", one, many, interval=f"{SCRAPE_SECONDS}s", **history),  # type: ignore[arg-type]
+                # What others scrape with the same Prometheus: itself, and something that is down.
+                scrape_config("others", f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}"),
             ]
-            scraped_by[release] = servers.enter_context(Prometheus(directory, jobs, release=release))
+            scraped_by[release] = servers.enter_context(
+                Prometheus(directory, jobs, release=release, port=port)
+            )
         for prometheus in scraped_by.values():
             # CodeCarbon has counted at least twice, and everything else has been scraped for the whole range.
             prometheus.wait_for(f"changes({GRAMS}[5m]) >= 2", timeout_s=120)

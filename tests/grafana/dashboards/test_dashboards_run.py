@@ -49,10 +49,44 @@ def test_every_query_has_data_with_one_gpu(scraped: Scraped, dashboard: str, pan
 def test_no_panel_draws_over_64_lines(scraped: Scraped, dashboard: str, panel: dict[str, Any]) -> None:
     """The same over two nodes and 65 GPUs; whatever number of lines is chosen, a panel draws 64 at most."""
     series = list(drawn(scraped, scraped.view(lines="32"), panel))
-    rows = {tuple(sorted(one["metric"].items())) for one in series} if panel["type"] != "table" else set()
-    assert len(rows) <= MOST_LINES, dashboard
-    if panel["type"] == "stat":
-        assert len(series) == 1
+    places = {one["metric"]["instance"] for one in series if "instance" in one["metric"]}
+    assert places <= {scraped.nodes.one, scraped.nodes.many}, "what is no exporter is shown"
+    match panel["type"]:
+        case "stat":
+            assert len(series) == 1
+        case "timeseries":
+            assert len(series) <= MOST_LINES, dashboard
+        case kind:
+            assert kind == "table"
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "title"), [("power.json", "Top consumers"), ("emissions.json", "GPUs")]
+)
+def test_tables_of_the_highest_have_their_rows_alone(scraped: Scraped, dashboard: str, title: str) -> None:
+    """Of 65 GPUs the 8 with most joules, the same in each column."""
+    panel = named(dashboard, title)
+    columns = [
+        by_label(ask(scraped.prometheus, scraped.view(lines="8"), panel, one), "uuid")
+        for one in targets(panel)
+    ]
+    uuids = {frozenset(column) for column in columns}
+    assert [len(one) for one in uuids] == [8]
+    everything = named("job-window.json", "GPUs in this window")
+    joules = by_label(
+        ask(scraped.prometheus, scraped.view(), everything, list(targets(everything))[1]), "uuid"
+    )
+    highest = sorted(joules, key=lambda uuid: joules[uuid], reverse=True)[:8]
+    assert uuids == {frozenset(highest)}
+
+
+def test_what_is_no_exporter_does_not_count_as_one_that_is_down(scraped: Scraped) -> None:
+    """Another job's target that cannot be scraped is no exporter of ours."""
+    assert scraped.prometheus.query('up{job="others"} == 0')
+    panel = named("health.json", "Exporters up")
+    (target,) = targets(panel)
+    (share,) = ask(scraped.prometheus, scraped.view(), panel, target)
+    assert numbers(share) == [1]
 
 
 def test_the_choice_of_lines_is_the_same_at_each_point(scraped: Scraped) -> None:
