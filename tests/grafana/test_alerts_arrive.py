@@ -157,7 +157,10 @@ def test_power_brake_and_heat_arrive(rig: Rig) -> None:
 def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
     """No expression fails, and each threshold and each rule about power, joules and quality has values."""
     rig.prometheus.wait_for("fleet:llem_gpu_energy_joules:increase5m")
-    rig.prometheus.wait_for("instance:llem_history_confirmed_samples:ratio5m")
+    # More at first: what came before the first scrape is caught up on.
+    rig.prometheus.wait_for("abs(instance:llem_history_confirmed_samples:ratio5m - 1) < 0.1")
+    fleet_watts = rig.prometheus.value("fleet:llem_gpu_power_watts:sum")
+    assert fleet_watts == pytest.approx(3 * IDLE_WATTS, rel=1e-6)
     groups = json.loads(rig.prometheus.fetch_text("/api/v1/rules"))["data"]["groups"]
     ran = [rule for group in groups for rule in group["rules"] if rule["health"] != "unknown"]
     assert {rule["health"] for rule in ran} == {"ok"}
