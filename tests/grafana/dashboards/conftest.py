@@ -10,6 +10,7 @@ import pytest
 
 from tests.fake_nvml import FakeDriver
 from tests.grafana.dashboards.interpolation import View
+from tests.grafana.dashboards.schema_check import install
 from tests.servers import (
     Exporter,
     Prometheus,
@@ -95,3 +96,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 @pytest.fixture(scope="module")
 def scraped(nodes: Nodes, prometheus_release: PrometheusRelease) -> Scraped:
     return Scraped(nodes, nodes.scraped_by[prometheus_release])
+
+
+@pytest.fixture(scope="session")
+def npm_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Grafana's packages and TypeScript, as package-lock.json has them."""
+    folder = tmp_path_factory.mktemp("npm")
+    install(folder)
+    return folder

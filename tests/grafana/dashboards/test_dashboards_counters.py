@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.grafana.dashboards.counters import SCRAPE_SECONDS, START_UNIX_S, Page, scrape
 from tests.grafana.dashboards.interpolation import View, ask, by_label, numbers, targets
+from tests.grafana.dashboards.schema_check import table
 from tests.grafana.dashboards.test_dashboards_run import named
 from tests.servers import Prometheus, PrometheusRelease
 
@@ -144,6 +146,34 @@ def test_each_card_has_one_row(stored: Prometheus) -> None:
     panel = named("job-window.json", "GPUs in this window")
     identities, *_ = targets(panel)
     assert by_label(ask(stored, VIEW, panel, identities), "uuid").keys() == WATTS.keys()
+
+
+def frame(number: int, found: list[Any]) -> dict[str, Any]:
+    """The answer to a table's query as Grafana's datasource hands it on: time, labels, value."""
+    value = f"Value #{chr(ord('A') + number)}"
+    labels = sorted({label for one in found for label in one["metric"]})
+    fields = [{"name": "Time", "type": "time", "values": [one["value"][0] for one in found], "config": {}}]
+    for label in labels:
+        texts = [one["metric"].get(label) for one in found]
+        fields.append({"name": label, "type": "string", "values": texts, "config": {}})
+    fields.append(
+        {"name": value, "type": "number", "values": [float(one["value"][1]) for one in found], "config": {}}
+    )
+    return {"refId": value[-1], "fields": fields, "length": len(found)}
+
+
+def test_grafana_makes_one_row_a_card(stored: Prometheus, npm_packages: Path) -> None:
+    """Grafana's own transformations merge the queries' answers into a row a card, columns in order."""
+    panel = named("job-window.json", "GPUs in this window")
+    frames = [frame(number, ask(stored, VIEW, panel, one)) for number, one in enumerate(targets(panel))]
+    rows = {row["UUID"]: row for row in table(npm_packages, panel, frames)}
+    assert rows.keys() == WATTS.keys()
+    for uuid, row in rows.items():
+        assert list(row)[:6] == ["Instance", "GPU", "Name", "UUID", "Joules", "kWh"]
+        assert row["Joules"] == column(stored, "Joules")[uuid]
+        assert row["nvml"] == column(stored, "nvml")[uuid]
+    assert rows["late"]["Instance"] == "node2:9955"
+    assert {len(row) for row in rows.values()} == {4 + 10}
 
 
 def test_an_hours_bar_is_that_hours_energy(stored: Prometheus) -> None:

@@ -6,51 +6,43 @@ from typing import Any
 
 import pytest
 
-from tests.grafana.dashboards.schema_check import NEWEST, OLDER, complaints, install, options, units, whole
+from tests.grafana.dashboards.schema_check import NEWEST, OLDER, complaints, options, units, whole
 from tests.grafana.dashboards.test_dashboards_run import DASHBOARDS, PANELS
 
 pytestmark = pytest.mark.timeout(600)
 ALL_PANELS = [panel for _, panel in PANELS]
 
 
-@pytest.fixture(scope="session")
-def types(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with @grafana/schema of Grafana 9 to 13, and TypeScript."""
-    folder = tmp_path_factory.mktemp("types")
-    install(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", DASHBOARDS)
 @pytest.mark.parametrize("package", [NEWEST, *OLDER])
-def test_it_is_a_dashboard(types: Path, name: str, package: str) -> None:
+def test_it_is_a_dashboard(npm_packages: Path, name: str, package: str) -> None:
     """Each file fits the type Dashboard of Grafana 9 to 13, and has nothing that the type has not."""
-    assert complaints(types, whole(DASHBOARDS[name], package)) == ""
+    assert complaints(npm_packages, whole(DASHBOARDS[name], package)) == ""
 
 
-def test_options_are_those_of_their_panels(types: Path) -> None:
+def test_options_are_those_of_their_panels(npm_packages: Path) -> None:
     """Options and lines' settings fit the types of their kind of panel."""
-    assert complaints(types, options(ALL_PANELS)) == ""
+    assert complaints(npm_packages, options(ALL_PANELS)) == ""
 
 
-def test_the_compiler_would_notice(types: Path) -> None:
+def test_the_compiler_would_notice(npm_packages: Path) -> None:
     """A wrong value, an unknown key and an option of another kind of panel are each refused."""
     dashboard: dict[str, Any] = json.loads(json.dumps(next(iter(DASHBOARDS.values()))))
     dashboard["graphTooltip"] = "1"
     dashboard["panels"][0]["grid"] = {}
-    text = complaints(types, whole(dashboard, NEWEST))
+    text = complaints(npm_packages, whole(dashboard, NEWEST))
     assert "DashboardCursorSync" in text
     assert """'"grid"' does not exist""" in text
     stat = {"type": "stat", "options": {"showHeader": True}, "fieldConfig": {"defaults": {}}}
-    assert """'"showHeader"' does not exist""" in complaints(types, options([stat]))
+    assert """'"showHeader"' does not exist""" in complaints(npm_packages, options([stat]))
 
 
-def test_units_are_grafanas(tmp_path: Path) -> None:
+def test_units_are_grafanas(npm_packages: Path) -> None:
     """Every unit of a panel or a column is one that @grafana/data has."""
     used = {panel["fieldConfig"]["defaults"]["unit"] for panel in ALL_PANELS}
     for panel in ALL_PANELS:
         for override in panel["fieldConfig"]["overrides"]:
             used |= {one["value"] for one in override["properties"] if one["id"] == "unit"}
-    known = units(tmp_path)
+    known = units(npm_packages)
     assert len(known) > 200
     assert {"watt", "joule", "kwatth", "massg"} <= used <= known
