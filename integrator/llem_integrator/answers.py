@@ -15,6 +15,7 @@ from llem_integrator.facts import Facts, Identity, facts, node_shown
 from llem_integrator.gaps import Gaps
 from llem_integrator.gpu import Measured
 from llem_integrator.integral import Integrals
+from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.kinds import kinds
 from llem_integrator.node import NodeAnswer
 from llem_integrator.plain import MARGIN_MS
@@ -24,7 +25,7 @@ from llem_integrator.sources import Selector
 from llem_integrator.spans import Index, Spans
 from llem_integrator.window import Window
 
-_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None]
+_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Answers:
 
     def _options(self, window: Window) -> _Options:
         gpus = self.request.gpus if window.gpus is None else window.gpus
-        return window.selectors or self.request.selectors, gpus, window.gpu_count
+        return window.selectors or self.request.selectors, gpus, window.gpu_count, window.hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +81,29 @@ class _Group:
     by_uuid: dict[str, dict[Backend, Integrals]]
 
     def results(self, gpus: dict[str, Identity], nodes: Sequence[str]) -> Iterator[WindowResult]:
-        selectors, tokens, count = self.options
+        selectors, tokens, count, hosts = self.options
         gpus = {uuid: one for uuid, one in gpus.items() if _matches(selectors, one.every)}
         warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.said]
-        missing = [token for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())]
+        missing = [
+            f"GPU {token}" for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())
+        ]
+        unseen = hosts.unseen(labels for one in gpus.values() for labels in one.every) if hosts else []
+        missing += [f"GPU of {host}" for host in unseen]
         warnings += [
-            MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no GPU {token} in the window")
-            for token in missing
+            MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no {what} in the window") for what in missing
         ]
         by_node = self._nodes(gpus, tokens, nodes)
         matched = sum(_is_asked(uuid, one, tokens) for uuid, one in gpus.items())
         complete = not missing and (count is None or matched >= count)
+        # As many as it had are not those it had, if a host of it shows none.
+        guessed = count is not None and matched >= count + (not unseen)
         considered = _Considering(self.answers.request)
         for number, row in enumerate(self.rows.tolist()):
             nodes_answers = [found[number] for found in by_node]
             result = _result(
                 self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
             )
-            yield result if count is None or matched <= count else _unknown(result, count, matched)
+            yield _unknown(result, count, matched) if guessed and count is not None else result
 
     def _nodes(
         self, gpus: dict[str, Identity], tokens: tuple[str, ...], nodes: Sequence[str]

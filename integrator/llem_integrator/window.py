@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from llem_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from llem_integrator.jobs.hosts import Hosts
     from llem_integrator.sources import Selector
 
 _UNIT_US = {
@@ -33,7 +34,7 @@ class Window:
     """The half-open stretch [start, end) in whole unix microseconds, with the name it was given, if any.
 
     `selectors` and `gpus` (NVML indices or uuids) stand for those of the request, where they are given.
-    `gpu_count` is how many of these GPUs a job had, where nobody knows which.
+    `gpu_count` is how many of these GPUs a job had, where nobody knows which; it had some on each of `hosts`.
     """
 
     start_us: int
@@ -42,6 +43,7 @@ class Window:
     selectors: "tuple[Selector, ...] | None" = None
     gpus: tuple[str, ...] | None = None
     gpu_count: int | None = None
+    hosts: "Hosts | None" = None
 
     def __post_init__(self) -> None:
         if not (_representable(self.start_us) and _representable(self.end_us)):

@@ -19,6 +19,7 @@ from llem_integrator import plan
 from llem_integrator.backends import Request
 from llem_integrator.fetch import combined
 from llem_integrator.integration import integrate
+from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.joules import RunningSums
 from llem_integrator.result import GpuEnergy, WindowResult
 from llem_integrator.series import Series
@@ -318,6 +319,30 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     assert known.valid
     assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
+
+
+def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
+    """Two of four GPUs on each of two hosts: the four of the one that is seen are not its own."""
+    rng = np.random.default_rng(11)
+    held = store(*(scraped(gpu, 0, HOUR, rng, more={"instance": "n1.lan:9955"}) for gpu in range(4)))
+    lost, seen = (Hosts("instance", names) for names in (("n1", "n2"), ("n1",)))
+    guess, fewer, known = integrate(
+        held,
+        [
+            window(600, 700, gpu_count=4, hosts=lost),
+            window(600, 700, gpu_count=5, hosts=lost),
+            window(600, 700, gpu_count=4, hosts=seen),
+        ],
+        Request(),
+    )
+    assert (guess.reasons, guess.total_j, set(guess.per_gpu_j.values())) == (
+        ("gpus_unknown", "no_data"),
+        None,
+        {None},
+    )
+    assert "no GPU of n2 in the window" in [warning.message for warning in guess.warnings]
+    assert (fewer.reasons, fewer.total_j) == (("no_data",), None)
+    assert known.valid
 
 
 def test_selectors_of_one_label_become_one_pattern() -> None:

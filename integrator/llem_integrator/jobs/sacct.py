@@ -11,7 +11,7 @@ from typing import Final
 
 from llem_core.errors import ConfigError
 from llem_integrator.jobs.hostlist import expand
-from llem_integrator.sources import Matcher
+from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.window import Window, parse_time_us
 
 FORMAT: Final = "JobID,Start,End,NodeList,AllocTRES"
@@ -42,19 +42,8 @@ def window(row: Mapping[str, str], now_us: int, zone: tzinfo | None, node_label:
     end_us = now_us if end in _NOT_YET else parse_time_us(end, now_us, zone)
     if gpus == 0 or end_us == start_us:
         return None
-    return Window(
-        start_us,
-        end_us,
-        job,
-        selectors=((nodes(expand(row["NodeList"]), node_label),),),
-        gpu_count=gpus,
-    )
-
-
-def nodes(hosts: list[str], label: str) -> Matcher:
-    """The series of these hosts: the label is a host's name, or its full name, with a port or without."""
-    names = "|".join(re.escape(host).replace(r"\-", "-") for host in dict.fromkeys(hosts))
-    return Matcher(label, "=~", rf"(?:{names})(?:\..*)?(?::[0-9]+)?")
+    hosts = Hosts(node_label, tuple(dict.fromkeys(expand(row["NodeList"]))))
+    return Window(start_us, end_us, job, selectors=((hosts.matcher(),),), gpu_count=gpus, hosts=hosts)
 
 
 def _gpus(tres: str) -> int:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.errors import ConfigError, LLEMError
+from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.jobs.lists import Reading, parse, read
 from llem_integrator.sources import Matcher
 from llem_integrator.window import Window
@@ -63,6 +64,7 @@ def test_sacct_is_read_as_it_comes() -> None:
         assert nodes({"node": value}), value
     for value in ("node11:9955", "node3", "xnode1", "node1x", ""):
         assert not nodes({"node": value}), value
+    assert train.hosts == Hosts("node", ("node1", "node2"))
     assert infer.selectors == ((Matcher("node", "=~", r"(?:gpu-a)(?:\..*)?(?::[0-9]+)?"),),)
 
 

@@ -1,0 +1,33 @@
+"""The hosts that a job ran on: how their series are found, and which of them show nothing."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from llem_integrator.sources import Matcher
+
+_PORT: Final = re.compile(r":[0-9]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Names of hosts; `label` holds such a name, or its full name, with a port or without."""
+
+    label: str
+    names: tuple[str, ...]
+
+    def matcher(self) -> Matcher:
+        """The series of these hosts."""
+        names = "|".join(re.escape(name).replace(r"\-", "-") for name in self.names)
+        return Matcher(self.label, "=~", rf"(?:{names})(?:\..*)?(?::[0-9]+)?")
+
+    def unseen(self, every: Iterable[Mapping[str, str]]) -> list[str]:
+        """Those that none of these series is of."""
+        seen: set[str] = set()
+        for value in {labels.get(self.label, "") for labels in every}:
+            name = _PORT.sub("", value)
+            while name:
+                seen.add(name)
+                name = name.rpartition(".")[0]
+        return [name for name in self.names if name not in seen]
