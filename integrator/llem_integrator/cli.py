@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -17,8 +18,10 @@ from llem_integrator.options import Options, options
 
 if TYPE_CHECKING:
     from llem_integrator.backends import Request
+    from llem_integrator.power import Reader
     from llem_integrator.presentation import Presentation
     from llem_integrator.sources import Source
+    from llem_integrator.sources.access import HttpConfig
     from llem_integrator.window import Window
 
 EXIT_FAILED: Final = 1
@@ -65,6 +68,8 @@ def command(given: Options) -> int:
     if given.demo:
         if given.windows or given.window_list is not None or given.job is not None:
             raise ConfigError("--demo chooses its own window; leave --window, --windows and --job out")
+        if given.dask is not None:
+            raise ConfigError("--demo measures on this machine; leave --dask out")
         source = click.get_current_context().get_parameter_source("source")
         if source is click.core.ParameterSource.COMMANDLINE:
             raise ConfigError("--demo starts its own source; leave --source out")
@@ -91,8 +96,8 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
 
         wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
         source = _open(given)
-    with bar(given.progress, "reading samples", len(windows)) as shown:
-        results = integrate(source, windows, request, shown.advance)
+    with _reader(given, source) as reader, bar(given.progress, "reading samples", len(windows)) as shown:
+        results = integrate(source, windows, request, shown.advance, reader)
         asked = Asked(source, windows, request.selectors, request.max_gap_ms)
         return presented.give(asked, results, shown)
 
@@ -107,9 +112,28 @@ def _wait_s(given: Options) -> float | None:
     return parse_duration_us(given.wait) / 1e6
 
 
+def _reader(given: Options, source: "Source") -> "AbstractContextManager[Reader | None]":
+    """Who reads the power traces, if that is not this process."""
+    if given.dask is None:
+        return nullcontext()
+    from llem_integrator.scale_out.dask_cluster import DaskCluster, quiet_log
+    from llem_integrator.scale_out.tasks import Store
+    from llem_integrator.sources.exporter import ExporterSource
+
+    if given.source == "-" or isinstance(source, ExporterSource):
+        raise ConfigError(f"--dask is for a store that many can ask; {source.address} is not")
+    quiet_log()
+    return DaskCluster(given.dask, Store(given.source, _http_config(given)))
+
+
 def _open(given: Options) -> "Source":
     """The source, reached as the --http options say."""
     from llem_integrator.sources import open_source
+
+    return open_source(given.source, _http_config(given))
+
+
+def _http_config(given: Options) -> "HttpConfig":
     from llem_integrator.sources.access import HttpConfig, with_options
 
     config = HttpConfig()
@@ -117,7 +141,7 @@ def _open(given: Options) -> "Source":
         from llem_integrator.sources.http_config import read_config
 
         config = read_config(given.http_config_file)
-    config = with_options(
+    return with_options(
         config,
         headers=given.http_headers,
         bearer_token_file=given.http_bearer_token_file,
@@ -127,7 +151,6 @@ def _open(given: Options) -> "Source":
         cert_file=given.http_cert_file,
         key_file=given.http_key_file,
     )
-    return open_source(given.source, config)
 
 
 def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":

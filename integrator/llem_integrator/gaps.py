@@ -14,6 +14,14 @@ class Gaps:
     interval_ms: dict[str, float] = field(default_factory=dict)
     _settled_ms: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def are_given(self) -> bool:
+        """Whether they come from an option or an exporter, and not from the samples."""
+        return self.given_ms is not None or bool(self.interval_ms)
+
+    def copy(self) -> "Gaps":
+        return Gaps(self.given_ms, dict(self.interval_ms), dict(self._settled_ms))
+
     def of(self, series: str, unix_ms: Times) -> float | None:
         """In ms, by the first steps of a series that is seen for the first time; None where it has none."""
         if self.given_ms is not None:

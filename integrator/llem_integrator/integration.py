@@ -14,12 +14,14 @@ from llem_integrator.backends import Again, Request
 from llem_integrator.fetch import combined, fetch, quiet, summary
 from llem_integrator.gaps import Gaps
 from llem_integrator.joules import RunningSums
+from llem_integrator.power import Reader
+from llem_integrator.power import reader as power_reader
 from llem_integrator.readings import arranged
 from llem_integrator.result import WindowResult
 from llem_integrator.series import Series, Times
 from llem_integrator.sources import Matcher, Progress, Selector, Source, Summary, whole
 from llem_integrator.spans import Spans, spans_of
-from llem_integrator.traces import PowerTraces, Reader
+from llem_integrator.traces import PowerTraces
 from llem_integrator.window import Window
 
 _APART_MS: Final = 600_000
@@ -55,7 +57,7 @@ def integrate(
         Gaps(request.max_gap_ms),
         every,
         spans_of(every),
-        reader or traces.reader(source),
+        reader or power_reader(source),
     )
     waiting: dict[int, WindowResult] = {}
     for number, result in run.results(progress):

@@ -39,6 +39,7 @@ class Options:
     wait: str | None
     timezone: str | None
     node_label: str
+    dask: str | None
     http_config_file: str | None
     http_headers: tuple[str, ...]
     http_bearer_token_file: str | None
@@ -100,7 +101,7 @@ _WHICH: Final = (
         default="http://localhost:9090",
         show_default=True,
         metavar="URL|FILE|-",
-        help="A Prometheus, Mimir, Thanos, VictoriaMetrics or llem-exporter, or OpenMetrics text.",
+        help="A Prometheus, Mimir, Thanos, VictoriaMetrics or llem-exporter; OpenMetrics or promtool's dump.",
     ),
     _option(
         "--match",
@@ -121,6 +122,11 @@ _WHICH: Final = (
     _option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin."),
     _option(
         "--wait", metavar="DURATION", help="Wait so long for the samples that follow the last window's end."
+    ),
+    _option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Read 10 Hz traces with the workers of a Dask scheduler, as tcp://host:8786.",
     ),
 )
 

@@ -1,7 +1,7 @@
 """Traces as they come by: power summed up between the windows' edges, zeus's counter kept around them."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,7 +17,7 @@ from llem_integrator.plain import Fault
 from llem_integrator.plan import Stretch
 from llem_integrator.ranges import range_max
 from llem_integrator.series import Series, Times, merge
-from llem_integrator.sources import Piece, Progress, Selector, Source, Summary
+from llem_integrator.sources import Piece, Selector, Source, Summary
 from llem_integrator.spans import Spans
 
 MARGIN_MS: Final = 30_000
@@ -145,34 +145,6 @@ class PowerTraces:
                 return
             trace.sums = RunningSums(self.edges_us, max_gap_ms)
         trace.sums.add(one.unix_ms, one.values)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Power traces have been read up to `end_ms`, and so many samples came since the last such word.
-
-    `warnings` are what stores said that others asked.
-    """
-
-    end_ms: int
-    samples: int
-    warnings: tuple[str, ...] = ()
-
-
-Reader = Callable[[Sequence[Selector], Stretch, PowerTraces, Progress], Iterator[Read]]
-"""Reads a stretch of power traces into their sums."""
-
-
-def reader(source: Source) -> Reader:
-    """Reads from a source, piece after piece."""
-
-    def read(
-        selectors: Sequence[Selector], stretch: Stretch, power: PowerTraces, progress: Progress
-    ) -> Iterator[Read]:
-        for piece in fetch(source, metrics.GPU_POWER_TRACE, selectors, *stretch, progress):
-            yield Read(piece.end_ms, power.add(piece))
-
-    return read
 
 
 def _by_uuid(series: Sequence[Series]) -> dict[str, list[Series]]:
