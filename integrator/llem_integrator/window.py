@@ -114,11 +114,21 @@ def parse_time_us(text: str, now_us: int, zone: tzinfo | None) -> int:
     if moment.tzinfo is None:
         if zone is None:
             raise ConfigError(f"time without a zone: {text!r} (add Z or an offset, or give --timezone)")
-        moment = moment.replace(tzinfo=zone)
+        moment = _in_zone(moment, zone)
     try:
         return _in_range(_since_epoch_us(moment), text)
     except OverflowError:
         raise ConfigError(f"time out of range: {text!r}") from None
+
+
+def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
+    """A local time; raises ConfigError for one that clocks showed twice, or never."""
+    first, second = (moment.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() != second.utcoffset():
+        back = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == moment
+        shown = "showed twice" if back else "never showed"
+        raise ConfigError(f"{moment} is a time that clocks of {zone} {shown} (write it with an offset)")
+    return first
 
 
 def parse_window(text: str, now_us: int, zone: tzinfo | None) -> Window:

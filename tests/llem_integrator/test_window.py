@@ -1,6 +1,6 @@
 """Time forms, durations and windows."""
 
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -29,6 +29,22 @@ NOW_US = 1_795_507_606_250_000
 def test_time_forms(text: str, unix_us: int) -> None:
     """Each accepted form is read to the microsecond."""
     assert parse_time_us(text, NOW_US, None) == unix_us
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("2026-10-25T02:30:00", "showed twice"), ("2026-03-29T02:30:00", "never showed")],
+)
+def test_an_hour_that_comes_twice_or_never_is_nobodys_guess(text: str, words: str) -> None:
+    """Where clocks are set, a local time needs its offset; beside that hour it needs none."""
+    berlin = ZoneInfo("Europe/Berlin")
+    with pytest.raises(ConfigError, match=f"Europe/Berlin {words}.*offset"):
+        parse_time_us(text, NOW_US, berlin)
+    assert parse_time_us(f"{text}+01:00", NOW_US, berlin) == parse_time_us(f"{text}+01:00", NOW_US, None)
+    for hours in (-1, 1):
+        beside = datetime.fromisoformat(text) + timedelta(hours=hours)
+        utc = beside.replace(tzinfo=berlin).astimezone(UTC)
+        assert parse_time_us(str(beside), NOW_US, berlin) == parse_time_us(str(utc), NOW_US, None)
 
 
 def test_a_zoneless_time_needs_a_zone() -> None:
