@@ -55,29 +55,34 @@ def scrape(
     jobs: tuple[str, ...] = ("llem",),
     started_s: float | None = None,
     peaks: tuple[tuple[float, float], ...] = (),
+    lost_s: float | None = None,
 ) -> None:
     """Scrapes of a GPU at constant power from stretch[0] to stretch[1] [s from the start].
 
     The exporter started at `started_s`, from when nvml counts; the hardware has counted for an hour before.
-    `peaks` are samples of a higher power, by when.
+    `peaks` are samples of a higher power, by when. From `lost_s` on the GPU cannot be read: its gauges
+    are gone, and of its counters only the gap's goes on.
     """
     begin, end = stretch
     started_s = begin if started_s is None else started_s
     for at in range(int(begin), int(end), SCRAPE_SECONDS):
         unix_s = START_UNIX_S + at
         recent = [high for when, high in peaks if at - 60 <= when <= at]
+        read_s = at if lost_s is None else min(at, lost_s)
         values = {
-            "llem_gpu_zeus_energy_joules_total": watts * (3600 + at),
-            "llem_gpu_nvml_energy_joules_total": watts * (at - started_s),
-            "llem_gpu_integrated_seconds_total": at - started_s,
-            "llem_gpu_gap_seconds_total": 0.0,
+            "llem_gpu_zeus_energy_joules_total": watts * (3600 + read_s),
+            "llem_gpu_nvml_energy_joules_total": watts * (read_s - started_s),
+            "llem_gpu_integrated_seconds_total": read_s - started_s,
+            "llem_gpu_gap_seconds_total": float(at - read_s),
+        }
+        gauges = {
             "llem_gpu_power_watts": watts,
             "llem_gpu_power_peak_watts": max([watts, *recent]),
             "llem_gpu_sample_timestamp_seconds": float(unix_s),
         }
         for job in jobs:
             labels = f'job="{job}",instance="{instance}"'
-            for name, value in values.items():
+            for name, value in (values | (gauges if read_s == at else {})).items():
                 page.add(name, f'{labels},gpu="0",uuid="{uuid}"', unix_s, value)
             page.add("llem_gpu_info", f'{labels},gpu="0",uuid="{uuid}",name="H100"', unix_s, 1.0)
             page.add("llem_sampler_interval_seconds", labels, unix_s, 0.1)

@@ -16,15 +16,16 @@ from tests.grafana.dashboards.test_dashboards_run import named
 from tests.servers import Prometheus, PrometheusRelease
 
 HOUR = 3600
-WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0}
+WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0, "lost": 250.0}
 HIGHEST, HIGHEST_AT = 690.0, 700
 DOWN = (1800, 1950)
 MOVE = (2400, 2460)
+LOST_AT = 2100
 BEGINS, ENDS = 610, 3590
 
 
 def page() -> Page:
-    """Three GPUs for an hour. Both jobs see the first one, at one instance."""
+    """Four GPUs for an hour. Both jobs see the first one, at one instance."""
     found = Page()
     both = ("llem", "llem-too")
     scrape(
@@ -40,6 +41,7 @@ def page() -> Page:
     scrape(found, "moved", 500.0, (0, MOVE[0]), started_s=-50.0, instance="10.0.0.1:9955")
     scrape(found, "moved", 500.0, (MOVE[1], HOUR + 60), started_s=MOVE[1] - 2.0, instance="10.0.0.2:9955")
     scrape(found, "late", 200.0, (1200, HOUR + 60), instance="node2:9955")
+    scrape(found, "lost", 250.0, (0, HOUR + 60), started_s=-50.0, instance="node3:9955", lost_s=LOST_AT)
     return found
 
 
@@ -135,6 +137,19 @@ def test_what_was_before_the_first_scrape_is_no_energy(
     assert column(stored, "Coverage")["late"] == pytest.approx(integrated["late"]["coverage"], abs=0.011)
 
 
+def test_a_gpu_that_is_lost_has_no_power(stored: Prometheus, integrated: dict[str, Any]) -> None:
+    """Its joules end where it was last read, the gap is told, and its line ends: it does not fall to 0 W."""
+    near = 2 * SCRAPE_SECONDS * WATTS["lost"]
+    assert column(stored, "Joules")["lost"] == pytest.approx(integrated["lost"]["joules"], abs=near)
+    assert column(stored, "Gaps")["lost"] == pytest.approx(ENDS - LOST_AT, abs=2 * SCRAPE_SECONDS)
+    assert column(stored, "Mean")["lost"] == pytest.approx(WATTS["lost"], rel=0.02)
+    panel = named("power.json", "Power against limit")
+    lines = [one for one in ask(stored, VIEW, panel, next(targets(panel))) if one["metric"]["uuid"] == "lost"]
+    (line,) = (one["values"] for one in lines)
+    assert START_UNIX_S + LOST_AT <= line[-1][0] <= START_UNIX_S + LOST_AT + 4 * SCRAPE_SECONDS
+    assert min(float(watts) for _, watts in line) > 0.7 * WATTS["lost"]
+
+
 def test_the_peak_is_the_windows_own(stored: Prometheus, integrated: dict[str, Any]) -> None:
     """A peak before the window, which the gauge still shows in its first minute, is not the window's."""
     assert column(stored, "Peak")["restarted"] == HIGHEST - 90 == integrated["restarted"]["peak_watts"]
@@ -185,4 +200,5 @@ def test_an_hours_bar_is_that_hours_energy(stored: Prometheus) -> None:
     (whole,) = (numbers(one) for target in targets(total) for one in ask(stored, view, total, target))
     assert bar == pytest.approx(whole)
     exact = WATTS["restarted"] * HOUR + WATTS["moved"] * (HOUR - 60) + WATTS["late"] * (ENDS - 1200)
+    exact += WATTS["lost"] * (LOST_AT - (ENDS - HOUR))
     assert bar[0] == pytest.approx(exact, rel=0.02)
