@@ -6,7 +6,7 @@ In these tests a minute of the rules lasts a second, and every scrape and evalua
 import copy
 import json
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ EVERY = "500ms"
 IDLE_WATTS, LIMIT_WATTS = 300.0, 700.0
 # For 10 min and a mean over 5 min last 15 s here; the rest is for a busy machine.
 ARRIVES_S = 60.0
+DROPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,7 @@ def rig(servers: ExitStack, tmp_path: Path, prometheus_release: PrometheusReleas
     driver = servers.enter_context(FakeDriver(tmp_path, gpus=3, power_limit_watts=LIMIT_WATTS))
     for gpu in driver.gpus:
         gpu.set_load(constant(IDLE_WATTS))
-    exporter = servers.enter_context(
-        Exporter(env=driver.env, args=["--no-collector.zeus", "--no-collector.codecarbon"])
-    )
+    exporter = servers.enter_context(Exporter(env=driver.env, args=["--no-collector.codecarbon"]))
     webhook = servers.enter_context(Webhook())
     for server in ("alertmanager", "prometheus"):
         (tmp_path / server).mkdir()
@@ -94,7 +93,7 @@ def rig(servers: ExitStack, tmp_path: Path, prometheus_release: PrometheusReleas
 
 
 def test_a_load_near_the_limit_arrives_with_its_labels_and_text_and_resolves(rig: Rig) -> None:
-    """One GPU of three; when its load falls that is told, too, for it is still in use."""
+    """One GPU of three."""
     gpu, webhook = rig.driver.gpus[1], rig.webhook
     gpu.set_load(constant(690.0))
     notice = webhook.wait_for("LlemGpuNearPowerLimit", "firing", ARRIVES_S)
@@ -115,13 +114,25 @@ def test_a_load_near_the_limit_arrives_with_its_labels_and_text_and_resolves(rig
     assert notice.annotations["runbook_url"].startswith("grafana/README.md#")
 
     gpu.set_load(constant(IDLE_WATTS))
-    dropped = webhook.wait_for("LlemGpuPowerDrop", "firing", ARRIVES_S)
-    assert dropped.labels["uuid"] == gpu.uuid
     webhook.wait_for("LlemGpuNearPowerLimit", "resolved", ARRIVES_S, uuid=gpu.uuid)
+    assert {notice.labels["uuid"] for notice in webhook.of("LlemGpuNearPowerLimit", "firing")} == {gpu.uuid}
+
+
+def test_a_sudden_drop_while_in_use_arrives_and_resolves(rig: Rig) -> None:
+    """It shows for some seconds only here: a machine that is busy just then gets another chance."""
+    gpu, webhook = rig.driver.gpus[0], rig.webhook
+    for _ in range(DROPS):
+        gpu.set_load(constant(650.0))
+        rig.prometheus.wait_for('uuid:llem_gpu_power_watts:mean5m{gpu="0"} offset 3s > 640')
+        gpu.set_load(constant(200.0))
+        with suppress(TimeoutError):
+            dropped = webhook.wait_for("LlemGpuPowerDrop", "firing", 15.0)
+            break
+    else:
+        pytest.fail(f"none of {DROPS} drops arrived")
+    assert (dropped.labels["uuid"], dropped.labels["severity"]) == (gpu.uuid, "warning")
+    assert re.search(r" fell to \d+ W$", dropped.annotations["summary"])
     webhook.wait_for("LlemGpuPowerDrop", "resolved", ARRIVES_S, uuid=gpu.uuid)
-    others = {other.uuid for other in rig.driver.gpus} - {gpu.uuid}
-    for alert in ("LlemGpuNearPowerLimit", "LlemGpuPowerDrop"):
-        assert not [notice for uuid in others for notice in webhook.of(alert, "firing", uuid=uuid)]
 
 
 def test_a_lost_gpu_and_a_killed_exporter_arrive_and_resolve(rig: Rig) -> None:
@@ -154,6 +165,20 @@ def test_power_brake_and_heat_arrive(rig: Rig) -> None:
     assert (heat.labels["gpu"], heat.labels["reason"]) == ("1", "hw_thermal")
 
 
+def test_a_hardware_counter_that_counts_too_much_arrives(rig: Rig) -> None:
+    """zeus and nvml disagree about one GPU, and only about that."""
+    gpu = rig.driver.gpus[0]
+    gpu.energy_gain = 1.2
+    notice = rig.webhook.wait_for("LlemBackendsDisagree", "firing", 2 * ARRIVES_S)
+    assert notice.labels["uuid"] == gpu.uuid
+    told = re.search(r"lie ([\d.]+)% apart", notice.annotations["description"])
+    assert told
+    assert 5 < float(told[1]) < 25
+    assert {notice.labels["uuid"] for notice in rig.webhook.of("LlemBackendsDisagree", "firing")} == {
+        gpu.uuid
+    }
+
+
 def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
     """No expression fails, and each threshold and each rule about power, joules and quality has values."""
     rig.prometheus.wait_for("fleet:llem_gpu_energy_joules:increase5m")
@@ -164,8 +189,8 @@ def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
     groups = json.loads(rig.prometheus.fetch_text("/api/v1/rules"))["data"]["groups"]
     ran = [rule for group in groups for rule in group["rules"] if rule["health"] != "unknown"]
     assert {rule["health"] for rule in ran} == {"ok"}
-    # Zeus and CodeCarbon do not run here, and kWh of a day come only every 5 min.
-    absent = ("zeus", "codecarbon", "1d")
+    # CodeCarbon does not run here, and kWh of a day come only every 5 min.
+    absent = ("codecarbon", "1d")
     for name in (rule["name"] for rule in ran if rule["type"] == "recording"):
         if not any(word in name for word in absent):
             assert rig.prometheus.query(name), name

@@ -24,7 +24,7 @@ from tests.grafana.rule_files import (
     with_thresholds,
     write_rules,
 )
-from tests.servers import PrometheusRelease, installed_prometheus
+from tests.servers import PrometheusRelease, installed_prometheus, program
 
 MakeCase = Callable[[], Case]
 FAST: Sequence[MakeCase] = (*power.FAST, *budgets.FAST, *exporters.FAST, *gpus.FAST, *recording.FAST)
@@ -69,6 +69,17 @@ def test_prometheus_takes_the_files(prometheus_release: PrometheusRelease, what:
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("SUCCESS") >= len(files)
+
+
+def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None:
+    """Every expression is one for VictoriaMetrics, too; Debian's vmalert is older than that field."""
+    files = write_rules(tmp_path, lambda rule: {key: rule[key] for key in rule if key != "keep_firing_for"})
+    dry = [program("vmalert", "victoria-metrics"), "-dryRun", *(f"-rule={path}" for path in files)]
+    checked = subprocess.run(dry, capture_output=True, text=True, check=False, timeout=60)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    wrong = write_rules(tmp_path, lambda rule: rule | {"expr": rule["expr"] + " +"})
+    assert wrong == files
+    assert subprocess.run(dry, capture_output=True, check=False, timeout=60).returncode != 0
 
 
 @pytest.mark.parametrize("make", FAST, ids=lambda make: make.__name__)
