@@ -29,6 +29,13 @@ def after(first: float, then: float, limit_watts: float | None = 700.0) -> Risin
     return rising
 
 
+def refused(rising: RisingCounter, unix_ms: int = 0) -> None:
+    """Read what is no reading."""
+    with pytest.raises(DeviceError) as failure:
+        rising.read_joules(unix_ms)
+    assert failure.value.name == "COUNTER_FELL"
+
+
 @pytest.mark.parametrize(
     ("first", "then", "limit_watts"),
     [(3e6, 3e6 - 0.001, 700.0), (3e6, 3e6 - 1399, 700.0), (3e6, 3e6 - 1999, None), (2000.0, 1001.0, 700.0)],
@@ -37,17 +44,51 @@ def test_a_value_that_falls_back_a_little_is_none(first: float, then: float, lim
     """Less than two seconds at the limit, or at 1000 W where none is known; and it stays so when reopened."""
     rising = after(first, then, limit_watts)
     for _ in range(2):
-        with pytest.raises(DeviceError) as failure:
-            rising.read_joules(0)
-        assert failure.value.name == "COUNTER_FELL"
+        refused(rising)
         rising.reopen()
 
 
-@pytest.mark.parametrize(
-    ("first", "then"), [(3e6, 0.0), (3e6, 3e6 - 1400), (1000.0, 0.0), (1000.0, 499.0), (3e6, 3e6), (0.0, 5.0)]
-)
-def test_a_restart_is_a_reading(first: float, then: float) -> None:
+@pytest.mark.parametrize(("first", "then"), [(3e6, 0.0), (3e6, 3e6 - 1400), (1000.0, 0.0), (1000.0, 499.0)])
+def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -> None:
     """A fall of two seconds at the limit or more, and one to below half: a driver just loaded, again."""
+    counter = Scripted(first)
+    rising = RisingCounter(counter, lambda: 700.0)
+    assert rising.read_joules(0) == first
+    counter.joules = then
+    refused(rising)
+    refused(rising)
+    counter.joules = then + 0.001
+    assert rising.read_joules(0) == then + 0.001
+    counter.joules = then + 70
+    assert rising.read_joules(0) == then + 70
+
+
+def test_a_restart_may_have_risen_by_what_the_time_allows() -> None:
+    """10 s at the limit and no more, where a GPU is read every 10 s."""
+    counter = Scripted(3e6)
+    rising = RisingCounter(counter, lambda: 700.0)
+    rising.read_joules(0)
+    for unix_ms, counter.joules in ((10_000, 0.0), (20_000, 8401.0)):
+        refused(rising, unix_ms)
+    counter.joules = 8401.0 + 8400.0
+    assert rising.read_joules(30_000) == 16_801.0
+
+
+@pytest.mark.parametrize("odd", [[0.0], [0.0, 0.0, 0.0], [31.0, 5.0, 0.0], [0.0, 3e6 - 70], [0.0, 2e6]])
+def test_readings_that_fall_for_a_moment_are_none(odd: list[float]) -> None:
+    """Taken for a restart, the next good reading would add all that the card ever used."""
+    counter = Scripted(3e6)
+    rising = RisingCounter(counter, lambda: 700.0)
+    rising.read_joules(0)
+    for counter.joules in odd:
+        refused(rising)
+    counter.joules = 3e6 + 70
+    assert rising.read_joules(0) == 3e6 + 70
+
+
+@pytest.mark.parametrize(("first", "then"), [(3e6, 3e6), (0.0, 5.0)])
+def test_what_does_not_fall_is_a_reading(first: float, then: float) -> None:
+    """Also where the sensor has nothing new yet."""
     assert after(first, then).read_joules(0) == then
 
 

@@ -105,8 +105,25 @@ def test_a_counter_that_goes_back_a_little_is_withheld(begin: Begin, steady: Fak
     assert exporter.log().count("energy counter cannot be read: it fell by") == 1
 
 
+def test_a_counter_that_falls_for_one_reading_invents_nothing(begin: Begin, steady: FakeDriver) -> None:
+    """Down by all of it and up again, as by a bad read: withheld, and never taken for a restart."""
+    exporter = begin("--sample-interval", "2s")
+    with_zeus(exporter)
+    before = all_read(exporter)
+    whole = before.value(ZEUS, gpu="1") // 1
+    steady.gpus[1].step_counter(-whole)
+    shown = page_with(exporter, ERRORS, gpu="1", error="COUNTER_FELL")
+    steady.gpus[1].step_counter(whole)
+    assert shown.get(ZEUS, gpu="1") is None
+    back = all_read(exporter)
+    true = steady.exact_joules(1, before.value(STAMP, gpu="1"), back.value(STAMP, gpu="1"))
+    assert back.value(ZEUS, gpu="1") - before.value(ZEUS, gpu="1") == pytest.approx(true, abs=2.0)
+    readings = history(exporter)["llem_gpu_zeus_energy_trace_joules_total", "1"]
+    assert all(ahead <= after for (_, ahead), (_, after) in pairwise(readings))
+
+
 def test_a_counter_that_restarts_is_published_as_it_is(begin: Begin, steady: FakeDriver) -> None:
-    """A GPU's reset without a reload: from 0 on, and no error."""
+    """A GPU's reset without a reload: from 0 on, as soon as it is seen to rise."""
     exporter = begin()
     with_zeus(exporter)
     before = all_read(exporter)
@@ -115,5 +132,6 @@ def test_a_counter_that_restarts_is_published_as_it_is(begin: Begin, steady: Fak
     shown = all_read(exporter)
     true = steady.exact_joules(1, reset_s, shown.value(STAMP, gpu="1"))
     assert shown.value(ZEUS, gpu="1") == pytest.approx(true, abs=2.0)
-    assert shown.labels(ERRORS) == []
+    assert {labels["error"] for labels in shown.labels(ERRORS)} == {"COUNTER_FELL"}
+    assert shown.value(ERRORS, gpu="1") <= 5
     assert accounted(steady, before, shown, "1") == 0
