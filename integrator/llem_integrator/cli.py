@@ -173,7 +173,7 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
         from llem_integrator.progress import bar
 
         with bar(given.progress, f"looking for job {given.job}", 1) as shown:
-            windows.append(lookup.find(source, given.job, request.selectors, now_us, shown.advance))
+            windows += lookup.find(source, given.job, request.selectors, now_us, shown.advance)
     return source, windows
 
 
