@@ -89,7 +89,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             prometheus.wait_for(
                 f'count_over_time(up{{instance="{many.address}",job="llem"}}[5m]) > 30', timeout_s=120
             )
-        end_s = time.time() - SCRAPE_SECONDS
+        # By then every sample of /history has been handed over, also to a Prometheus that is slow.
+        end_s = time.time() - 3 * SCRAPE_SECONDS
         yield Nodes(one.address, many.address, scraped_by, end_s - RANGE_SECONDS, end_s)
 
 
