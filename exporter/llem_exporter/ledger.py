@@ -14,7 +14,8 @@ from llem_exporter.history import Ring, Trace
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
 STATUS_SECONDS: Final = 5.0
-"""The slow readings are read once a second where GPUs answer, and published for this long."""
+"""The slow readings are read once a second where GPUs answer, and published for this long; no longer than
+power is, where they come alone."""
 
 
 class Read(NamedTuple):
@@ -140,9 +141,11 @@ class GpuLedger:
             page, gap_ms = self._page, self._open_gap_ms()
         if gap_ms:
             page = replace(page, gap_ms=page.gap_ms + gap_ms)
-        if monotonic_s - page.read_s > self._fresh_s:
-            page = replace(page, fresh=False, watts=None, peak_watts=None, sample_ms=None, status=Status())
-        elif monotonic_s - page.status_s > max(STATUS_SECONDS, self._fresh_s):
+        fresh = monotonic_s - page.read_s <= self._fresh_s
+        if not fresh:
+            page = replace(page, fresh=False, watts=None, peak_watts=None, sample_ms=None)
+        # Where nothing else is read, nothing else shows that the GPU still answers.
+        if monotonic_s - page.status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
             page = replace(page, status=Status())
         return page
 

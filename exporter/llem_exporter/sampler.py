@@ -7,11 +7,11 @@ from time import sleep
 from typing import Final
 
 from llem_core.energy import GAP_INTERVALS, STEPS_PER_JOULE, STEPS_PER_WATT
-from llem_core.errors import DeviceError, DeviceLostError
 from llem_exporter.devices import Device, EnergyCounter, Status
 from llem_exporter.history import Ring
-from llem_exporter.ledger import GpuLedger, Read, rounded
+from llem_exporter.ledger import GpuLedger, Read
 from llem_exporter.rising import RisingCounter
+from llem_exporter.source import Source
 from llem_exporter.ticks import Tick, Ticker, WallClock
 
 ON_TICK_SECONDS: Final = 0.002
@@ -22,69 +22,17 @@ AFTER_TICK_SECONDS: Final = 0.003
 """Nothing long runs in this process from so long before a tick until so long after it."""
 
 STATUS_SECONDS: Final = 1.0
+STATUS_ALONE_SECONDS: Final = 0.5
+"""Between slow readings where nothing else is read: they are published for a second then."""
+
 STATUS_SPREAD: Final = 8
 """The slow readings of so many GPUs in a row come at different times of the second."""
 
-REOPEN_FAILURES: Final = 10
-"""After so many failures in a row, whatever their names, the GPU is found anew."""
-
-RETRY_SECONDS: Final = 1.0
-
 READ_TOO_SLOW: Final = "READ_TOO_SLOW"
-NOT_A_SAMPLE: Final = "NOT_A_SAMPLE"
 
 Observe = Callable[[float], None]
 
 _log = logging.getLogger(__name__)
-
-
-class Source:
-    """One quantity of one GPU: due at every tick, but only once a second while it is lost."""
-
-    def __init__(
-        self, what: str, read: Callable[[int], float], reopen: Callable[[], None], steps_per_unit: int
-    ) -> None:
-        self._what, self._read, self._reopen, self._steps_per_unit = what, read, reopen, steps_per_unit
-        self._error = ""
-        self._failures = 0
-        self._lost = False
-        self._retry_s = 0.0
-
-    def due(self, monotonic_s: float) -> bool:
-        return not self._lost or monotonic_s >= self._retry_s
-
-    def read(self, unix_ms: int, monotonic_s: float, failures: list[str]) -> float | None:
-        """The value now, in whole steps; where it fails, None and the error's name added to `failures`."""
-        try:
-            if self._lost:
-                self._reopen()
-            raw = self._read(unix_ms)
-        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this GPU's thread
-            name = exc.name if isinstance(exc, DeviceError) else type(exc).__name__
-            self._failures += 1
-            self._lost = isinstance(exc, DeviceLostError) or self._failures >= REOPEN_FAILURES
-            self._retry_s = monotonic_s + RETRY_SECONDS
-            failures.append(name)
-            self._note(name, str(exc))
-            return None
-        self._lost, self._failures = False, 0
-        value = rounded(raw, self._steps_per_unit)
-        if value is None:
-            failures.append(NOT_A_SAMPLE)
-            self._note(NOT_A_SAMPLE, f"it reads {raw}")
-        else:
-            self._note("", "")
-        return value
-
-    def _note(self, error: str, message: str) -> None:
-        """Log a change of state, and nothing else."""
-        if error == self._error:
-            return
-        self._error = error
-        if error:
-            _log.warning("%s cannot be read: %s", self._what, message)
-        else:
-            _log.info("%s is read again", self._what)
 
 
 class GpuSampler:
@@ -129,19 +77,19 @@ class GpuSampler:
         for tick in self.ticker:
             if stopped.is_set():
                 return
-            if self.read(tick):
-                self.read_status()
+            answered = self.read(tick)
+            if answered or self._power.found:
+                self.read_status(alone=not answered)
             self.done_ticks += 1
 
-    def read_status(self) -> None:
-        """The slow readings, where a second has passed since the last."""
+    def read_status(self, *, alone: bool = False) -> None:
+        """The slow readings, where it is time for them: each second, or oftener where they come alone."""
         now_s = self._clock.monotonic_s()
         if now_s < self._status_s:
             return
+        period_s = STATUS_ALONE_SECONDS if alone else STATUS_SECONDS
         # A little early, so that a tick that is early does not put it off to the next.
-        self._status_s = max(
-            self._status_s + STATUS_SECONDS, now_s + STATUS_SECONDS - self._interval_ms / 2000
-        )
+        self._status_s = max(self._status_s + period_s, now_s + period_s - self._interval_ms / 2000)
         try:
             status = self.device.read_status()
             errors, message = status.errors, ", ".join(status.errors)
@@ -174,6 +122,7 @@ class GpuSampler:
         if end_s - start_s > self._slow_s:
             failures.append(READ_TOO_SLOW)
             watts = joules = None
+            self._status_s = end_s + STATUS_SECONDS  # they would be as slow
         middle_s = (start_s + end_s) / 2
         self._observe_lateness(middle_s - tick.deadline_s)
         if power:
@@ -271,7 +220,7 @@ class Sampler:
     def pause_s(self) -> float:
         """How long to leave the interpreter to the GPUs' threads [s]: 0 but shortly before and after a tick.
 
-        A renderer that loses its core while it holds the interpreter's lock holds up all of them.
+        Who loses its core while it holds the interpreter's lock holds up all of them.
         """
         clock, interval_s = self.clock, self.interval_ms / 1000
         since_tick_s = (clock.monotonic_s() + clock.mapping.offset_s) % interval_s

@@ -11,6 +11,7 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage, scrape
 from tests.servers import Exporter, wait_until
 
+PEAK = metrics.GPU_POWER_PEAK.name
 POWER, NVML, ZEUS = metrics.GPU_POWER.name, metrics.GPU_NVML_ENERGY.name, metrics.GPU_ZEUS_ENERGY.name
 STAMP, SAMPLES, ERRORS = (
     metrics.GPU_SAMPLE_TIMESTAMP.name,

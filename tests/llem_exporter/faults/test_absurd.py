@@ -9,6 +9,7 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.faults.pages import (
     ERRORS,
     INFO,
+    PEAK,
     POWER,
     SLOW_GAUGES,
     STAMP,
@@ -22,8 +23,6 @@ from tests.llem_exporter.faults.pages import (
     with_zeus,
 )
 from tests.llem_exporter.page import history, scrape
-
-PEAK = "llem_gpu_power_peak_watts"
 
 
 @pytest.mark.parametrize(("watts", "error"), [(0.0, "ZERO_POWER"), (10_000.0, "POWER_ABOVE_LIMIT")])

@@ -11,6 +11,7 @@ from tests.llem_exporter.faults.pages import (
     GPU_GAUGES,
     INFO,
     NVML,
+    PEAK,
     POWER,
     SLOW_GAUGES,
     STAMP,
@@ -141,15 +142,37 @@ def test_without_power_there_is_still_the_counter(begin: Begin, steady: FakeDriv
 
 
 def test_readings_that_are_supported_no_more(begin: Begin, steady: FakeDriver) -> None:
-    """Power and counter both: the gauges go, the error is counted, and they are back with the support."""
+    """Power and counter both: their gauges go, the error is counted, and they are back with the support."""
     exporter = begin()
     with_zeus(exporter)
     before = all_read(exporter)
     fake = steady.gpus[1]
     fake.power_supported = fake.energy_supported = False
-    shown = gone_in_time(exporter, time.monotonic(), "1", GPU_GAUGES)
+    shown = gone_in_time(exporter, time.monotonic(), "1", [POWER, PEAK, STAMP])
     assert shown.value(ERRORS, gpu="1", error=UNSUPPORTED) >= 1
     fake.power_supported = fake.energy_supported = True
     back = all_read(exporter)
     assert accounted(steady, before, back, "1") >= 0.9
     assert [accounted(steady, before, back, gpu) for gpu in ("0", "2")] == [0, 0]
+
+
+@pytest.mark.parametrize("why", ["denied", "unsupported"])
+def test_slow_readings_go_on_where_nothing_else_is_read(begin: Begin, steady: FakeDriver, why: str) -> None:
+    """No power and no counter: temperature, memory and use are still shown, on every page, and new."""
+    fake = steady.gpus[1]
+    if why == "denied":
+        fake.denied = frozenset({"fields", "power"})
+    else:
+        fake.power_supported = fake.instant_supported = False
+    exporter = begin("--no-collector.zeus")
+    page_with(exporter, SLOW_GAUGES[0], gpu="1")
+    until_s = time.monotonic() + 2.5
+    while time.monotonic() < until_s:
+        shown = scrape(exporter)
+        assert [len(shown.labels(name, gpu="1")) for name in SLOW_GAUGES] == [1] * len(SLOW_GAUGES)
+        assert [shown.get(name, gpu="1") for name in (POWER, PEAK, STAMP, NVML)] == [None] * 4
+    fake.temperature_celsius, changed_s = 71, time.monotonic()
+    wait_until(lambda: scrape(exporter).get(SLOW_GAUGES[0], gpu="1") == 71, "a new temperature")
+    fake.lost, fault_s = True, time.monotonic()
+    gone_in_time(exporter, fault_s, "1", GPU_GAUGES)
+    assert fault_s - changed_s < 3
