@@ -18,6 +18,7 @@ from llem_integrator.sources import Progress, Selector
 from llem_integrator.traces import PowerTraces
 
 _ADDRESS: Final = re.compile(r"(?:(?:tcp|tls|ws|wss)://)?[^\s/@]+:\d{1,5}")
+_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "asyncio")
 _CONNECT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 """So often it is asked whether there is still a worker."""
@@ -34,7 +35,7 @@ def quiet_log() -> None:
         import dask.config as settings
     except ImportError:
         return  # which is said when it is needed
-    settings.set({"logging": {"distributed": "critical"}})
+    settings.set({"logging": dict.fromkeys(_LOGGERS, "critical")})
 
 
 class DaskCluster:
@@ -65,7 +66,7 @@ class DaskCluster:
         try:
             connect: Any = distributed.Client
             self._client = _within(
-                2 * _CONNECT_S,
+                _CONNECT_S + 1,
                 lambda: connect(self._address, timeout=_CONNECT_S, set_as_default=False, name="llem"),
             )
         except (OSError, TimeoutError) as exc:
