@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from llem_integrator.gpu import Measured
 from llem_integrator.integral import Integrals
 from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.kinds import kinds
+from llem_integrator.lazy import Gpus
 from llem_integrator.node import NodeAnswer
 from llem_integrator.plain import MARGIN_MS
 from llem_integrator.readings import NodeReadings, Readings
@@ -98,8 +100,8 @@ class _Group:
         # As many as it had are not those it had, if a host of it shows none.
         guessed = count is not None and matched >= count + (not unseen)
         considered = _Considering(self.answers.request)
-        for number, row in enumerate(self.rows.tolist()):
-            nodes_answers = [found[number] for found in by_node]
+        by_window = zip(*by_node, strict=True) if by_node else repeat(())
+        for row, nodes_answers in zip(self.rows.tolist(), by_window, strict=False):
             result = _result(
                 self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
             )
@@ -177,29 +179,41 @@ def _result(
     warnings: Sequence[MeasurementWarning],
     complete: bool,
 ) -> WindowResult:
-    gpus = tuple([gpu for answer in answers for gpu in answer.gpus])
-    reasons = dict.fromkeys([reason for answer in answers for reason in answer.reasons])
+    whole = answers[0] if len(answers) == 1 else _together(answers)
+    reasons = whole.reasons
     if not (answers and complete):
-        reasons["no_data"] = None
-    joules = [answer.joules for answer in answers if answer.joules is not None]
-    known = bool(answers) and complete and len(joules) == len(answers)
-    backends = {answer.backend for answer in answers} or {Backend.NONE}
-    scopes = {answer.scope for answer in answers} or {"gpu"}
-    said = [warning for answer in answers for warning in answer.warnings]
+        reasons = tuple(dict.fromkeys((*reasons, "no_data")))
     return WindowResult(
         name=window.name,
         start=window.start_us / 1e6,
         end=window.end_us / 1e6,
         duration_sec=window.duration_s,
         valid=not reasons,
-        reasons=tuple(reasons),
-        backend=str(backends.pop()) if len(backends) == 1 else "mixed",
-        scope=scopes.pop() if len(scopes) == 1 else "mixed",
-        total_j=math.fsum(joules) if known else None,
-        per_gpu_j={gpu.uuid: gpu.joules for gpu in gpus},
-        gpus=gpus,
+        reasons=reasons,
+        backend=str(whole.backend),
+        scope=whole.scope,
+        total_j=whole.joules if complete else None,
+        per_gpu_j=dict(whole.per_gpu_j),
+        gpus=whole.gpus,
         considered=considered,
-        warnings=(*warnings, *said),
+        warnings=(*warnings, *whole.warnings),
+    )
+
+
+def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
+    """Several nodes' answers, or none, as one."""
+    joules = [answer.joules for answer in answers if answer.joules is not None]
+    backends = {answer.backend for answer in answers} or {Backend.NONE}
+    scopes = {answer.scope for answer in answers} or {"gpu"}
+    return NodeAnswer(
+        backend=backends.pop() if len(backends) == 1 else "mixed",
+        scope=scopes.pop() if len(scopes) == 1 else "mixed",
+        joules=math.fsum(joules) if answers and len(joules) == len(answers) else None,
+        candidates=(),
+        per_gpu_j={uuid: joules for answer in answers for uuid, joules in answer.per_gpu_j.items()},
+        gpus=Gpus.together([answer.gpus for answer in answers]),
+        reasons=tuple(dict.fromkeys([reason for answer in answers for reason in answer.reasons])),
+        warnings=tuple([warning for answer in answers for warning in answer.warnings]),
     )
 
 
@@ -220,8 +234,7 @@ def _unknown(result: WindowResult, count: int, matched: int) -> WindowResult:
 
 
 def _without_joules(gpu: GpuEnergy) -> GpuEnergy:
-    return replace(
-        gpu,
+    return gpu._replace(
         joules=None,
         joules_low=None,
         joules_high=None,
@@ -236,7 +249,7 @@ class _Considering:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._known: dict[tuple[tuple[int, Backend], ...], tuple[Considered, ...]] = {}
+        self._known: dict[tuple[tuple[int, str], ...], tuple[Considered, ...]] = {}
 
     def of(self, answers: Sequence[NodeAnswer]) -> tuple[Considered, ...]:
         key = tuple([(id(answer.candidates), answer.backend) for answer in answers])

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +29,7 @@ class Correction:
         joules' = gain x joules + offset_watts x covered_s. The upper bound holds what the gaps may have
         used, too, so its offset is that of the whole window.
         """
-        return replace(
-            gpu,
+        return gpu._replace(
             joules=self._true(gpu.joules, gpu.covered_s),
             joules_low=self._true(gpu.joules_low, gpu.covered_s),
             joules_high=self._true(gpu.joules_high, gpu.covered_s + gpu.gap_s),

@@ -120,7 +120,7 @@ def _with_exact(source: Source, result: WindowResult) -> WindowResult:
     started -= started % 100
     window = Window(round(result.start * 1e6), round(result.end * 1e6))
     exact = {gpu: _exact_joules(rows, started, window) for gpu, rows in _trace().items()}
-    return replace(result, gpus=tuple(replace(gpu, exact_j=exact.get(gpu.gpu)) for gpu in result.gpus))
+    return replace(result, gpus=tuple(gpu._replace(exact_j=exact.get(gpu.gpu)) for gpu in result.gpus))
 
 
 def _trace() -> dict[str, list[tuple[int, float]]]:

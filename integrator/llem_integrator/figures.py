@@ -63,6 +63,8 @@ class Figures:
 
     def of(self, result: WindowResult) -> WindowResult:
         """The result with these figures."""
+        if not self.added and not self.emissions:
+            return result
         gpus = tuple(self._gpu(gpu) for gpu in result.gpus)
         if gpus == result.gpus:
             return result
@@ -77,16 +79,16 @@ class Figures:
         gpu = read
         if self.calibration is not None:
             correction = self.calibration.get(gpu.uuid)
-            gpu = replace(correction.of(gpu) if correction else gpu, calibrated=correction is not None)
+            gpu = (correction.of(gpu) if correction else gpu)._replace(calibrated=correction is not None)
         joules = gpu.joules
         kwh = None if joules is None else joules * self.pue / JOULES_PER_KWH
         if self.price_per_kwh is not None and kwh is not None:
-            gpu = replace(gpu, price=kwh * self.price_per_kwh)
+            gpu = gpu._replace(price=kwh * self.price_per_kwh)
         if self.emissions:
-            gpu = replace(gpu, emissions_g=self._grams(read, joules, kwh))
+            gpu = gpu._replace(emissions_g=self._grams(read, joules, kwh))
         if self.idle_watts is not None and joules is not None:
             idle_j = min(self.idle_watts * gpu.covered_s, joules)
-            gpu = replace(gpu, idle_j=idle_j, active_j=joules - idle_j)
+            gpu = gpu._replace(idle_j=idle_j, active_j=joules - idle_j)
         return gpu
 
     def _grams(self, read: GpuEnergy, joules: float | None, kwh: float | None) -> float | None:

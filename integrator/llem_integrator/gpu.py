@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +18,8 @@ from llem_integrator.result import GpuEnergy
 from llem_integrator.spans import Index, Spans
 
 _DISAGREEMENT: Final = 0.05
+_FIGURES: Final = 5
+"""Fields at the end of GpuEnergy that are worked out later, see figures.py."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +43,8 @@ class Measured:
 
     def of(self, chosen: Index) -> Integrals | None:
         """The rows (w,) of the backends chosen, by their place in the order of priority."""
+        if len(chosen) and np.all(chosen == chosen[0]) and PRIORITY[chosen[0]] in self.by_backend:
+            return self.by_backend[PRIORITY[chosen[0]]]
         result: Integrals | None = None
         for backend, found in self.by_backend.items():
             mine = replace(found, present=found.present & (chosen == PRIORITY.index(backend)))
@@ -47,48 +52,65 @@ class Measured:
         return result
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Energies:
+    """One GPU's energy in windows (w,), as columns: what was found by the backends `chosen`, by priority."""
+
+    one: Measured
+    chosen: Index
+    found: Integrals
+    shares: Floats
+    grams_per_joule: Floats
+    duration_s: Floats
+
+    @property
+    def joules(self) -> list[float | None]:
+        return _cells(self.found.joules, self.found.known)
+
+    def rows(self) -> list[GpuEnergy]:
+        """A row a window."""
+        one, found = self.one, self.found
+        there, known, labels = found.present, found.known, one.identity.labels
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = found.joules / found.covered_s
+        rows = zip(
+            *map(repeat, (one.uuid, labels.get("gpu", ""), labels.get("name"), one.identity.instances)),
+            self.joules,
+            _cells(found.low, known),
+            _cells(found.high, known),
+            _cells(means, known),
+            _cells(_peaks(one, found), known),
+            map(PRIORITY.__getitem__, self.chosen.tolist()),
+            _cells(found.method, there),
+            self.shares.tolist(),
+            np.where(there, found.covered_s, 0.0).tolist(),
+            np.where(there, found.gap_s, self.duration_s).tolist(),
+            _cells(found.largest_gap_s, there),
+            _cells(found.max_gap_s, there),
+            np.where(there, found.sample_count, 0).tolist(),
+            np.where(there, found.resets, 0).tolist(),
+            _by_backend(one, len(found)),
+            _cells(found.joules * self.grams_per_joule, known),
+            *repeat(repeat(None), _FIGURES),
+            strict=False,  # what repeats has no end
+        )
+        return list(map(GpuEnergy._make, rows))
+
+
 def energies(
     one: Measured, chosen: Index, carbon: NodeEnergy, spans: Spans, request: Request, *, split: bool
-) -> list[GpuEnergy]:
-    """A row a window; `chosen` (w,) are backends by priority. What is not split by GPU has no joules."""
+) -> Energies:
+    """One GPU's energy; `chosen` (w,) are backends by priority. What is not split by GPU has no joules."""
     found = one.of(chosen)
     if found is None:
         found = nothing("", spans, 0.0, present=False)
-    peaks = _peaks(one, found)
+    shares, unknown = found.coverage, np.full(len(spans), np.nan)
     if not split and carbon.gpu is not None:
         together = carbon.gpu.present & (chosen == PRIORITY.index(Backend.CODECARBON))
-        unknown = np.full(len(spans), np.nan)
         found = either(together, replace(carbon.gpu, joules=unknown, low=unknown, high=unknown), found)
-        shares = np.where(together, carbon.gpu.coverage, found.coverage)
-    else:
-        shares = found.coverage
-    there, known = found.present, found.known
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = found.joules / found.covered_s
-    grams = found.joules * carbon.grams_per_joule if request.emissions else np.full(len(spans), np.nan)
-    labels, instances = one.identity.labels, one.identity.instances
-    index, name = labels.get("gpu", ""), labels.get("name")
-    backends = [PRIORITY[place] for place in chosen.tolist()]
-    rows = zip(
-        _cells(found.joules, known),
-        _cells(found.low, known),
-        _cells(found.high, known),
-        _cells(means, known),
-        _cells(peaks, known),
-        backends,
-        _cells(found.method, there),
-        shares.tolist(),
-        np.where(there, found.covered_s, 0.0).tolist(),
-        np.where(there, found.gap_s, spans.duration_ms / 1000).tolist(),
-        _cells(found.largest_gap_s, there),
-        _cells(found.max_gap_s, there),
-        np.where(there, found.sample_count, 0).tolist(),
-        np.where(there, found.resets, 0).tolist(),
-        _by_backend(one, len(spans)),
-        _cells(grams, known),
-        strict=True,
-    )
-    return [GpuEnergy(one.uuid, index, name, instances, *row) for row in rows]
+        shares = np.where(together, carbon.gpu.coverage, shares)
+    rate = carbon.grams_per_joule if request.emissions else unknown
+    return Energies(one, chosen, found, shares, rate, spans.duration_ms / 1000)
 
 
 def _cells(column: Any, known: Flags) -> list[Any]:
@@ -103,15 +125,17 @@ def _cells(column: Any, known: Flags) -> list[Any]:
     return list(cells.tolist())
 
 
-def _by_backend(one: Measured, count: int) -> Iterator[dict[str, float]]:
+def _by_backend(one: Measured, count: int) -> list[dict[str, float]]:
     columns = {str(backend): _cells(found.joules, found.known) for backend, found in one.by_backend.items()}
     names = list(columns)
     if not names:
-        return iter([{} for _ in range(count)])
+        return [{} for _ in range(count)]
     rows = zip(*columns.values(), strict=True)
-    return (
+    if all(found.known.all() for found in one.by_backend.values()):
+        return [dict(zip(names, row, strict=True)) for row in rows]
+    return [
         {name: joules for name, joules in zip(names, row, strict=True) if joules is not None} for row in rows
-    )
+    ]
 
 
 def _peaks(one: Measured, found: Integrals) -> Floats:

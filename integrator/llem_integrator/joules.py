@@ -133,9 +133,10 @@ class RunningSums:
     def _add_pairs(self, edges: slice, before: Index, unix_ms: Times, watts: Values) -> None:
         """Pair q is that of samples q and q + 1; sums end at the last sample up to each edge."""
         count = len(unix_ms) - 1
-        starts = np.arange(0, count, _BLOCK)
-        if len(before):
-            starts = np.unique(np.concatenate([starts, before[(before >= 0) & (before < count)]]))
+        marks = np.zeros(count, np.bool_)
+        marks[::_BLOCK] = True
+        marks[before[(before >= 0) & (before < count)]] = True
+        starts = np.flatnonzero(marks)
         sums = _summed(unix_ms, watts, starts, self.max_gap_ms)
         if np.any(sums[-1] > 0):
             self._add_gaps(unix_ms)

@@ -1,8 +1,9 @@
 """One node's answers: which backend serves all of its GPUs in each window, and what that gives in all."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +14,24 @@ from llem_integrator.backends import MEASURING, Request
 from llem_integrator.codecarbon import NodeEnergy
 from llem_integrator.gpu import Measured, energies, faults
 from llem_integrator.kinds import kinds
-from llem_integrator.result import GpuEnergy
+from llem_integrator.lazy import Batch, Gpus
 from llem_integrator.spans import Index, Spans
 
 Candidates = tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAnswer:
+class NodeAnswer(NamedTuple):
     """A node's GPUs, its joules in all (None: not all known), and how they were come by.
 
     `reasons` say why the answer is not valid; `scope` is "gpu", "module", "mixed" or "node".
     """
 
-    backend: Backend
+    backend: str
     scope: str
     joules: float | None
     candidates: Candidates
-    gpus: tuple[GpuEnergy, ...] = ()
+    per_gpu_j: Mapping[str, float | None] = MappingProxyType({})
+    gpus: Gpus = Gpus(())
     reasons: tuple[str, ...] = ()
     warnings: tuple[MeasurementWarning, ...] = ()
 
@@ -48,42 +49,45 @@ def of_gpus(
     scopes = {one.identity.labels.get("scope", "gpu") for one in measured}
     scope = scopes.pop() if len(scopes) == 1 else "mixed"
     totals = carbon.gpu.joules.tolist() if whole and carbon.gpu is not None else [math.nan] * len(spans)
-    rates = carbon.grams_per_joule.tolist()
+    joules = list(zip(*[column.joules for column in columns], strict=True))
+    short = [(column.shares > 0) & (column.shares < request.min_coverage) for column in columns]
+    short_rows = np.logical_or.reduce(short).tolist()
+    warnings = _warnings(measured, said, carbon, request)
+    uuids = tuple(one.uuid for one in measured)
+    batch = Batch(uuids, lambda: list(zip(*[column.rows() for column in columns], strict=True)))
     answers: list[NodeAnswer] = []
     for row, choice in enumerate(number.tolist()):
         backend, candidates = choices[choice]
-        gpus = tuple([column[row] for column in columns])
-        warnings = [one for found in said if row in found for one in found[row]]
-        if request.emissions and math.isnan(rates[row]):
-            warnings.append(_without_grams(measured[0].identity.node))
-        together = unsplit and backend is Backend.CODECARBON
-        answers.append(
-            _answer(backend, scope, gpus, candidates, warnings, request, totals[row] if together else None)
-        )
+        total, reasons = _total(joules[row]), ("coverage",) if short_rows[row] else ()
+        if total is None and unsplit and backend is Backend.CODECARBON:
+            total, reasons = None if math.isnan(totals[row]) else totals[row], ("no_gpu_split", *reasons)
+        elif total is None:
+            reasons = ("no_data", *reasons)
+        per_gpu_j, gpus = dict(zip(uuids, joules[row], strict=True)), Gpus(((batch, row),))
+        said_here = warnings.get(row, ())
+        answers.append(NodeAnswer(backend, scope, total, candidates, per_gpu_j, gpus, reasons, said_here))
     return answers
 
 
-def _answer(
-    backend: Backend,
-    scope: str,
-    gpus: tuple[GpuEnergy, ...],
-    candidates: Candidates,
-    warnings: Sequence[MeasurementWarning],
+def _total(joules: Sequence[float | None]) -> float | None:
+    """The sum of all, if all are known."""
+    known = [one for one in joules if one is not None]
+    return math.fsum(known) if len(known) == len(joules) else None
+
+
+def _warnings(
+    measured: Sequence[Measured],
+    said: Sequence[Mapping[int, Sequence[MeasurementWarning]]],
+    carbon: NodeEnergy,
     request: Request,
-    unsplit_joules: float | None,
-) -> NodeAnswer:
-    """One window's answer; `unsplit_joules` are all GPUs' together where the backend does not split them."""
-    joules = [gpu.joules for gpu in gpus]
-    known = [value for value in joules if value is not None]
-    reasons: tuple[str, ...] = ()
-    total = math.fsum(known) if len(known) == len(joules) else None
-    if total is None:
-        reasons = ("no_data" if unsplit_joules is None else "no_gpu_split",)
-        if unsplit_joules is not None and not math.isnan(unsplit_joules):
-            total = unsplit_joules
-    if any(0 < gpu.coverage < request.min_coverage for gpu in gpus):
-        reasons = (*reasons, "coverage")
-    return NodeAnswer(backend, scope, total, candidates, gpus, reasons, tuple(warnings))
+) -> dict[int, tuple[MeasurementWarning, ...]]:
+    """What is said of the GPUs in their order, and of the node, by the window's number; most have nothing."""
+    found = {row: tuple([one for of in said for one in of.get(row, ())]) for row in set().union(*said)}
+    if request.emissions:
+        without = _without_grams(measured[0].identity.node)
+        for row in np.flatnonzero(np.isnan(carbon.grams_per_joule)).tolist():
+            found[row] = (*found.get(row, ()), without)
+    return found
 
 
 def _without_grams(node: str) -> MeasurementWarning:

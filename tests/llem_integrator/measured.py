@@ -34,6 +34,6 @@ def many(result: WindowResult, windows: int, gpus: int) -> Iterator[WindowResult
     first = result.gpus[0]
     for number in range(windows):
         changed = tuple(
-            replace(first, uuid=f"GPU-{gpu}", gpu=str(gpu), joules=number + gpu / 7) for gpu in range(gpus)
+            first._replace(uuid=f"GPU-{gpu}", gpu=str(gpu), joules=number + gpu / 7) for gpu in range(gpus)
         )
         yield replace(result, name=f"job {number}", gpus=changed, per_gpu_j={})

@@ -188,7 +188,7 @@ def test_80000_rows_of_json_take_seconds(results: list[WindowResult]) -> None:
 
 def test_json_never_holds_what_is_no_number(results: list[WindowResult]) -> None:
     """NaN is refused, not written."""
-    gpu = replace(results[0].gpus[0], joules=math.nan)
+    gpu = results[0].gpus[0]._replace(joules=math.nan)
     with pytest.raises(ValueError, match="JSON"):
         written("json", [replace(results[0], gpus=(gpu,))])
 

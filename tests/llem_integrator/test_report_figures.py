@@ -35,7 +35,7 @@ def test_price_and_emissions_are_of_the_joules_and_the_pue(result: WindowResult)
 
 def test_codecarbons_rate_gets_the_pue_and_the_calibration(result: WindowResult) -> None:
     """Grams at the node's own rate are multiplied by PUE, and follow the true joules."""
-    gpu = replace(result.gpus[0], emissions_g=2.0)
+    gpu = result.gpus[0]._replace(emissions_g=2.0)
     measured = replace(result, gpus=(gpu,))
     assert Figures(emissions=True, pue=1.5).of(measured).gpus[0].emissions_g == 3.0
     doubled = Figures(emissions=True, pue=1.5, calibration={"GPU-0": Correction(2.0, 0.0)}).of(measured)
@@ -59,7 +59,7 @@ def test_what_has_no_joules_has_no_figures(tmp_path: Path) -> None:
     shown = figures.of(results_of(two_gpus(tmp_path), (-900, -800))[0])
     assert (shown.gpus, shown.total_j) == ((), None)
     result = results_of(two_gpus(tmp_path), (40, 80))[0]
-    empty = replace(result.gpus[0], joules=None, joules_low=None, joules_high=None, mean_watts=None)
+    empty = result.gpus[0]._replace(joules=None, joules_low=None, joules_high=None, mean_watts=None)
     gpu = figures.of(replace(result, gpus=(empty,), total_j=None)).gpus[0]
     assert (gpu.joules, gpu.price, gpu.emissions_g, gpu.idle_j, gpu.active_j) == (None,) * 5
     assert gpu.calibrated is True
@@ -77,7 +77,7 @@ def test_calibration_is_of_watts(result: WindowResult) -> None:
     assert true.joules_high == pytest.approx(1.1 * read.joules_high - 5 * 40)
     assert (true.mean_watts, true.peak_watts) == pytest.approx((270.0, 270.0))
     assert [gpu.calibrated for gpu in shown.gpus] == [False, True]
-    assert shown.gpus[0] == replace(result.gpus[0], calibrated=False)
+    assert shown.gpus[0] == result.gpus[0]._replace(calibrated=False)
     assert shown.total_j == pytest.approx(4000 + 10_800)
     assert shown.per_gpu_j["GPU-1"] == true.joules
     assert true.joules_by_backend == read.joules_by_backend
@@ -97,7 +97,7 @@ def test_calibrated_bounds_hold_the_gaps(tmp_path: Path) -> None:
 
 def test_a_total_without_a_split_stays(result: WindowResult) -> None:
     """What no GPU has of a total is not calibrated, and not lost."""
-    unsplit = replace(result.gpus[0], joules=None)
+    unsplit = result.gpus[0]._replace(joules=None)
     measured = replace(result, gpus=(unsplit, result.gpus[1]), total_j=25_000.0)
     shown = Figures(calibration={"GPU-0": Correction(2.0, 0.0), "GPU-1": Correction(2.0, 0.0)}).of(measured)
     assert shown.total_j == pytest.approx(35_000)

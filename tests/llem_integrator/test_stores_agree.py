@@ -127,8 +127,10 @@ def approximately(value: object) -> object:
     match value:
         case dict():
             return {key: approximately(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return type(value)(approximately(inner) for inner in value)
+        case list():
+            return [approximately(inner) for inner in value]
+        case tuple():
+            return tuple(approximately(inner) for inner in value)
         case float():
             return pytest.approx(value, rel=DIGITS, abs=DIGITS)
     return value

@@ -71,8 +71,8 @@ def assert_same(one: WindowResult, other: WindowResult) -> None:
     """Equal in every field, figures to 1e-12."""
     left, right = asdict(one), asdict(other)
     for mine, theirs in zip(left.pop("gpus"), right.pop("gpus"), strict=True):
-        for name, value in mine.items():
-            assert value == near(theirs[name]), (one.name, name)
+        for name, value, expected in zip(GpuEnergy._fields, mine, theirs, strict=True):
+            assert value == near(expected), (one.name, name)
     for name in ("total_j", "per_gpu_j"):
         assert left.pop(name) == near(right.pop(name)), (one.name, name)
     assert left == right

@@ -13,7 +13,7 @@ from llem_integrator.report import About
 from llem_integrator.result import GpuEnergy, WindowResult
 
 _WHERE_ASKED: Final = ("price", "idle_j", "active_j", "calibrated", "exact_j")
-_ALWAYS: Final = tuple(one.name for one in fields(GpuEnergy) if one.name not in _WHERE_ASKED)
+_ALWAYS: Final = tuple(name for name in GpuEnergy._fields if name not in _WHERE_ASKED)
 _encode: Final = json.JSONEncoder(allow_nan=False).encode
 
 

@@ -8,6 +8,7 @@ _FIRST_MS: Final = 600_000
 """Unseen: of 160 GPUs at 10 Hz it is what is aimed at; what is much more is broken off."""
 _SHORTEST_MS: Final = 1000
 _GROWTH: Final = 16
+_A_LITTLE_MORE: Final = 1.25
 
 
 class TooMuchError(Exception):
@@ -30,7 +31,9 @@ class Slabs:
         """First and last ms of what is to be asked for now; None at the end."""
         if self._at > self._end_ms:
             return None
-        return self._at, min(self._end_ms, self._at + self._length_ms - 1)
+        left_ms, length_ms = self._end_ms - self._at + 1, self._length_ms
+        # A little more is taken at once: another question costs more than its answer.
+        return self._at, self._at + (left_ms if left_ms < _A_LITTLE_MORE * length_ms else length_ms) - 1
 
     def taken(self, samples: int) -> int:
         """The slab came, with so many samples; returns how many are to be expected of the rest."""
