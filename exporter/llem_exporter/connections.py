@@ -33,6 +33,9 @@ REST_SECONDS: Final = 0.1
 GRACE_SECONDS: Final = 1.0
 """A newcomer is no idler yet: its request may be on its way."""
 
+ACCEPTED_AT_ONCE: Final = 8
+"""In one turn of the loop, 1 ms, so that requests, and the GPUs' ticks, come in between."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -46,8 +49,9 @@ class Connections:
     """Accepts, and knows every connection.
 
     Beyond `limit`, whoever has been idle for the longest goes for each newcomer, those first that never
-    asked anything. The connections that `known` names are left alone: an answer that was sent there is
-    confirmed by the next request. `unread` is told of each that broke with something unread by its client.
+    asked anything; while those who were answered are fewer than half, newcomers go before them. The
+    connections that `known` names are left alone: an answer that was sent there is confirmed by the next
+    request. `unread` is told of each that broke with something unread by its client.
     """
 
     def __init__(
@@ -119,7 +123,7 @@ class Connections:
 
     def _accept(self, listener: socket.socket) -> None:
         # A few at a time, so that a request is looked at before so many others come that it is pushed out.
-        for _ in range(max(1, self._limit // 8)):
+        for _ in range(max(1, min(ACCEPTED_AT_ONCE, self._limit // 8))):
             try:
                 accepted, _ = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -184,10 +188,13 @@ class Connections:
     def _idlest(self) -> Connection | None:
         """Who goes first; None where all are known."""
         now_s, known = self._now_s(), self._known()
+        # A burst of newcomers pushes out no scraper; yet who gets answers cannot keep all others out.
+        few = 2 * sum(connection.answered for connection in self._all.values()) < self._limit
 
         def order(connection: Connection) -> tuple[int, float]:
             young = now_s - connection.idle_since_s < GRACE_SECONDS
-            return 2 if connection.busy else int(connection.answered or young), connection.idle_since_s
+            rank = 2 if few and connection.answered else int(connection.answered or young)
+            return 3 if connection.busy else rank, connection.idle_since_s
 
         others = (connection for handler, connection in self._all.items() if handler not in known)
         return min(others, key=order, default=None)

@@ -1,5 +1,6 @@
 """The GPUs' own energy counters, found in the background: importing Zeus takes half a second."""
 
+import gc
 import logging
 import threading
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ class Counters:
             _log.warning("no hardware energy counters: %s", exc)
             self._set("zeus", unread=find_spec("zeus") is not None)
             return
+        gc.freeze()  # else Python looks through Zeus' modules at times, for which the GPUs would wait 35 ms
         for gpu in gpus:
             name = f"zeus-{gpu.device.info.index}"
             threading.Thread(target=self.find, args=(gpu,), name=name, daemon=True).start()

@@ -1,6 +1,7 @@
 """The parts put together: GPUs or a trace, sampler, Zeus, pages, server."""
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,7 @@ from llem_exporter.openings import Openings, count_within, names_of
 from llem_exporter.sampler import Sampler
 from llem_exporter.server import Pages, Site, serve
 from llem_exporter.ticks import WallClock
+from llem_exporter.turns import PacedSelector
 from llem_exporter.web_config import WebConfig
 
 NO_GPUS: Final = "none"
@@ -87,6 +89,8 @@ def run(settings: Settings) -> None:
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
         sampler.attach({device.info.uuid: device for device in played if device.has_joules})
+    gc.collect()
+    gc.freeze()  # what is there now stays, and is not looked through again, for which all threads would wait
     sampler.start()
     if carbon:
         carbon.start()
@@ -103,13 +107,18 @@ def run(settings: Settings) -> None:
 
     try:
         pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
-        asyncio.run(serve(pages, site, handover, every_second))
+        with asyncio.Runner(loop_factory=lambda: _loop(sampler)) as runner:
+            runner.run(serve(pages, site, handover, every_second))
     finally:
         sampler.stop()
         if jobs:
             jobs.stop()
         if carbon:
             carbon.stop()
+
+
+def _loop(sampler: Sampler) -> asyncio.AbstractEventLoop:
+    return asyncio.SelectorEventLoop(PacedSelector(sampler.pause_s))
 
 
 def _sampler(

@@ -8,6 +8,7 @@ import click
 
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter import replay
+from llem_exporter.cli import main as exporter_command
 from llem_exporter.handover import RefusedError
 from llem_exporter.history_page import MAX_UNIX_SECONDS, parse_limit, parse_since
 from llem_exporter.job_files import MAX_VALUE_CHARACTERS, JobFiles
@@ -41,8 +42,6 @@ def ask_history(data: bytes) -> None:
 
 def read_options(data: bytes) -> None:
     """The exporter's durations and addresses."""
-    from llem_exporter.cli import main as exporter_command
-
     text = data.decode("utf-8", "replace")
     for option in ("--sample-interval", "--history.retention", "--web.listen-address"):
         with suppress(click.ClickException):

@@ -101,6 +101,24 @@ def test_who_answered_requests_outlives_who_says_nothing(servers: ExitStack) -> 
                 assert not any(is_closed(client) for client in asked)
 
 
+def test_a_burst_of_newcomers_pushes_out_no_scraper(servers: ExitStack) -> None:
+    """Who was answered stays while ever more come; where all were answered, a newcomer is let in still."""
+    exporter = servers.enter_context(LimitedExporter(64))
+    with ExitStack() as stack:
+        asked = [stack.enter_context(connect(exporter)) for _ in range(15)]
+        for client in asked:
+            client.sendall(get("/-/healthy"))
+            assert status_of(client) == 200
+        with crowd(exporter, 300) as silent:
+            wait_until(lambda: sum(is_closed(client) for client in silent) >= 280, "the silent ones' end")
+            assert not any(is_closed(client) for client in asked)
+        for _ in range(60):
+            client = stack.enter_context(connect(exporter))
+            client.sendall(get("/-/healthy"))
+            assert status_of(client) == 200
+        wait_until(lambda: all(is_closed(client) for client in asked), "the end of the longest idle")
+
+
 def test_half_requests_are_closed(exporter: Exporter) -> None:
     """After 10 s: no request, half of one, one that drips, and half a second one on a kept connection."""
     names = ("silent", "half", "drip", "kept", "kept, drip", "kept, half at once", "kept, in parts")
