@@ -1,19 +1,26 @@
 """Sums made elsewhere, put together: the same as if one program had seen all samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llem_integrator import Request, Source, Window, integrate
 from llem_integrator.integral import Integrals
 from llem_integrator.joules import RunningSums
+from llem_integrator.plan import Stretch
+from llem_integrator.power import Read, Reader, reader
+from llem_integrator.scale_out.tasks import inside, shares
 from llem_integrator.series import Times, Values
+from llem_integrator.sources import Progress, Selector
 from llem_integrator.spans import spans_of
-from llem_integrator.window import Window
+from llem_integrator.traces import PowerTraces
+from tests.llem_integrator.clusters import T0, intervals, store
+from tests.llem_integrator.clusters import trace as noisy
 
 MAX_GAP_MS = 300.0
 LAST_MS = 20_000
@@ -68,3 +75,51 @@ def test_any_split_by_time_gives_the_whole(
     found = parted(unix_ms, watts, edges_us, cuts_ms).integrals(spans, limits, 30_000)
     expected = columns(whole.integrals(spans, limits, 30_000))
     assert repr(columns(found)) == repr(expected)  # NaN is not equal to itself, its text is
+
+
+def in_parts(source: Source, cuts_ms: Sequence[int], count: int) -> Reader:
+    """Reads each stretch between cuts, and each share of the GPUs, by itself, as workers do."""
+
+    def read(
+        selectors: Sequence[Selector], whole: Stretch, power: PowerTraces, progress: Progress
+    ) -> Iterator[Read]:
+        inner = [cut for cut in sorted(set(cuts_ms)) if whole[0] < cut <= whole[1]]
+        for first, stop in pairwise([whole[0], *inner, whole[1] + 1]):
+            samples = 0
+            for share in shares(count):
+                part = PowerTraces(inside(power.edges_us, (first, stop - 1)), power.gaps.copy())
+                mine = [(*selector, *share) for selector in selectors]
+                read_here = reader(source)(mine, (first, stop - 1), part, progress)
+                samples += sum(read.samples for read in read_here)
+                power.extend(part)
+            yield Read(stop - 1, samples)
+
+    return read
+
+
+RNG = np.random.default_rng(3)
+NODE = store(
+    intervals(300),
+    noisy(0, 300, RNG, holes=5),
+    noisy(1, 90, RNG, holes=2, pod="a"),
+    noisy(1, 300, RNG, holes=40, pod="b"),
+    noisy(11, 300, RNG, holes=3),
+)
+half_minutes = st.integers(0, 290_000) | st.integers(0, 29).map(lambda tens: tens * 10_000)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(half_minutes.map(lambda ms: T0 + ms), max_size=8),
+    st.integers(1, 16),
+    st.lists(st.tuples(half_minutes, st.integers(1, 60_000)), min_size=1, max_size=20),
+)
+def test_any_split_by_time_and_series_gives_the_whole(
+    cuts_ms: list[int], count: int, asked: list[tuple[int, int]]
+) -> None:
+    """Results are the same, label sets that overlap, holes and conflicts included."""
+    edges = [(0, 300_000), *((start, start + length) for start, length in asked)]
+    windows = [Window((T0 + start) * 1000, (T0 + end) * 1000) for start, end in edges]
+    whole = list(integrate(NODE, windows, Request()))
+    assert list(integrate(NODE, windows, Request(), reader=in_parts(NODE, cuts_ms, count))) == whole
+    assert [gpu.uuid for gpu in whole[0].gpus if gpu.joules] == ["GPU-0", "GPU-1", "GPU-11"]
