@@ -41,7 +41,7 @@ def integrated(scraped: Scraped, instance: str, *options: str) -> Any:
         "--window",
         window,
     ]
-    command += ["--match", f'instance="{instance}"', "--format", "json", *options]
+    command += ["--match", f'instance="{instance}"', "--format", "json", "--wait", "20s", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["windows"][0]
