@@ -15,6 +15,7 @@ One line a figure; ends with status 1 where one is missed. Faults and windows co
 """
 
 import argparse
+import os
 import resource
 import sys
 import tempfile
@@ -29,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench import soak_figures as figures
 from tests.bench.bare_timer import BareTimer
 from tests.bench.soak_faults import Faults
-from tests.bench.soak_figures import Figure, Rest
-from tests.bench.soak_scrapers import SCRAPE_SECONDS, HistoryScraper, Hostile, MetricsScraper
+from tests.bench.soak_figures import Figure, Limits, Rest
+from tests.bench.soak_scrapers import HistoryScraper, Hostile, MetricsScraper
+from tests.bench.soak_windows import of_windows
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage
 from tests.llem_exporter.web_rig import WebExporter, WebFolder, authorization, client_context, hashed
@@ -40,6 +42,7 @@ GPUS = 8
 USER, PASSWORD = "prometheus", "a good one"
 PASSWORD_COST = 10
 SETTLE_SECONDS = 6.0
+TARGETS = Limits()
 
 
 class SoakedExporter(WebExporter):
@@ -97,9 +100,7 @@ def run(
     *,
     open_files: int | None = None,
     windows: int = 150,
-    most_growth: float = figures.GROWTH,
-    most_late_s: float = figures.LATE_SECONDS,
-    patience_s: float = SCRAPE_SECONDS,
+    limits: Limits = TARGETS,
     report: Callable[[str], object] = print,
 ) -> list[Figure]:
     """Everything at once, and then its figures."""
@@ -112,8 +113,8 @@ def run(
         servers.callback(resource.setrlimit, resource.RLIMIT_NOFILE, own)
         prometheus = prometheus_on(directory, exporter, servers)
         rests: list[Rest] = []
-        scraper = MetricsScraper(exporter, headers, patience_s, GPUS)
-        history = HistoryScraper(exporter, headers, patience_s)
+        scraper = MetricsScraper(exporter, headers, limits.scrape_s, GPUS)
+        history = HistoryScraper(exporter, headers, limits.scrape_s)
         hostile = Hostile(
             exporter, headers, seed, lambda: rests.append(figures.at_rest(exporter.pid, time.time()))
         )
@@ -128,7 +129,7 @@ def run(
         time.sleep(SETTLE_SECONDS)
         for thread in (scraper, history):
             thread.stop()
-        report(f"{len(faults.episodes)} faults, {hostile.attacks} attacks")
+        report(f"{len(faults.episodes)} faults, {hostile.attacks} attacks, load {os.getloadavg()[1]:.1f}")
         found = [
             figures.of_scrapes(scraper, "scrapes of /metrics"),
             figures.of_scrapes(history, "scrapes of /history"),
@@ -138,9 +139,9 @@ def run(
             figures.of_joules(scraper, history),
             figures.of_stale_gauges(scraper, faults.episodes),
             figures.of_recovery(scraper),
-            *figures.of_ticks(history, faults.episodes, most_late_s, timer.late_s),
-            *figures.of_growth(rests, (start_s, end_s), most_growth),
-            *figures.of_windows(prometheus, driver, (start_s + 1, end_s), windows, seed),
+            *figures.of_ticks(history, faults.episodes, limits, timer.late_s),
+            *figures.of_growth(rests, (start_s, end_s), limits.growth),
+            *of_windows(prometheus, driver, (start_s + 1, end_s), windows, seed),
         ]
         log = exporter.log()
         began_s = time.monotonic()
