@@ -81,7 +81,7 @@ class Carbon:
         """End the worker; it ends by itself when this process does."""
         self._stopped.set()
         if self._worker is not None:
-            self._worker.terminate()
+            self._worker.kill()
 
     def add_to(self, families: Families) -> None:
         """Add what CodeCarbon last measured."""

@@ -58,15 +58,15 @@ class Worker:
         """Whether the process is no more. One that hangs in the driver cannot be killed before it returns."""
         return self._process.poll() is not None
 
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self._process.terminate()
+    def kill(self) -> None:
+        """End it; it heeds no gentler signal, and has nothing to save."""
+        self._process.kill()
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        self.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
         if stdin := self._process.stdin:

@@ -26,7 +26,9 @@ one that hangs has no others pile up behind it."""
 
 def main() -> None:
     """Measure until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the exporter, which ends this
+    # A terminal and a service manager send these to both, and the exporter ends this when it ends.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # Libraries print on standard output; what they print must not be taken for a measurement.
     lines = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -154,6 +154,19 @@ def gone(pid: int) -> Callable[[], bool]:
     return ended
 
 
+def test_signals_of_the_exporters_leave_its_worker_alone(driver: FakeDriver) -> None:
+    """A terminal, and `systemctl kill`, send them to both: SIGHUP loses no count, a stop logs no failure."""
+    with driver, Exporter(env=driver.env) as exporter:
+        before = measured(exporter)
+        worker = worker_of(exporter.pid)
+        assert worker
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker, number)
+        measured(exporter, before[READ_AT] + 1)
+        assert worker_of(exporter.pid) == worker
+        assert "WARNING CodeCarbon: its worker" not in exporter.log()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signals) -> None:
     """However the exporter ends, its worker does too."""
