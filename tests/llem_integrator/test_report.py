@@ -21,7 +21,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from llem_integrator import Figures, WindowResult
 from llem_integrator.report import BINARY, FORMATS, About, writer
-from tests.llem_integrator.measured import BEGIN, many, results_of, two_gpus
+from tests.llem_integrator.measured import BEGIN, file_of, many, results_of, two_gpus
+from tests.llem_integrator.pages import scraped
 from tests.servers import program
 
 EVERYTHING = Figures(grams_per_kwh=400.0, emissions=True, price_per_kwh=0.3, idle_watts=60.0, calibration={})
@@ -137,6 +138,19 @@ def test_openmetrics_names_windows_once(results: list[WindowResult]) -> None:
     shown = [labels["window"] for labels, _ in metrics["llem_window_valid"]]
     assert shown[:4] == ["a", "a (2)", "a (2) (2)", 'q"\\\n']
     assert len(set(shown)) == len(names)
+
+
+def test_a_table_in_a_file_has_a_line_for_each_gpu(tmp_path: Path) -> None:
+    """However wide it is, nothing is folded; and each line says whose it is where nodes are several."""
+    nodes = [f"{'node' * 20}{number}.example.org:9955" for number in range(2)]
+    path = file_of(tmp_path, *(scraped(0, uuid=f"GPU-{node}", instance=node) for node in nodes))
+    lines = written("table", results_of(path, (10, 110)), EVERYTHING).splitlines()
+    heading = next(line for line in lines if line.startswith("GPU  name"))
+    for node in nodes:
+        (row,) = (line for line in lines if line.startswith("0 ") and node in line)
+        assert row.split()[:4] == ["0", "H100", node, "10000.0"]
+        assert row[: heading.index("joules") + len("joules")].endswith(" 10000.0")
+        assert f"GPU 0 on {node}: zeus 10000.0 J, nvml 10000.0 J" in lines
 
 
 def test_csv_columns_are_stable(results: list[WindowResult]) -> None:

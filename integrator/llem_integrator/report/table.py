@@ -1,8 +1,8 @@
 """The table: a window after the other, for people."""
 
 import math
-from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Final, Literal
 
 from llem_integrator.report import About
 from llem_integrator.result import GpuEnergy, WindowResult
@@ -17,9 +17,7 @@ _SENSOR_NOTE: Final = (
     "(about ±5 %) are in no figure"
 )
 _JOULES_PER_WATT_HOUR: Final = 3600
-_WIDE: Final = 160
-"""Columns where the output is no terminal."""
-
+_Side = Literal["left", "right"]
 _FIGURES: Final = {"emissions_g": 3, "price": 4, "idle_j": 1, "active_j": 1}
 """Fields that have a column where they were asked for, and their digits."""
 
@@ -30,54 +28,88 @@ def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
     """A table a window as it comes, with what a reader must know of it below."""
     from rich.console import Console
 
-    width = None if out.isatty() else _WIDE
-    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    folds = out.isatty()
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
     any_joules = False
     for result in results:
-        _print_window(console, result, about)
+        _print_window(console, result, about, folds=folds)
         out.flush()
         any_joules = any_joules or any(gpu.joules is not None for gpu in result.gpus)
     if any_joules:
-        console.print(_SENSOR_NOTE, soft_wrap=True)
-        for name, note in about.notes.items():
-            console.print(f"{_HEADINGS.get(name, name)}: {note}", soft_wrap=True)
+        notes = [f"{_HEADINGS.get(name, name)}: {note}" for name, note in about.notes.items()]
+        console.print("\n".join([_SENSOR_NOTE, *notes]), soft_wrap=True)
 
 
-def _print_window(console: "Console", result: WindowResult, about: About) -> None:
-    start, end = rfc3339(round(result.start * 1e6)), rfc3339(round(result.end * 1e6))
-    name = f"{result.name}: " if result.name else ""
+def _print_window(console: "Console", result: WindowResult, about: About, *, folds: bool) -> None:
+    """In as few steps as can be: rich takes its time for each, and windows may be thousands."""
     nodes = {gpu.instances for gpu in result.gpus}
     one_node = f" on {', '.join(min(nodes))}" if len(nodes) == 1 and any(nodes) else ""
-    console.print(f"{name}{start} to {end} ({result.duration_sec:g} s){one_node}", soft_wrap=True)
+    lines = [f"{_title(result)}{one_node}"]
     if result.gpus:
-        console.print(_table(result, about, with_node=not one_node))
-    console.print(_total(result, about), soft_wrap=True)
+        columns, rows = _columns(about, with_node=not one_node), _rows(result, about, with_node=not one_node)
+        if folds:
+            console.print(lines.pop(), soft_wrap=True)
+            console.print(_folding(columns, rows))
+        else:
+            lines += _aligned(columns, rows)
+    lines.append(_total(result, about))
     for gpu in result.gpus:
-        others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
         if len(gpu.joules_by_backend) > 1:
-            console.print(f"GPU {gpu.gpu}: {others}", soft_wrap=True)
-    for line in _remarks(result):
-        console.print(line, soft_wrap=True)
+            others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
+            where = "" if one_node or not gpu.instances else f" on {', '.join(gpu.instances)}"
+            lines.append(f"GPU {gpu.gpu}{where}: {others}")
+    console.print("\n".join([*lines, *_remarks(result)]), soft_wrap=True)
 
 
-def _table(result: WindowResult, about: About, *, with_node: bool) -> "Table":
+def _title(result: WindowResult) -> str:
+    start, end = rfc3339(round(result.start * 1e6)), rfc3339(round(result.end * 1e6))
+    name = f"{result.name}: " if result.name else ""
+    return f"{name}{start} to {end} ({result.duration_sec:g} s)"
+
+
+def _columns(about: About, *, with_node: bool) -> list[tuple[str, _Side]]:
+    """Headings, and on which side their cells begin."""
+    names = ("GPU", "name", "node") if with_node else ("GPU", "name")
+    figures = ("joules", "low", "high", "Wh", "mean W", "peak W", "coverage")
+    more = (*(_HEADINGS[name] for name in _asked(about)), *_exact_headings(about))
+    sides: list[tuple[tuple[str, ...], _Side]] = [(names, "left"), (figures, "right"), (("by",), "left")]
+    return [(heading, side) for headings, side in (*sides, (more, "right")) for heading in headings]
+
+
+def _rows(result: WindowResult, about: About, *, with_node: bool) -> Iterator[tuple[str, ...]]:
+    for gpu in result.gpus:
+        node = (",".join(gpu.instances),) if with_node else ()
+        figures = [_number(getattr(gpu, name), _FIGURES[name]) for name in _asked(about)]
+        exact = _exact(gpu) if _exact_headings(about) else []
+        yield (gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *figures, *exact)
+
+
+def _folding(columns: Sequence[tuple[str, _Side]], rows: Iterable[tuple[str, ...]]) -> "Table":
+    """As wide as the terminal."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("GPU", "name", *(("node",) if with_node else ())):
-        table.add_column(heading, overflow="fold")
-    for heading in ("joules", "low", "high", "Wh", "mean W", "peak W", "coverage"):
-        table.add_column(heading, justify="right", overflow="fold")
-    table.add_column("by")
-    more = [name for name in _FIGURES if name in about.added or name in about.notes]
-    for heading in (*(_HEADINGS[name] for name in more), *_exact_headings(about)):
-        table.add_column(heading, justify="right")
-    for gpu in result.gpus:
-        node = (",".join(gpu.instances),) if with_node else ()
-        figures = [_number(getattr(gpu, name), _FIGURES[name]) for name in more]
-        exact = _exact(gpu) if _exact_headings(about) else []
-        table.add_row(gpu.gpu or gpu.uuid, gpu.name or "", *node, *_row(gpu), *figures, *exact)
+    for heading, side in columns:
+        table.add_column(heading, justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _aligned(columns: Sequence[tuple[str, _Side]], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """A line a row, as wide as it is."""
+    cells = [tuple(heading for heading, _ in columns), *rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    puts = [str.ljust if side == "left" else str.rjust for _, side in columns]
+    return [
+        "  ".join(put(cell, width) for put, cell, width in zip(puts, row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _asked(about: About) -> list[str]:
+    """The figures that have a column."""
+    return [name for name in _FIGURES if name in about.added or name in about.notes]
 
 
 def _total(result: WindowResult, about: About) -> str:
