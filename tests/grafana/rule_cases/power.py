@@ -138,7 +138,7 @@ def power_drop() -> Case:
         ],
         [
             Firing(20, alert),
-            Firing(23, alert),
+            Firing(22.5, alert),
             Firing(25, alert, [HIGH, HIGH | job, HIGH | at_the_threshold]),
             Firing(34, alert, [HIGH, HIGH | job, HIGH | at_the_threshold]),
             Firing(42, alert),
