@@ -85,7 +85,7 @@ def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
     """The whole page, when the last window has come."""
     heads = {gauge.name: (gauge.unit, gauge.help) for gauge in GPU_GAUGES} | _WINDOW_GAUGES
     notes = {_NOTES[field]: note for field, note in about.notes.items() if field in _NOTES}
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     with ExitStack() as stack:
         aside = {name: stack.enter_context(_aside()) for name in heads}
         for result in results:
@@ -132,15 +132,14 @@ def _put(result: WindowResult, window: str, aside: "dict[str, tempfile.SpooledTe
         )
 
 
-def _label(result: WindowResult, taken: set[str]) -> str:
+def _label(result: WindowResult, taken: dict[str, int]) -> str:
     """The window's name, else its times; numbered where that was taken, for no series may come twice."""
     start, end = (rfc3339(round(edge * 1e6)) for edge in (result.start, result.end))
     name = label = result.name or f"{start}/{end}"
-    number = 1
     while label in taken:
-        number += 1
-        label = f"{name} ({number})"
-    taken.add(label)
+        taken[name] += 1
+        label = f"{name} ({taken[name]})"
+    taken[label] = 1
     return label
 
 
