@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from llem_exporter import negotiation, trace_page
+from llem_exporter import landing, negotiation, trace_page
 from llem_exporter.collector import HistoryCollector
 from llem_exporter.devices import DeviceInfo
 from llem_exporter.handover import Grant, Handover, RefusedError
@@ -108,7 +108,7 @@ class HistoryPage:
         query = request.query
         since, name = query.get("since"), query.get("scraper")
         if (since is None) == (name is None):
-            raise RefusedError(400, _HELP % request.host)
+            raise RefusedError(400, _HELP % landing.target(request))
         if since is not None:
             parse_since(since)
         elif "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):

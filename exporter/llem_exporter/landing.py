@@ -2,6 +2,8 @@
 
 from html import escape
 
+from aiohttp import hdrs, web
+
 from llem_core import __version__
 
 _PAGE = """<!DOCTYPE html>
@@ -31,8 +33,22 @@ scrape_configs:
 """
 
 
+def target(request: web.Request) -> str:
+    """What a scrape config names this server by: the Host header as it came, else the address reached.
+
+    Not request.host: an older aiohttp asks a name server then, for which every scrape waits.
+    """
+    host = request.headers.get(hdrs.HOST)
+    if host is not None:
+        return host
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    if not isinstance(name, tuple):
+        return ""
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
 def render(host: str, interval_ms: int, retention_ms: int, now_ms: int) -> str:
-    """The page for who reached this server as `host` (a Host header, as it came)."""
+    """The page for who reached this server as `host`."""
     return _PAGE.format(
         version=escape(__version__),
         host=escape(host),

@@ -84,7 +84,8 @@ class Pages:
 
     async def _landing(self, request: web.Request) -> web.Response:
         sampler = self._sampler
-        page = landing.render(request.host, sampler.interval_ms, sampler.retention_ms, sampler.clock.now_ms())
+        now_ms, host = sampler.clock.now_ms(), landing.target(request)
+        page = landing.render(host, sampler.interval_ms, sampler.retention_ms, now_ms)
         body = page.encode(errors="replace")  # the Host header may hold any bytes
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 

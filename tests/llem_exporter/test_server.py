@@ -35,6 +35,15 @@ def test_every_path_has_its_answer(exporter: Exporter) -> None:
     assert exporter.fetch("/metrics", method="POST").status == 405
 
 
+@pytest.mark.parametrize("path", [b"/", b"/history"])
+def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Exporter, path: bytes) -> None:
+    """With the port, and no name is looked up: a name server that is down would hold up every scrape."""
+    with socket.create_connection(("127.0.0.1", exporter.port), 5) as client:
+        client.sendall(b"GET " + path + b" HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert f'targets: ["127.0.0.1:{exporter.port}"]' in answer.decode()
+
+
 def test_the_landing_page_escapes_the_host(exporter: Exporter) -> None:
     """A Host header cannot put markup into the page."""
     page = exporter.fetch("/", headers={"Host": "<script>alert(1)</script>"}).data.decode()
