@@ -157,6 +157,8 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
     """The source, and the windows in the order they were asked for."""
     from llem_integrator.window import parse_window
 
+    if given.job is not None and given.gpus is not None:
+        raise ConfigError("--job finds the job's GPUs by itself; leave --gpu out")
     zone = _zone(given.timezone)
     windows = [parse_window(text, now_us, zone) for text in given.windows]
     if given.window_list is not None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.calibration import Correction
 from llem_integrator.result import GpuEnergy, WindowResult
 
@@ -65,6 +66,10 @@ class Figures:
         """The result with these figures."""
         if not self.added and not self.emissions:
             return result
+        if not result.gpus and result.total_j is not None:
+            text = "emissions, price and other figures are of GPUs, and the window has none"
+            said = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text)
+            return replace(result, warnings=(*result.warnings, said))
         gpus = tuple(self._gpu(gpu) for gpu in result.gpus)
         if gpus == result.gpus:
             return result

@@ -13,6 +13,7 @@ from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.backends import MEASURING, Request
 from llem_integrator.codecarbon import NodeEnergy
 from llem_integrator.gpu import Measured, energies, faults
+from llem_integrator.integral import nothing
 from llem_integrator.kinds import kinds
 from llem_integrator.lazy import Batch, Gpus
 from llem_integrator.spans import Index, Spans
@@ -147,12 +148,12 @@ def _chosen(candidates: Sequence[Candidate], min_coverage: float, *, split: bool
 
 def without_gpus(carbon: NodeEnergy, spans: Spans, request: Request) -> list[NodeAnswer]:
     """The answers for a node that has none: CodeCarbon's cpu and ram, which compare with nothing."""
-    coverages = [0.0] * len(spans) if carbon.rest is None else carbon.rest.coverage.tolist()
-    joules = [math.nan] * len(spans) if carbon.rest is None else carbon.rest.joules.tolist()
-    return [_of_rest(*one, request) for one in zip(coverages, joules, strict=True)]
+    rest = nothing("", spans, 0.0, present=False) if carbon.rest is None else carbon.rest
+    rows = zip(rest.coverage.tolist(), rest.joules.tolist(), rest.gap_s.tolist(), strict=True)
+    return [_of_rest(*row, request) for row in rows]
 
 
-def _of_rest(coverage: float, joules: float, request: Request) -> NodeAnswer:
+def _of_rest(coverage: float, joules: float, gap_s: float, request: Request) -> NodeAnswer:
     offered = [Candidate(backend, 0.0, "no GPU in the window") for backend in MEASURING]
     reason = f"covers {coverage:.4f} of the window, cpu and ram"
     offered.append(Candidate(Backend.CODECARBON, coverage, reason))
@@ -160,4 +161,6 @@ def _of_rest(coverage: float, joules: float, request: Request) -> NodeAnswer:
     if not coverage or request.backend not in (None, Backend.CODECARBON):
         return NodeAnswer(Backend.NONE, "node", None, candidates, reasons=("no_data",))
     reasons = ("coverage",) if coverage < request.min_coverage else ()
-    return NodeAnswer(Backend.CODECARBON, "node", joules, candidates, reasons=reasons)
+    said = MeasurementWarning(WarningCode.SAMPLE_GAP, f"{gap_s:.3f} s of the window are not covered")
+    warnings = (said,) if gap_s > 0 else ()
+    return NodeAnswer(Backend.CODECARBON, "node", joules, candidates, reasons=reasons, warnings=warnings)

@@ -116,6 +116,7 @@ def test_exit_codes(file: str, args: list[str], code: int) -> None:
         (["--source", "x.om", "--demo"], 2, "--demo starts its own source"),
         (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
         (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
+        (["--job", "1", "--gpu", "0"], 2, "leave --gpu out"),
         (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
         (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
         (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),

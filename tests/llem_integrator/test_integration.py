@@ -3,6 +3,7 @@
 import pytest
 
 from llem_core.backend import Backend
+from llem_core.measurement import WarningCode
 from llem_integrator.backends import Request
 from llem_integrator.integration import integrate
 from llem_integrator.result import WindowResult
@@ -295,6 +296,12 @@ def test_a_node_without_gpus_has_its_cpu_and_ram() -> None:
     assert answer(page(carbon(ALL_PARTS)), request=Request(gpus=("0",))).reasons == ("no_data",)
     early = answer(page(carbon(ALL_PARTS)), (-20.0, 30.0))
     assert early.reasons == ("coverage",)
+    (said,) = early.warnings
+    assert said.code is WarningCode.SAMPLE_GAP
+    assert 20 <= float(said.message.split()[0]) < 30
+    short = answer(page(carbon(ALL_PARTS)), (-0.1, 60.0), request=Request(min_coverage=0.9))
+    assert short.valid
+    assert [one.code for one in short.warnings] == [WarningCode.SAMPLE_GAP]
 
 
 def test_codecarbon_restarted_covers_nothing_of_that_step() -> None:

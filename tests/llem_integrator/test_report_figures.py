@@ -103,6 +103,15 @@ def test_a_total_without_a_split_stays(result: WindowResult) -> None:
     assert shown.total_j == pytest.approx(35_000)
 
 
+def test_a_node_without_gpus_has_no_figures_and_says_so(result: WindowResult) -> None:
+    """CodeCarbon's joules of a whole node are no GPU's."""
+    node = replace(result, gpus=(), per_gpu_j={}, scope="node", total_j=900.0)
+    shown = Figures(price_per_kwh=0.3).of(node)
+    assert shown.total_j == 900
+    assert "of GPUs, and the window has none" in shown.warnings[-1].message
+    assert Figures().of(node) == node
+
+
 def test_by_the_command_line(tmp_path: Path) -> None:
     """The options give the figures, and --carbon-intensity alone means --emissions."""
     cards = tmp_path / "cards.csv"
