@@ -218,6 +218,26 @@ def test_epilog_does_not_hold_the_node(node: Node) -> None:
     assert sorted(path.name for path in node.spool.iterdir()) == ["8.node1.error"]
 
 
+def test_a_password_in_the_source_is_on_no_command_line(node: Node) -> None:
+    """Everyone on a node can read those of all processes; the environment is its own user's alone."""
+    assert node.call("prolog.sh", "8", "0") == ""
+    told = node.root / "told"
+    integrate = node.root / "integrate"
+    integrate.write_text(f'#!/bin/sh\necho "$*" "$LLEM_INTEGRATE_SOURCE" >{told}\nps -eo args >{told}.all\n')
+    integrate.chmod(0o755)
+    settings = {
+        "LLEM_INTEGRATE": str(integrate),
+        "LLEM_SETTLE_S": "0",
+        "LLEM_SOURCE": "http://ann:s3cr3t-of-ann@p:9090",
+    }
+    assert node.call("epilog.sh", "8", "0", **settings) == ""
+    node.result("8")
+    arguments, _, source = told.read_text().strip().rpartition(" ")
+    assert source == settings["LLEM_SOURCE"]
+    assert "--window" in arguments
+    assert "s3cr3t-of-ann" not in arguments + Path(f"{told}.all").read_text()
+
+
 def test_epilog_outlives_its_process_group(node: Node) -> None:
     """slurmd ends what an epilog leaves running in its group; the integration is not in it."""
     assert node.call("prolog.sh", "9", "0") == ""

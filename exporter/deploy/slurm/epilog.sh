@@ -57,8 +57,10 @@ integrate_job() {
     name=$SLURM_JOB_ID.${SLURMD_NODENAME:-$(hostname -s)}
     sleep "$settle_s"
     complaint=$(
+        # Not on the command line, which everybody can read: a password may be in it.
+        export LLEM_INTEGRATE_SOURCE=$source_url
         unprivileged timeout --kill-after=5 "$timeout_s" "$integrate" --window "$1" --gpu "$2" \
-            --source "$source_url" --format json --no-progress 2>&1 >"$spool_dir/.$name.json"
+            --format json --no-progress 2>&1 >"$spool_dir/.$name.json"
     )
     status=$?
     case $status in
