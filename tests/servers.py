@@ -461,6 +461,17 @@ class Alertmanager(Server):
         return self._answers("/-/ready")
 
 
+class Pushgateway(Server):
+    """A Pushgateway that keeps what it was sent in memory."""
+
+    def _command(self) -> Sequence[str]:
+        binary = program("prometheus-pushgateway", "prometheus-pushgateway")
+        return [binary, f"--web.listen-address={self.address}"]
+
+    def _ready(self) -> bool:
+        return self._answers("/-/ready")
+
+
 class Exporter(Server):
     """llem-exporter; `args` go on its command line.
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import urllib3
+from prometheus_client.parser import text_string_to_metric_families
 
 from llem_core.errors import LLEMError
 from llem_integrator.report import FORMATS, output
 from tests.llem_integrator.measured import BEGIN, two_gpus
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn
-from tests.servers import wait_until
+from tests.servers import Pushgateway, wait_until
 
 COMMAND = [sys.executable, "-m", "llem_integrator"]
 WINDOW = ["--window", f"{BEGIN + 40},+40s"]
@@ -45,6 +47,22 @@ def test_parquet_goes_through_a_pipe(tmp_path: Path) -> None:
     done = run("--source", two_gpus(tmp_path), *WINDOW, "--format", "parquet")
     table = pyarrow.parquet.read_table(io.BytesIO(done.stdout))
     assert table.column("joules").to_pylist() == pytest.approx([4000, 10_000])
+
+
+def test_a_pushgateway_takes_openmetrics(tmp_path: Path) -> None:
+    """What is sent to it is what it shows to Prometheus."""
+    done = run("--source", two_gpus(tmp_path), *WINDOW, "--format", "openmetrics")
+    with Pushgateway() as gateway:
+        sent = urllib3.request("PUT", f"{gateway.url}/metrics/job/llem", body=done.stdout, retries=False)
+        assert (sent.status, sent.data) == (200, b"")
+        families = text_string_to_metric_families(gateway.fetch_text("/metrics"))
+        joules = {
+            sample.labels["uuid"]: sample.value
+            for family in families
+            if family.name == "llem_window_energy_joules"
+            for sample in family.samples
+        }
+    assert joules == pytest.approx({"GPU-0": 4000, "GPU-1": 10_000})
 
 
 def test_parquet_is_not_for_a_terminal() -> None:
