@@ -94,6 +94,7 @@ _MEASURING: Final = [
     click.Option(
         ["--gpus", "gpus"],
         default="",
+        show_default=False,
         callback=_names,
         help="GPUs to read, by index or UUID: 0,1 or GPU-...; none for a node without.  [default: all]",
     ),
