@@ -25,6 +25,8 @@ INTENSITY: Final = (
     "*intensity*."
 )
 SHARE: Final = "Operational, location-based, the GPUs' share only, times the variable *PUE*."
+STEP: Final = Span("$__interval")
+"""Of bars that stand side by side."""
 
 
 def rate_by_codecarbon(span: Span) -> str:
@@ -91,53 +93,48 @@ def _figures() -> list[Panel]:
     ]
 
 
-def _lines() -> list[list[Panel]]:
-    step = Span("$__interval")
+def _emissions() -> list[Panel]:
     by_instance = f"sum by (instance) ({grams_per_hour(RECENT)})"
     ranked = f"sum by (instance) ({mean_watts(WHOLE)})"
-    of_nodes = each(over("rate", metrics.CODECARBON_ENERGY, RECENT), "instance, component")
-    parts = f"sum by (component) ({of_nodes})"
+    kwh = f"({joules(STEP)}) / {JOULES_PER_KWH}"
+    grams_of_step = f"{kwh} * on (instance) group_left () {intensity(WHOLE, joules(STEP))} * $pue"
     return [
-        [
-            line(
-                "Emission rate, by the hour",
-                f"Grams an hour by node. {INTENSITY} {SHARE}",
-                "massg",
-                Query(f"({by_instance}) and on (instance) topk($top, {ranked})", "{{instance}}"),
-            ),
-            line(
-                "Emissions by hour",
-                f"Grams in the hour before each bar's time. {INTENSITY} {SHARE} {EXTRAPOLATES}",
-                "massg",
-                Query(
-                    total(
-                        f"({joules(step)}) / {JOULES_PER_KWH} * on (instance) group_left () "
-                        f"{intensity(WHOLE, joules(step))} * $pue"
-                    ),
-                    "emissions",
-                ),
-                interval="1h",
-                bars=True,
-                colours={"emissions": GREEN},
-            ),
-        ],
-        [
-            line(
-                "Cost by hour",
-                f"In the currency of *price*, for the hour before each bar's time. {EXTRAPOLATES}",
-                "none",
-                Query(total(cost(step)), "cost"),
-                interval="1h",
-                bars=True,
-            ),
-            line(
-                "CodeCarbon: power of whole nodes",
-                "Of CPU, memory and GPUs, PUE 1, where CodeCarbon runs (else empty). It measures every 15 s.",
-                "watt",
-                Query(parts, "{{component}}"),
-                interval="1m",
-            ),
-        ],
+        line(
+            "Emission rate, by the hour",
+            f"Grams an hour by node. {INTENSITY} {SHARE}",
+            "massg",
+            Query(f"({by_instance}) and on (instance) topk($top, {ranked})", "{{instance}}"),
+        ),
+        line(
+            "Emissions by hour",
+            f"Grams in the hour before each bar's time. {INTENSITY} {SHARE} {EXTRAPOLATES}",
+            "massg",
+            Query(total(grams_of_step), "emissions"),
+            interval="1h",
+            bars=True,
+            colours={"emissions": GREEN},
+        ),
+    ]
+
+
+def _cost_and_nodes() -> list[Panel]:
+    of_nodes = each(over("rate", metrics.CODECARBON_ENERGY, RECENT), "instance, component")
+    return [
+        line(
+            "Cost by hour",
+            f"In the currency of *price*, for the hour before each bar's time. {EXTRAPOLATES}",
+            "none",
+            Query(total(cost(STEP)), "cost"),
+            interval="1h",
+            bars=True,
+        ),
+        line(
+            "CodeCarbon: power of whole nodes",
+            "Of CPU, memory and GPUs, PUE 1, where CodeCarbon runs (else empty). It measures every 15 s.",
+            "watt",
+            Query(f"sum by (component) ({of_nodes})", "{{component}}"),
+            interval="1m",
+        ),
     ]
 
 
@@ -161,7 +158,7 @@ def dashboard() -> Dashboard:
         "llem-emissions",
         "Emissions and cost",
         "Grams of CO2 equivalent and money for the GPUs' energy of the range.",
-        [_figures(), *_lines(), [_table()]],
+        [_figures(), _emissions(), _cost_and_nodes(), [_table()]],
         variables=[
             number(
                 "intensity",

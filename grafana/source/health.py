@@ -68,12 +68,11 @@ def age(span: Span) -> str:
     return f"clamp_min({seconds}, 0)"
 
 
-def waiting(span: Span) -> str:
-    """Samples that were offered to scrapers and not yet confirmed."""
-    offered, confirmed = (
-        gauge(metric, "instance")(span) for metric in (metrics.HISTORY_OFFERED, metrics.HISTORY_CONFIRMED)
-    )
-    return f"{offered} - {confirmed}"
+def taken(span: Span) -> str:
+    """Samples that scrapers confirmed for each new one, over the scrapers that an exporter knows."""
+    new = f"sum by (instance) ({each(over('rate', metrics.GPU_SAMPLES, span), 'instance, uuid')})"
+    wanted = f"{new} * {gauge(metrics.HISTORY_SCRAPERS, 'instance')(span)}"
+    return f"{rose(metrics.HISTORY_CONFIRMED)(span)} / ({wanted} > 0)"
 
 
 def by_instance(
@@ -92,8 +91,6 @@ def _figures() -> list[Panel]:
     pages = each(ours(over("min_over_time", UP, Span("1m")), RANGE), "instance")
     failed = each(over("increase", metrics.GPU_READ_ERRORS, RANGE), "instance, uuid, error")
     lost = f"sum ({rose(metrics.HISTORY_EVICTED, 'increase')(RANGE)})"
-    covered = each(over("increase", metrics.GPU_INTEGRATED, RANGE))
-    missed = each(over("increase", metrics.GPU_GAP, RANGE))
     return [
         figure(
             "Exporters up",
@@ -106,7 +103,7 @@ def _figures() -> list[Panel]:
             "Lowest coverage",
             "Of the time that exporters ran in the range: the GPU with the largest share without samples.",
             "percentunit",
-            f"min ({covered} / (({covered} + {missed}) > 0))",
+            f"1 - max ({uncovered_share(RANGE)})",
             low=0.99,
         ),
         figure(
@@ -131,55 +128,54 @@ def _figures() -> list[Panel]:
     ]
 
 
-def _sampling() -> list[list[Panel]]:
+def _sampling() -> list[Panel]:
     return [
-        [
-            by_instance(
-                "Lateness, p99",
-                "A GPU's read minus its 100 ms tick. Beyond 5 ms the machine is too busy.",
-                "s",
-                quantile(0.99, metrics.SAMPLER_LATENESS),
-            ),
-            by_instance(
-                "NVML call, p99",
-                "Time of one call for power. Beyond a tick, samples go missing.",
-                "s",
-                quantile(0.99, metrics.NVML_CALL),
-            ),
-            by_instance(
-                "NVML call, median",
-                "The same, of the call in the middle.",
-                "s",
-                quantile(0.5, metrics.NVML_CALL),
-            ),
-        ],
-        [
-            line(
-                "Time without samples",
-                "The share of the time, of the GPUs that have most of it in the range. 0 is full coverage.",
-                "percentunit",
-                Query(top(uncovered_share), GPU_NAME),
-                width=8,
-                at_most=1,
-            ),
-            by_instance(
-                "Read errors by name",
-                "A second, by the driver's name of the error or one of ours.",
-                "ops",
-                errors,
-                legend="{{instance}} {{error}}",
-            ),
-            line(
-                "Age of the samples",
-                "How old each GPU's values were when the page was scraped: a fraction of a second. A GPU "
-                "that cannot be read has no value; the oldest GPUs of the range.",
-                "s",
-                Query(
-                    f"({age(Span(''))}) and on (instance, gpu, uuid) bottomk($top, {age(WHOLE)})", GPU_NAME
-                ),
-                width=8,
-            ),
-        ],
+        by_instance(
+            "Lateness, p99",
+            "A GPU's read minus its 100 ms tick. Beyond 5 ms the machine is too busy.",
+            "s",
+            quantile(0.99, metrics.SAMPLER_LATENESS),
+        ),
+        by_instance(
+            "NVML call, p99",
+            "Time of one call for power. Beyond a tick, samples go missing.",
+            "s",
+            quantile(0.99, metrics.NVML_CALL),
+        ),
+        by_instance(
+            "NVML call, median",
+            "The same, of the call in the middle.",
+            "s",
+            quantile(0.5, metrics.NVML_CALL),
+        ),
+    ]
+
+
+def _samples() -> list[Panel]:
+    return [
+        line(
+            "Time without samples",
+            "The share of the time, of the GPUs that have most of it in the range. 0 is full coverage.",
+            "percentunit",
+            Query(top(uncovered_share), GPU_NAME),
+            width=8,
+            at_most=1,
+        ),
+        by_instance(
+            "Read errors by name",
+            "A second, by the driver's name of the error or one of ours.",
+            "ops",
+            errors,
+            legend="{{instance}} {{error}}",
+        ),
+        line(
+            "Age of the samples",
+            "How old each GPU's values were when the page was scraped: a fraction of a second. A GPU "
+            "that cannot be read has no value; the oldest GPUs of the range.",
+            "s",
+            Query(f"({age(Span(''))}) and on (instance, gpu, uuid) bottomk($top, {age(WHOLE)})", GPU_NAME),
+            width=8,
+        ),
     ]
 
 
@@ -191,12 +187,13 @@ def _history() -> list[Panel]:
             "none",
             gauge(metrics.HISTORY_HELD, "instance"),
         ),
-        by_instance(
+        line(
             "History backlog",
-            "Readings that were offered to scrapers and are not confirmed: an answer's worth is normal, "
-            "growing is not.",
-            "none",
-            waiting,
+            "Samples that scrapers confirmed for each new one: at 1 they keep pace, below it their backlog "
+            "grows, above it is worked off. Empty where nobody scrapes /history; the slowest of the range.",
+            "percentunit",
+            Query(top(taken, "instance", ranked=lambda span: f"-({taken(span)})"), INSTANCE),
+            width=8,
         ),
         line(
             "History trouble",
@@ -210,54 +207,55 @@ def _history() -> list[Panel]:
     ]
 
 
-def _process() -> list[list[Panel]]:
+def _collectors() -> list[Panel]:
     collectors = f"sum by (collector) (1 - {each(select(metrics.COLLECTOR_SUCCESS), 'instance, collector')})"
     slowest = f"max by (collector) ({select(metrics.COLLECTOR_DURATION)})"
     chosen = f"sum by (backend) ({each(select(metrics.BACKEND_SELECTED), 'instance, backend')})"
     return [
-        [
-            line(
-                "Collectors that fail",
-                "How many exporters' collectors failed at their last reading.",
-                "none",
-                Query(collectors, "{{collector}}"),
-                width=8,
-            ),
-            line(
-                "Collector's time",
-                "The longest reading of a GPU, over all exporters.",
-                "s",
-                Query(slowest, "{{collector}}"),
-                width=8,
-            ),
-            line(
-                "Backend chosen",
-                "On how many exporters each backend answers: zeus, nvml, codecarbon.",
-                "none",
-                Query(chosen, "{{backend}}"),
-                width=8,
-            ),
-        ],
-        [
-            by_instance(
-                "Scrape time",
-                "How long Prometheus took for the slower of an exporter's pages.",
-                "s",
-                lambda span: each(ours(raw(SCRAPE_SECONDS, span), span), "instance"),
-            ),
-            by_instance(
-                "CPU",
-                "Of one core, by the exporter's own process.",
-                "percentunit",
-                lambda span: each(ours(over("rate", CPU_SECONDS, span), span), "instance"),
-            ),
-            by_instance(
-                "Memory",
-                "Resident, of the exporter's own process.",
-                "bytes",
-                lambda span: each(ours(raw(RESIDENT_BYTES, span), span), "instance"),
-            ),
-        ],
+        line(
+            "Collectors that fail",
+            "How many exporters' collectors failed at their last reading.",
+            "none",
+            Query(collectors, "{{collector}}"),
+            width=8,
+        ),
+        line(
+            "Collector's time",
+            "The longest reading of a GPU, over all exporters.",
+            "s",
+            Query(slowest, "{{collector}}"),
+            width=8,
+        ),
+        line(
+            "Backend chosen",
+            "On how many exporters each backend answers: zeus, nvml, codecarbon.",
+            "none",
+            Query(chosen, "{{backend}}"),
+            width=8,
+        ),
+    ]
+
+
+def _process() -> list[Panel]:
+    return [
+        by_instance(
+            "Scrape time",
+            "How long Prometheus took for the slower of an exporter's pages.",
+            "s",
+            lambda span: each(ours(raw(SCRAPE_SECONDS, span), span), "instance"),
+        ),
+        by_instance(
+            "CPU",
+            "Of one core, by the exporter's own process.",
+            "percentunit",
+            lambda span: each(ours(over("rate", CPU_SECONDS, span), span), "instance"),
+        ),
+        by_instance(
+            "Memory",
+            "Resident, of the exporter's own process.",
+            "bytes",
+            lambda span: each(ours(raw(RESIDENT_BYTES, span), span), "instance"),
+        ),
     ]
 
 
@@ -266,5 +264,5 @@ def dashboard() -> Dashboard:
         "llem-health",
         "Exporter health",
         "Lateness, coverage, errors, the driver's speed and the history: whether the joules can be trusted.",
-        [_figures(), *_sampling(), _history(), *_process()],
+        [_figures(), _sampling(), _samples(), _history(), _collectors(), _process()],
     )

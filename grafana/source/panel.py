@@ -166,7 +166,6 @@ def table(
     expressions = [key, *(column.expression for column in columns)]
     queries = [Query(f"({one}) and on (uuid) {only}" if only else one) for one in expressions]
     values = {f"Value #{chr(ord('B') + place)}": column for place, column in enumerate(columns)}
-    order = [*labels, *values]
     return Panel(
         title,
         description,
@@ -182,18 +181,19 @@ def table(
             "sortBy": [{"displayName": columns[0].name, "desc": True}],
         },
         overrides=[_in_unit(column) for column in columns],
-        transformations=[
-            {"id": "merge", "options": {}},
-            {
-                "id": "organize",
-                "options": {
-                    "excludeByName": {"Time": True, "Value #A": True},
-                    "indexByName": {name: place for place, name in enumerate(order)},
-                    "renameByName": {**labels, **{value: column.name for value, column in values.items()}},
-                },
-            },
-        ],
+        transformations=_one_row_each(labels, values),
     )
+
+
+def _one_row_each(labels: Mapping[str, str], values: Mapping[str, Column]) -> list[Json]:
+    """Merge the answers by what they share, and put the columns in order under their names."""
+    order = [*labels, *values]
+    organized = {
+        "excludeByName": {"Time": True, "Value #A": True},
+        "indexByName": {name: place for place, name in enumerate(order)},
+        "renameByName": {**labels, **{value: column.name for value, column in values.items()}},
+    }
+    return [{"id": "merge", "options": {}}, {"id": "organize", "options": organized}]
 
 
 def words(title: str, description: str, text: str, *, height: int = 5) -> Panel:

@@ -67,7 +67,6 @@ def scrape(
     started_s = begin if started_s is None else started_s
     for at in range(int(begin), int(end), SCRAPE_SECONDS):
         unix_s = START_UNIX_S + at
-        recent = [high for when, high in peaks if at - 60 <= when <= at]
         read_s = at if lost_s is None else min(at, lost_s)
         values = {
             "llem_gpu_zeus_energy_joules_total": watts * (3600 + read_s),
@@ -77,7 +76,9 @@ def scrape(
         }
         gauges = {
             "llem_gpu_power_watts": watts,
-            "llem_gpu_power_peak_watts": max([watts, *recent]),
+            "llem_gpu_power_peak_watts": max(
+                [watts, *(high for when, high in peaks if at - 60 <= when <= at)]
+            ),
             "llem_gpu_sample_timestamp_seconds": float(unix_s),
         }
         for job in jobs:
