@@ -23,9 +23,9 @@ def test_stretches_are_the_whole_and_no_millisecond_twice(first: int, length: in
 
 
 def test_a_day_is_cut_where_blocks_are() -> None:
-    """Parts of two hours begin at multiples of two hours; a minute is cut no further."""
+    """Parts of six hours begin at multiples of six hours; a minute is cut no further."""
     day = stretches((5_000, 5_000 + 86_400_000), 4)
-    assert [begin % LONGEST_MS for begin, _ in day[1:]] == [0] * 12
+    assert [begin % LONGEST_MS for begin, _ in day[1:]] == [0] * 4
     assert stretches((0, 59_999), 16) == [(0, 59_999)]
     assert len(stretches((0, 3_600_000), 16)) >= 16
 

@@ -21,8 +21,8 @@ from llem_integrator.sources import Matcher, Selector, Source, open_source
 from llem_integrator.sources.access import HttpConfig
 from llem_integrator.traces import PowerTraces
 
-LONGEST_MS: Final = 2 * 3_600_000
-"""A block of Prometheus; a worker that is lost loses no more."""
+LONGEST_MS: Final = 6 * 3_600_000
+"""Whole blocks of Prometheus. A worker that is lost loses no more; of shorter ones there is more to merge."""
 
 _SHORTEST_MS: Final = 60_000
 _DIGITS: Final = "0123456789abcdef"
