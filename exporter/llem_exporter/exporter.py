@@ -103,6 +103,7 @@ def run(settings: Settings) -> None:
     def every_second() -> None:
         if step_s := clock.observe():
             _log.warning("the wall clock was set by %+.3f s", step_s)
+        sampler.look()
         _end_where_outdated(sampler)
 
     try:

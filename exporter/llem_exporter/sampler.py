@@ -28,6 +28,9 @@ STATUS_ALONE_SECONDS: Final = 0.5
 STATUS_SPREAD: Final = 8
 """The slow readings of so many GPUs in a row come at different times of the second."""
 
+HANG_SECONDS: Final = 1.0
+"""A call that takes longer hangs: an error then and not only when it returns, which it may never do."""
+
 READ_TOO_SLOW: Final = "READ_TOO_SLOW"
 
 Observe = Callable[[float], None]
@@ -57,6 +60,8 @@ class GpuSampler:
         self._limit_watts: float | None = None
         self._status_s = clock.monotonic_s() + device.info.index % STATUS_SPREAD / STATUS_SPREAD
         self._slow_s = GAP_INTERVALS * interval_ms / 1000
+        self._busy_since_s: float | None = None
+        self._hangs = False
         self._observe_lateness, self._observe_call = observe_lateness, observe_call
         self._power = Source(self._called("power"), device.read_watts, device.reopen, STEPS_PER_WATT)
         self._energy: Source | None = None
@@ -77,10 +82,25 @@ class GpuSampler:
         for tick in self.ticker:
             if stopped.is_set():
                 return
+            self._busy_since_s = self._clock.monotonic_s()
             answered = self.read(tick)
             if answered or self._power.found:
                 self.read_status(alone=not answered)
+            self._busy_since_s = None
             self.done_ticks += 1
+
+    def look(self) -> None:
+        """Note whether a call hangs now; from another thread, once a second."""
+        since_s = self._busy_since_s
+        hangs = since_s is not None and self._clock.monotonic_s() - since_s > max(HANG_SECONDS, self._slow_s)
+        if hangs and not self._hangs:
+            self.ledger.add_errors([READ_TOO_SLOW])
+            _log.warning(
+                "%s", self._called("a call of the driver's does not return; it is read on when it does")
+            )
+        elif self._hangs and not hangs:
+            _log.info("%s", self._called("the driver's call has returned"))
+        self._hangs = hangs
 
     def read_status(self, *, alone: bool = False) -> None:
         """The slow readings, where it is time for them: each second, or oftener where they come alone."""
@@ -120,7 +140,8 @@ class GpuSampler:
         joules = energy.read(at_ms, power_s, failures) if energy else None
         end_s = monotonic_s()
         if end_s - start_s > self._slow_s:
-            failures.append(READ_TOO_SLOW)
+            if not self._hangs:  # else it is counted
+                failures.append(READ_TOO_SLOW)
             watts = joules = None
             self._status_s = end_s + STATUS_SECONDS  # they would be as slow
         middle_s = (start_s + end_s) / 2
@@ -196,6 +217,11 @@ class Sampler:
     def _start(self, gpu: GpuSampler) -> None:
         name = f"gpu-{gpu.device.info.index}"
         threading.Thread(target=gpu.run, args=(self._stopped,), name=name, daemon=True).start()
+
+    def look(self) -> None:
+        """Note which GPU's calls hang; once a second."""
+        for gpu in self.gpus:
+            gpu.look()
 
     def stop(self) -> None:
         """Let every thread end at its next tick."""

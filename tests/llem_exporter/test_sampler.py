@@ -1,5 +1,6 @@
 """What a tick reads, when it counts for, and what a failing GPU or a stepping clock does to it."""
 
+import threading
 from collections.abc import Callable
 from itertools import islice, pairwise
 
@@ -85,6 +86,29 @@ def test_a_read_longer_than_max_gap_is_an_error_and_no_sample() -> None:
     rig.device.watts_at = rig.slow(0.301)
     shown = rig.tick()
     assert (shown.samples, shown.errors, shown.watts) == (1, {"READ_TOO_SLOW": 1}, 100.0)
+
+
+def test_a_call_that_hangs_is_noted_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
+    """After a second, by whoever looks; and its end, when the GPU's thread goes on."""
+    rig, stopped = Rig(), threading.Event()
+
+    def hang(_: int) -> float:
+        for seconds in (0.9, 0.2, 5.0):
+            rig.time.sleep(seconds)
+            rig.gpu.look()
+            errors.append(dict(rig.page().errors))
+        stopped.set()
+        return 100.0
+
+    errors: list[dict[str, int]] = []
+    rig.device.watts_at = hang
+    with caplog.at_level("INFO"):
+        rig.gpu.run(stopped)
+        rig.gpu.look()
+        rig.gpu.look()
+    assert errors == [{}, {"READ_TOO_SLOW": 1}, {"READ_TOO_SLOW": 1}]
+    assert rig.page().errors == {"READ_TOO_SLOW": 1}
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 def test_watts_are_rounded_before_they_are_integrated() -> None:

@@ -20,10 +20,12 @@ from tests.llem_exporter.faults.pages import (
     accounted,
     all_read,
     gone_in_time,
+    page_with,
     rise,
     with_zeus,
 )
 from tests.llem_exporter.page import MetricsPage, history, scrape
+from tests.servers import wait_until
 
 LATENESS = metrics.SAMPLER_LATENESS.name
 
@@ -57,9 +59,27 @@ def test_a_gpu_that_hangs_stops_no_other_and_not_the_end(begin: Begin, steady: F
     assert after.value(SAMPLES, gpu="2") == before.value(SAMPLES, gpu="2")
     assert after.value(GAP, gpu="2") >= 3
     assert len(history(exporter, f"{since_s:.3f}")["llem_gpu_power_trace_watts", "0"]) >= 25
+    assert after.value(ERRORS, gpu="2", error="READ_TOO_SLOW") == 1
+    assert exporter.log().count("does not return") == 1
     started_s = time.monotonic()
     assert exporter.terminate() == 0
     assert time.monotonic() - started_s < 2
+
+
+def test_a_hang_is_told_while_it_lasts_and_when_it_is_over(begin: Begin, steady: FakeDriver) -> None:
+    """An error and one line each, counted once however long it takes."""
+    exporter = begin("--no-collector.zeus")
+    all_read(exporter)
+    steady.gpus[1].hung = True
+    page_with(exporter, ERRORS, gpu="1", error="READ_TOO_SLOW")
+    assert (
+        exporter.log().count("GPU 1 (") == exporter.log().count("a call of the driver's does not return") == 1
+    )
+    time.sleep(2)
+    steady.gpus[1].hung = False
+    after = all_read(exporter)
+    wait_until(lambda: exporter.log().count("the driver's call has returned") == 1, "the end in the log")
+    assert after.value(ERRORS, gpu="1", error="READ_TOO_SLOW") == 1
 
 
 def test_a_hung_call_that_ends_is_no_sample(begin: Begin, steady: FakeDriver) -> None:
