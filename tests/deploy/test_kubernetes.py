@@ -98,6 +98,9 @@ def test_every_part_means_the_same_pods_and_port() -> None:
     assert [entry["port"] for entry in ingress["ports"]] == [container_port["name"]]
 
 
+RELABELING = {"sourceLabels": "source_labels", "targetLabel": "target_label", "replacement": "replacement"}
+
+
 def scrape_job(number: int, endpoint: dict[str, Any], target: Server) -> dict[str, Any]:
     """The scrape config that the operator makes of an endpoint, with $(POD_NAME) expanded."""
     assert set(endpoint) <= ENDPOINT_FIELDS
@@ -106,8 +109,7 @@ def scrape_job(number: int, endpoint: dict[str, Any], target: Server) -> dict[st
         "params": expanded.get("params"),
         "honor_timestamps": expanded.get("honorTimestamps"),
         "relabel_configs": [
-            {"source_labels": entry["sourceLabels"], "target_label": entry["targetLabel"]}
-            for entry in expanded["relabelings"]
+            {RELABELING[name]: value for name, value in entry.items()} for entry in expanded["relabelings"]
         ],
     }
     assert not expanded.get("trackTimestampsStaleness")
@@ -117,7 +119,14 @@ def scrape_job(number: int, endpoint: dict[str, Any], target: Server) -> dict[st
         "metrics_path": expanded["path"],
         "scrape_interval": "1s",  # what takes 15 s there is waited for here
         "static_configs": [
-            {"targets": [target.address], "labels": {"__meta_kubernetes_pod_node_name": "gpu-node-7"}}
+            {
+                "targets": [target.address],
+                # The operator names a job after its service.
+                "labels": {
+                    "__meta_kubernetes_pod_node_name": "gpu-node-7",
+                    "job": manifest("service")["metadata"]["name"],
+                },
+            }
         ],
         **{name: value for name, value in given.items() if value is not None},
     }
@@ -140,4 +149,5 @@ def test_the_service_monitor_scrapes_the_daemon_set(
     prometheus.wait_for('llem_gpu_power_watts{instance="gpu-node-7"}')
     prometheus.wait_for('llem_gpu_power_trace_watts{instance="gpu-node-7"}')
     assert prometheus.value("min(up)") == 1
+    assert sorted(one["metric"]["job"] for one in prometheus.query("up")) == ["llem-exporter", "llem-history"]
     assert "llem_history_scrapers 1.0" in exporter.metrics()
