@@ -10,6 +10,7 @@ from llem_core.energy import GAP_INTERVALS, STEPS_PER_JOULE, STEPS_PER_WATT
 from llem_exporter.devices import Device, EnergyCounter, Status
 from llem_exporter.history import Ring
 from llem_exporter.ledger import GpuLedger, Read
+from llem_exporter.realtime import go_first
 from llem_exporter.rising import RisingCounter
 from llem_exporter.source import Source
 from llem_exporter.ticks import Tick, Ticker, WallClock
@@ -79,6 +80,7 @@ class GpuSampler:
 
     def run(self, stopped: threading.Event) -> None:
         """Read at every tick until `stopped`."""
+        go_first()
         for tick in self.ticker:
             if stopped.is_set():
                 return

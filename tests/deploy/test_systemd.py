@@ -41,7 +41,8 @@ def unit(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     text = UNIT.read_text().replace("ExecStart=/opt/llem/bin/llem-exporter", "ExecStart=/bin/true")
     if request.param == "with its socket":
         shutil.copy(SYSTEMD / "llem-exporter.socket", tmp_path)
-        shutil.copytree(DROP_IN.parent, tmp_path / DROP_IN.parent.name)
+        (tmp_path / DROP_IN.parent.name).mkdir()
+        shutil.copy(DROP_IN, tmp_path / DROP_IN.parent.name)
     path = tmp_path / UNIT.name
     path.write_text(text)
     return path
@@ -63,6 +64,18 @@ def test_exposure_is_what_the_readme_says(unit: Path) -> None:
     assert found is not None
     assert float(found[1]) == pytest.approx(float(figure), abs=CHANGES_BETWEEN_VERSIONS)
     assert float(said[1]) < float(said[0]) < 1.5
+
+
+def test_threads_of_gpus_may_go_first_with_a_drop_in(unit: Path) -> None:
+    """It is a right setting, and costs little of the unit's exposure."""
+    drop_ins = unit.parent / DROP_IN.parent.name
+    drop_ins.mkdir(exist_ok=True)
+    before = analyze("security", "--offline=true", unit)
+    shutil.copy(DROP_IN.with_name("realtime.conf"), drop_ins)
+    assert analyze("verify", *unit.parent.glob("*.*[te]")) == ""
+    after = analyze("security", "--offline=true", unit)
+    exposure, more = (float(found) for found in re.findall(r"level for \S+: ([0-9.]+) ", before + after))
+    assert exposure <= more <= exposure + 0.3
 
 
 def test_options_in_the_environment_exist() -> None:
