@@ -135,7 +135,7 @@ class _Group:
         self, name: str, uuids: Sequence[str], asked: Sequence[str], gpus: dict[str, Identity]
     ) -> list[NodeAnswer]:
         answers, rows = self.answers, self.rows
-        spans = answers.spans.take(rows)
+        spans, every = answers.spans.take(rows), len(rows) == len(answers.spans)
         limits = np.sum([one.limit_watts[rows] for one in self.facts if one.uuid in uuids], axis=0)
         readings = answers.readings.nodes.get(name, NodeReadings(name))
         carbon = codecarbon.measure(readings, spans, answers.gaps, limits)
@@ -143,7 +143,9 @@ class _Group:
         for one in sorted(
             (one for one in self.facts if one.uuid in asked), key=lambda one: asked.index(one.uuid)
         ):
-            by_backend = {backend: found.take(rows) for backend, found in self.by_uuid[one.uuid].items()}
+            by_backend = dict(self.by_uuid[one.uuid])
+            if not every:
+                by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
             if len(uuids) == 1 and carbon.gpu is not None:  # the one GPU is all that CodeCarbon counted
                 by_backend[Backend.CODECARBON] = carbon.gpu
             bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans, MARGIN_MS)

@@ -138,7 +138,10 @@ class _Run:
         return -(-self.windows[number].end_us // 1000) + self._margin_ms <= read_ms
 
     def _is_much(self, numbers: Sequence[int]) -> bool:
-        edges_us = self.spans.take(np.array(numbers)).edges_us()
+        spans = self.spans.take(np.array(numbers))
+        if int(spans.end_ms.max() - spans.start_ms.min()) + 2 * plain.MARGIN_MS < _BATCH_MS:
+            return False  # whatever lies between them
+        edges_us = spans.edges_us()
         return plan.length_ms(plan.around(edges_us, plain.MARGIN_MS)) > _BATCH_MS
 
     def _answers(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:

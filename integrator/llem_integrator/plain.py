@@ -5,8 +5,10 @@ by halving, and read.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,10 +16,12 @@ import numpy as np
 from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator import plan
+from llem_integrator.asking import answers
 from llem_integrator.fetch import Key, fetch, key_of, quiet, summary
 from llem_integrator.plan import Stretch
 from llem_integrator.series import Series, Times, make_series
-from llem_integrator.sources import Selector, Source, Summary
+from llem_integrator.sources import Piece, Selector, Source, Summary
+from llem_integrator.spans import distinct
 
 MARGIN_MS: Final = 300_000
 """How far outside a window plain samples are read: Prometheus's own lookback."""
@@ -35,7 +39,7 @@ _COUNTERS: Final = (
 _COUNTED: Final = (metrics.GPU_ZEUS_ENERGY, metrics.GPU_NVML_ENERGY, metrics.CODECARBON_ENERGY)
 """Whose samples are counted, too: all others are as many."""
 
-_HIGHEST: Final = (metrics.GPU_POWER_LIMIT, metrics.GPU_POWER_PEAK, metrics.GPU_POWER)
+_HIGHEST: Final = (metrics.GPU_POWER_LIMIT, metrics.GPU_POWER_PEAK)
 """Whose highest values are asked for. The gauge itself tells nothing more where there is its peak."""
 
 _READ: Final = (
@@ -85,7 +89,7 @@ def read(source: Source, selectors: Sequence[Selector], edges_us: Times, margin_
     for skip in plan.between(stretches):
         reader.look_into(skip)
     found = reader.result()
-    edges_ms = np.unique(np.concatenate([edges_us // 1000, -(-edges_us // 1000)]))
+    edges_ms = distinct(np.concatenate([edges_us // 1000, -(-edges_us // 1000)]))
     for spec, kind in _TIMELESS.items():
         # A page without timestamps says what holds at any time.
         for key, one in summary(source, spec, selectors, *stretches[0], kind).items():
@@ -106,16 +110,23 @@ class _Reader:
     found: Plain = field(default_factory=Plain)
 
     def read(self, stretch: Stretch) -> None:
-        for spec in _READ:
-            parts = self.parts.setdefault(spec.name, defaultdict(list))
-            for piece in fetch(self.source, spec, self.selectors, *stretch, quiet):
-                for one in piece.series:
-                    key = key_of(one)
-                    if len(one):
-                        parts[key].append(one)
-                    if one.bad or one.conflicts:
-                        fault = Fault((piece.start_ms, piece.end_ms), one.bad, one.conflicts)
-                        self.found.faults[spec.name, key].append(fault)
+        def pieces(spec: MetricSpec) -> list[Piece]:
+            return list(fetch(self.source, spec, self.selectors, *stretch, quiet))
+
+        with answers(self.source, [partial(pieces, spec) for spec in _READ]) as found:
+            for spec, of_spec in zip(_READ, found, strict=True):
+                parts = self.parts.setdefault(spec.name, defaultdict(list))
+                for piece in of_spec:
+                    self._add(spec, piece, parts)
+
+    def _add(self, spec: MetricSpec, piece: Piece, parts: defaultdict[Key, list[Series]]) -> None:
+        for one in piece.series:
+            key = key_of(one)
+            if len(one):
+                parts[key].append(one)
+            if one.bad or one.conflicts:
+                fault = Fault((piece.start_ms, piece.end_ms), one.bad, one.conflicts)
+                self.found.faults[spec.name, key].append(fault)
 
     def look_into(self, skip: Stretch) -> None:
         """Leaves a quiet stretch to the store; reads one that is not, or its restless parts."""
@@ -138,22 +149,34 @@ class _Reader:
     def _counts(self, skip: Stretch) -> dict[tuple[str, Key], int] | None:
         """How many samples the store holds of each counter; None where one fell, or came or went."""
         first, last = skip
+        # From the last samples that were read to the first: a fall may be on either side.
+        wide = max(0, first - MARGIN_MS), last + MARGIN_MS
+        keys: dict[MetricSpec, set[Key]] = {}
+        with self._summaries(_COUNTERS, wide, Summary.RESETS) as every:
+            for spec, falls in zip(_COUNTERS, every, strict=True):
+                if any(one.values[0] > 0 for one in falls.values()):
+                    return None
+                sides = self._near(spec, first - MARGIN_MS, first), self._near(spec, last, last + MARGIN_MS)
+                if not set(falls) == sides[0] == sides[1]:
+                    return None
+                keys[spec] = set(falls)
+        counted = [spec for spec in _COUNTED if keys[spec]]
         counts: dict[tuple[str, Key], int] = {}
-        for spec in _COUNTERS:
-            # From the last samples that were read to the first: a fall may be on either side.
-            wide = max(0, first - MARGIN_MS), last + MARGIN_MS
-            falls = summary(self.source, spec, self.selectors, *wide, Summary.RESETS)
-            if any(one.values[0] > 0 for one in falls.values()):
-                return None
-            sides = self._near(spec, first - MARGIN_MS, first), self._near(spec, last, last + MARGIN_MS)
-            if not set(falls) == sides[0] == sides[1]:
-                return None
-            if falls and spec in _COUNTED:
-                found = summary(self.source, spec, self.selectors, *skip, Summary.COUNT)
-                if set(found) != set(falls):
+        with self._summaries(counted, skip, Summary.COUNT) as every:
+            for spec, found in zip(counted, every, strict=True):
+                if set(found) != keys[spec]:
                     return None
                 counts |= {(spec.name, key): int(one.values[0]) for key, one in found.items()}
         return counts
+
+    def _summaries(
+        self, specs: Sequence[MetricSpec], stretch: Stretch, kind: Summary
+    ) -> "closing[Generator[dict[Key, Series], None, None]]":
+        """One value a label set of each metric."""
+        asked = self.source, self.selectors
+        return answers(
+            self.source, [partial(summary, asked[0], spec, asked[1], *stretch, kind) for spec in specs]
+        )
 
     def _near(self, spec: MetricSpec, first: int, last: int) -> set[Key]:
         """The label sets that were read in a stretch."""
@@ -167,14 +190,19 @@ class _Reader:
         """One sample a label set in the middle, of the highest value: no edge is near."""
         middle = np.array([(skip[0] + skip[1]) // 2])
         peaked: set[Key] = set()
-        for spec in _HIGHEST:
-            if spec is metrics.GPU_POWER and peaked >= set(self.parts[spec.name]):
-                continue
-            for key, one in summary(self.source, spec, self.selectors, *skip, Summary.MAX).items():
-                if one.unix_ms[0] > 0:
-                    self.parts[spec.name][key].append(make_series(one.labels, middle, one.values[-1:]))
+        with self._summaries(_HIGHEST, skip, Summary.MAX) as every:
+            for spec, found in zip(_HIGHEST, every, strict=True):
                 if spec is metrics.GPU_POWER_PEAK:
-                    peaked.add(key)
+                    peaked = set(found)
+                self._add_highest(spec, found, middle)
+        if not peaked >= set(self.parts[metrics.GPU_POWER.name]):
+            found = summary(self.source, metrics.GPU_POWER, self.selectors, *skip, Summary.MAX)
+            self._add_highest(metrics.GPU_POWER, found, middle)
+
+    def _add_highest(self, spec: MetricSpec, found: dict[Key, Series], middle: Times) -> None:
+        for key, one in found.items():
+            if one.unix_ms[0] > 0:
+                self.parts[spec.name][key].append(make_series(one.labels, middle, one.values[-1:]))
 
     def result(self) -> Plain:
         """All that was read, each label set in one series."""

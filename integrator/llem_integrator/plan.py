@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from llem_integrator.series import Times
+from llem_integrator.spans import distinct
 
 Stretch = tuple[int, int]
 """The first and the last millisecond."""
@@ -19,7 +20,7 @@ _MOST_SKIPS: Final = 64
 
 def around(edges_us: Times, margin_ms: int, shortest_skip_ms: int = _SHORTEST_SKIP_MS) -> list[Stretch]:
     """The stretches around edges, ascending and apart; only the longest holes between them are left out."""
-    edges_ms = np.unique(edges_us // 1000)
+    edges_ms = distinct(edges_us // 1000)
     starts, ends = np.maximum(edges_ms - margin_ms, 0), edges_ms + 1 + margin_ms
     holes = starts[1:] - ends[:-1]
     wide = np.flatnonzero(holes >= shortest_skip_ms)

@@ -53,8 +53,9 @@ class Seen:
             return
         edges = slice(self._passed, reached)
         edges_us = self._edges_us[edges]
-        self._after_us[edges] = unix_ms[np.searchsorted(unix_ms, -(-edges_us // 1000), "left")] * 1000
-        before = np.searchsorted(unix_ms, edges_us // 1000, "right") - 1
+        after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
+        self._after_us[edges] = unix_ms[after] * 1000
+        before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
         self._before_us[edges] = np.where(before >= 0, unix_ms[before] * 1000, self._newest_us)
         self._passed, self._newest_us = reached, newest_us
 

@@ -17,6 +17,9 @@ _THANOS: Final = {"dedup": "false", "partial_response": "false", "max_source_res
 class PrometheusSource:
     """A Prometheus or a Mimir."""
 
+    at_once: Final = 2
+    """Connections are each thread's own while it reads; what is shared is set once, or to the same again."""
+
     def __init__(
         self, http: Http, *, parameters: Mapping[str, str] | None = None, remote_read: bool = True
     ) -> None:
@@ -36,9 +39,10 @@ class PrometheusSource:
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        if self._remote is not None:
+        remote = self._remote  # another thread may find out meanwhile that there is none
+        if remote is not None:
             try:
-                for piece in self._remote.pieces(metric, selector, start_ms, end_ms, progress):
+                for piece in remote.pieces(metric, selector, start_ms, end_ms, progress):
                     yield self._without_external(piece, metric, selector)
                 return
             except NotOfferedError:

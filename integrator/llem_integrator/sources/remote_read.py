@@ -3,11 +3,11 @@
 Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/
 """
 
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import cramjam
 
@@ -35,6 +35,10 @@ _DECODERS: Final = 2
 FEW_SAMPLES: Final = TARGET_SAMPLES // 4
 
 
+P = ParamSpec("P")
+Found = TypeVar("Found")
+
+
 class NotOfferedError(Exception):
     """The server does not answer remote read."""
 
@@ -59,6 +63,18 @@ class _Slab:
         return self.room[0][own], self.room[1][own]
 
 
+class _Here(Executor):
+    """Does the work where it is handed in."""
+
+    def submit(self, fn: Callable[P, Found], /, *args: P.args, **kwargs: P.kwargs) -> Future[Found]:
+        future: Future[Found] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except SourceError as exc:
+            future.set_exception(exc)
+        return future
+
+
 class RemoteRead:
     """A server's /api/v1/read."""
 
@@ -75,8 +91,14 @@ class RemoteRead:
     ) -> Iterator[Piece]:
         """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
         matchers, abort = (Matcher("__name__", "=", metric), *selector), Abort()
+        slabs = Slabs(start_ms, end_ms)
+        if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
+            for slab in self._fetched(matchers, slabs, _Here(), abort):
+                yield self._piece(slab)
+                progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+            return
         with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
-            fetched = self._fetched(matchers, Slabs(start_ms, end_ms), pool, abort)
+            fetched = self._fetched(matchers, slabs, pool, abort)
             try:
                 with Ahead(fetched, _HELD_SLABS, abort) as ahead:
                     for slab in ahead:
@@ -86,7 +108,7 @@ class RemoteRead:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetched(
-        self, matchers: Selector, slabs: Slabs, pool: ThreadPoolExecutor, abort: Abort
+        self, matchers: Selector, slabs: Slabs, pool: Executor, abort: Abort
     ) -> Generator[_Slab, None, None]:
         """Slab after slab as it has come, its decoding begun."""
         metric = matchers[0].value
@@ -114,7 +136,7 @@ class RemoteRead:
         start_ms: int,
         end_ms: int,
         limit: int,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         abort: Abort,
     ) -> _Slab:
         slab = _Slab(start_ms, end_ms, limit, self._buffers.take())
@@ -152,13 +174,13 @@ class RemoteRead:
             raise NotOfferedError
         raise SourceError(f"{self._http.address} answered {stream.status} to /api/v1/read: {words}")
 
-    def _chunks(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
+    def _chunks(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
         for data, frames in chunked.frames(stream.read):
             found = batch(data, frames)
             room = slab.add(found.samples)
             slab.parts.append(pool.submit(found.decoded, room, slab.start_ms, slab.end_ms, self._origin))
 
-    def _samples(self, stream: Stream, slab: _Slab, pool: ThreadPoolExecutor) -> None:
+    def _samples(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
         most = slab.limit * _SAMPLE_BYTES
         body = stream.read(most)
         try:

@@ -45,6 +45,9 @@ Key = tuple[tuple[str, str], ...]
 class VictoriaMetricsSource:
     """A VictoriaMetrics, single or as a cluster (the URL then ends with /select/TENANT/prometheus)."""
 
+    at_once: Final = 2
+    """Connections are each thread's own while it reads; nothing else is shared but what is only added to."""
+
     def __init__(self, http: Http) -> None:
         self._http = http
         self._promql = Promql(http, _PARAMETERS)
