@@ -2,14 +2,14 @@
 
 python tests/bench/bench_scale.py [--gpus 64] [--hours 12] [--fleet 10000]
 
-- "dask": one window over all of a made cluster's traces (tests/bench/clusters.py) in a Prometheus,
-  one process and by one and two Dask workers; all of them and the store share this machine's cores. The joules
-  must be the same to 1e-12.
+- "dask": one window over all of a made cluster's traces (tests/bench/clusters.py), by one process, and by one
+  and two Dask workers; Prometheus is on the same cores. The joules must be the same to 1e-12.
 - "merge": what the process that puts sums together spends on one GPU in one part of the time, with 8 edges in
   it, and the bytes that a worker sends for it. That work is not shared out.
 - "series": what a scrape brings of one GPU, counted on an exporter with zeus and nvml.
 - "stored": bytes a sample in a real Prometheus's blocks: of scraped series measured here, of traces what
   bench_storage.py prints for the LLM load, given by --watts-bytes and --joules-bytes.
+- "scraped": an hour's window of many GPUs that have scraped series only, by one process.
 - then what follows for a fleet, each with its sum.
 """
 
@@ -37,7 +37,7 @@ from llem_integrator.scale_out.tasks import LONGEST_MS, Store, inside
 from llem_integrator.series import make_series
 from llem_integrator.sources import Piece
 from llem_integrator.traces import PowerTraces
-from tests.bench.bench_integrator import best, serving, whole
+from tests.bench.bench_integrator import best, serving, whole, window
 from tests.bench.bench_storage import stored
 from tests.bench.clusters import T0_MS, Cluster
 from tests.fake_nvml import FakeDriver
@@ -108,6 +108,16 @@ def merging(gpus: int = 1000) -> tuple[float, float]:
     return min(merge() for _ in range(RUNS)) / gpus / len(parts), sum(map(len, parts)) / gpus / len(parts)
 
 
+def scraped_seconds(gpus: int) -> float:
+    """Seconds for an hour's window of so many GPUs without traces."""
+    with serving(Cluster(gpus, 2, traced=False)) as server:
+        source, asked = open_source(server.url), window(1800, 5400)
+        (found,) = integrate(source, [asked], Request())
+        if len(found.gpus) != gpus or not found.valid:
+            raise SystemExit(f"{len(found.gpus)} of {gpus} GPUs answered: {found.reasons}")
+        return best(lambda: list(integrate(source, [asked], Request())), RUNS)
+
+
 def series_per_gpu() -> float:
     """Series of a /metrics page that are one GPU's: what two GPUs more bring, halved."""
     counts = []
@@ -158,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, default=64)
     parser.add_argument("--hours", type=int, default=12)
     parser.add_argument("--fleet", type=int, default=10_000)
+    parser.add_argument("--scraped-gpus", type=int, default=1000)
     parser.add_argument("--watts-bytes", type=float, default=2.4)
     parser.add_argument("--joules-bytes", type=float, default=2.5)
     chosen = parser.parse_args(arguments)
@@ -181,6 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "  of which merging, in one process",
         f"{parts * seconds / 60:.0f} min",
         f"{parts:.3g} parts x {seconds * 1e6:.0f} us",
+    )
+    scraped_s = scraped_seconds(chosen.scraped_gpus)
+    say(f"scraped, 1 h of {chosen.scraped_gpus} GPUs", f"{scraped_s:.1f} s")
+    fleet_s = scraped_s / chosen.scraped_gpus * chosen.fleet
+    say(
+        f"{SCRAPE_S} s: a window of all GPUs",
+        f"{fleet_s:.0f} s",
+        f"{scraped_s:.2f} s / {chosen.scraped_gpus} x fleet",
     )
     print(f"{cores} cores, load {os.getloadavg()[0]:.1f}")
     return 0
