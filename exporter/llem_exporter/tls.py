@@ -58,7 +58,8 @@ def new_context(material: TlsMaterial) -> ssl.SSLContext:
     """A server's context. Raises ConfigError with the key that cannot be used."""
     settings = material.settings
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # No ticket: each connection shows its certificate anew, and scrapers keep theirs open anyway.
+    # In TLS 1.3 each connection shows its certificate anew; scrapers keep theirs open anyway. With TLS 1.2
+    # one can go on from an earlier one of the same context: Python cannot switch that off.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols(["http/1.1"])
