@@ -155,10 +155,13 @@ def _http_config(given: Options) -> "HttpConfig":
 
 def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
     """The source, and the windows in the order they were asked for."""
+    from llem_integrator.sources.matchers import LABEL
     from llem_integrator.window import parse_window
 
     if given.job is not None and given.gpus is not None:
         raise ConfigError("--job finds the job's GPUs by itself; leave --gpu out")
+    if not LABEL.fullmatch(given.node_label):
+        raise ConfigError(f"--node-label is not the name of a label: {given.node_label!r}")
     zone = _zone(given.timezone)
     windows = [parse_window(text, now_us, zone) for text in given.windows]
     if given.window_list is not None:

@@ -117,6 +117,7 @@ def test_exit_codes(file: str, args: list[str], code: int) -> None:
         (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
         (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
         (["--job", "1", "--gpu", "0"], 2, "leave --gpu out"),
+        (["--window", "now,+1m", "--node-label", "a-b"], 2, "--node-label is not the name of a label: 'a-b'"),
         (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
         (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
         (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),

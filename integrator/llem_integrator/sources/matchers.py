@@ -8,8 +8,9 @@ from typing import Final
 
 from llem_core.errors import ConfigError
 
+LABEL: Final = re.compile(r"[a-zA-Z_]\w*", re.ASCII)
 _MATCHER: Final = re.compile(
-    r"""\s*([a-zA-Z_]\w*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*""", re.ASCII
+    rf"""\s*({LABEL.pattern})\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*""", re.ASCII
 )
 _ESCAPE: Final = re.compile(
     rb"""\\(?:([abfnrtv\\"'])|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)"""

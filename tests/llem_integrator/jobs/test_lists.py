@@ -68,6 +68,22 @@ def test_sacct_is_read_as_it_comes() -> None:
     assert infer.selectors == ((Matcher("node", "=~", r"(?:gpu-a)(?:\..*)?(?::[0-9]+)?"),),)
 
 
+def test_sacct_rows_of_arrays_and_of_jobs_of_several_parts() -> None:
+    """A task of an array and a part of a heterogeneous job are windows of their own."""
+    times = "2026-01-31T12:00:00|2026-01-31T13:00:00"
+    rows = [
+        f"4711_3|{times}|node1|gres/gpu=1",
+        f"4711_3.batch|{times}|node1|gres/gpu=1",
+        "4711_[4-9%2]|Unknown|Unknown|None assigned|",
+        f"4720+0|{times}|node1|gres/gpu=4",
+        f"4720+1|{times}|node2|cpu=1",
+        f"4720+2|{times}|node[3-4]|gres/gpu=8",
+        f"4720+2.extern|{times}|node[3-4]|gres/gpu=8",
+    ]
+    found = listed("\n".join(["JobID|Start|End|NodeList|AllocTRES", *rows, ""]))
+    assert [(one.name, one.gpu_count) for one in found] == [("4711_3", 1), ("4720+0", 4), ("4720+2", 8)]
+
+
 def test_sacct_needs_the_zone_of_its_times() -> None:
     """Slurm prints none."""
     with pytest.raises(ConfigError, match=r"^jobs: line 2: time without a zone.*--timezone"):

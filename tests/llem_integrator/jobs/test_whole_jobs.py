@@ -15,12 +15,15 @@ import pytest
 
 from tests.servers import Exporter, Prometheus, scrape_config, wait_until
 
-JOB_SECONDS = 8
+JOB_SECONDS = 14
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of two replayed GPUs, on one of which job 4711 ran, as a Prometheus has scraped it."""
+    """A node of two replayed GPUs, as a Prometheus has scraped it.
+
+    On the first ran job 4711; on the second, at the same time, job 4720, 4721, and 4720 again.
+    """
 
     exporter: Exporter
     prometheus: Prometheus
@@ -64,7 +67,13 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         time.sleep(3)
         begun_s = time.time()
         (jobs / f"{first}.4711").write_text("job=4711\nuser=ada\n")
-        time.sleep(JOB_SECONDS)
+        on_second = jobs / second
+        for job, seconds in (("4720", 5), ("4721", JOB_SECONDS - 10), ("4720", 5)):
+            aside = jobs / ".aside"
+            aside.write_text(f"job={job}\n")
+            aside.rename(on_second)
+            time.sleep(seconds)
+        on_second.unlink()
         (jobs / f"{first}.4711").unlink()
         ended_s = time.time()
         gone = "count(count_over_time(llem_gpu_job_info[2s])) or vector(0)"
@@ -80,6 +89,18 @@ def test_a_job_has_its_own_gpus_and_times(node: Node) -> None:
     assert (window["name"], window["valid"]) == ("4711", True)
     assert node.begun_s - 0.1 <= window["start"] < window["end"] <= node.ended_s + 2
     assert window["duration_sec"] >= JOB_SECONDS - 3
+
+
+def test_a_job_that_was_requeued_has_not_the_joules_of_another(node: Node) -> None:
+    """Two windows, and the other job's window between them."""
+    code, (before, after), errors = node.integrate("--job", "4720", "--wait", "20s")
+    assert (code, errors) == (0, "")
+    code, (between,), errors = node.integrate("--job", "4721", "--wait", "20s")
+    assert (code, errors) == (0, "")
+    assert before["end"] < between["start"] < between["end"] < after["start"]
+    for window in (before, between, after):
+        assert list(window["per_gpu_j"]) == [node.uuids[1]]
+        assert window["valid"]
 
 
 def test_a_job_that_nobody_saw(node: Node) -> None:
