@@ -233,15 +233,17 @@ def test_png_of_many_gpus_is_not_endless(tmp_path: Path) -> None:
 
 
 def test_names_are_no_markup(tmp_path: Path) -> None:
-    """A dollar sign is no formula, and a tag no tag."""
+    """A dollar sign is no formula, a tag no tag, an escape obeyed nowhere; unknown letters are no warning."""
     jobs = tmp_path / "jobs.csv"
-    jobs.write_text(f"name,start,end\n$x_1$ </script><b>,{BEGIN + 30},+30s\n", "utf-8")
+    jobs.write_text(f"name,start,end\n$x_1$ </script><b>\x1b[31m\u8bad,{BEGIN + 30},+30s\n", "utf-8")
     source = two_gpus(tmp_path)
     command = [sys.executable, "-m", "llem_integrator", "--source", source, "--windows", str(jobs)]
     command += ["--plot", str(tmp_path / "a.svg"), "--plot", str(tmp_path / "a.html")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "$x_1$ </script><b>: 2026" in words((tmp_path / "a.svg").read_bytes())
+    shown = "$x_1$ </script><b>\ufffd[31m\u8bad: 2026"
+    assert shown in done.stdout
+    assert shown in words((tmp_path / "a.svg").read_bytes())
     page = (tmp_path / "a.html").read_text()
     assert page.count("</script>") == 2
     assert "<b>" not in page

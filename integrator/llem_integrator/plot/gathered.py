@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from llem_integrator.report import printable
 from llem_integrator.result import GpuEnergy, WindowResult
 from llem_integrator.window import rfc3339
 
@@ -51,7 +52,7 @@ class Gathered:
 
     def add(self, result: WindowResult) -> None:
         start_ms, end_ms = result.start * 1000, result.end * 1000
-        self.windows.append(Marked(start_ms, end_ms, result.name or "", result.total_j))
+        self.windows.append(Marked(start_ms, end_ms, printable(result.name or ""), result.total_j))
         for one in result.gpus:
             gpu = self.gpus.setdefault(one.uuid, Gpu(one.uuid, one))
             gpu.newest = one
@@ -73,7 +74,8 @@ class Gathered:
         """One line on a GPU: which it is, its joules and how they were come by."""
         one = gpu.newest
         node = f" on {', '.join(one.instances)}" if one.instances else ""
-        line = f"GPU {one.gpu or gpu.uuid}{f' {one.name}' if one.name else ''}{node}: {shown_j(gpu.joules)}"
+        which = printable(f"GPU {one.gpu or gpu.uuid}{f' {one.name}' if one.name else ''}{node}")
+        line = f"{which}: {shown_j(gpu.joules)}"
         if len(gpu.spans) > 1:
             return f"{line} in {len(gpu.spans)} windows, {', '.join(sorted(gpu.backends))}"
         if one.joules is None:

@@ -1,5 +1,6 @@
 """The plot as PNG or SVG, by matplotlib: a row a GPU; of many the largest, and one band for the others."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -38,7 +39,8 @@ def draw(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # it draws a box
         rows = _rows(gathered, envelopes)
         count = max(1, len(rows))
         figure = Figure(

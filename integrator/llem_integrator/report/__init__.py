@@ -46,6 +46,11 @@ def writer(form: str) -> Write:
     return write
 
 
+def printable(text: str) -> str:
+    """A line for people: what a terminal would obey, or a picture cannot hold, is a sign that says so."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
 def require(library: str, wanted_by: str, extra: str) -> Any:
     """A library that comes with an extra; raises ConfigError that says how to install it."""
     try:

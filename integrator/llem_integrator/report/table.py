@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Final, Literal
 
-from llem_integrator.report import About
+from llem_integrator.report import About, printable
 from llem_integrator.result import GpuEnergy, WindowResult
 from llem_integrator.window import rfc3339
 
@@ -48,7 +48,7 @@ def _print_window(console: "Console", result: WindowResult, about: About, *, fol
     if result.gpus:
         columns, rows = _columns(about, with_node=not one_node), _rows(result, about, with_node=not one_node)
         if folds:
-            console.print(lines.pop(), soft_wrap=True)
+            console.print(printable(lines.pop()), soft_wrap=True)
             console.print(_folding(columns, rows))
         else:
             lines += _aligned(columns, rows)
@@ -58,7 +58,7 @@ def _print_window(console: "Console", result: WindowResult, about: About, *, fol
             others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
             where = "" if one_node or not gpu.instances else f" on {', '.join(gpu.instances)}"
             lines.append(f"GPU {gpu.gpu}{where}: {others}")
-    console.print("\n".join([*lines, *_remarks(result)]), soft_wrap=True)
+    console.print("\n".join(map(printable, (*lines, *_remarks(result)))), soft_wrap=True)
 
 
 def _title(result: WindowResult) -> str:
@@ -92,7 +92,7 @@ def _folding(columns: Sequence[tuple[str, _Side]], rows: Iterable[tuple[str, ...
     for heading, side in columns:
         table.add_column(heading, justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     return table
 
 
