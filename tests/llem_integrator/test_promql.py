@@ -96,6 +96,19 @@ def test_a_summary_of_more_than_a_server_evaluates_is_put_together(
             assert sorted(float(one.values[0]) for one in found) == expected
 
 
+def test_a_fall_between_two_parts_of_a_range_is_counted_once(
+    tmp_path: Path, prometheus_release: PrometheusRelease
+) -> None:
+    """Resets of a range that is asked for in parts are all its falls, at the seams and elsewhere."""
+    args = ["--query.max-samples=3000"]
+    with Prometheus.on_blocks(tmp_path, trace_text(9_700), args=args, release=prometheus_release) as server:
+        source = by_json(server.url)
+        middle = 40 * 97 * 100  # a sample that is lower than the one before: the first of a part
+        for end in (2 * middle - 1, 2 * middle - 3, 2 * middle - 101, 2 * middle + 1, 969_900):
+            found = list(source.summary(POWER, (), T0, T0 + end, Summary.RESETS))
+            assert [float(one.values[0]) for one in found] == [end // 100 // 97] * 2, end
+
+
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [

@@ -138,6 +138,22 @@ def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary
             assert value in ((right, right + 1) if falls_in else (right,)), (start_ms, end_ms)
 
 
+def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
+    """A VictoriaMetrics that evaluates little at once tells of a fall at the seam of two parts, too."""
+    # It counts whole blocks of 8192 samples.
+    with VictoriaMetrics(tmp_path, args=["-search.maxSamplesPerQuery=130000"]) as server:
+        times = range(T0, T0 + 40_000 * STEP_MS, STEP_MS)
+        falls = range(19_998, 20_002)
+        for at in falls:
+            values = [float(i + 100_000 * (i < at)) for i in range(len(times))]
+            put(server, {"__name__": COUNTER, "gpu": str(at)}, times, values)
+        for end_ms in range(times[-1] - 2 * STEP_MS, times[-1] + 2 * STEP_MS, STEP_MS // 2):
+            found = source(server.url).summary(COUNTER, (), T0, end_ms, Summary.RESETS)
+            assert {one.labels["gpu"]: float(one.values[0]) for one in found} == {
+                str(at): 1.0 for at in falls
+            }
+
+
 def test_stale_markers_and_infinity_are_no_samples(tmp_path: Path) -> None:
     """null, which a stale marker is, ends a series; infinity is a bad reading, in old and new words."""
     lines = {

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from llem_core.errors import SourceError
-from llem_integrator.series import Series, make_series, whole_ms
+from llem_integrator.series import STALE_MS, Series, make_series, whole_ms
 from llem_integrator.sources.base import Piece, Progress, Summary, plausible
 from llem_integrator.sources.http import Http, parse_json
 from llem_integrator.sources.matchers import Selector, query
@@ -90,13 +90,15 @@ class Promql:
         Where that is too much at once, parts are put together as `kind` says.
         """
         best: dict[tuple[tuple[str, str], ...], Series] = {}
-        for one in self._in_parts(expression, wanted, start_ms, end_ms):
+        for one in self._in_parts(expression, wanted, start_ms, end_ms, kind):
             if len(one):
-                key = tuple(sorted(one.labels.items()))
+                key = _key(one)
                 best[key] = _together(best[key], one, kind) if key in best else one
         yield from best.values()
 
-    def _in_parts(self, expression: str, wanted: str, start_ms: int, end_ms: int) -> Iterator[Series]:
+    def _in_parts(
+        self, expression: str, wanted: str, start_ms: int, end_ms: int, kind: Summary
+    ) -> Iterator[Series]:
         """The values of the range, or where that is too much at once, of its parts in their order."""
         range_ms = max(1, end_ms - start_ms + self._left_open)
         found = self.query(expression.replace(RANGE, f"{wanted}[{range_ms}ms]"), end_ms)
@@ -108,8 +110,32 @@ class Promql:
                 f"{self._http.address}: {wanted}[{range_ms}ms] is more than it evaluates at once"
             )
         middle_ms = (start_ms + end_ms) // 2
-        yield from self._in_parts(expression, wanted, start_ms, middle_ms)
-        yield from self._in_parts(expression, wanted, middle_ms + 1, end_ms)
+        yield from self._in_parts(expression, wanted, start_ms, middle_ms, kind)
+        yield from self._in_parts(expression, wanted, middle_ms + 1, end_ms, kind)
+        reach_ms = min(STALE_MS, (end_ms - start_ms) // 4)
+        around = max(start_ms, middle_ms - reach_ms), middle_ms, min(end_ms, middle_ms + reach_ms)
+        yield from self._across(expression, wanted, around, kind)
+
+    def _across(
+        self, expression: str, wanted: str, around: tuple[int, int, int], kind: Summary
+    ) -> Iterator[Series]:
+        """What two parts do not see: what a value did from the last sample of one to the first of the other.
+
+        A series that is silent for longer than Prometheus looks back begins anew.
+        """
+        first, middle, last = around
+        if kind is Summary.MAX:  # of any two neighbours, too
+            yield from self.over_range(expression, wanted, first, last, kind)
+        if kind is not Summary.RESETS:
+            return
+        sides = [
+            {_key(one): one for one in self.over_range(expression, wanted, *side, kind)}
+            for side in ((first, middle), (middle + 1, last))
+        ]
+        for one in self.over_range(expression, wanted, first, last, kind):
+            key = _key(one)
+            inside = sum((side[key].values for side in sides if key in side), np.zeros(1))
+            yield Series(one.labels, one.unix_ms, one.values - inside)
 
     @cached_property
     def _left_open(self) -> bool:
@@ -177,8 +203,12 @@ def _raw(one: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
     return make_series(labels, unix_ms[inside], numbers[inside])
 
 
+def _key(one: Series) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(one.labels.items()))
+
+
 def _together(earlier: Series, later: Series, kind: Summary) -> Series:
-    """What two parts of a range say of both; a reset between them is not seen."""
+    """What two parts of a range say of both."""
     values = earlier.values, later.values
     match kind:
         case Summary.LAST:
