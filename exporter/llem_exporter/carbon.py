@@ -111,9 +111,15 @@ class Carbon:
                 self._failed(str(exc))
                 return
             except LLEMError as exc:
-                self._failed(str(exc))
-                while not self._stopped.wait(self._restart_s) and self._worker and not self._worker.ended:
-                    pass
+                self._rest(str(exc))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, another worker may do better
+                self._rest(f"{type(exc).__name__}: {exc}")
+
+    def _rest(self, reason: str) -> None:
+        """Wait until there may be another worker: this one has to end, and a minute to go by."""
+        self._failed(reason)
+        while not self._stopped.wait(self._restart_s) and self._worker and not self._worker.ended:
+            pass
 
     def _run_worker(self) -> None:
         """Take in what one worker says until there must be another one."""

@@ -77,6 +77,8 @@ class Jobs:
             jobs, problem = listing.jobs, _summary(listing.refused)
         except LLEMError as exc:
             problem = str(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the next reading may do better
+            problem = f"{type(exc).__name__}: {exc}"
         now_s = self._monotonic_s()
         self._reading, self._begun_s = _Reading(now_s, now_s - begun_s, jobs, problem), None
         if problem != self._said:

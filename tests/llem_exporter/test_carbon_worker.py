@@ -74,6 +74,25 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
         yield driver
 
 
+def test_a_failure_that_nobody_thought_of_ends_no_thread() -> None:
+    """It is a reason like any other, and a worker is started a moment later."""
+    failures = [KeyError("odd")]
+    states: list[Candidate] = []
+
+    def gpu_indices() -> list[int]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    carbon = Carbon(gpu_indices, None, states.append, period_s=1.0, restart_s=0.1)
+    carbon.start()
+    try:
+        wait_until(lambda: states and states[-1].usable, "a measurement")
+    finally:
+        carbon.stop()
+    assert states[0].reason == "KeyError: 'odd'"
+
+
 def test_a_worker_that_dies_is_started_again() -> None:
     """A killed worker is a failure until the next one measures; its totals start again from 0."""
     with Watched() as watched:

@@ -275,6 +275,32 @@ def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged in one line, and the directory is read again a moment later."""
+    found = Listing((Job(OURS, "1", ""),))
+    answers: list[Listing | KeyError] = [KeyError("odd")]
+
+    def read(_: object) -> Listing:
+        answer = answers.pop() if answers else found
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    jobs = Jobs(read, lambda: [DeviceInfo(0, UUID, "test")], period_s=0.01)
+    jobs.start()
+
+    def shown() -> bool:
+        families = Families(metrics.METRICS_PAGE)
+        jobs.add_to(families)
+        return any(family.name == JOB for family in families.with_samples())
+
+    wait_until(shown, "the job", 5)
+    jobs.stop()
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "jobs: KeyError: 'odd'"
+    ]
+
+
 def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDriver, tmp_path: Path) -> None:
     """The directory may come after the exporter; jobs of several GPUs and several of one come and go."""
     directory = tmp_path / "jobs"
