@@ -45,7 +45,7 @@ def windows_within(seconds: float, count: int, rng: np.random.Generator) -> list
         found.append(window(start, end, f"w{number}"))
         if number % 5 == 0:
             found += [window(start, end, "equal"), window(end, end + 30, "next"), window(start - 5, end + 5)]
-    rng.shuffle(found)  # pyright: ignore[reportArgumentType]  (a list is a sequence to numpy)
+    rng.shuffle(found)
     return found
 
 

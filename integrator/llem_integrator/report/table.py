@@ -72,8 +72,8 @@ def _columns(about: About, *, with_node: bool) -> list[tuple[str, _Side]]:
     names = ("GPU", "name", "node") if with_node else ("GPU", "name")
     figures = ("joules", "low", "high", "Wh", "mean W", "peak W", "coverage")
     more = (*(_HEADINGS[name] for name in _asked(about)), *_exact_headings(about))
-    sides: list[tuple[tuple[str, ...], _Side]] = [(names, "left"), (figures, "right"), (("by",), "left")]
-    return [(heading, side) for headings, side in (*sides, (more, "right")) for heading in headings]
+    sides: dict[str, _Side] = dict.fromkeys((*names, "by"), "left")
+    return [(heading, sides.get(heading, "right")) for heading in (*names, *figures, "by", *more)]
 
 
 def _rows(result: WindowResult, about: About, *, with_node: bool) -> Iterator[tuple[str, ...]]:
