@@ -65,8 +65,10 @@ class Gpu(Timeline):
         job: str = "llem",
         limit_watts: float = 700,
         zeus_joules: float | None = None,
+        pod: str | None = None,
     ) -> None:
-        super().__init__({"instance": instance, "job": job, "gpu": gpu, "uuid": uuid})
+        target = {"instance": instance, "job": job} | ({"pod": pod} if pod else {})
+        super().__init__(target | {"gpu": gpu, "uuid": uuid})
         self._limit_watts = limit_watts
         self._nvml_joules = self._integrated_s = self._gap_s = self._samples = 0.0
         self.zeus_joules = zeus_joules

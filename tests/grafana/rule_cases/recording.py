@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from tests.grafana.promtool import Case, Value
+from tests.grafana.promtool import Case, Firing, Value
 from tests.grafana.scraped import Gpu, HistoryOfGpu
 
 ENERGY = "uuid:llem_gpu_energy_joules:increase5m"
@@ -55,6 +55,23 @@ def moved() -> Case:
         Value(25, where, {'{instance="10.0.0.7:9955"}': 1, '{instance="n2:9955"}': 1}),
     ]
     return Case("a GPU that moves", [first, second, other], checks)
+
+
+def replaced_pod() -> Case:
+    """A pod follows another at one instance: it is one GPU, and a drop is noticed all the same."""
+    drops = Gpu("GPU-b", gpu="1", pod="p2").absent(20).draws(600, 3).draws(100, 37)
+    scraped = [
+        Gpu("GPU-a", pod="p1").draws(300, 20).missed(40),
+        Gpu("GPU-a", pod="p2").absent(20).draws(300, 40),
+        Gpu("GPU-b", gpu="1", pod="p1").draws(600, 20).missed(40),
+        drops,
+    ]
+    checks: list[Value | Firing] = []
+    for minute in (19, 21, 22, 23):
+        checks += about(minute, POWER, {A: 300, B: 600})
+        checks += about(minute, "fleet:llem_gpu_power_watts:sum", {"{}": 900})
+    checks += [Firing(20, "LlemGpuPowerDrop"), Firing(28, "LlemGpuPowerDrop", [drops.labels])]
+    return Case("a pod is replaced", scraped, checks)
 
 
 def moved_with_zeus() -> Case:
@@ -112,5 +129,5 @@ def day() -> Case:
     return Case("kWh of a day", [steady, hole, moves, moved_to, lost], checks)
 
 
-FAST = (mean_power, moved, moved_with_zeus, side_by_side, resets)
+FAST = (mean_power, moved, replaced_pod, moved_with_zeus, side_by_side, resets)
 SLOW = (day,)
