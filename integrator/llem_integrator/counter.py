@@ -249,7 +249,8 @@ def _without_late(unix_ms: Times, units: Floats, limit_watts: float | None) -> t
     """A hardware counter (n,) with late values raised to the running maximum, and which these were.
 
     A fall of less than two seconds at the limit is a late value, if the counter is back where it was
-    at the next reading or within two seconds; else it is a reset.
+    at the next reading or within two seconds; else it is a reset. So is one to below half: a driver that is
+    loaded anew counts from 0, and where that is done twice, the first count is soon reached again.
     """
     if not np.any(np.diff(units) < 0):
         return units, None
@@ -257,7 +258,7 @@ def _without_late(unix_ms: Times, units: Floats, limit_watts: float | None) -> t
     raised, highest, late = units.copy(), float(units[0]), np.zeros(len(units), np.bool_)
     soon_stop = np.searchsorted(unix_ms, unix_ms + _LATE_MS, "right")
     for index, value in enumerate(units.tolist()):
-        if highest - deepest < value < highest:
+        if max(highest - deepest, highest / 2) < value < highest:
             soon = units[index + 1 : max(index + 2, int(soon_stop[index]))]
             if not len(soon) or float(np.max(soon)) >= highest:
                 raised[index], late[index] = highest, True

@@ -198,6 +198,13 @@ def test_a_young_counter_that_restarts_is_reset_not_late() -> None:
     assert (result.joules, result.resets, result.late) == (400 + 0 + 400 + 400, 1, 0)
 
 
+def test_a_young_counter_that_restarts_and_soon_counts_higher_is_reset() -> None:
+    """A driver that is loaded anew twice in seconds: what the GPU draws after it is not less for that."""
+    read = counter([0, 1000, 2000, 3000, 4000], [600, 700, 0, 500, 1000])
+    result = counted(read, window(0, 4000), 3000, 700)
+    assert (result.joules, result.resets, result.late) == (100 + 0 + 500 + 500, 1, 0)
+
+
 def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
     """Without a limit a small fall invents nothing and a deep one is a reset."""
     late = counted(counter([0, 100, 200], [3e9, 3e9 - 100, 3e9 + 50]), window(0, 200), 300, None)
