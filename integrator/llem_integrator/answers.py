@@ -222,7 +222,7 @@ def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
 def _unknown(result: WindowResult, count: int, matched: int) -> WindowResult:
     """A job that had so many of these GPUs, and nobody knows which: no joules."""
     gpus = tuple(_without_joules(gpu) for gpu in result.gpus)
-    text = f"the job had {count} of these {matched} GPUs, and nothing says which"
+    text = f"the job had {count or 'slices'} of these {matched} GPUs, and nothing says which"
     said = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text)
     return replace(
         result,

@@ -34,7 +34,8 @@ class Window:
     """The half-open stretch [start, end) in whole unix microseconds, with the name it was given, if any.
 
     `selectors` and `gpus` (NVML indices or uuids) stand for those of the request, where they are given.
-    `gpu_count` is how many of these GPUs a job had, where nobody knows which; it had some on each of `hosts`.
+    `gpu_count` is how many of these GPUs a job had, where nobody knows which (0: slices of them); it had some
+    on each of `hosts`.
     """
 
     start_us: int

@@ -316,6 +316,9 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     )
     assert unknown.warnings[0].code is WarningCode.ENERGY_UNAVAILABLE
     assert "2 of these 4 GPUs" in unknown.warnings[0].message
+    (slices,) = integrate(held, [window(600, 700, gpu_count=0)], Request())
+    assert (slices.reasons, slices.total_j) == (("gpus_unknown",), None)
+    assert "slices of these 4 GPUs" in slices.warnings[0].message
     assert known.valid
     assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)

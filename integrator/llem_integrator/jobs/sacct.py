@@ -19,6 +19,9 @@ FORMAT: Final = "JobID,Start,End,NodeList,AllocTRES"
 
 _GPUS: Final = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 _TYPED_GPUS: Final = re.compile(r"(?:^|,)gres/gpu:[^=,]+=(\d+)")
+_SLICES: Final = re.compile(r"(?:^|,)gres/gpu:[^=,]*\dg\.\d+gb")
+"""MIG's profiles, as Slurm names them when it finds them by itself."""
+
 _NOT_YET: Final = ("Unknown", "None", "")
 
 
@@ -42,6 +45,8 @@ def window(row: Mapping[str, str], now_us: int, zone: tzinfo | None, node_label:
     end_us = now_us if end in _NOT_YET else parse_time_us(end, now_us, zone)
     if gpus == 0 or end_us == start_us:
         return None
+    if _SLICES.search(row["AllocTRES"]):
+        gpus = 0  # of whole ones
     hosts = Hosts(node_label, tuple(dict.fromkeys(expand(row["NodeList"]))))
     return Window(start_us, end_us, job, selectors=((hosts.matcher(),),), gpu_count=gpus, hosts=hosts)
 

@@ -84,6 +84,15 @@ def test_sacct_rows_of_arrays_and_of_jobs_of_several_parts() -> None:
     assert [(one.name, one.gpu_count) for one in found] == [("4711_3", 1), ("4720+0", 4), ("4720+2", 8)]
 
 
+def test_slices_of_gpus_are_no_gpus() -> None:
+    """Of a job with a MIG slice nobody knows the joules, on a node with one GPU neither."""
+    times = "2026-01-31T12:00:00|2026-01-31T13:00:00|node1"
+    tres = ("gres/gpu:a100_1g.10gb=1,gres/gpu=1", "gres/gpu:3g.20gb=2", "gres/gpu:h100_80gb=2")
+    rows = [f"{number}|{times}|cpu=1,{text}" for number, text in enumerate(tres)]
+    found = listed("\n".join(["JobID|Start|End|NodeList|AllocTRES", *rows, ""]))
+    assert [one.gpu_count for one in found] == [0, 0, 2]
+
+
 def test_sacct_needs_the_zone_of_its_times() -> None:
     """Slurm prints none."""
     with pytest.raises(ConfigError, match=r"^jobs: line 2: time without a zone.*--timezone"):
