@@ -95,17 +95,16 @@ class _Group:
             MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no {what} in the window") for what in missing
         ]
         by_node = self._nodes(gpus, tokens, nodes)
-        matched = sum(_is_asked(uuid, one, tokens) for uuid, one in gpus.items())
-        complete = not missing and (count is None or matched >= count)
+        complete = not missing and (count is None or len(gpus) >= count)
         # As many as it had are not those it had, if a host of it shows none.
-        guessed = count is not None and matched >= count + (not unseen)
+        guessed = count is not None and len(gpus) >= count + (not unseen)
         considered = _Considering(self.answers.request)
         by_window = zip(*by_node, strict=True) if by_node else repeat(())
         for row, nodes_answers in zip(self.rows.tolist(), by_window, strict=False):
             result = _result(
                 self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
             )
-            yield _unknown(result, count, matched) if guessed and count is not None else result
+            yield _unknown(result, count, len(gpus)) if guessed and count is not None else result
 
     def _nodes(
         self, gpus: dict[str, Identity], tokens: tuple[str, ...], nodes: Sequence[str]

@@ -319,6 +319,10 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     (slices,) = integrate(held, [window(600, 700, gpu_count=0)], Request())
     assert (slices.reasons, slices.total_j) == (("gpus_unknown",), None)
     assert "slices of these 4 GPUs" in slices.warnings[0].message
+    # Which GPUs are shown says nothing of which the job had.
+    some, guess = integrate(held, [equal, fewer], Request(gpus=("0", "1")))
+    assert (some.valid, list(some.per_gpu_j)) == (True, ["GPU-0", "GPU-1"])
+    assert guess.reasons == ("gpus_unknown",)
     assert known.valid
     assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
