@@ -69,7 +69,7 @@ class GpuSampler:
 
     def attach(self, counter: EnergyCounter) -> None:
         """Read this counter, too, from the next tick on."""
-        rising = RisingCounter(counter, lambda: self._limit_watts)
+        rising = RisingCounter(counter, lambda: self._limit_watts, self._clock.monotonic_s)
         self._energy = Source(
             self._called("energy counter"), rising.read_joules, rising.reopen, STEPS_PER_JOULE
         )

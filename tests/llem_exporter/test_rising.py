@@ -4,6 +4,7 @@ import pytest
 
 from llem_core.errors import DeviceError
 from llem_exporter.rising import RisingCounter
+from tests.llem_exporter.fake_time import FakeTime
 
 
 class Scripted:
@@ -23,17 +24,17 @@ class Scripted:
 def after(first: float, then: float, limit_watts: float | None = 700.0) -> RisingCounter:
     """A counter that has read `first` and reads `then` from now on."""
     counter = Scripted(first)
-    rising = RisingCounter(counter, lambda: limit_watts)
+    rising = RisingCounter(counter, lambda: limit_watts, FakeTime().monotonic_s)
     assert rising.read_joules(0) == first
     counter.joules = then
     return rising
 
 
-def refused(rising: RisingCounter, unix_ms: int = 0) -> None:
+def refused(rising: RisingCounter, name: str = "COUNTER_FELL") -> None:
     """Read what is no reading."""
     with pytest.raises(DeviceError) as failure:
-        rising.read_joules(unix_ms)
-    assert failure.value.name == "COUNTER_FELL"
+        rising.read_joules(0)
+    assert failure.value.name == name
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_a_value_that_falls_back_a_little_is_none(first: float, then: float, lim
 def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -> None:
     """A fall of two seconds at the limit or more, and one to below half: a driver just loaded, again."""
     counter = Scripted(first)
-    rising = RisingCounter(counter, lambda: 700.0)
+    rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     assert rising.read_joules(0) == first
     counter.joules = then
     refused(rising)
@@ -65,20 +66,51 @@ def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -
 
 def test_a_restart_may_have_risen_by_what_the_time_allows() -> None:
     """10 s at the limit and no more, where a GPU is read every 10 s."""
-    counter = Scripted(3e6)
-    rising = RisingCounter(counter, lambda: 700.0)
+    counter, time = Scripted(3e6), FakeTime()
+    rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
     rising.read_joules(0)
-    for unix_ms, counter.joules in ((10_000, 0.0), (20_000, 8401.0)):
-        refused(rising, unix_ms)
+    for counter.joules in (0.0, 8401.0):
+        time.sleep(10.0)
+        refused(rising)
+    time.sleep(10.0)
     counter.joules = 8401.0 + 8400.0
-    assert rising.read_joules(30_000) == 16_801.0
+    assert rising.read_joules(0) == 16_801.0
+
+
+@pytest.mark.parametrize("odd", [3e6 + 6000, 1.8e16])
+def test_a_jump_is_none(odd: float) -> None:
+    """What no GPU can have drawn since the last reading is withheld; the next good value is a reading."""
+    counter, time = Scripted(3e6), FakeTime()
+    rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
+    rising.read_joules(0)
+    for _ in range(3):
+        time.sleep(0.01)
+        counter.joules = odd
+        refused(rising, "COUNTER_JUMPED")
+    counter.joules = 3e6 + 70
+    assert rising.read_joules(0) == 3e6 + 70
+
+
+def test_a_long_silence_is_no_jump() -> None:
+    """A GPU that was lost for an hour has drawn what it has drawn."""
+    counter, time = Scripted(3e6), FakeTime()
+    rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
+    rising.read_joules(0)
+    time.sleep(3600.0)
+    counter.joules = 3e6 + 3600 * 700.0
+    assert rising.read_joules(0) == counter.joules
+
+
+def test_without_a_limit_no_jump_is_seen() -> None:
+    """Nobody knows what is too much: a trace that is replayed may have any watts."""
+    assert after(3e6, 4e9, None).read_joules(0) == 4e9
 
 
 @pytest.mark.parametrize("odd", [[0.0], [0.0, 0.0, 0.0], [31.0, 5.0, 0.0], [0.0, 3e6 - 70], [0.0, 2e6]])
 def test_readings_that_fall_for_a_moment_are_none(odd: list[float]) -> None:
     """Taken for a restart, the next good reading would add all that the card ever used."""
     counter = Scripted(3e6)
-    rising = RisingCounter(counter, lambda: 700.0)
+    rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     rising.read_joules(0)
     for counter.joules in odd:
         refused(rising)
@@ -95,7 +127,7 @@ def test_what_does_not_fall_is_a_reading(first: float, then: float) -> None:
 def test_it_is_read_on_from_where_it_was() -> None:
     """What it counts after the fall is a reading when it has passed what was read before."""
     counter = Scripted(3e6)
-    rising = RisingCounter(counter, lambda: 700.0)
+    rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     rising.read_joules(0)
     for joules in (3e6 - 500, 3e6 - 1):
         counter.joules = joules

@@ -104,6 +104,21 @@ def test_a_counter_that_goes_back_a_little_is_withheld(begin: Begin, steady: Fak
     assert exporter.log().count("energy counter cannot be read: it fell by") == 1
 
 
+def test_a_counter_that_jumps_invents_nothing(begin: Begin, steady: FakeDriver) -> None:
+    """More than the card can have drawn is withheld and an error; the next good value is a reading."""
+    exporter = begin()
+    with_zeus(exporter)
+    before = all_read(exporter)
+    steady.gpus[1].step_counter(1e6)
+    shown = page_with(exporter, ERRORS, gpu="1", error="COUNTER_JUMPED")
+    assert shown.get(ZEUS, gpu="1") is None
+    assert [shown.value(SUCCESS, collector=name) for name in ("nvml", "zeus")] == [1, 0]
+    steady.gpus[1].step_counter(-1e6)
+    back = all_read(exporter)
+    true = steady.exact_joules(1, before.value(STAMP, gpu="1"), back.value(STAMP, gpu="1"))
+    assert back.value(ZEUS, gpu="1") - before.value(ZEUS, gpu="1") == pytest.approx(true, abs=2.0)
+
+
 def test_a_counter_that_falls_for_one_reading_invents_nothing(begin: Begin, steady: FakeDriver) -> None:
     """Down by all of it and up again, as by a bad read: withheld, and never taken for a restart."""
     exporter = begin("--sample-interval", "2s")
