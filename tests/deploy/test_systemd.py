@@ -114,9 +114,13 @@ def test_user_and_directories_are_made(tmp_path: Path) -> None:
 class SandboxedExporter(Exporter):
     """The exporter under the unit's filter of system calls, and as root without capabilities."""
 
+    unit = UNIT
+    kept_capability = ""
+
     def _command(self) -> Sequence[str]:
-        dropped = ["--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
-        python = [sys.executable, "-m", "tests.deploy.sandbox", str(UNIT)]
+        bounds = "-all" + self.kept_capability
+        dropped = ["--inh-caps=-all", f"--bounding-set={bounds}"] if os.geteuid() == 0 else []
+        python = [sys.executable, "-m", "tests.deploy.sandbox", str(self.unit)]
         return [program("setpriv", "util-linux"), "--no-new-privs", *dropped, *python, *super()._command()]
 
 
@@ -146,6 +150,27 @@ def test_the_exporter_lives_under_what_the_unit_forbids(
     assert "llem_gpu_power_trace_watts{" in exporter.fetch_text("/history?since=0")
     assert "WARNING" not in exporter.log()
     assert exporter.terminate() == 0
+
+
+@pytest.mark.parametrize("with_drop_in", [False, True])
+def test_the_drop_in_lets_the_threads_of_gpus_go_first(
+    servers: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_drop_in: bool
+) -> None:
+    """Only with it does the filter let them; the kernel does by a limit, or here by a capability."""
+    monkeypatch.chdir(ROOT)
+    driver = servers.enter_context(FakeDriver(tmp_path, gpus=2))
+    exporter = SandboxedExporter(env=driver.env, args=["--no-collector.zeus", "--no-collector.codecarbon"])
+    exporter.kept_capability = ",+sys_nice"
+    if with_drop_in:
+        exporter.unit = tmp_path / UNIT.name
+        exporter.unit.write_text(UNIT.read_text() + DROP_IN.with_name("realtime.conf").read_text())
+    servers.enter_context(exporter)
+    wait_until(lambda: exporter.fetch("/-/ready").status == 200, "ready")
+    tasks = Path(f"/proc/{exporter.pid}/task").iterdir()
+    first = [task for task in tasks if os.sched_getscheduler(int(task.name)) & os.SCHED_RR]
+    expected = driver.gpu_count if with_drop_in and os.geteuid() == 0 else 0
+    assert len(first) == expected
+    assert "WARNING" not in exporter.log()
 
 
 @pytest.mark.parametrize(
