@@ -103,20 +103,31 @@ def backends_disagree() -> Case:
         [
             Gpu("GPU-a", zeus_joules=4e6).draws(300, 60, zeus=1.0505).draws(300, 60),
             Gpu("GPU-b", gpu="1", zeus_joules=4e6).draws(300, 120, zeus=1.0495),
-            Gpu("GPU-c", gpu="2", zeus_joules=4e6).draws(300, 120, covered=0.9),
+            Gpu("GPU-c", gpu="2", zeus_joules=4e6).draws(300, 120, covered=0.9, zeus=1.1),
             Gpu("GPU-d", gpu="3").draws(300, 120),
             Gpu("GPU-e", gpu="4", zeus_joules=4e6).draws(300, 60, zeus=0.94).draws(300, 60),
             Gpu("GPU-f", gpu="5", zeus_joules=4e6).draws(300, 60, zeus=0.9505).draws(300, 60),
         ],
         [
             Firing(14, alert),
-            # Just after a start the two are extrapolated differently: ours begins at 0.
-            Firing(17, alert, [GPU]),
+            Firing(17, alert, [GPU, gpu_5]),
             Firing(33, alert, [GPU, gpu_5]),
             Firing(59, alert, [GPU, gpu_5]),
             Firing(74, alert, [GPU, gpu_5]),
             Firing(95, alert),
         ],
+    )
+
+
+def backends_agree_over_restarts() -> Case:
+    """The hardware counts on while the exporter is away; what ours did not see, it cannot disagree on."""
+    gpu = Gpu("GPU-a", zeus_joules=4e6).draws(300, 30)
+    for _ in range(4):
+        gpu.missed(1.5, watts=300).exporter_restarts().draws(300, 10)
+    return Case(
+        "zeus and nvml agree, though an exporter restarts again and again",
+        [gpu.draws(300, 20)],
+        [Firing(minute, "LlemBackendsDisagree") for minute in range(40, 90, 5)],
     )
 
 
@@ -145,5 +156,6 @@ FAST = (
     gpu_moved,
     coverage_low,
     backends_disagree,
+    backends_agree_over_restarts,
     backends_disagree_message,
 )
