@@ -20,7 +20,6 @@ from llem_integrator.jobs.hosts import Hosts
 from llem_integrator.kinds import kinds
 from llem_integrator.lazy import Gpus
 from llem_integrator.node import NodeAnswer
-from llem_integrator.plain import MARGIN_MS
 from llem_integrator.readings import NodeReadings, Readings
 from llem_integrator.result import Considered, GpuEnergy, WindowResult
 from llem_integrator.sources import Selector
@@ -147,7 +146,7 @@ class _Group:
                 by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
             if len(uuids) == 1 and carbon.gpu is not None:  # the one GPU is all that CodeCarbon counted
                 by_backend[Backend.CODECARBON] = carbon.gpu
-            bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans, MARGIN_MS)
+            bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans)
             measured.append(
                 Measured(one.uuid, gpus[one.uuid], by_backend, one.peak_watts[rows], bad, conflicts)
             )

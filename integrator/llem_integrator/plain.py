@@ -17,6 +17,7 @@ from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator import plan
 from llem_integrator.asking import answers
+from llem_integrator.faults import Fault, faults_of
 from llem_integrator.fetch import Key, fetch, key_of, quiet, summary
 from llem_integrator.plan import Stretch
 from llem_integrator.series import Series, Times, make_series
@@ -56,15 +57,6 @@ _READ: Final = (
     metrics.GPU_POWER_PEAK,
 )
 _TIMELESS: Final = {metrics.GPU_INFO: Summary.LAST, metrics.GPU_POWER_LIMIT: Summary.MAX}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Samples of a series in a stretch that were none, and times that came with unlike values."""
-
-    stretch: Stretch
-    bad: int
-    conflicts: int
 
 
 @dataclass(slots=True)
@@ -124,9 +116,8 @@ class _Reader:
             key = key_of(one)
             if len(one):
                 parts[key].append(one)
-            if one.bad or one.conflicts:
-                fault = Fault((piece.start_ms, piece.end_ms), one.bad, one.conflicts)
-                self.found.faults[spec.name, key].append(fault)
+            if wrong := faults_of(one, piece.start_ms, piece.end_ms):
+                self.found.faults[spec.name, key] += wrong
 
     def look_into(self, skip: Stretch) -> None:
         """Leaves a quiet stretch to the store; reads one that is not, or its restless parts."""

@@ -10,9 +10,10 @@ from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator.chains import chains
 from llem_integrator.counter import Counter
+from llem_integrator.faults import Fault, within
 from llem_integrator.fetch import Key, key_of
 from llem_integrator.integral import Counts
-from llem_integrator.plain import Fault, Plain
+from llem_integrator.plain import Plain
 from llem_integrator.series import Series, Times, Values
 from llem_integrator.spans import Index, Spans
 from llem_integrator.traces import CounterTrace, PowerTrace
@@ -82,16 +83,10 @@ class GpuReadings:
                     ),
                 )
 
-    def fault_counts(self, spans: Spans, margin_ms: int) -> tuple[Counts, Counts]:
-        """How many bad and how many conflicting samples (w,) lie about each window."""
-        bad, conflicts = np.zeros(len(spans), np.int64), np.zeros(len(spans), np.int64)
-        traced = self.zeus.faults if self.zeus else []
-        for fault in (*self.faults, *self.power.faults, *traced):
-            first, last = fault.stretch
-            touched = (spans.end_ms + margin_ms >= first) & (spans.start_ms - margin_ms <= last)
-            bad += touched * fault.bad
-            conflicts += touched * fault.conflicts
-        return bad, conflicts
+    def fault_counts(self, spans: Spans) -> tuple[Counts, Counts]:
+        """How many bad and how many conflicting samples (w,) lie in each window."""
+        every = [*self.faults, *self.power.faults, *(self.zeus.faults if self.zeus else ())]
+        return within((one.bad for one in every), spans), within((one.conflicts for one in every), spans)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Series of samples as arrays: made clean once, merged and joined by rules that lose nothing silently."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ Times = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 _FIRST_STEPS = 100
+_NEVER: Times = np.empty(0, np.int64)
 STALE_MS = 300_000
 _LAST_UNIX_S = 2**53 / 1000
 """Up to here a float of milliseconds is a whole number."""
@@ -28,7 +29,7 @@ def whole_ms(unix_s: Values) -> Times:
 class Series:
     """Samples of one label set: `unix_ms` (n,) int64 ascending, one value per time; `values` (n,) float64.
 
-    `bad` counts readings that were no samples (NaN, infinite, negative), `conflicts` the times
+    `bad_ms` are the times of readings that were no samples (NaN, infinite, negative), `conflict_ms` those
     that came with unlike values, of which the larger was kept. `unread` (n,) counts the samples
     since the one before that the store holds and only it has looked at.
     """
@@ -36,18 +37,26 @@ class Series:
     labels: Mapping[str, str]
     unix_ms: Times
     values: Values
-    bad: int = 0
-    conflicts: int = 0
+    bad_ms: Times = field(default_factory=lambda: _NEVER)
+    conflict_ms: Times = field(default_factory=lambda: _NEVER)
     unread: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.unix_ms)
 
+    @property
+    def bad(self) -> int:
+        return len(self.bad_ms)
+
+    @property
+    def conflicts(self) -> int:
+        return len(self.conflict_ms)
+
     def part(self, first: int, stop: int) -> "Series":
         """The samples [first, stop)."""
         cut = slice(first, stop)
         unread = None if self.unread is None else self.unread[cut]
-        return Series(self.labels, self.unix_ms[cut], self.values[cut], self.bad, self.conflicts, unread)
+        return Series(self.labels, self.unix_ms[cut], self.values[cut], self.bad_ms, self.conflict_ms, unread)
 
 
 def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Series:
@@ -55,14 +64,14 @@ def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Se
     good = np.isfinite(values) & (values >= 0)
     # The stale marker is a NaN too; it marks an end, not a bad reading.
     stale = values.view(np.uint64) == np.uint64(0x7FF0000000000002)
-    bad = int(np.count_nonzero(~good & ~stale))
+    bad_ms = unix_ms[~good & ~stale]
     unix_ms, values = unix_ms[good], values[good]
     order = np.lexsort((values, unix_ms))
     unix_ms, values = unix_ms[order], values[order]
     same = unix_ms[1:] == unix_ms[:-1]
-    conflicts = int(np.count_nonzero(same & (values[1:] != values[:-1])))
+    conflict_ms = unix_ms[1:][same & (values[1:] != values[:-1])]
     keep = np.append(~same, True)[: len(unix_ms)]  # the last of equal times is the larger value
-    return Series(labels, unix_ms[keep], values[keep], bad, conflicts)
+    return Series(labels, unix_ms[keep], values[keep], bad_ms, conflict_ms)
 
 
 def merge(series: Sequence[Series]) -> Series | None:
@@ -78,8 +87,9 @@ def merge(series: Sequence[Series]) -> Series | None:
         np.concatenate([one.unix_ms for one in series]),
         np.concatenate([one.values for one in series]),
     )
-    bad, conflicts = sum(one.bad for one in series), sum(one.conflicts for one in series)
-    return Series(merged.labels, merged.unix_ms, merged.values, bad, merged.conflicts + conflicts)
+    bad_ms = np.concatenate([one.bad_ms for one in series])
+    conflict_ms = np.concatenate([merged.conflict_ms, *(one.conflict_ms for one in series)])
+    return Series(merged.labels, merged.unix_ms, merged.values, bad_ms, conflict_ms)
 
 
 def auto_max_gap_ms(unix_ms: Times) -> float | None:

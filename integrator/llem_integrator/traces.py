@@ -9,11 +9,11 @@ import numpy as np
 
 from llem_core import energy, metrics
 from llem_integrator import plan
+from llem_integrator.faults import Fault, faults_of
 from llem_integrator.fetch import Key, fetch, key_of, quiet, summary
 from llem_integrator.gaps import Gaps
 from llem_integrator.integral import Counts, Flags, Floats
 from llem_integrator.joules import RunningSums
-from llem_integrator.plain import Fault
 from llem_integrator.plan import Stretch
 from llem_integrator.ranges import range_max
 from llem_integrator.series import Series, Times, merge
@@ -104,9 +104,7 @@ class PowerTraces:
             merged = found[0] if len(found) == 1 else merge(found)
             if merged is None:
                 continue
-            bad = sum(one.bad for one in found)
-            if bad or merged.conflicts:
-                trace.faults.append(Fault((piece.start_ms, piece.end_ms), bad, merged.conflicts))
+            trace.faults += faults_of(merged, piece.start_ms, piece.end_ms)
             self._add(uuid, trace, merged)
         return sum(map(len, piece.series))
 
@@ -202,8 +200,7 @@ def counter_traces(
             one = merge(series)
             if one is None:
                 continue
-            if one.bad or one.conflicts:
-                faults[uuid].append(Fault(own, one.bad, one.conflicts))
+            faults[uuid] += faults_of(one, *own)
             max_gaps[uuid] = gaps.of_trace(uuid, one.labels.get("instance", ""), one.unix_ms)
             mine = slice(*np.searchsorted(edges_us, [own[0] * 1000, (own[1] + 1) * 1000]).tolist())
             lags.setdefault(uuid, np.full(len(edges_us), _LONGEST_LAG_MS))[mine] = _lags(one, edges_us[mine])

@@ -89,6 +89,6 @@ def _joined(parts: list[Series]) -> Series:
         parts[0].labels,
         np.concatenate([part.unix_ms for part in parts]),
         np.concatenate([part.values for part in parts]),
-        sum(part.bad for part in parts),
-        sum(part.conflicts for part in parts),
+        np.concatenate([part.bad_ms for part in parts]),
+        np.concatenate([part.conflict_ms for part in parts]),
     )

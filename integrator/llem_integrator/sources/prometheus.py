@@ -1,6 +1,7 @@
 """Prometheus and those that answer as it does: chunks by remote read, or JSON where that is off."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from llem_integrator.series import Series
@@ -66,10 +67,7 @@ class PrometheusSource:
         return Piece(
             piece.start_ms,
             piece.end_ms,
-            tuple(
-                Series(dict(one.labels.items() - external), one.unix_ms, one.values, one.bad, one.conflicts)
-                for one in piece.series
-            ),
+            tuple(replace(one, labels=dict(one.labels.items() - external)) for one in piece.series),
         )
 
 
