@@ -12,10 +12,9 @@ from grafana.source.promql import (
     WHOLE,
     Span,
     by_uuid,
-    each,
     joules,
     mean_watts,
-    over,
+    rise,
     total,
 )
 from llem_core import metrics
@@ -31,8 +30,8 @@ STEP: Final = Span("$__interval")
 
 def rate_by_codecarbon(span: Span) -> str:
     """Grams per kWh of each instance; nothing where CodeCarbon counted no energy."""
-    grams = f"sum by (instance) (max by (instance) ({over('increase', metrics.CODECARBON_EMISSIONS, span)}))"
-    energy = f"max by (instance, component) ({over('increase', metrics.CODECARBON_ENERGY, span)})"
+    grams = rise("increase", metrics.CODECARBON_EMISSIONS, span, "instance")
+    energy = rise("increase", metrics.CODECARBON_ENERGY, span, "instance, component")
     return f"({grams} / sum by (instance) ({energy}) * {JOULES_PER_KWH}) > 0"
 
 
@@ -118,7 +117,7 @@ def _emissions() -> list[Panel]:
 
 
 def _cost_and_nodes() -> list[Panel]:
-    of_nodes = each(over("rate", metrics.CODECARBON_ENERGY, RECENT), "instance, component")
+    of_nodes = rise("rate", metrics.CODECARBON_ENERGY, RECENT, "instance, component")
     return [
         line(
             "Cost by hour",

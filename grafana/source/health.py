@@ -14,6 +14,7 @@ from grafana.source.promql import (
     each,
     gauge,
     over,
+    rise,
     select,
     top,
     uncovered_share,
@@ -40,12 +41,12 @@ def quantile(share: float, metric: MetricSpec) -> Expression:
 
 def errors(span: Span) -> str:
     """Errors a second by instance and name, 0 where an instance has none."""
-    of_gpus = each(over("rate", metrics.GPU_READ_ERRORS, span), "instance, uuid, error")
+    of_gpus = rise("rate", metrics.GPU_READ_ERRORS, span, "instance, uuid, error")
     return f"(sum by (instance, error) ({of_gpus})) or on (instance) (0 * {rose(metrics.CLOCK_STEPS)(span)})"
 
 
 def rose(metric: MetricSpec, function: str = "rate") -> Expression:
-    return lambda span: each(over(function, metric, span), "instance")
+    return lambda span: rise(function, metric, span, "instance")
 
 
 def raw(name: str, span: Span) -> str:
@@ -70,7 +71,7 @@ def age(span: Span) -> str:
 
 def taken(span: Span) -> str:
     """Samples that scrapers confirmed for each new one, over the scrapers that an exporter knows."""
-    new = f"sum by (instance) ({each(over('rate', metrics.GPU_SAMPLES, span), 'instance, uuid')})"
+    new = f"sum by (instance) ({rise('rate', metrics.GPU_SAMPLES, span, 'instance, uuid')})"
     wanted = f"{new} * {gauge(metrics.HISTORY_SCRAPERS, 'instance')(span)}"
     return f"{rose(metrics.HISTORY_CONFIRMED)(span)} / ({wanted} > 0)"
 
@@ -89,7 +90,7 @@ def by_instance(
 
 def _figures() -> list[Panel]:
     pages = each(ours(over("min_over_time", UP, Span("1m")), RANGE), "instance")
-    failed = each(over("increase", metrics.GPU_READ_ERRORS, RANGE), "instance, uuid, error")
+    failed = rise("increase", metrics.GPU_READ_ERRORS, RANGE, "instance, uuid, error")
     lost = f"sum ({rose(metrics.HISTORY_EVICTED, 'increase')(RANGE)})"
     return [
         figure(

@@ -52,6 +52,14 @@ def each(expression: str, labels: str = EACH_GPU) -> str:
     return f"max by ({labels}) ({expression})"
 
 
+def rise(function: str, metric: MetricSpec, span: Span, labels: str = EACH_GPU) -> str:
+    """What a counter rose by (increase, rate, delta), in each place once, however many jobs scrape it.
+
+    Added over pods that follow each other at one instance: their series differ by the pod's name.
+    """
+    return each(f"sum by (job, {labels}) ({over(function, metric, span)})", labels)
+
+
 def mean_watts(span: Span) -> str:
     """Mean power of each GPU over the time that its joules cover; the extrapolation of both rises cancels.
 
@@ -62,7 +70,7 @@ def mean_watts(span: Span) -> str:
 
 def zeus_watts(span: Span) -> str:
     """By the hardware's counter, over the time between its readings."""
-    return f"{each(over('increase', metrics.GPU_ZEUS_ENERGY, span))} / {read_seconds(span)}"
+    return f"{zeus_joules(span)} / {read_seconds(span)}"
 
 
 def nvml_watts(span: Span) -> str:
@@ -71,20 +79,20 @@ def nvml_watts(span: Span) -> str:
 
 
 def zeus_joules(span: Span) -> str:
-    return each(over("increase", metrics.GPU_ZEUS_ENERGY, span))
+    return rise("increase", metrics.GPU_ZEUS_ENERGY, span)
 
 
 def nvml_joules(span: Span) -> str:
-    return each(over("increase", metrics.GPU_NVML_ENERGY, span))
+    return rise("increase", metrics.GPU_NVML_ENERGY, span)
 
 
 def read_seconds(span: Span) -> str:
     """From a GPU's first reading to its last: what the hardware's counter covers."""
-    return each(over("delta", metrics.GPU_SAMPLE_TIMESTAMP, span))
+    return rise("delta", metrics.GPU_SAMPLE_TIMESTAMP, span)
 
 
 def integrated_seconds(span: Span) -> str:
-    return each(over("increase", metrics.GPU_INTEGRATED, span))
+    return rise("increase", metrics.GPU_INTEGRATED, span)
 
 
 def joules(span: Span) -> str:
@@ -101,7 +109,7 @@ def covered_seconds(span: Span) -> str:
 
 def uncovered_share(span: Span) -> str:
     """The share of the time of a running exporter that has no samples, of each GPU."""
-    gaps = each(over("increase", metrics.GPU_GAP, span))
+    gaps = rise("increase", metrics.GPU_GAP, span)
     return f"{gaps} / (({gaps} + {integrated_seconds(span)}) > 0)"
 
 

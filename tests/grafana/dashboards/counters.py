@@ -53,6 +53,7 @@ def scrape(
     *,
     instance: str = "node1:9955",
     jobs: tuple[str, ...] = ("llem",),
+    pod: str | None = None,
     started_s: float | None = None,
     peaks: tuple[tuple[float, float], ...] = (),
     lost_s: float | None = None,
@@ -82,7 +83,7 @@ def scrape(
             "llem_gpu_sample_timestamp_seconds": float(unix_s),
         }
         for job in jobs:
-            labels = f'job="{job}",instance="{instance}"'
+            labels = f'job="{job}",instance="{instance}"' + (f',pod="{pod}"' if pod else "")
             for name, value in (values | (gauges if read_s == at else {})).items():
                 page.add(name, f'{labels},gpu="0",uuid="{uuid}"', unix_s, value)
             page.add("llem_gpu_info", f'{labels},gpu="0",uuid="{uuid}",name="H100"', unix_s, 1.0)

@@ -16,16 +16,17 @@ from tests.grafana.dashboards.test_dashboards_run import named
 from tests.servers import Prometheus, PrometheusRelease
 
 HOUR = 3600
-WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0, "lost": 250.0}
+WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0, "lost": 250.0, "repodded": 400.0}
 HIGHEST, HIGHEST_AT = 690.0, 700
 DOWN = (1800, 1950)
 MOVE = (2400, 2460)
 LOST_AT = 2100
+REPLACED_AT = 1995
 BEGINS, ENDS = 610, 3590
 
 
 def page() -> Page:
-    """Four GPUs for an hour. Both jobs see the first one, at one instance."""
+    """Five GPUs for an hour. Both jobs see the first one, at one instance; the last has two pods in turn."""
     found = Page()
     both = ("llem", "llem-too")
     scrape(
@@ -42,6 +43,8 @@ def page() -> Page:
     scrape(found, "moved", 500.0, (MOVE[1], HOUR + 60), started_s=MOVE[1] - 2.0, instance="10.0.0.2:9955")
     scrape(found, "late", 200.0, (1200, HOUR + 60), instance="node2:9955")
     scrape(found, "lost", 250.0, (0, HOUR + 60), started_s=-50.0, instance="node3:9955", lost_s=LOST_AT)
+    for pod, stretch in (("p1", (0, REPLACED_AT)), ("p2", (REPLACED_AT, HOUR + 60))):
+        scrape(found, "repodded", 400.0, stretch, instance="node4", pod=pod)
     return found
 
 
@@ -124,6 +127,16 @@ def test_a_gpu_that_moved_is_one_card(stored: Prometheus, integrated: dict[str, 
     assert column(stored, "Mean")["moved"] == pytest.approx(WATTS["moved"], rel=0.01)
 
 
+def test_a_pod_that_follows_another_loses_nothing(stored: Prometheus, integrated: dict[str, Any]) -> None:
+    """At one instance, the joules that both pods counted are added, and so is what they cover."""
+    near = 4 * SCRAPE_SECONDS * WATTS["repodded"]
+    gpu = integrated["repodded"]
+    assert column(stored, "Joules")["repodded"] == pytest.approx(gpu["joules"], abs=near)
+    assert column(stored, "nvml")["repodded"] == pytest.approx(gpu["joules_by_backend"]["nvml"], abs=near)
+    assert column(stored, "Gaps")["repodded"] == pytest.approx(0, abs=4 * SCRAPE_SECONDS)
+    assert column(stored, "Mean")["repodded"] == pytest.approx(WATTS["repodded"], rel=0.01)
+
+
 def test_what_was_before_the_first_scrape_is_no_energy(
     stored: Prometheus, integrated: dict[str, Any]
 ) -> None:
@@ -200,5 +213,5 @@ def test_an_hours_bar_is_that_hours_energy(stored: Prometheus) -> None:
     (whole,) = (numbers(one) for target in targets(total) for one in ask(stored, view, total, target))
     assert bar == pytest.approx(whole)
     exact = WATTS["restarted"] * HOUR + WATTS["moved"] * (HOUR - 60) + WATTS["late"] * (ENDS - 1200)
-    exact += WATTS["lost"] * (LOST_AT - (ENDS - HOUR))
+    exact += WATTS["lost"] * (LOST_AT - (ENDS - HOUR)) + WATTS["repodded"] * HOUR
     assert bar[0] == pytest.approx(exact, rel=0.02)
