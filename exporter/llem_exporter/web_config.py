@@ -23,6 +23,7 @@ from llem_exporter.web_settings import ClientAuth, TlsSettings, WebSettings
 RETRY_CHECKS: Final = 10
 """A fault of the system's (no descriptor left, say) leaves no trace in the files that failed."""
 RETRY_AFTER_SECONDS: Final = 1
+SERVER: Final = "llem-exporter"
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class WebConfig:
     async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         """Add the configured headers; in time also for an answer that is written bit by bit."""
         response.headers.update(self._loaded.settings.headers)
+        response.headers[hdrs.SERVER] = SERVER  # aiohttp would tell its version, and Python's
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -35,6 +35,12 @@ def test_every_path_has_its_answer(exporter: Exporter) -> None:
     assert exporter.fetch("/metrics", method="POST").status == 405
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/history?since=0", "/nothing"])
+def test_answers_tell_no_versions(exporter: Exporter, path: str) -> None:
+    """Whoever may not ask learns of no library by its number."""
+    assert exporter.fetch(path).headers["Server"] == "llem-exporter"
+
+
 @pytest.mark.parametrize("path", [b"/", b"/history"])
 def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Exporter, path: bytes) -> None:
     """With the port, and no name is looked up: a name server that is down would hold up every scrape."""
