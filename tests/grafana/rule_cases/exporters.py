@@ -89,6 +89,19 @@ def no_fresh_sample() -> Case:
     )
 
 
+def no_fresh_sample_missed() -> Case:
+    """Where a driver hangs, scrapes are slow, too: one in four fails. One that is down is another thing."""
+    alert = "LlemNoFreshSample"
+    target = Target("n1:9955").up(10)
+    for _ in range(10):
+        target.up(0.75, ticks=False).down(0.25)
+    return Case(
+        "an exporter samples nothing, and answers now and then",
+        [target, Target("n2:9955").up(10).down(10)],
+        [Firing(minute, alert, [target.labels]) for minute in (12.5, 15, 19)],
+    )
+
+
 def no_fresh_sample_aged() -> Case:
     """Its newest tick lies a constant time back: 30 and 31 s."""
     alert = "LlemNoFreshSample"
@@ -103,6 +116,9 @@ def no_fresh_sample_aged() -> Case:
 def history_not_scraped() -> Case:
     alert = "LlemHistoryNotScraped"
     n1 = N1 | {"job": "llem-history"}
+    shaky = Target("n4:9955").up(10)
+    for _ in range(10):
+        shaky.up(0.75).down(0.25)
     return Case(
         "/history fails while /metrics is scraped, but not where both do",
         [
@@ -112,14 +128,16 @@ def history_not_scraped() -> Case:
             Target("n2:9955", job="llem-history").up(10).down(20).up(20),
             Target("n3:9955").up(50),
             Target("n3:9955", job="llem-history").up(10).down(4.5).up(35.5),
+            shaky,
+            Target("n4:9955", job="llem-history").up(10).down(10).removed(30),
         ],
         [
             Firing(14, alert),
-            Firing(16, alert, [n1]),
+            Firing(16, alert, [n1, n1 | {"instance": "n4:9955"}]),
             Firing(34, alert, [n1]),
             Firing(37, alert),
             Message(
-                16,
+                30,
                 alert,
                 n1,
                 "/history of n1:9955 cannot be scraped",
@@ -207,6 +225,7 @@ FAST = (
     no_exporter,
     no_exporter_down,
     no_fresh_sample,
+    no_fresh_sample_missed,
     no_fresh_sample_aged,
     history_not_scraped,
     history_backlog,

@@ -32,6 +32,24 @@ def gpu_lost() -> Case:
     )
 
 
+def gpu_lost_missed() -> Case:
+    alert = "LlemGpuVanished"
+    target, gpu, never = (
+        Target("n1:9955").up(10),
+        Gpu("GPU-a").draws(300, 10),
+        Gpu("GPU-b", gpu="1").absent(10),
+    )
+    for _ in range(10):
+        target.up(0.75).down(0.25)
+        for one in (gpu, never):
+            one.lost(0.75).missed(0.25)
+    return Case(
+        "GPUs are lost, or were never read, while one scrape in four fails",
+        [target, gpu, never],
+        [Firing(minute, alert, [gpu.labels, never.labels]) for minute in (13.5, 15.5, 19.5)],
+    )
+
+
 def gpu_gone_from_the_page() -> Case:
     alert = "LlemGpuVanished"
     return Case(
@@ -152,6 +170,7 @@ def backends_disagree_message() -> Case:
 
 FAST = (
     gpu_lost,
+    gpu_lost_missed,
     gpu_gone_from_the_page,
     gpu_moved,
     coverage_low,

@@ -146,6 +146,18 @@ def power_drop() -> Case:
     )
 
 
+def power_drop_missed() -> Case:
+    alert = "LlemGpuPowerDrop"
+    gpu = Gpu("GPU-high").draws(600, 20)
+    for _ in range(6):
+        gpu.draws(100, 1).missed(0.25, watts=100)
+    return Case(
+        "a drop while one scrape in five fails",
+        [gpu.draws(100, 20)],
+        [Firing(20, alert), *(Firing(minute, alert, [HIGH]) for minute in (25, 27, 30))],
+    )
+
+
 def power_drop_message() -> Case:
     alert = "LlemGpuPowerDrop"
     return Case(
@@ -243,6 +255,7 @@ FAST = (
     missed_scrapes,
     idle_drawing,
     power_drop,
+    power_drop_missed,
     power_drop_message,
     power_brake,
     thermal_slowdown,
