@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +25,20 @@ from llem_integrator.backends import Request
 from llem_integrator.integration import integrate
 from llem_integrator.joules import trapezoid
 from llem_integrator.result import WindowResult
+from llem_integrator.series import Series, Times, Values
 from llem_integrator.sources import Progress, Source, open_source, whole
 from llem_integrator.window import Window
 
 MEASURE_SECONDS: Final = 20
 _START_SECONDS: Final = 20
+_TICK_MS: Final = 100
+_MOST_MISSED: Final = 50
+_COMPARED: Final = 100
+"""Samples, of which a few are not enough: a trace may begin with equal rows."""
+
+Rows = list[tuple[int, float]]
+"""Of one GPU of a trace: ms and watts."""
+
 _LISTENING: Final = re.compile(r"listening on (http://\S+)")
 
 
@@ -112,31 +121,54 @@ def _measure(url: str, request: Request, progress: Progress) -> tuple[Source, Wi
 
 def _with_exact(source: Source, result: WindowResult) -> WindowResult:
     """The result with the joules of the trace itself, looped from the replay's first tick."""
-    started = min(
-        int(one.unix_ms[0])
-        for one in whole(source.pieces(metrics.GPU_POWER_TRACE.name, (), 0, 2**52, lambda _: None))
-    )
-    # The replay starts on a tick; a first sample that came late still tells which.
-    started -= started % 100
+    trace = _trace()
+    found = whole(source.pieces(metrics.GPU_POWER_TRACE.name, (), 0, 2**52, lambda _: None))
+    started = _started_ms({one.labels["gpu"]: one for one in found}, trace)
     window = Window(round(result.start * 1e6), round(result.end * 1e6))
-    exact = {gpu: _exact_joules(rows, started, window) for gpu, rows in _trace().items()}
+    exact = {gpu: _exact_joules(rows, started, window) for gpu, rows in trace.items()}
     return replace(result, gpus=tuple(gpu._replace(exact_j=exact.get(gpu.gpu)) for gpu in result.gpus))
 
 
-def _trace() -> dict[str, list[tuple[int, float]]]:
+def _started_ms(found: Mapping[str, Series], trace: Mapping[str, Rows]) -> int:
+    """The tick at which the replay was at its first row: the samples fit the trace best from there.
+
+    The first of them may belong to a later tick, and come late.
+    """
+    first = min(int(one.unix_ms[0]) for one in found.values())
+    ticks = [first - first % _TICK_MS - missed * _TICK_MS for missed in range(_MOST_MISSED)]
+
+    def misfit(started_ms: int) -> float:
+        return sum(
+            float(
+                np.abs(
+                    one.values[:_COMPARED] - _watts(trace[gpu], one.unix_ms[:_COMPARED] - started_ms)
+                ).sum()
+            )
+            for gpu, one in found.items()
+        )
+
+    return min(ticks, key=misfit)
+
+
+def _watts(rows: Rows, times_ms: Times) -> Values:
+    times, watts = zip(*rows, strict=True)
+    return np.interp(times_ms, np.array(times) - times[0], watts)
+
+
+def _trace() -> dict[str, Rows]:
     """The packaged trace: rows of ms and watts by GPU."""
     spec = importlib.util.find_spec("llem_exporter")
     if spec is None or not spec.submodule_search_locations:
         raise SourceError("the exporter is not installed here, and the demo needs its trace")
     path = Path(spec.submodule_search_locations[0], "traces", "llm_serving.csv")
-    rows: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    rows: dict[str, Rows] = defaultdict(list)
     with path.open(newline="") as lines:
         for row in csv.DictReader(lines):
             rows[row["gpu"]].append((round(float(row["seconds"]) * 1000), float(row["watts"])))
     return rows
 
 
-def _exact_joules(rows: list[tuple[int, float]], started_ms: int, window: Window) -> float | None:
+def _exact_joules(rows: Rows, started_ms: int, window: Window) -> float | None:
     """Joules of the trace's rows, linear in between and looped, over a window."""
     times, watts = (np.array(column) for column in zip(*rows, strict=True))
     times = times - times[0]

@@ -1,0 +1,20 @@
+"""--demo: what it measures, beside what the trace that it replays holds."""
+
+import pytest
+
+from llem_integrator import Request, demo
+
+
+def test_the_demo_measures_what_its_trace_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact joules lie inside the bounds, and those of the counter are them but for a register's step."""
+    monkeypatch.setattr(demo, "MEASURE_SECONDS", 4)
+    _, result, said = demo.run(Request(), lambda _: None)
+    assert "replayed trace" in said
+    assert len(result.gpus) == 2
+    for gpu in result.gpus:
+        assert gpu.joules is not None
+        assert gpu.joules_low is not None
+        assert gpu.joules_high is not None
+        assert gpu.exact_j is not None
+        assert gpu.joules_low <= gpu.exact_j <= gpu.joules_high
+        assert gpu.joules == pytest.approx(gpu.exact_j, abs=1.0)
