@@ -152,7 +152,8 @@ def _started_ms(found: Mapping[str, Series], trace: Mapping[str, Rows]) -> int:
 
 def _watts(rows: Rows, times_ms: Times) -> Values:
     times, watts = zip(*rows, strict=True)
-    return np.interp(times_ms, np.array(times) - times[0], watts)
+    found: Values = np.interp(times_ms, np.array(times) - times[0], watts)
+    return found
 
 
 def _trace() -> dict[str, Rows]:
