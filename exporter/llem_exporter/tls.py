@@ -56,6 +56,13 @@ class TlsMaterial:
 
 def new_context(material: TlsMaterial) -> ssl.SSLContext:
     """A server's context. Raises ConfigError with the key that cannot be used."""
+    try:
+        return _new_context(material)
+    except ssl.SSLError as exc:  # a machine's own rules, as FIPS, may leave less than is asked for
+        raise ConfigError(f"tls_server_config: OpenSSL refuses: {reason_of(exc)}") from exc
+
+
+def _new_context(material: TlsMaterial) -> ssl.SSLContext:
     settings = material.settings
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # In TLS 1.3 each connection shows its certificate anew; scrapers keep theirs open anyway. With TLS 1.2

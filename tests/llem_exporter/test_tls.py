@@ -1,6 +1,7 @@
 """TLS and client certificates, by the process and by real clients."""
 
 import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -222,6 +223,33 @@ def test_paths_are_relative_to_the_config_file(web: WebFolder, servers: ExitStac
     assert Path.cwd() != web.folder
     exporter = servers.enter_context(WebExporter(config, context=client_context(web.authority)))
     assert exporter.ask().status == 200
+
+
+def test_what_openssl_refuses_is_an_error_of_ours(web: WebFolder) -> None:
+    """As where FIPS is asked for and its provider is not there: one line, and a reload changes nothing."""
+    settings = web.folder / "openssl.cnf"
+    settings.write_text("openssl_conf=a\n[a]\nalg_section=b\n[b]\ndefault_properties=fips=yes\n")
+    code = """
+import pathlib, sys
+from llem_core.errors import ConfigError
+from llem_exporter.tls import new_context
+from llem_exporter.web_files import WebFiles
+
+_, material = WebFiles(pathlib.Path(sys.argv[1])).read()
+try:
+    new_context(material)
+except ConfigError as exc:
+    print(exc)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(web.write(tls_server_config=web.tls()))],
+        env={**os.environ, "OPENSSL_CONF": str(settings)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+    assert said == "tls_server_config: OpenSSL refuses: library has no ciphers\n"
 
 
 def test_a_wrong_file_stops_the_start(web: WebFolder) -> None:
