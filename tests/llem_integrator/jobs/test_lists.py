@@ -1,6 +1,9 @@
 """Lists of windows: CSV and sacct."""
 
 import io
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -97,6 +100,20 @@ def test_sacct_needs_the_zone_of_its_times() -> None:
     """Slurm prints none."""
     with pytest.raises(ConfigError, match=r"^jobs: line 2: time without a zone.*--timezone"):
         listed(SACCT, Reading(NOW_US, None))
+
+
+def test_zones_are_known_without_the_systems(tmp_path: Path) -> None:
+    """As in a slim container."""
+    jobs = tmp_path / "jobs.txt"
+    jobs.write_text("JobID|Start|End|NodeList|AllocTRES\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "llem_integrator", "--windows", str(jobs), "--timezone", "Europe/Berlin"],
+        env={**os.environ, "PYTHONTZPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "names no job" in done.stderr
 
 
 @pytest.mark.parametrize(
