@@ -11,15 +11,18 @@ The data is made once (see tests/bench/clusters.py) and kept in ~/.cache/llem/be
 - "windows": 10,000 windows inside one day of 8 GPUs, beside one window of that day.
 - "start": llem-integrate --help, and the whole process over one hour of 8 GPUs.
 
-Times are the best of some runs, since the machine may have other things to do. Ends with 1 where a target
-is missed.
+Times are medians of some runs; what is compared runs in turns. Processor seconds are said where others may
+have the machine, too: they are ours and the server's. Ends with 1 where a target is missed. Other stores: see
+bench_stores.py.
 """
 
 import argparse
+import io
 import json
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llem_integrator.backends import Request
 from llem_integrator.integration import integrate
+from llem_integrator.report import About, writer
 from llem_integrator.result import WindowResult
 from llem_integrator.sources import Matcher, Source, open_source
 from llem_integrator.sources.read_protocol import HEADERS, Form, request
@@ -101,6 +105,35 @@ def best(run: Callable[[], object], runs: int = RUNS) -> float:
     return min(times)
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds that something takes, and seconds of processors: this process's, and the server's."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def in_turns(server: Prometheus, *runs: Callable[[], object], times: int = RUNS) -> list[Took]:
+    """The median of each; one after the other, so that whatever else goes on is shared."""
+    found: list[list[Took]] = [[] for _ in runs]
+    for _ in range(times):
+        for run, took in zip(runs, found, strict=True):
+            started = time.perf_counter(), time.process_time() + _cpu_s(server.pid)
+            run()
+            ended = time.perf_counter(), time.process_time() + _cpu_s(server.pid)
+            took.append(Took(ended[0] - started[0], ended[1] - started[1]))
+    return [
+        Took(statistics.median(one.wall_s for one in took), statistics.median(one.cpu_s for one in took))
+        for took in found
+    ]
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def bare_transfer(server: Prometheus, first_ms: int, last_ms: int) -> int:
     """Bytes of the same chunks by remote read, thrown away as they come."""
     size = 0
@@ -147,21 +180,25 @@ def integrator(board: Board, cluster: Cluster, cache: Path = CACHE) -> None:
     with serving(cluster, cache) as server:
         source = open_source(server.url)
         found: list[WindowResult] = list(integrate(source, [asked], Request()))
-        ours_s = best(lambda: found.__setitem__(slice(None), integrate(source, [asked], Request())))
         edges_ms = asked.start_us // 1000 - 30_000, asked.end_us // 1000 + 30_000
-        bare_s = best(lambda: bare_transfer(server, *edges_ms))
+        ours, bare = in_turns(
+            server,
+            lambda: found.__setitem__(slice(None), integrate(source, [asked], Request())),
+            lambda: bare_transfer(server, *edges_ms),
+        )
         few = window(EDGE_S, min(cluster.hours, 2) * 3600 - EDGE_S)
         few_gpus = min(8, cluster.gpus)
         started = time.perf_counter()
         theirs, theirs_samples = by_api_client(server, few, few_gpus)
         theirs_s = time.perf_counter() - started
         (same,) = integrate(source, [few], Request())
-    rate, their_rate = samples / ours_s / 1e6, theirs_samples / theirs_s / 1e6
+    rate, their_rate = samples / ours.wall_s / 1e6, theirs_samples / theirs_s / 1e6
     figure = f"{rate:.1f} M/s"
     board.say(f"integrator, {samples / 1e6:.1f} M samples, warm", figure, ">= 40 M/s", met=rate >= 40)
-    ratio = ours_s / bare_s
+    ratio = ours.wall_s / bare.wall_s
     board.say("  beside the bare transfer of the same chunks", f"{ratio:.2f} x", "<= 2.5 x", met=ratio <= 2.5)
-    board.say("  (bare transfer)", f"{samples / bare_s / 1e6:.1f} M/s")
+    board.say("  (bare transfer)", f"{samples / bare.wall_s / 1e6:.1f} M/s")
+    board.say("  (processor seconds: all, bare)", f"{ours.cpu_s:.2f}, {bare.cpu_s:.2f} s")
     times = rate / their_rate
     board.say("  beside prometheus-api-client + numpy", f"{times:.0f} x", ">= 100 x", met=times >= 100)
     board.say("  (prometheus-api-client + numpy)", f"{their_rate:.2f} M/s")
@@ -181,17 +218,22 @@ class Process:
 
 def process(*arguments: str) -> Process:
     """Run llem-integrate as its users do."""
-    command = [sys.executable, "-m", "llem_integrator", *arguments]
-    started = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as out:
-        child = subprocess.Popen(command, stdout=out, env=os.environ)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - started
-        if child.returncode:
-            raise SystemExit(f"llem-integrate ended with {child.returncode}")
-        out.seek(0)
-        return Process(seconds, used.ru_maxrss / 1024, out.read())
+    # A child begins with the highest memory of whoever started it: a small process does.
+    command = [sys.executable, "-S", "-c", _STARTER, sys.executable, "-m", "llem_integrator", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"llem-integrate ended with {done.returncode}: {done.stderr}")
+    seconds, kilobytes = done.stderr.split()[-2:]
+    return Process(float(seconds), int(kilobytes) / 1024, done.stdout)
+
+
+_STARTER: Final = """
+import os, sys, time
+started = time.perf_counter()
+_, status, used = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
+print(time.perf_counter() - started, used.ru_maxrss, file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 def options(server: Prometheus, asked: Window) -> list[str]:
@@ -241,23 +283,24 @@ def counters(board: Board, cluster: Cluster) -> None:
     """Bytes and seconds of 30 days beside one hour, of scraped series."""
     with serving(cluster) as server:
         source = open_source(server.url)
-        figures = []
-        for asked in (window(3600, 7200), window(3600, 3600 + 30 * 86_400)):
+        sizes = []
+        both = window(3600, 7200), window(3600, 3600 + 30 * 86_400)
+        for asked in both:
             (found,) = integrate(source, [asked], Request())
             assert found.valid
             assert found.backend == "zeus"
             before = _bytes_sent(server)
             list(integrate(source, [asked], Request()))
-            size = _bytes_sent(server) - before
-            figures.append((size, best(partial(_answered, source, asked))))
+            sizes.append(_bytes_sent(server) - before)
+        hour, month = in_turns(server, *(partial(_answered, source, asked) for asked in both))
         counted = sum(int(server.value(f"count({name})", T0_MS / 1000 + 7200)) for name in LOOKED_INTO)
-    (hour_bytes, hour_s), (month_bytes, month_s) = figures
-    ratio = month_bytes / hour_bytes
+    ratio = sizes[1] / sizes[0]
     board.say("counters, bytes of 30 days beside one hour", f"{ratio:.2f} x", "<= 1.2 x", met=ratio <= 1.2)
-    more_s = (month_s - hour_s) / counted * 10
+    more_s = (month.wall_s - hour.wall_s) / counted * 10
     what = f"  seconds more per 10 of {counted} series"
     board.say(what, f"{more_s:.3f} s", "<= 0.1 s", met=more_s <= 0.1)
-    board.say("  (one hour, 30 days)", f"{hour_s:.3f}, {month_s:.3f} s")
+    board.say("  (one hour, 30 days)", f"{hour.wall_s:.3f}, {month.wall_s:.3f} s")
+    board.say("  (processor seconds: one hour, 30 days)", f"{hour.cpu_s:.3f}, {month.cpu_s:.3f} s")
 
 
 LOOKED_INTO: Final = (
@@ -289,8 +332,12 @@ def windows(board: Board, cluster: Cluster, many: int = MANY, cache: Path = CACH
     with serving(cluster, cache) as server:
         source = open_source(server.url)
         list(integrate(source, [whole(cluster.hours)], Request()))
-        day_s = best(lambda: list(integrate(source, [whole(cluster.hours)], Request())))
-        many_s = best(lambda: _consumed(integrate(source, asked, Request())))
+        day, many_, written = in_turns(
+            server,
+            lambda: list(integrate(source, [whole(cluster.hours)], Request())),
+            lambda: _consumed(integrate(source, asked, Request())),
+            lambda: writer("csv")(integrate(source, asked, Request()), io.StringIO(), About("")),
+        )
         picked = rng.sample(asked, 20)
         by_name = {one.name: one for one in integrate(source, asked, Request())}
         apart = max(
@@ -298,17 +345,19 @@ def windows(board: Board, cluster: Cluster, many: int = MANY, cache: Path = CACH
             for one in picked
             for alone in integrate(source, [one], Request())
         )
-    ratio = many_s / day_s
+    ratio = many_.wall_s / day.wall_s
     board.say(
         f"many windows, {many} in a day of {cluster.gpus} GPUs", f"{ratio:.2f} x", "<= 2 x", met=ratio <= 2
     )
-    board.say("  (the day, the windows)", f"{day_s:.2f}, {many_s:.2f} s")
+    board.say("  (the day, the windows)", f"{day.wall_s:.2f}, {many_.wall_s:.2f} s")
+    board.say("  (processor seconds of these)", f"{day.cpu_s:.2f}, {many_.cpu_s:.2f} s")
+    board.say(f"  (as {many * cluster.gpus} rows of CSV)", f"{written.wall_s:.2f} s")
     board.say(ALONE, f"{apart:.1e}", "<= 1e-12", met=apart <= 1e-12)
 
 
-def _consumed(results: Iterator[WindowResult]) -> int:
-    """Results as they come, let go as they are read."""
-    return sum(1 for _ in results)
+def _consumed(results: Iterator[WindowResult]) -> float:
+    """The joules of each GPU in each window, as they come."""
+    return sum(joules or 0 for one in results for joules in one.per_gpu_j.values())
 
 
 def start(board: Board, cluster: Cluster) -> None:

@@ -67,7 +67,7 @@ class Cluster:
         for first_ms in range(T0_MS, self.end_ms, _BLOCK_MS):
             text = folder / "samples.om"
             with text.open("w") as out:
-                for part in self._text(first_ms, min(first_ms + _BLOCK_MS, self.end_ms)):
+                for part in self.text(first_ms, min(first_ms + _BLOCK_MS, self.end_ms)):
                     out.write(part)
                 out.write("# EOF\n")
             command = [release.promtool, "tsdb", "create-blocks-from", "openmetrics", str(text)]
@@ -77,7 +77,8 @@ class Cluster:
             if done.returncode:
                 raise ServerError(f"promtool made no blocks: {done.stdout}{done.stderr}")
 
-    def _text(self, first_ms: int, last_ms: int) -> Iterator[str]:
+    def text(self, first_ms: int, last_ms: int) -> Iterator[str]:
+        """OpenMetrics of a stretch, without its last line."""
         if self.scraped:
             scrapes = np.arange(first_ms, last_ms, 15_000)
             for name in _SCRAPED:

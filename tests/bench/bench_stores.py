@@ -1,0 +1,109 @@
+"""How fast one window is integrated out of each store that can hold the samples, and out of files of them.
+
+python tests/bench/bench_stores.py [--gpus 8] [--hours 2]
+
+The same samples (tests/bench/clusters.py) lie in a Prometheus (and in that of $LLEM_PROMETHEUS3), a
+VictoriaMetrics, an exporter's history page and two files; all must give the same joules, to 1e-9. Times are
+medians of five runs in turns, in one warm process, with the opening of the source, beside prometheus-api-client
+and numpy once.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from llem_integrator.backends import Request
+from llem_integrator.integration import integrate
+from llem_integrator.sources import Source, open_source
+from llem_integrator.sources.http import Http
+from llem_integrator.sources.prometheus import PrometheusSource
+from tests.bench.bench_integrator import EDGE_S, RUNS, by_api_client, nvml_joules, window
+from tests.bench.clusters import T0_MS, Cluster
+from tests.llem_integrator.dumps import dumped
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn
+from tests.llem_integrator.test_stores_agree import in_ms
+from tests.llem_integrator.test_victoriametrics import put_text
+from tests.servers import Prometheus, PrometheusRelease, VictoriaMetrics, prometheus_releases
+
+WORST: float = 1e-9
+Open = Callable[[], Source]
+
+
+def _by_json(url: str) -> Source:
+    return PrometheusSource(Http(url), remote_read=False)
+
+
+def opened(cluster: Cluster, folder: Path, stack: ExitStack) -> tuple[dict[str, Open], Prometheus]:
+    """Every way in, by name, and the first Prometheus."""
+    text = "".join([*cluster.text(T0_MS, cluster.end_ms), "# EOF\n"])
+    (folder / "page.om").write_text(text)
+
+    def exporter(asked: Asked) -> Reply:
+        return Reply(body=text.encode() if asked.path.startswith("/history") else b"llem-exporter")
+
+    def prometheus(release: PrometheusRelease) -> Prometheus:
+        return stack.enter_context(Prometheus.on_blocks(folder / release.version, text, release=release))
+
+    releases = prometheus_releases()
+    servers = [prometheus(release) for release in releases]
+    (folder / "dump").write_bytes(dumped(releases[0], folder / releases[0].version / "data"))
+    victoria = stack.enter_context(VictoriaMetrics(folder))
+    put_text(victoria, in_ms(text))
+    found: dict[str, Open] = {}
+    for release, server in zip(releases, servers, strict=True):
+        found[f"Prometheus {release.version}, remote read"] = partial(open_source, server.url)
+        found[f"Prometheus {release.version}, JSON"] = partial(_by_json, server.url)
+    found["VictoriaMetrics"] = partial(open_source, victoria.url)
+    found["an exporter's history page"] = partial(open_source, stack.enter_context(StandIn(exporter)).url)
+    found["OpenMetrics file"] = partial(open_source, str(folder / "page.om"))
+    found["promtool's dump"] = partial(open_source, str(folder / "dump"))
+    return found, servers[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row a store; 1 where joules are not the same."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--hours", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    cluster = Cluster(chosen.gpus, chosen.hours)
+    asked = window(EDGE_S, cluster.hours * 3600 - EDGE_S)
+    samples = cluster.gpus * round(asked.duration_s * 10)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        sources, prometheus = opened(cluster, Path(folder), stack)
+        times: dict[str, list[float]] = {name: [] for name in sources}
+        joules: dict[str, dict[str, float]] = {}
+        for _ in range(RUNS):
+            for name, open_it in sources.items():
+                started = time.perf_counter()
+                (result,) = integrate(open_it(), [asked], Request())
+                times[name].append(time.perf_counter() - started)
+                joules[name] = nvml_joules(result)
+        started = time.perf_counter()
+        theirs, their_samples = by_api_client(prometheus, asked, cluster.gpus)
+        their_rate = their_samples / (time.perf_counter() - started)
+    print(f"{samples / 1e6:.2f} M samples of {cluster.gpus} GPUs, {cluster.hours} h")
+    worst = 0.0
+    for name, taken in times.items():
+        rate = samples / statistics.median(taken)
+        apart = max(abs(joules[name][uuid] / right - 1) for uuid, right in theirs.items())
+        worst = max(worst, apart)
+        print(
+            f"{name:<36} {rate / 1e6:6.2f} M/s {rate / their_rate:6.0f} x the peer   joules apart {apart:.0e}"
+        )
+    print(f"{'prometheus-api-client + numpy':<36} {their_rate / 1e6:6.2f} M/s")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    return 1 if worst > WORST else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
