@@ -184,6 +184,21 @@ def test_each_threshold_is_used_and_stands_in_one_place() -> None:
         assert numbers <= {"0"}, f"{rule['alert']} compares with {numbers}"
 
 
+def test_what_is_recorded_seldom_is_looked_back_for() -> None:
+    """A result as far apart as Prometheus looks back for one is missing for a moment between two: `for` would
+    start anew."""
+    seldom = [
+        rule["record"]
+        for group in document("recording.yml")["groups"]
+        if "interval" in group
+        for rule in group["rules"]
+    ]
+    used = [(name, rule["expr"]) for name in seldom for rule in alerts().values() if name in rule["expr"]]
+    assert used
+    for name, expression in used:
+        assert f"last_over_time({name}[15m])" in expression, expression
+
+
 def test_recorded_names_have_level_metric_and_operation() -> None:
     """As Prometheus' own documentation wants them."""
     for rule in rules("recording.yml"):
