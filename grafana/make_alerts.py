@@ -78,8 +78,8 @@ def _managed(rule: Rule, datasource_uid: str) -> Rule:
         "execErrState": "Error",
         "for": rule["for"],
         "keepFiringFor": rule["keep_firing_for"],
-        # A series that is gone is over at once: keepFiringFor is for series that come back as false, or for the
-        # last of a rule. More evaluations would keep a pending alert, too, and so let `for` run through gaps.
+        # A series that is gone is over at once: keepFiringFor is for series that are there and false, and for
+        # the last of a rule. More evaluations would keep a pending alert, too: `for` would run through gaps.
         "missing_series_evals_to_resolve": 1,
         "annotations": {name: _template(text) for name, text in rule["annotations"].items()},
         "labels": dict(rule["labels"]),

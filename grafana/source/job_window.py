@@ -108,10 +108,11 @@ def _lines() -> list[Panel]:
     ]
 
 
-COMMAND: Final = """The same window, exactly, with bounds and a verdict:
+MATCH: Final = 'instance=~"${instance:pipe}",gpu=~"${gpu:pipe}"'
+COMMAND: Final = f"""The same window, exactly, with bounds and a verdict:
 
 ```
-llem-integrate --window ${__from:date:iso},${__to:date:iso} --match 'instance=~"${instance:pipe}"' --source http://prometheus:9090
+llem-integrate --window ${{__from:date:iso}},${{__to:date:iso}} --match '{MATCH}' --source http://prometheus:9090
 ```
 """
 

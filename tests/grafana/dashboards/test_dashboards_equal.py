@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.grafana.dashboards.conftest import INTENSITY, MANY, PRICE, PUE, SCRAPE_SECONDS, Scraped
-from tests.grafana.dashboards.interpolation import ask, by_label, targets
+from tests.grafana.dashboards.interpolation import ask, by_label, numbers, targets
 from tests.grafana.dashboards.test_dashboards_run import named
 
 JOULES_PER_KWH = 3.6e6
@@ -169,12 +169,13 @@ def test_no_scrape_is_no_energy(scraped: Scraped) -> None:
     assert ask(scraped.prometheus, before, panel, target) == []
 
 
-@pytest.mark.parametrize("node", ["one", "many"])
-def test_the_command_beside_the_table_runs(scraped: Scraped, node: str) -> None:
-    """The llem-integrate command that is shown, with the variables filled in, measures the same window."""
+@pytest.mark.parametrize(("node", "gpus"), [("one", ()), ("many", ()), ("many", ("3", "17"))])
+def test_the_command_beside_the_table_runs(scraped: Scraped, node: str, gpus: tuple[str, ...]) -> None:
+    """The llem-integrate command that is shown, variables filled in, measures the table's window and GPUs."""
     instance = getattr(scraped.nodes, node)
+    view = scraped.view(instance, gpus=gpus)
     panel = named("job-window.json", "With llem-integrate")
-    text = scraped.view(instance).fill(panel["options"]["content"], panel)
+    text = view.fill(panel["options"]["content"], panel)
     (line,) = (line for line in text.splitlines() if line.startswith("llem-integrate"))
     _, *options = shlex.split(line.replace("http://prometheus:9090", scraped.prometheus.url))
     command = [sys.executable, "-m", "llem_integrator", *options, "--format", "json"]
@@ -182,6 +183,9 @@ def test_the_command_beside_the_table_runs(scraped: Scraped, node: str) -> None:
     assert done.returncode == 0, done.stderr
     (window,) = json.loads(done.stdout)["windows"]
     near = sum(2 * SCRAPE_SECONDS * gpu["peak_watts"] for gpu in window["gpus"])
-    assert figure(scraped, instance, "job-window.json", "Energy") == pytest.approx(
-        window["total_j"], abs=near
+    energy = named("job-window.json", "Energy")
+    (shown,) = (
+        numbers(one) for target in targets(energy) for one in ask(scraped.prometheus, view, energy, target)
     )
+    assert shown == [pytest.approx(window["total_j"], abs=near)]
+    assert len(window["gpus"]) == (len(gpus) or {"one": 1, "many": MANY}[node])
