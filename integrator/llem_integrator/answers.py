@@ -8,6 +8,7 @@ from itertools import repeat
 
 import numpy as np
 
+from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator import codecarbon, node
@@ -25,6 +26,8 @@ from llem_integrator.result import Considered, GpuEnergy, WindowResult
 from llem_integrator.sources import Selector
 from llem_integrator.spans import Index, Spans
 from llem_integrator.window import Window
+
+_OF_GPUS = frozenset(metrics.GPU_INFO.labels)
 
 _Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None]
 
@@ -137,6 +140,8 @@ class _Group:
         limits = np.sum([one.limit_watts[rows] for one in self.facts if one.uuid in uuids], axis=0)
         readings = answers.readings.nodes.get(name, NodeReadings(name))
         carbon = codecarbon.measure(readings, spans, answers.gaps, limits)
+        # Matchers of GPUs leave others of the node unseen.
+        every = not any(one.label in _OF_GPUS for selector in self.options[0] for one in selector)
         measured = []
         for one in sorted(
             (one for one in self.facts if one.uuid in asked), key=lambda one: asked.index(one.uuid)
@@ -144,13 +149,13 @@ class _Group:
             by_backend = dict(self.by_uuid[one.uuid])
             if not every:
                 by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
-            if len(uuids) == 1 and carbon.gpu is not None:  # the one GPU is all that CodeCarbon counted
+            if len(uuids) == 1 and every and carbon.gpu is not None:  # it is all that CodeCarbon counted
                 by_backend[Backend.CODECARBON] = carbon.gpu
             bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans)
             measured.append(
                 Measured(one.uuid, gpus[one.uuid], by_backend, one.peak_watts[rows], bad, conflicts)
             )
-        whole = len(asked) == len(uuids)
+        whole = len(asked) == len(uuids) and every
         return node.of_gpus(measured, carbon, spans, answers.request, whole=whole)
 
 

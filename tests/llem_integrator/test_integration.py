@@ -288,6 +288,19 @@ def test_codecarbon_does_not_split_gpus() -> None:
     assert one.total_j is None
 
 
+@pytest.mark.parametrize("match", ['gpu!="1"', 'instance="n1:9955",uuid!="GPU-1"'])
+def test_codecarbons_total_is_not_that_of_the_one_gpu_that_matches(match: str) -> None:
+    """Matchers hide a node's other GPUs, and CodeCarbon counted them."""
+    selectors = (parse_selector(match),)
+    named = answer(
+        page(scraped(0), scraped(1), carbon(ALL_PARTS)),
+        request=Request(Backend.CODECARBON, selectors=selectors),
+    )
+    assert (named.valid, named.total_j, named.per_gpu_j) == (False, None, {"GPU-0": None})
+    auto = answer(page(scraped(0), scraped(1), carbon(ALL_PARTS)), request=Request(selectors=selectors))
+    assert list(auto.gpus[0].joules_by_backend) == ["zeus", "nvml"]
+
+
 def test_a_node_without_gpus_has_its_cpu_and_ram() -> None:
     """No GPU anywhere: cpu + ram, scope node."""
     result = answer(page(carbon(ALL_PARTS)))
