@@ -136,7 +136,7 @@ class _Group:
         self, name: str, uuids: Sequence[str], asked: Sequence[str], gpus: dict[str, Identity]
     ) -> list[NodeAnswer]:
         answers, rows = self.answers, self.rows
-        spans, every = answers.spans.take(rows), len(rows) == len(answers.spans)
+        spans = answers.spans.take(rows)
         limits = np.sum([one.limit_watts[rows] for one in self.facts if one.uuid in uuids], axis=0)
         readings = answers.readings.nodes.get(name, NodeReadings(name))
         carbon = codecarbon.measure(readings, spans, answers.gaps, limits)
@@ -147,7 +147,7 @@ class _Group:
             (one for one in self.facts if one.uuid in asked), key=lambda one: asked.index(one.uuid)
         ):
             by_backend = dict(self.by_uuid[one.uuid])
-            if not every:
+            if len(rows) < len(answers.spans):
                 by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
             if len(uuids) == 1 and every and carbon.gpu is not None:  # it is all that CodeCarbon counted
                 by_backend[Backend.CODECARBON] = carbon.gpu
