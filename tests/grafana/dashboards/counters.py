@@ -1,6 +1,6 @@
 """Scrapes of GPUs at constant power as OpenMetrics text, by one job or by several."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 SCRAPE_SECONDS = 15
@@ -28,6 +28,14 @@ class Page:
 
     def add(self, name: str, labels: str, unix_s: float, value: float) -> None:
         self.lines.setdefault(name, []).append(f"{name}{{{labels}}} {value!r} {unix_s:.3f}")
+
+    def add_target(self, target: str, uuid: str, unix_s: float, values: Mapping[str, float]) -> None:
+        """One scrape of a target's only GPU: its values, and what is constant beside them."""
+        gpu = f'{target},gpu="0",uuid="{uuid}"'
+        for name, value in values.items():
+            self.add(name, gpu, unix_s, value)
+        self.add("llem_gpu_info", f'{gpu},name="H100"', unix_s, 1.0)
+        self.add("llem_sampler_interval_seconds", target, unix_s, 0.1)
 
     def text(self) -> str:
         return "\n".join([*self._families(), "# EOF", ""])
@@ -83,8 +91,5 @@ def scrape(
             "llem_gpu_sample_timestamp_seconds": float(unix_s),
         }
         for job in jobs:
-            labels = f'job="{job}",instance="{instance}"' + (f',pod="{pod}"' if pod else "")
-            for name, value in (values | (gauges if read_s == at else {})).items():
-                page.add(name, f'{labels},gpu="0",uuid="{uuid}"', unix_s, value)
-            page.add("llem_gpu_info", f'{labels},gpu="0",uuid="{uuid}",name="H100"', unix_s, 1.0)
-            page.add("llem_sampler_interval_seconds", labels, unix_s, 0.1)
+            target = f'job="{job}",instance="{instance}"' + (f',pod="{pod}"' if pod else "")
+            page.add_target(target, uuid, unix_s, values | (gauges if read_s == at else {}))

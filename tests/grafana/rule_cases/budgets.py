@@ -77,8 +77,8 @@ def emissions() -> Case:
 def emissions_below() -> Case:
     alert = "LlemEmissionsOverBudget"
     return Case(
-        "emissions of 24 hours just below the budget",
-        [Target("n1:9955").up(1500, grams_per_hour=41_300)],
+        "emissions of 24 hours just below the budget, of an exporter that two jobs scrape",
+        [Target("n1:9955", job=job).up(1500, grams_per_hour=41_300) for job in ("llem", "llem-too")],
         [Firing(1490, alert)],
     )
 
