@@ -171,7 +171,8 @@ def power_drop_message() -> Case:
                 HIGH,
                 "The power of GPU 0 of n1:9955 fell to 100 W",
                 "GPU-high draws 100 W, on average over 2 min: less than llem:threshold:power_drop_ratio of "
-                "what it drew 5 min before, though it is in use or a job has it. A job that hangs looks like this.",
+                "what it drew 5 min before, though it is in use or a job has it. A job that hangs looks "
+                "like this.",
             ),
         ],
     )
