@@ -24,23 +24,32 @@ def of_windows(
         start_us = round(chance.uniform(span_s[0], span_s[1] - length_s) * 1e6)
         windows.append((start_us, start_us + round(length_s * 1e6)))
     for backend in ("zeus", "nvml"):
-        inside = unbounded = nothing = 0
-        outside: list[str] = []
-        for start_us, end_us, gpu in _integrated(prometheus.url, backend, windows):
-            exact_j = driver.exact_joules(int(gpu["gpu"]), start_us / 1e6, end_us / 1e6)
-            if gpu["joules"] is None:
-                nothing += 1
-            elif gpu["joules_high"] is None:
-                unbounded += 1
-            elif gpu["joules_low"] <= exact_j <= gpu["joules_high"]:
-                inside += 1
-            else:
-                outside.append(_shown(start_us, end_us, gpu, exact_j))
-        value = (
-            f"{len(outside)} outside, {inside} inside, {unbounded} without an upper bound, "
-            f"{nothing} without joules {'; '.join(outside[:4])}"
-        )
-        yield Figure(f"windows by {backend}", value, not outside and not unbounded and inside > 0)
+        try:
+            yield _of_backend(backend, list(_integrated(prometheus.url, backend, windows)), driver)
+        except RuntimeError as exc:  # what hours have shown is told all the same
+            yield Figure(f"windows by {backend}", str(exc), False)
+
+
+def _of_backend(
+    backend: str, found: Sequence[tuple[int, int, Mapping[str, Any]]], driver: FakeDriver
+) -> Figure:
+    inside = unbounded = nothing = 0
+    outside: list[str] = []
+    for start_us, end_us, gpu in found:
+        exact_j = driver.exact_joules(int(gpu["gpu"]), start_us / 1e6, end_us / 1e6)
+        if gpu["joules"] is None:
+            nothing += 1
+        elif gpu["joules_high"] is None:
+            unbounded += 1
+        elif gpu["joules_low"] <= exact_j <= gpu["joules_high"]:
+            inside += 1
+        else:
+            outside.append(_shown(start_us, end_us, gpu, exact_j))
+    value = (
+        f"{len(outside)} outside, {inside} inside, {unbounded} without an upper bound, "
+        f"{nothing} without joules {'; '.join(outside[:4])}"
+    )
+    return Figure(f"windows by {backend}", value, not outside and not unbounded and inside > 0)
 
 
 def _shown(start_us: int, end_us: int, gpu: Mapping[str, Any], exact_j: float) -> str:
