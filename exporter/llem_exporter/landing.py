@@ -5,6 +5,7 @@ from html import escape
 from aiohttp import hdrs, web
 
 from llem_core import __version__
+from llem_exporter.listening import Address
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -42,9 +43,7 @@ def target(request: web.Request) -> str:
     if host is not None:
         return host
     name = request.transport.get_extra_info("sockname") if request.transport else None
-    if not isinstance(name, tuple):
-        return ""
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    return str(Address(name[0], name[1])) if isinstance(name, tuple) else ""
 
 
 def render(host: str, interval_ms: int, retention_ms: int, now_ms: int) -> str:
