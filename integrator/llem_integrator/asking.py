@@ -23,6 +23,22 @@ def answers(
     return closing(_side_by_side(questions, at_once) if at_once > 1 else (ask() for ask in questions))
 
 
+def begun(source: Source, question: Callable[[], Found]) -> Callable[[], Found]:
+    """The question, asked from now on where the source can take it beside others; else when called."""
+    if getattr(source, "at_once", 1) == 1:
+        return question
+    future: Future[Found] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(question())
+        except BaseException as exc:  # noqa: BLE001 (raised again where the answer is taken)
+            future.set_exception(exc)
+
+    Thread(target=work, name="llem-ask-early", daemon=True).start()
+    return future.result
+
+
 def _side_by_side(questions: Sequence[Callable[[], Found]], at_once: int) -> Generator[Found, None, None]:
     futures: list[Future[Found]] = [Future() for _ in questions]
     waiting: SimpleQueue[tuple[Future[Found], Callable[[], Found]]] = SimpleQueue()

@@ -1,7 +1,8 @@
 """From a source and windows to joules: one pass over the samples, for however many windows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -10,6 +11,7 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator import plain, plan, traces
 from llem_integrator.answers import Answers, nothing_asked
+from llem_integrator.asking import begun
 from llem_integrator.backends import Again, Request
 from llem_integrator.fetch import combined, fetch, quiet, summary
 from llem_integrator.gaps import Gaps
@@ -27,7 +29,7 @@ from llem_integrator.window import Window
 _APART_MS: Final = 600_000
 """Windows further apart than this are read apart."""
 
-_BATCH_MS: Final = 24 * 3_600_000
+_BATCH_MS: Final = 25 * 3_600_000
 """Windows are answered as soon as the plain series of so much time are wanted for those that are over,"""
 
 _BATCH_SAMPLES: Final = 20_000_000
@@ -121,21 +123,21 @@ class _Run:
         self._learn_intervals(int(spans.start_ms.min()), int(spans.end_ms.max()))
         power = PowerTraces(spans.edges_us(), self.gaps)
         by_end = sorted(numbers, key=lambda number: self.windows[number].end_us)
+        ready_ms = self.spans.take(np.array(by_end)).end_ms + self._margin_ms
+        early = None if self._is_much(numbers) else begun(self.source, partial(self._plain, numbers))
         first, over, samples = 0, 0, 0
         for read in self.reader(self.selectors, (start_ms, end_ms), power, progress):
             samples += read.samples
             self.said |= dict.fromkeys(read.warnings)
             before = over
-            while over < len(by_end) and self._is_over(by_end[over], read.end_ms):
-                over += 1
+            over = int(np.searchsorted(ready_ms, read.end_ms, "right"))
             many = samples > _BATCH_SAMPLES or (over > before and self._is_much(by_end[first:over]))
             if many and over > first:
-                yield from self._answers(by_end[first:over], power)
+                yield from self._answers(
+                    by_end[first:over], power, early if over - first == len(by_end) else None
+                )
                 first, samples = over, 0
-        yield from self._answers(by_end[first:], power)
-
-    def _is_over(self, number: int, read_ms: int) -> bool:
-        return -(-self.windows[number].end_us // 1000) + self._margin_ms <= read_ms
+        yield from self._answers(by_end[first:], power, None if first else early)
 
     def _is_much(self, numbers: Sequence[int]) -> bool:
         spans = self.spans.take(np.array(numbers))
@@ -144,22 +146,34 @@ class _Run:
         edges_us = spans.edges_us()
         return plan.length_ms(plan.around(edges_us, plain.MARGIN_MS)) > _BATCH_MS
 
-    def _answers(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
-        """In batches, of which none needs the plain series of more than a day, if it has many windows."""
+    def _answers(
+        self, numbers: list[int], power: PowerTraces, early: Callable[[], plain.Plain] | None
+    ) -> Iterator[tuple[int, WindowResult]]:
+        """In batches, of which none needs the plain series of more than a day, if it has many windows.
+
+        `early` gives the plain series for all of these windows, if they are being read already.
+        """
         while numbers:
             size = len(numbers)
             while size > 1 and self._is_much(numbers[:size]):
                 size //= 2
-            yield from self._batch(numbers[:size], power)
+            found = early() if early else self._plain(numbers[:size])
+            yield from self._batch(numbers[:size], power, found)
             numbers = numbers[size:]
 
-    def _batch(self, numbers: list[int], power: PowerTraces) -> Iterator[tuple[int, WindowResult]]:
+    def _plain(self, numbers: list[int]) -> plain.Plain:
+        """The plain series for these windows."""
+        margin_ms = max(plain.MARGIN_MS, int(self.gaps.given_ms or 0))
+        edges_us = self.spans.take(np.array(numbers)).edges_us()
+        return plain.read(self.source, self.selectors, edges_us, margin_ms)
+
+    def _batch(
+        self, numbers: list[int], power: PowerTraces, found: plain.Plain
+    ) -> Iterator[tuple[int, WindowResult]]:
         numbers = sorted(numbers, key=lambda number: self.windows[number].start_us)
         windows = [self.windows[number] for number in numbers]
         spans = self.spans.take(np.array(numbers))
         edges_us = spans.edges_us()
-        margin_ms = max(plain.MARGIN_MS, int(self.gaps.given_ms or 0))
-        found = plain.read(self.source, self.selectors, edges_us, margin_ms)
         zeus = self._zeus_traces(found, edges_us)
         readings = arranged(found, power.by_uuid, zeus)
         again = Again(self._trace_again, self._gauge_again if found.skipped else None)

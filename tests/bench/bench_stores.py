@@ -4,8 +4,8 @@ python tests/bench/bench_stores.py [--gpus 8] [--hours 2]
 
 The same samples (tests/bench/clusters.py) lie in a Prometheus (and in that of $LLEM_PROMETHEUS3), a
 VictoriaMetrics, an exporter's history page and two files; all must give the same joules, to 1e-9. Times are
-medians of five runs in turns, in one warm process, with the opening of the source, beside prometheus-api-client
-and numpy once.
+medians of five runs in turns, in one warm process, with the opening of the source; beside them
+prometheus-api-client with numpy, once.
 """
 
 import argparse

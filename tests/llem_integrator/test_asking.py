@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from llem_core.errors import SourceError
-from llem_integrator.asking import answers
+from llem_integrator.asking import answers, begun
 from tests.llem_integrator.clusters import PieceStore, store
 
 
@@ -69,3 +69,26 @@ def test_what_a_question_raises_is_raised() -> None:
         assert next(found) == 1
         with pytest.raises(SourceError, match="gone"):
             next(found)
+
+
+def test_an_early_question_is_under_way_before_its_answer_is_wanted() -> None:
+    """It is asked at once of a source that takes several, else when it is called; its error comes then."""
+    asked = threading.Event()
+
+    def ask() -> int:
+        asked.set()
+        return 7
+
+    later = begun(store(), ask)
+    assert not asked.wait(0.1)
+    assert later() == 7
+    asked.clear()
+    early = begun(twice(), ask)
+    assert asked.wait(10)
+    assert early() == 7
+
+    def fails() -> int:
+        raise SourceError("gone")
+
+    with pytest.raises(SourceError, match="gone"):
+        begun(twice(), fails)()

@@ -46,7 +46,8 @@ class Summary(StrEnum):
 class Source(Protocol):
     """A store of samples. Both methods raise SourceError, and return nothing for what is not there.
 
-    One thread may ask at a time; where a source has a number `at_once`, so many may what is soon answered.
+    One thread may ask at a time; where a source has a number `at_once`, so many may what is soon answered,
+    beside one that reads pieces.
     """
 
     @property

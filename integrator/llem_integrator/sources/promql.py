@@ -37,8 +37,8 @@ class Promql:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the server said of its answers so far."""
-        return tuple(self._warnings)
+        """What the server said of its answers so far, in an order that no thread decides."""
+        return tuple(sorted(self._warnings))
 
     def pages(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
@@ -177,7 +177,7 @@ class Promql:
         for kind in ("warnings", "infos"):
             said = answer.get(kind)
             if isinstance(said, list):
-                self._warnings |= {text: None for text in said if isinstance(text, str)}
+                self._warnings.update({text: None for text in said if isinstance(text, str)})
         if answer.get("isPartial") is True:  # a cluster of VictoriaMetrics
             self._warnings["the answer is partial: some of the store's nodes did not respond"] = None
 
