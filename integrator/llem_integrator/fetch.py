@@ -13,7 +13,7 @@ Key = tuple[tuple[str, str], ...]
 _SLICE_MS: Final = 3_600_000
 """Several selectors are read side by side, so much at a time."""
 
-_LONGEST_PATTERN: Final = 4000
+LONGEST_PATTERN: Final = 4000
 """Characters of a regular expression that stands for many selectors."""
 
 
@@ -43,7 +43,7 @@ def _patterns(label: str, values: Sequence[str]) -> Iterator[Selector]:
     first, length = 0, 0
     for number, value in enumerate(values):
         length += len(_escaped(value)) + 1
-        if length > _LONGEST_PATTERN and number > first:
+        if length > LONGEST_PATTERN and number > first:
             yield _any_of(label, values[first:number])
             first, length = number, len(_escaped(value)) + 1
     yield _any_of(label, values[first:])

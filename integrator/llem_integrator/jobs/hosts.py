@@ -1,10 +1,11 @@
 """The hosts that a job ran on: how their series are found, and which of them show nothing."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from llem_integrator.fetch import LONGEST_PATTERN
 from llem_integrator.sources import Matcher
 
 _PORT: Final = re.compile(r":[0-9]+$")
@@ -17,10 +18,19 @@ class Hosts:
     label: str
     names: tuple[str, ...]
 
-    def matcher(self) -> Matcher:
-        """The series of these hosts."""
-        names = "|".join(re.escape(name).replace(r"\-", "-") for name in self.names)
-        return Matcher(self.label, "=~", rf"(?:{names})(?:\..*)?(?::[0-9]+)?")
+    def matchers(self) -> Iterator[Matcher]:
+        """The series of these hosts: those of any of these matchers, as stores limit how long one is."""
+        names: list[str] = []
+        for name in self.names:
+            escaped = re.escape(name).replace(r"\-", "-")
+            if names and sum(map(len, names)) + len(names) + len(escaped) > LONGEST_PATTERN:
+                yield self._any_of(names)
+                names = []
+            names.append(escaped)
+        yield self._any_of(names)
+
+    def _any_of(self, names: list[str]) -> Matcher:
+        return Matcher(self.label, "=~", rf"(?:{'|'.join(names)})(?:\..*)?(?::[0-9]+)?")
 
     def unseen(self, every: Iterable[Mapping[str, str]]) -> list[str]:
         """Those that none of these series is of."""

@@ -48,7 +48,14 @@ def window(row: Mapping[str, str], now_us: int, zone: tzinfo | None, node_label:
     if _SLICES.search(row["AllocTRES"]):
         gpus = 0  # of whole ones
     hosts = Hosts(node_label, tuple(dict.fromkeys(expand(row["NodeList"]))))
-    return Window(start_us, end_us, job, selectors=((hosts.matcher(),),), gpu_count=gpus, hosts=hosts)
+    return Window(
+        start_us,
+        end_us,
+        job,
+        selectors=tuple((one,) for one in hosts.matchers()),
+        gpu_count=gpus,
+        hosts=hosts,
+    )
 
 
 def _gpus(tres: str) -> int:

@@ -71,6 +71,18 @@ def test_sacct_is_read_as_it_comes() -> None:
     assert infer.selectors == ((Matcher("node", "=~", r"(?:gpu-a)(?:\..*)?(?::[0-9]+)?"),),)
 
 
+def test_thousands_of_hosts_are_several_matchers() -> None:
+    """Stores limit how long a question is; each host is in just one."""
+    times = "2026-01-31T12:00:00|2026-01-31T13:00:00"
+    text = f"JobID|Start|End|NodeList|AllocTRES\n1|{times}|node[0001-3000]|gres/gpu=1\n"
+    (job,) = listed(text)
+    assert job.selectors is not None
+    assert all(len(one.value) < 5000 for (one,) in job.selectors)
+    for host in ("node0001", "node1500", "node3000"):
+        assert sum(one({"instance": f"{host}.lan:9955"}) for (one,) in job.selectors) == 1
+    assert not any(one({"instance": "node3001:9955"}) for (one,) in job.selectors)
+
+
 def test_sacct_rows_of_arrays_and_of_jobs_of_several_parts() -> None:
     """A task of an array and a part of a heterogeneous job are windows of their own."""
     times = "2026-01-31T12:00:00|2026-01-31T13:00:00"
