@@ -92,7 +92,9 @@ class _Group:
             f"GPU {token}" for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())
         ]
         unseen = hosts.unseen(labels for one in gpus.values() for labels in one.every) if hosts else []
-        missing += [f"GPU of {host}" for host in unseen]
+        if unseen:
+            more = f" and {len(unseen) - 1} more hosts" if len(unseen) > 1 else ""
+            missing.append(f"GPU of {unseen[0]}{more}")
         warnings += [
             MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no {what} in the window") for what in missing
         ]

@@ -332,12 +332,14 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
     """Two of four GPUs on each of two hosts: the four of the one that is seen are not its own."""
     rng = np.random.default_rng(11)
     held = store(*(scraped(gpu, 0, HOUR, rng, more={"instance": "n1.lan:9955"}) for gpu in range(4)))
-    lost, seen = (Hosts("instance", names) for names in (("n1", "n2"), ("n1",)))
+    lost, most, seen = (
+        Hosts("instance", names) for names in (("n1", "n2"), ("n1", "n2", "n3", "n4"), ("n1",))
+    )
     guess, fewer, known = integrate(
         held,
         [
             window(600, 700, gpu_count=4, hosts=lost),
-            window(600, 700, gpu_count=5, hosts=lost),
+            window(600, 700, gpu_count=5, hosts=most),
             window(600, 700, gpu_count=4, hosts=seen),
         ],
         Request(),
@@ -349,6 +351,7 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
     )
     assert "no GPU of n2 in the window" in [warning.message for warning in guess.warnings]
     assert (fewer.reasons, fewer.total_j) == (("no_data",), None)
+    assert [warning.message for warning in fewer.warnings] == ["no GPU of n2 and 2 more hosts in the window"]
     assert known.valid
 
 
