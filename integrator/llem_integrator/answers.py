@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 
 import numpy as np
@@ -43,6 +43,8 @@ class Answers:
     gaps: Gaps
     again: Again
     said: Sequence[str]
+    mixed: dict[tuple[Selector, ...], list[int]] = field(default_factory=dict)
+    """Windows, by what they select, that saw series of their GPUs which only others select; by results()."""
 
     def results(self) -> list[WindowResult]:
         """One a window, in their order."""
@@ -61,6 +63,8 @@ class Answers:
             }
             nodes = [name for name, mask in shown.items() if mask[row]]
             group = _Group(self, rows, options[row], gpus, by_uuid)
+            if any(_matches_in_part(options[row][0], one.every) for one in there.values()):
+                self.mixed.setdefault(options[row][0], []).extend(rows.tolist())
             for place, result in zip(rows.tolist(), group.results(there, nodes), strict=True):
                 found[place] = result
         return [result for result in found if result is not None]
@@ -163,6 +167,10 @@ class _Group:
 
 def _matches(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
     return any(all(matcher(labels) for matcher in selector) for selector in selectors for labels in every)
+
+
+def _matches_in_part(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
+    return _matches(selectors, every) and not all(_matches(selectors, [labels]) for labels in every)
 
 
 def _is_asked(uuid: str, identity: Identity, tokens: Sequence[str]) -> bool:

@@ -60,6 +60,7 @@ def integrate(
         every,
         spans_of(every),
         reader or power_reader(source),
+        len({window.selectors or request.selectors for window in every}) > 1,
     )
     waiting: dict[int, WindowResult] = {}
     for number, result in run.results(progress):
@@ -101,6 +102,9 @@ class _Run:
     windows: list[Window]
     spans: Spans
     reader: Reader
+    mixed: bool
+    """Whether windows select differently: what one selects may be in no other's result."""
+
     given: int = 0
     said: dict[str, None] = field(default_factory=dict)
 
@@ -179,7 +183,15 @@ class _Run:
         again = Again(self._trace_again, self._gauge_again if found.skipped else None)
         said = tuple(self.said | dict.fromkeys(self.source.warnings))
         answers = Answers(readings, windows, spans, self.request, self.gaps, again, said)
-        yield from zip(numbers, answers.results(), strict=True)
+        results = answers.results()
+        if self.mixed:
+            for rows in answers.mixed.values():
+                alone = integrate(
+                    self.source, [windows[row] for row in rows], self.request, reader=self.reader
+                )
+                for row, result in zip(rows, alone, strict=True):
+                    results[row] = result
+        yield from zip(numbers, results, strict=True)
 
     def _zeus_traces(self, found: plain.Plain, edges_us: Times) -> dict[str, traces.CounterTrace]:
         """Around edges and falls; where no scraped counter tells of falls, the store is asked about these."""

@@ -303,6 +303,28 @@ def test_a_window_has_its_own_gpus_and_matchers() -> None:
         assert_same(one, next(iter(integrate(held, [asked], Request()))))
 
 
+def test_series_that_only_other_windows_select_are_in_no_result() -> None:
+    """A GPU that moved, by one of its label sets or by both: each window as if it were alone."""
+    rng = np.random.default_rng(13)
+    held = store(
+        scraped(0, 0, 1500, rng, scrape_s=5),
+        scraped(0, 1510, HOUR, rng, scrape_s=5, started_s=1505, more={"instance": "n2:9955"}),
+        trace(0, HOUR, rng, holes=4, replica="a"),
+    )
+    before, after = ((parse_selector(f'instance="n{number}:9955"'),) for number in (1, 2))
+    asked = [
+        window(1200, 1800, selectors=before),
+        window(1200, 1800, selectors=after),
+        window(1200, 1800, selectors=(*before, *after)),
+        window(1300, 1400, selectors=(parse_selector('replica=""'),)),
+        window(1200, 1800),
+    ]
+    found = list(integrate(held, asked, Request()))
+    for one, each in zip(found, asked, strict=True):
+        assert_same(one, next(iter(integrate(held, [each], Request()))))
+    assert [one.valid for one in found[:3]] == [False, False, True]
+
+
 def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     """Nobody knows which: more GPUs than the job had is gpus_unknown, as many is fine, fewer is no_data."""
     rng = np.random.default_rng(11)
