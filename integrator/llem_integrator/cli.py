@@ -85,10 +85,12 @@ def _gpus(text: str) -> tuple[str, ...]:
 
 
 def _integrate(given: Options, request: "Request", presented: "Presentation") -> int:
+    from llem_integrator.allocator import keep_freed
     from llem_integrator.integration import integrate
     from llem_integrator.plot.reading import Asked
     from llem_integrator.progress import bar
 
+    keep_freed()
     wait_s = _wait_s(given)
     source, windows = _asked(given, request, time.time_ns() // 1000)
     if wait_s is not None:

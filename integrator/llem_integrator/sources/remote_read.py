@@ -45,14 +45,19 @@ class NotOfferedError(Exception):
 
 @dataclass(slots=True)
 class _Slab:
-    """What came for [start_ms, end_ms], being decoded into `room`; of which `samples` are taken."""
+    """What came for [start_ms, end_ms], being decoded into room of a buffer, of which `samples` are taken."""
 
     start_ms: int
     end_ms: int
     limit: int
-    room: tuple[Times, Values]
+    buffers: Buffers
     samples: int = 0
     parts: list[Future[Decoded]] = field(default_factory=list)
+    _room: tuple[Times, Values] = field(init=False)
+
+    def begin(self) -> None:
+        """From the start, in a buffer that nobody decodes into: of an answer that broke, parts may be."""
+        self._room, self.samples, self.parts = self.buffers.take(), 0, []
 
     def add(self, count: int) -> tuple[Times, Values]:
         """Room for so many samples more; raises TooMuchError."""
@@ -60,7 +65,7 @@ class _Slab:
         self.samples += count
         if self.samples > self.limit:
             raise TooMuchError(f"more than {self.limit} samples")
-        return self.room[0][own], self.room[1][own]
+        return self._room[0][own], self._room[1][own]
 
 
 class _Here(Executor):
@@ -84,7 +89,8 @@ class RemoteRead:
         self._form = Form.CHUNKS
         self._answered = False
         self._labels: dict[Key, dict[str, str]] = {}
-        self._buffers = Buffers(2 * TARGET_SAMPLES)
+        # Small answers have their own: beside each other they would have ever more of the large ones filled.
+        self._buffers, self._small = Buffers(2 * TARGET_SAMPLES), Buffers(2 * TARGET_SAMPLES)
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
@@ -93,12 +99,12 @@ class RemoteRead:
         matchers, abort = (Matcher("__name__", "=", metric), *selector), Abort()
         slabs = Slabs(start_ms, end_ms)
         if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
-            for slab in self._fetched(matchers, slabs, _Here(), abort):
+            for slab in self._fetched(matchers, slabs, self._small, _Here(), abort):
                 yield self._piece(slab)
                 progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
             return
         with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
-            fetched = self._fetched(matchers, slabs, pool, abort)
+            fetched = self._fetched(matchers, slabs, self._buffers, pool, abort)
             try:
                 with Ahead(fetched, _HELD_SLABS, abort) as ahead:
                     for slab in ahead:
@@ -108,13 +114,14 @@ class RemoteRead:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetched(
-        self, matchers: Selector, slabs: Slabs, pool: Executor, abort: Abort
+        self, matchers: Selector, slabs: Slabs, buffers: Buffers, pool: Executor, abort: Abort
     ) -> Generator[_Slab, None, None]:
         """Slab after slab as it has come, its decoding begun."""
         metric = matchers[0].value
         while bounds := slabs.next():
             try:
-                slab = self._http.patiently(partial(self._slab, matchers, *bounds, slabs.limit, pool, abort))
+                slab = _Slab(*bounds, slabs.limit, buffers)
+                self._http.patiently(partial(self._fill, slab, matchers, pool, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
                     raise SourceError(f"{self._origin}: 1 s of {metric} is {exc}") from exc
@@ -130,17 +137,10 @@ class RemoteRead:
             xor.expect(slabs.taken(slab.samples))
             yield slab
 
-    def _slab(
-        self,
-        matchers: Selector,
-        start_ms: int,
-        end_ms: int,
-        limit: int,
-        pool: Executor,
-        abort: Abort,
-    ) -> _Slab:
-        slab = _Slab(start_ms, end_ms, limit, self._buffers.take())
-        body = request(matchers, start_ms, end_ms, self._form)
+    def _fill(self, slab: _Slab, matchers: Selector, pool: Executor, abort: Abort) -> None:
+        """Fetch what the slab is of, from its start on."""
+        slab.begin()
+        body = request(matchers, slab.start_ms, slab.end_ms, self._form)
         try:
             with (
                 self._http.open("POST", "/api/v1/read", body=body, headers=HEADERS) as stream,
@@ -156,7 +156,6 @@ class RemoteRead:
             if isinstance(exc, chunked.FrameError):
                 raise SourceError(f"{self._origin}: {exc}") from exc
             raise
-        return slab
 
     def _kind(self, stream: Stream) -> str:
         """The type of an answer that is samples; raises where it is another."""
