@@ -27,8 +27,9 @@ REST: Final = 4.0
 """How many times as long as a failed verification took nothing is verified: a fifth of a core at most."""
 BCRYPT_BYTES: Final = 72
 """bcrypt reads no more of a password, whoever hashed it."""
-NICENESS: Final = 5
-"""Of the thread that verifies: behind all others of this process, yet not starved on a busy node."""
+NICENESS: Final = 1
+"""Of the thread that verifies: behind all others of this process. A nicer one loses its core for long on a
+busy node, at times with the interpreter's lock, for which the GPUs' threads wait then."""
 
 
 class Verdict(Enum):

@@ -34,7 +34,9 @@ GRACE_SECONDS: Final = 1.0
 """A newcomer is no idler yet: its request may be on its way."""
 
 ACCEPTED_AT_ONCE: Final = 8
-"""In one turn of the loop, 1 ms, so that requests, and the GPUs' ticks, come in between."""
+PACE_SECONDS: Final = 0.005
+"""Between so many, where more wait. Who computes without a break loses its core on a busy node, for 80 ms at
+times, and with it the interpreter's lock, for which the GPUs' threads wait then."""
 
 _log = logging.getLogger(__name__)
 
@@ -132,17 +134,22 @@ class Connections:
                 self._rest(exc)
                 return
             self._admit(accepted)
+        self._pause(PACE_SECONDS)
+
+    def _pause(self, seconds: float) -> None:
+        """Accept nobody for a moment; they wait in the kernel."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+        asyncio.get_running_loop().call_later(seconds, self._listen)
 
     def _rest(self, error: OSError) -> None:
         """Make room, and accept nobody for a moment: the kernel would call again and again."""
         self._troubles.note(
             "accept", f"cannot accept connections: {error.strerror}; those that idle are closed"
         )
-        for listener in self._listeners:
-            asyncio.get_running_loop().remove_reader(listener)
         if idlest := self._idlest():
             idlest.drop()
-        asyncio.get_running_loop().call_later(REST_SECONDS, self._listen)
+        self._pause(REST_SECONDS)
 
     def _admit(self, accepted: socket.socket) -> None:
         if len(self._all) >= self._limit:
