@@ -14,7 +14,6 @@ from llem_integrator.spans import Index, Spans, spans_of
 from llem_integrator.window import Window
 
 _ANY_MARGIN_MS: Final = 2**49
-
 _BLOCK: Final = 16_384
 """Pairs that are worked on at a time: their columns stay in the processor's cache."""
 

@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,7 +26,7 @@ _SAMPLE: Final = re.compile(r'^(llem_gpu_\w+_trace_\w+)\{gpu="(\d+)",[^}]*\} (\S
 Trace = tuple["array[int]", "array[float]"]
 
 
-class Scraper(threading.Thread):
+class Scraper(threading.Thread, ABC):
     """Asks every second on a connection that is kept, until it is told to stop.
 
     As Prometheus does, it asks once more where a kept connection broke before an answer began.
@@ -42,9 +43,9 @@ class Scraper(threading.Thread):
         self.seconds: list[float] = []
         self.reconnections = 0
 
+    @abstractmethod
     def take(self, page: str, unix_s: float) -> None:
         """Look at a page that came as an answer to a request of this time."""
-        raise NotImplementedError
 
     def run(self) -> None:
         due_s = time.monotonic()

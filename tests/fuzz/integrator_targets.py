@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC
 from functools import cache
 from typing import Any, Final
-from unittest.mock import patch
 from zoneinfo import ZoneInfo
+
+import pytest
 
 from llem_core.errors import ConfigError
 from llem_integrator.sources import http, parse_selector
@@ -87,7 +88,8 @@ def ask_anything(data: bytes) -> None:
 @contextmanager
 def without_patience() -> Iterator[None]:
     """A peer that breaks off is asked once more, and not waited for: it would be seconds each time."""
-    with patch.object(http, "_WAITS_S", (0.0,)):
+    with pytest.MonkeyPatch.context() as ours:
+        ours.setattr(http, "_WAITS_S", (0.0,))
         yield
 
 
