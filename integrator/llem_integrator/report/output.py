@@ -51,12 +51,11 @@ def opened(path: str, *, binary: bool) -> Iterator[IO[Any]]:
             if target.exists():
                 shutil.copymode(target, aside)
             aside.replace(target)
-    except BaseException:
+    finally:
         with suppress(OSError):
             out.close()
-        with suppress(OSError):
+        with suppress(OSError):  # it is there only where the answer is not whole
             aside.unlink()
-        raise
 
 
 @contextmanager
