@@ -1,4 +1,4 @@
-"""Fixtures and settings for all tests; the servers are in tests/servers.py."""
+"""Options, profiles and fixtures of all tests. The servers are in tests/servers."""
 
 import os
 from collections.abc import Iterator
@@ -9,24 +9,47 @@ import pytest
 
 from tests.servers import prometheus_releases
 
-# The suite runs beside real servers on few cores: a slow example is no failure. In CI every run tries
-# the same examples, so that a red run is about the change.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests marked `full`, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the Hypothesis profile. No deadline: the tests share few cores with real servers.
+
+    In CI the examples are the same in every run, so that a failure is due to the change.
+    """
+    in_ci = bool(os.environ.get("CI"))
+    hypothesis.settings.register_profile(
+        "llem",
+        max_examples=100 if config.getoption("--full") else 20,
+        deadline=None,
+        derandomize=in_ci,
+        print_blob=in_ci,
+    )
+    hypothesis.settings.load_profile("llem")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --full, deselect the tests marked `full`; pytest's last line counts them."""
+    if config.getoption("--full"):
+        return
+    full = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=full)
+    items[:] = [item for item in items if item not in full]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses `prometheus_release` on Prometheus 2 and, with --full, on Prometheus 3 too."""
+    if "prometheus_release" in metafunc.fixturenames:
+        releases = prometheus_releases(full=metafunc.config.getoption("--full"))
+        ids = [f"prometheus-{release.version}" for release in releases]
+        # Session scope would make pytest sort all tests by version and set up module fixtures twice.
+        metafunc.parametrize("prometheus_release", releases, ids=ids, scope="module")
 
 
 @pytest.fixture
 def servers() -> Iterator[ExitStack]:
-    """Servers that live as long as the test: `prometheus = servers.enter_context(Prometheus(...))`."""
+    """A stack that stops the servers entered into it when the test ends."""
     with ExitStack() as stack:
         yield stack
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with `prometheus_release` (itself, or through a fixture) runs on each version there is."""
-    if "prometheus_release" in metafunc.fixturenames:
-        releases = prometheus_releases()
-        ids = [f"prometheus-{release.version}" for release in releases]
-        # Not "session": pytest would order the whole session by version, and run module fixtures twice.
-        metafunc.parametrize("prometheus_release", releases, ids=ids, scope="module")
