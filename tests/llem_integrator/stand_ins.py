@@ -9,7 +9,7 @@ from typing import Self
 
 import urllib3
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +100,22 @@ def between(
     upstream: str,
     change: Callable[[Asked, Reply], Reply] = _same,
     before: Callable[[Asked], Reply | None] = lambda _: None,
-    strip: str = "",
+    sent: Callable[[Asked], Asked] = lambda asked: asked,
 ) -> StandIn:
-    """A server that asks `upstream`, and changes what it answers, or answers itself `before` it asks.
+    """A proxy: `before` may answer a request itself; else `upstream` gets it as `sent` makes it.
 
-    It leaves the prefix `strip` out of the paths it asks for.
+    `change` is applied to the answer of `upstream`.
     """
     pool = urllib3.PoolManager(retries=False, timeout=TIMEOUT_S)
 
     def reply(asked: Asked) -> Reply:
         if (own := before(asked)) is not None:
             return own
-        sent = {name: value for name, value in asked.headers.items() if name not in ("host", "connection")}
-        got = pool.request(
-            asked.method,
-            upstream + asked.path.removeprefix(strip),
-            body=asked.body,
-            headers=sent,
-            decode_content=False,
-        )
+        asked = sent(asked)
+        own_headers = ("host", "connection", "content-length")
+        passed_on = {name: value for name, value in asked.headers.items() if name not in own_headers}
+        url = upstream + asked.path
+        got = pool.request(asked.method, url, body=asked.body, headers=passed_on, decode_content=False)
         dropped = ("transfer-encoding", "content-length", "connection", "date", "server")
         headers = {name: value for name, value in got.headers.items() if name.lower() not in dropped}
         chunked = got.headers.get("transfer-encoding") == "chunked"

@@ -10,25 +10,17 @@ from hypothesis import strategies as st
 from llem_core.errors import SourceError
 from llem_integrator.sources import Summary, open_source, whole
 from llem_integrator.sources.openmetrics import parse
-from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
-from tests.servers import Prometheus, PrometheusRelease
+from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
+from tests.servers import Prometheus
 
 
-def test_an_openmetrics_file_gives_what_prometheus_gives(
-    tmp_path: Path, prometheus_release: PrometheusRelease
-) -> None:
+def test_an_openmetrics_file_gives_what_prometheus_gives(tmp_path: Path, traced: Prometheus) -> None:
     """The same page read from a file and through a server are the same series."""
-    text = trace_text(500)
     file = tmp_path / "page.om"
-    file.write_text(text)
-    with Prometheus.on_blocks(tmp_path / "server", text, release=prometheus_release) as server:
-        pairs = zip(
-            *(fetch(open_source(where), T0, T0 + 60_000) for where in (server.url, str(file))), strict=True
-        )
-        for stored, read in pairs:
-            assert stored.labels == read.labels
-            assert stored.unix_ms.tolist() == read.unix_ms.tolist()
-            assert stored.values.tolist() == read.values.tolist()
+    file.write_text(trace_text(600))
+    found, expected = (fetch(open_source(where), T0, T0 + 59_900) for where in (str(file), traced.url))
+    assert [len(one) for one in found] == [600, 600]
+    assert same(found, expected)
 
 
 def test_openmetrics_details() -> None:
@@ -45,12 +37,13 @@ def test_openmetrics_details() -> None:
     assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000, lambda _: None))] == [1]
 
 
-@pytest.mark.parametrize("label", ["a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"])
-def test_a_label_is_not_what_a_line_ends_at(label: str) -> None:
+def test_a_label_is_not_what_a_line_ends_at(subtests: pytest.Subtests) -> None:
     """Only newlines end lines, and only what follows a sample is an exemplar."""
-    text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
-    (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000, lambda _: None))
-    assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
+    for label in ("a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"):
+        text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
+        with subtests.test(label=label):
+            (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000, lambda _: None))
+            assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
 
 
 def test_values_that_are_no_samples_of_ours() -> None:
@@ -62,24 +55,24 @@ def test_values_that_are_no_samples_of_ours() -> None:
         assert len(list(source.summary(name, (), 0, 20_000, Summary.MAX))) == count
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "EOF"),
-        ("m 1 2\n", "EOF"),
-        ("m one 2\n# EOF", "line 1"),
-        ("m 1 2 3\n# EOF", "line 1"),
-        ("m{x=1} 1 2\n# EOF", "not a series"),
-        ("m 1\n# EOF", "no sample has a timestamp"),
-        ("m 1 1e300\n# EOF", "not in unix seconds"),
-        ("m 1 nan\n# EOF", "not in unix seconds"),
-        ("m 1 1795507546000000\n# EOF", "not in unix seconds"),
-    ],
-)
-def test_openmetrics_that_is_not(text: str, message: str) -> None:
+NO_PAGES = [
+    ("", "EOF"),
+    ("m 1 2\n", "EOF"),
+    ("m one 2\n# EOF", "line 1"),
+    ("m 1 2 3\n# EOF", "line 1"),
+    ("m{x=1} 1 2\n# EOF", "not a series"),
+    ("m 1\n# EOF", "no sample has a timestamp"),
+    ("m 1 1e300\n# EOF", "not in unix seconds"),
+    ("m 1 nan\n# EOF", "not in unix seconds"),
+    ("m 1 1795507546000000\n# EOF", "not in unix seconds"),
+]
+
+
+def test_openmetrics_that_is_not(subtests: pytest.Subtests) -> None:
     """A page cut short, of another format or without times is refused with its place."""
-    with pytest.raises(SourceError, match=message):
-        parse(text, "page")
+    for text, message in NO_PAGES:
+        with subtests.test(text=text, message=message), pytest.raises(SourceError, match=message):
+            parse(text, "page")
 
 
 @given(st.text(alphabet='m{}x="\\, 1.e-N#EOF\n', max_size=60))

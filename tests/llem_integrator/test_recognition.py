@@ -1,7 +1,7 @@
 """Which store answers at a URL: real ones, and stand-ins for those that cannot be run here."""
 
 import json
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,29 +13,20 @@ from llem_integrator.sources.access import HttpConfig
 from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.prometheus import PrometheusSource
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
-from tests.llem_integrator.test_remote_read import READ, same
-from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
+from tests.llem_integrator.test_remote_read import READ
+from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
 from tests.servers import Exporter, Prometheus, PrometheusRelease
 
 BUILD = "/api/v1/status/buildinfo"
-
-
-@pytest.fixture(scope="module")
-def server(
-    tmp_path_factory: pytest.TempPathFactory, prometheus_release: PrometheusRelease
-) -> Iterator[Prometheus]:
-    directory = tmp_path_factory.mktemp("prometheus")
-    with Prometheus.on_blocks(directory, trace_text(3000), release=prometheus_release) as running:
-        yield running
 
 
 def saying(**facts: str) -> Reply:
     return Reply(body=json.dumps({"status": "success", "data": facts}).encode())
 
 
-def test_a_prometheus_is_read_by_remote_read(server: Prometheus) -> None:
+def test_a_prometheus_is_read_by_remote_read(traced: Prometheus) -> None:
     """A real one is known by what it says of itself."""
-    with between(server.url) as proxy:
+    with between(traced.url) as proxy:
         source = open_source(proxy.url)
         fetch(source, T0, T0 + 1000)
         assert isinstance(source, PrometheusSource)
@@ -57,7 +48,7 @@ class PrefixedPrometheus(Prometheus):
         return self._answers("/prom/a/-/ready")
 
 
-def test_a_mimir_is_read_by_remote_read_for_its_tenant(server: Prometheus) -> None:
+def test_a_mimir_is_read_by_remote_read_for_its_tenant(traced: Prometheus) -> None:
     """A stand-in: a real Prometheus behind Mimir's prefix, its name and its tenants."""
 
     def mimir(asked: Asked) -> Reply | None:
@@ -68,13 +59,17 @@ def test_a_mimir_is_read_by_remote_read_for_its_tenant(server: Prometheus) -> No
         return saying(application="Grafana Mimir", version="2.15.0") if asked.path.endswith(BUILD) else None
 
     team = HttpConfig(headers=(("X-Scope-OrgID", "team"),))
-    with between(server.url, before=mimir, strip="/prometheus") as proxy:
+
+    def unprefixed(asked: Asked) -> Asked:
+        return replace(asked, path=asked.path.removeprefix("/prometheus"))
+
+    with between(traced.url, before=mimir, sent=unprefixed) as proxy:
         with pytest.raises(SourceError, match="answered 401: it wants other credentials"):
             open_source(f"{proxy.url}/prometheus")
         source = open_source(f"{proxy.url}/prometheus", team)
         found = fetch(source, T0, T0 + 300_000)
         assert f"/prometheus{READ}" in {asked.path for asked in proxy.asked}
-    assert same(found, fetch(open_source(server.url), T0, T0 + 300_000))
+    assert same(found, fetch(open_source(traced.url), T0, T0 + 300_000))
 
 
 class Thanos:
@@ -103,12 +98,12 @@ class Thanos:
         return None
 
 
-def test_a_thanos_is_asked_for_every_raw_sample(server: Prometheus) -> None:
+def test_a_thanos_is_asked_for_every_raw_sample(traced: Prometheus) -> None:
     """A stand-in: without its parameters it would merge replicas, leave stores out, and downsample."""
     thanos = Thanos()
-    with between(server.url, before=thanos.before) as proxy:
+    with between(traced.url, before=thanos.before) as proxy:
         source = open_source(proxy.url)
-        assert same(fetch(source, T0, T0 + 300_000), fetch(open_source(server.url), T0, T0 + 300_000))
+        assert same(fetch(source, T0, T0 + 300_000), fetch(open_source(traced.url), T0, T0 + 300_000))
         for kind in Summary:
             assert len(list(source.summary(POWER, (), T0, T0 + 300_000, kind))) == 2
         assert READ not in {asked.path for asked in proxy.asked}
@@ -118,7 +113,7 @@ def test_a_thanos_is_asked_for_every_raw_sample(server: Prometheus) -> None:
         assert source.warnings == ("store store-1 is down",)
 
 
-def test_a_thanos_that_lacks_a_store_is_an_error(server: Prometheus) -> None:
+def test_a_thanos_that_lacks_a_store_is_an_error(traced: Prometheus) -> None:
     """With partial_response=false it fails, and so do we."""
     failed = (
         b'{"status":"error","errorType":"execution","error":"expanding series: store-1: connection refused"}'
@@ -127,31 +122,30 @@ def test_a_thanos_that_lacks_a_store_is_an_error(server: Prometheus) -> None:
     def before(asked: Asked) -> Reply | None:
         return Thanos().before(asked) or (Reply(422, failed) if asked.path == "/api/v1/query" else None)
 
-    with between(server.url, before=before) as proxy:
+    with between(traced.url, before=before) as proxy:
         source = open_source(proxy.url)
         with pytest.raises(SourceError, match="answered 422: expanding series: store-1"):
             fetch(source, T0, T0 + 1000)
 
 
-@pytest.mark.parametrize("version", ["", "0.1", "3.1.0-dev", "main"])
-def test_a_build_of_ones_own_is_a_prometheus(server: Prometheus, version: str) -> None:
-    """Whatever version it has, it is one where nothing else answers."""
+def test_a_build_of_ones_own_is_a_prometheus(traced: Prometheus, subtests: pytest.Subtests) -> None:
+    """A server with an unknown version that answers as a Prometheus is one."""
+    for version in ("", "0.1", "3.1.0-dev", "main"):
 
-    def own(asked: Asked) -> Reply | None:
-        return saying(version=version) if asked.path == BUILD else None
+        def own(asked: Asked, version: str = version) -> Reply | None:
+            return saying(version=version) if asked.path == BUILD else None
 
-    with between(server.url, before=own) as proxy:
-        source = open_source(proxy.url)
-        assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
+        with subtests.test(version=version), between(traced.url, before=own) as proxy:
+            assert [len(one) for one in fetch(open_source(proxy.url), T0, T0 + 900)] == [10, 10]
 
 
-def test_a_store_that_does_not_say_what_it_is(server: Prometheus) -> None:
+def test_a_store_that_does_not_say_what_it_is(traced: Prometheus) -> None:
     """One that answers queries and nothing else is taken as it is."""
 
     def quiet(asked: Asked) -> Reply | None:
         return None if asked.path.startswith("/api/v1/query") else Reply(404)
 
-    with between(server.url, before=quiet) as proxy:
+    with between(traced.url, before=quiet) as proxy:
         source = open_source(proxy.url)
         assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
 

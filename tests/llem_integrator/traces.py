@@ -1,5 +1,7 @@
 """A 10 Hz trace as a page of OpenMetrics, and what a source gives of it."""
 
+from collections.abc import Sequence
+
 from llem_integrator.series import Series
 from llem_integrator.sources import Source, parse_selector, whole
 
@@ -22,3 +24,10 @@ def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> lis
     matchers = parse_selector(selector) if selector else ()
     found = whole(source.pieces(POWER, matchers, start_ms, end_ms, lambda _: None))
     return sorted(found, key=lambda one: one.labels["gpu"])
+
+
+def same(found: Sequence[Series], expected: Sequence[Series]) -> bool:
+    """Whether both have the same series, to the bit."""
+    return [(one.labels, one.unix_ms.tolist(), one.values.tolist(), one.bad) for one in found] == [
+        (one.labels, one.unix_ms.tolist(), one.values.tolist(), one.bad) for one in expected
+    ]
