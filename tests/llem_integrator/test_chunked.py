@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 import pytest
 
 from llem_core.errors import SourceError
@@ -16,8 +17,8 @@ from llem_integrator.sources.matchers import Matcher
 from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.sources.read_protocol import HEADERS, Form, request
 from tests.llem_integrator.stand_ins import Asked, Reply, between
-from tests.llem_integrator.test_remote_read import READ, by_remote_read, same
-from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
+from tests.llem_integrator.test_remote_read import READ, by_remote_read, samples_only
+from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
 from tests.servers import Prometheus, PrometheusRelease
 
 TYPE_FIELD = b"\x18"
@@ -57,22 +58,53 @@ def framed(*found: bytes) -> bytes:
 
 
 def test_frames_are_the_bodys(body: bytes) -> None:
-    """Each frame is read, and written again is what came; both ways to find the chunks agree."""
+    """Each frame is read, and written again is what came."""
     found = messages(body)
     assert len(found) == 2
     assert framed(*found) == body
-    assert [alone(message, 1).samples for message in found] == [1500, 1500]
+    assert [alone(message).samples for message in found] == [1500, 1500]
     ((data, frames),) = chunked.frames(io.BytesIO(body).read)
     together = batch(data, frames)
     assert (together.samples, together.counts.tolist()) == (3000, [13, 13])
-    at_once = chunked._at_once(together.data, together.sections)
-    assert at_once is not None
-    one_by_one = [place for one in together.sections for place in chunked._each(together.data, one)]
-    assert list(zip(*(one.tolist() for one in at_once[:2]), strict=True)) == one_by_one
+
+
+def bytes_of(message: bytes, number: int) -> list[bytes]:
+    """The values of a message's fields of a number."""
+    return [
+        message[begin:end]
+        for field, _, begin, end in wire.fields(message, 0, len(message))
+        if field == number
+    ]
+
+
+def test_chunks_with_a_field_of_the_future_are_the_same(body: bytes) -> None:
+    """A field that is not known, in each chunk or in one, changes no sample."""
+    unknown = wire.number_field(15, 7)
+    for message in messages(body):
+        (series,) = bytes_of(message, 1)
+        labels = [wire.bytes_field(1, label) for label in bytes_of(series, 1)]
+        chunks = bytes_of(series, 2)
+        expected = decoded(message)
+        assert len(expected[0]) == 1500
+        for changed in (
+            [chunk + unknown for chunk in chunks],
+            [unknown + chunk for chunk in chunks],
+            [*chunks[:5], chunks[5] + unknown, *chunks[6:]],
+        ):
+            parts = [*labels, *(wire.bytes_field(2, chunk) for chunk in changed)]
+            assert decoded(wire.bytes_field(1, b"".join(parts))) == expected
+
+
+def decoded(message: bytes) -> tuple[list[int], list[float]]:
+    """Times and values of a message of one series."""
+    found = alone(message)
+    room = np.empty(found.samples, np.int64), np.empty(found.samples)
+    ((_, part),) = found.decoded(room, 0, 2**53, "here")
+    return part.unix_ms.tolist(), part.values.tolist()
 
 
 def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
-    """At the end of a frame nothing is wrong with it; anywhere else it says which frame is cut short."""
+    """A body that ends inside a frame is an error with the number of the frame."""
     (first, second) = messages(body)
     ends = {0: [], len(framed(first)): [first], len(body): [first, second]}
     for size in range(0, len(body) + 1, 7):
@@ -83,17 +115,14 @@ def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
         assert messages(body[:size]) == expected
 
 
-@pytest.mark.parametrize("block", [1, 10, 1000])
-def test_frames_are_whole_however_they_are_read(
-    body: bytes, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Frames longer and shorter than what is read at once come out alike."""
-    whole = messages(body)
-    monkeypatch.setattr(chunked, "_BLOCK", block)
-    assert messages(body) == whole
-    for data, found in chunked.frames(io.BytesIO(body * 2).read):
-        cut = tuple(section for frame in found for section in chunked.sections(data, frame))
-        assert chunked._at_once(data, cut) is not None  # whatever of the next frame is there as well
+def test_frames_are_whole_however_they_are_read(body: bytes) -> None:
+    """Frames are the same where reads end inside them, and where one is longer than several reads."""
+    first, second = messages(body)
+    times = 2**20 // len(body) + 1
+    many = [first, second] * times
+    assert messages(framed(*many)) == many
+    long = [first * (2 * times), second, second * times]
+    assert messages(framed(*long)) == long
 
 
 def test_any_changed_byte_is_an_error(body: bytes) -> None:
@@ -107,14 +136,14 @@ def test_any_changed_byte_is_an_error(body: bytes) -> None:
             messages(bytes(changed))
 
 
-def test_words_after_the_frames_are_told(body: bytes) -> None:
-    """A server that fails in the middle writes its error behind the frames."""
+def test_words_after_the_frames_are_an_error(body: bytes) -> None:
+    """The error that a failing server writes behind its frames is no frame."""
     with pytest.raises(chunked.FrameError, match="frame 3 "):
         messages(body + b"some error from the storage\n")
 
 
 def test_a_message_that_is_none(body: bytes) -> None:
-    """What a right checksum covers may still be no list of chunks; each damage is a FrameError or samples."""
+    """A damaged message under a correct checksum is samples or an error that names its frame."""
     (message, _) = messages(body)
     noise = random.Random(2)
     said: set[str] = set()
@@ -148,27 +177,32 @@ def of_encoding(reply: Reply, encoding: int) -> Reply:
     return Reply(body=retyped(reply.body, encoding), headers=reply.headers) if streamed else reply
 
 
-@pytest.mark.parametrize("encoding", [2, 3, 5, 6])
-def test_native_histograms_are_refused(server: Prometheus, encoding: int) -> None:
+def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subtests) -> None:
     """Histograms have no samples to integrate, and the error says what they are."""
-    with (
-        between(server.url, lambda _, reply: of_encoding(reply, encoding)) as proxy,
-        pytest.raises(SourceError, match=f"{POWER} holds native histograms"),
-    ):
-        fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
+    for encoding in (2, 3, 5, 6):
+        with (
+            subtests.test(encoding=encoding),
+            between(server.url, lambda _, reply, of=encoding: of_encoding(reply, of)) as proxy,
+            pytest.raises(SourceError, match=f"{POWER} holds native histograms"),
+        ):
+            fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
 
 
-@pytest.mark.parametrize("encoding", [XOR2, 9, 0])
-def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, encoding: int) -> None:
+def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtests: pytest.Subtests) -> None:
     """Chunks that are not read here cost one request: the server decodes them itself."""
-    with between(server.url, lambda _, reply: of_encoding(reply, encoding)) as proxy:
-        source = by_remote_read(proxy.url)
-        found = fetch(source, T0, T0 + 150_000)
-        fetch(source, T0, T0 + 150_000)
-        assert [one.path for one in proxy.asked].count(READ) == 3
-    assert same(found, fetch(by_remote_read(server.url), T0, T0 + 150_000))
+    expected = fetch(by_remote_read(server.url), T0, T0 + 150_000)
+    for encoding in (XOR2, 9, 0):
+        with (
+            subtests.test(encoding=encoding),
+            between(server.url, lambda _, reply, of=encoding: of_encoding(reply, of)) as proxy,
+        ):
+            source = by_remote_read(proxy.url)
+            assert same(fetch(source, T0, T0 + 150_000), expected)
+            fetch(source, T0, T0 + 150_000)
+            assert [one.path for one in proxy.asked].count(READ) == 3
 
 
+@pytest.mark.full
 def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
     """Where a server writes XOR2 chunks its samples are those of its JSON; older ones write XOR."""
     args = ["--enable-feature=xor2-encoding"]
@@ -191,7 +225,7 @@ def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: Prometheu
 
 @pytest.mark.parametrize("place", ["frame", "samples", "snappy"])
 def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: str) -> None:
-    """Chunks that do not decode, and samples that are none, name the server and the frame."""
+    """The error for chunks or samples that cannot be decoded has the server and the frame."""
 
     def damaged(_: Asked, reply: Reply) -> Reply:
         if "protobuf" not in reply.headers.get("Content-Type", ""):
@@ -206,8 +240,8 @@ def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: s
         message[begin : begin + 2] = b"\x7f\xff"  # it says it has 32767 samples
         return Reply(body=framed(messages(reply.body)[0], bytes(message)), headers=reply.headers)
 
-    form = Form.CHUNKS if place == "frame" else Form.SAMPLES
+    sent = samples_only if place != "frame" else lambda asked: asked
     words = "frame 2: XOR chunk .* truncated" if place == "frame" else "remote read: not "
-    with between(server.url, damaged) as proxy, pytest.raises(SourceError, match=words) as caught:
-        fetch(by_remote_read(proxy.url, form), T0, T0 + 150_000)
+    with between(server.url, damaged, sent=sent) as proxy, pytest.raises(SourceError, match=words) as caught:
+        fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
     assert proxy.url in str(caught.value)

@@ -23,7 +23,7 @@ from tests.llem_integrator.dumps import dumped, packed
 from tests.llem_integrator.pages import T0, page, scraped, trace
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
 from tests.llem_integrator.test_recognition import Thanos
-from tests.llem_integrator.test_remote_read import by_remote_read
+from tests.llem_integrator.test_remote_read import answering_in, by_remote_read
 from tests.llem_integrator.test_victoriametrics import put_text
 from tests.servers import Prometheus, PrometheusRelease, VictoriaMetrics
 
@@ -58,15 +58,12 @@ def sources(
         prometheus = stack.enter_context(
             Prometheus.on_blocks(folder / "prometheus", text, release=prometheus_release)
         )
-        victoria = stack.enter_context(VictoriaMetrics(folder))
-        put_text(victoria, in_ms(text))
         thanos = stack.enter_context(between(prometheus.url, before=Thanos().before))
         yield {
             "remote read": by_remote_read(prometheus.url),
-            "samples": by_remote_read(prometheus.url, Form.SAMPLES),
+            "samples": by_remote_read(stack.enter_context(answering_in(Form.SAMPLES, prometheus))),
             "json": PrometheusSource(Http(prometheus.url), remote_read=False),
             "thanos": open_source(thanos.url),
-            "victoria": open_source(victoria.url),
             "exporter": open_source(stack.enter_context(StandIn(exporter)).url),
             "file": open_source(str(folder / "page.om")),
             **files(folder, text, prometheus_release),
@@ -92,34 +89,53 @@ def in_ms(text: str) -> str:
     return "".join(f"{sample} {round(float(unix_s) * 1000)}\n" for sample, _, unix_s in lines)
 
 
-def result(source: Source, window: Window, backend: Backend | None) -> WindowResult:
-    (found,) = integrate(source, [window], Request(backend=backend, min_coverage=0.5))
-    return found
+WINDOWS = [
+    Window((T0 + start_ms) * 1000, (T0 + end_ms) * 1000)
+    for start_ms, end_ms in (
+        (0, 120_000),
+        (13_337, 98_765),
+        (41_000, 46_000),
+        (99_950, 100_050),
+        (60_000, 61_000),
+    )
+]
+BACKENDS = [None, Backend.NVML, Backend.ZEUS]
 
 
-WINDOWS = [(0, 120_000), (13_337, 98_765), (41_000, 46_000), (99_950, 100_050), (60_000, 61_000)]
+def results(source: Source, backend: Backend | None) -> list[WindowResult]:
+    return list(integrate(source, WINDOWS, Request(backend=backend, min_coverage=0.5)))
 
 
-@pytest.mark.parametrize("backend", [None, Backend.NVML, Backend.ZEUS])
-@pytest.mark.parametrize(("start_ms", "end_ms"), WINDOWS)
-def test_every_store_gives_the_same_joules(
-    sources: dict[str, Source], start_ms: int, end_ms: int, backend: Backend | None
-) -> None:
-    """Joules, bounds, gaps, resets and words are the same to the bit, VictoriaMetrics to 12 digits."""
-    assert isinstance(sources["victoria"], VictoriaMetricsSource)
+def test_every_store_gives_the_same_joules(sources: dict[str, Source], subtests: pytest.Subtests) -> None:
+    """Joules, bounds, gaps, resets and reasons are the same to the bit."""
     assert isinstance(sources["exporter"], ExporterSource)
-    window = Window((T0 + start_ms) * 1000, (T0 + end_ms) * 1000)
-    expected = result(sources["json"], window, backend)
-    assert len(expected.gpus) == 3
-    assert backend is not None or any(gpu.joules for gpu in expected.gpus)
-    for name, source in sources.items():
-        found = result(source, window, backend)
-        if name == "exporter":  # it is an instance of its own, and says so
-            assert {gpu.uuid: gpu.joules for gpu in found.gpus} == expected.per_gpu_j
-        elif name == "victoria":
-            assert asdict(found) == approximately(asdict(expected)), name
-        else:
-            assert asdict(found) == asdict(expected), name
+    for backend in BACKENDS:
+        expected = results(sources["json"], backend)
+        assert [len(one.gpus) for one in expected] == [3] * len(WINDOWS)
+        assert backend is not None or all(any(gpu.joules for gpu in one.gpus) for one in expected)
+        for name, source in sources.items():
+            with subtests.test(store=name, backend=backend):
+                found = results(source, backend)
+                if name == "exporter":  # the results have its address as the instance
+                    joules = [{gpu.uuid: gpu.joules for gpu in one.gpus} for one in found]
+                    assert joules == [one.per_gpu_j for one in expected]
+                else:
+                    assert [asdict(one) for one in found] == [asdict(one) for one in expected]
+
+
+@pytest.mark.full
+def test_victoriametrics_gives_the_same_joules(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """All figures are those of a file to 12 digits."""
+    (tmp_path / "page.om").write_text(recorded())
+    file = open_source(str(tmp_path / "page.om"))
+    with VictoriaMetrics(tmp_path) as server:
+        put_text(server, in_ms(recorded()))
+        victoria = open_source(server.url)
+        assert isinstance(victoria, VictoriaMetricsSource)
+        for backend in BACKENDS:
+            with subtests.test(backend=backend):
+                expected = approximately([asdict(one) for one in results(file, backend)])
+                assert [asdict(one) for one in results(victoria, backend)] == expected
 
 
 def approximately(value: object) -> object:
