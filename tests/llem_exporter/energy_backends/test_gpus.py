@@ -14,35 +14,34 @@ UUIDS = {0: "GPU-aaaa-1", 1: "GPU-aabb-2", 2: "GPU-cccc-3", 4: "GPU-dddd-5"}
 SLICES = {"MIG-1234": 2, "MIG-5678": 2}
 
 
-@pytest.mark.parametrize(
-    ("value", "indices"),
-    [
-        (None, [0, 1, 2, 4]),
-        ("", []),
-        ("0", [0]),
-        ("2,0", [2, 0]),
-        (" 2 , 0 ", [2, 0]),
-        ("0,0,2", [0, 2]),
-        ("0,3,2", [0]),
-        ("0,-1,2", [0]),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("1,", [1]),
-        ("GPU-aabb-2", [1]),
-        ("GPU-cc,GPU-aab", [2, 1]),
-        ("GPU-aa,0", []),
-        ("GPU-eeee", []),
-        ("gpu-cccc", []),
-        ("MIG-1234,MIG-5678", [2]),
-        ("MIG-9999", []),
-        ("MIG-GPU-dddd-5/1/0", [4]),
-    ],
-)
-def test_forms_of_cuda_visible_devices(value: str | None, indices: list[int]) -> None:
+VISIBLE: list[tuple[str | None, list[int]]] = [
+    (None, [0, 1, 2, 4]),
+    ("", []),
+    ("0", [0]),
+    ("2,0", [2, 0]),
+    (" 2 , 0 ", [2, 0]),
+    ("0,0,2", [0, 2]),
+    ("0,3,2", [0]),
+    ("0,-1,2", [0]),
+    ("-1", []),
+    ("NoDevFiles", []),
+    ("1,", [1]),
+    ("GPU-aabb-2", [1]),
+    ("GPU-cc,GPU-aab", [2, 1]),
+    ("GPU-aa,0", []),
+    ("GPU-eeee", []),
+    ("gpu-cccc", []),
+    ("MIG-1234,MIG-5678", [2]),
+    ("MIG-9999", []),
+    ("MIG-GPU-dddd-5/1/0", [4]),
+]
+
+
+def test_forms_of_cuda_visible_devices() -> None:
     """Numbers, UUIDs and their unique prefixes, slices; the first that names no GPU ends the list."""
-    found = visible(value, UUIDS, SLICES.get)
-    assert [gpu.index for gpu in found] == indices
-    assert [gpu.uuid for gpu in found] == [UUIDS[index] for index in indices]
+    found = {value: visible(value, UUIDS, SLICES.get) for value, _ in VISIBLE}
+    assert {value: [gpu.index for gpu in found[value]] for value in found} == dict(VISIBLE)
+    assert all(gpu.uuid == UUIDS[gpu.index] for gpus in found.values() for gpu in gpus)
 
 
 def test_a_slice_is_known_as_one() -> None:
@@ -50,11 +49,12 @@ def test_a_slice_is_known_as_one() -> None:
     assert visible("MIG-1234,0", UUIDS, SLICES.get) == (Gpu(2, "GPU-cccc-3", mig=True), Gpu(0, "GPU-aaaa-1"))
 
 
-@pytest.mark.parametrize("index", [0.0, True, False, "0", None, [0]])
-def test_only_a_whole_number_names_a_gpu(index: Any) -> None:
+def test_only_a_whole_number_names_a_gpu() -> None:
     """0.0 would be a TypeError in the driver's wrapper, and True would be GPU 1."""
-    with pytest.raises(ConfigError, match="is no GPU's index"):
-        gpus.whole_number(index)
+    indices: list[Any] = [0.0, True, False, "0", None, [0]]
+    for index in indices:
+        with pytest.raises(ConfigError, match="is no GPU's index"):
+            gpus.whole_number(index)
 
 
 def test_an_index_that_is_none_is_a_config_error_everywhere(steady: FakeDriver) -> None:
