@@ -12,7 +12,7 @@ import urllib3
 
 from llem_core.errors import SourceError
 from llem_integrator.series import Values
-from llem_integrator.sources import Source, Summary, open_source, victoriametrics, whole
+from llem_integrator.sources import Source, Summary, open_source, whole
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.victoriametrics import VictoriaMetricsSource
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, answering, between, cut_at
@@ -70,12 +70,14 @@ def source(url: str) -> VictoriaMetricsSource:
     return VictoriaMetricsSource(Http(url, sleep=lambda _: None))
 
 
+@pytest.mark.full
 def test_it_is_recognised(server: VictoriaMetrics) -> None:
     """By its own URL, and by a cluster's with a tenant."""
     assert isinstance(open_source(server.url), VictoriaMetricsSource)
     assert isinstance(open_source(f"{server.url}/prometheus/"), VictoriaMetricsSource)
 
 
+@pytest.mark.full
 def test_a_newer_one_is_recognised(server: VictoriaMetrics) -> None:
     """Since 1.94 it calls itself a Prometheus 2.24.0, and nothing more."""
 
@@ -87,15 +89,16 @@ def test_a_newer_one_is_recognised(server: VictoriaMetrics) -> None:
         assert isinstance(open_source(proxy.url), VictoriaMetricsSource)
 
 
-def test_every_sample_comes_back(server: VictoriaMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In pieces that follow each other, labels and edges as they are."""
-    monkeypatch.setattr(victoriametrics, "_TARGET_SAMPLES", 5000)
+@pytest.mark.full
+def test_every_sample_comes_back(server: VictoriaMetrics) -> None:
+    """The pieces follow each other, with labels and edges as they were stored."""
     found = fetch(source(server.url), T0 - 5_000_000, END + 5_000_000)
     for gpu, one in enumerate(found):
         assert one.labels == {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
         assert one.unix_ms.tolist() == list(range(T0, END, STEP_MS))
         assert one.values.tolist() == watts(gpu)
     pieces = list(source(server.url).pieces(POWER, (), T0, END, lambda _: None))
+    assert len(pieces) > 1
     assert all(a.end_ms + 1 == b.start_ms for a, b in pairwise(pieces))
     assert (pieces[0].start_ms, pieces[-1].end_ms) == (T0, END)
     cuts = random.Random(3)
@@ -118,9 +121,10 @@ def expected(values: Values, kind: Summary) -> float:
             return float(np.count_nonzero(np.diff(values) < 0))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", list(Summary))
 def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary) -> None:
-    """Whatever lies before the range has no part in it, though its own functions look there."""
+    """Samples before the range are not counted, though MetricsQL's functions look back."""
     cuts = random.Random(9)
     store = source(server.url)
     for _ in range(60):
@@ -138,8 +142,9 @@ def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary
             assert value in ((right, right + 1) if falls_in else (right,)), (start_ms, end_ms)
 
 
+@pytest.mark.full
 def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
-    """A VictoriaMetrics that evaluates little at once tells of a fall at the seam of two parts, too."""
+    """A fall at the seam of two parts is counted where the server evaluates little at once."""
     # It counts whole blocks of 8192 samples.
     with VictoriaMetrics(tmp_path, args=["-search.maxSamplesPerQuery=130000"]) as server:
         times = range(T0, T0 + 40_000 * STEP_MS, STEP_MS)
@@ -154,8 +159,8 @@ def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
             }
 
 
-def test_stale_markers_and_infinity_are_no_samples(tmp_path: Path) -> None:
-    """null, which a stale marker is, ends a series; infinity is a bad reading, in old and new words."""
+def test_stale_markers_and_infinity_are_no_samples() -> None:
+    """null, a stale marker, is left out; infinity is a bad reading, as old and new versions write it."""
     lines = {
         b'"values":[1,null,+Inf,2],"timestamps":[1000,2000,3000,4000]': 1,
         b'"values":[1,-Inf,Infinity,2],"timestamps":[1000,2000,3000,4000]': 2,
@@ -168,38 +173,47 @@ def test_stale_markers_and_infinity_are_no_samples(tmp_path: Path) -> None:
             (one,) = whole(source(url).pieces("m", (), 0, 5000, lambda _: None))
         assert (one.unix_ms.tolist(), one.values.tolist(), one.bad) == ([1000, 4000], [1, 2], bad)
         assert one.labels == {"a": "+Inf,x"}
+
+
+@pytest.mark.full
+def test_infinity_of_a_real_one_is_no_sample(server: VictoriaMetrics) -> None:
+    """What it exports of an infinite reading is read as a bad one."""
     values = {T0: "1", T0 + 2000: "2", T0 + 3000: "+Inf"}
-    text = "".join(f'{POWER}{{gpu="0"}} {value} {ms}\n' for ms, value in values.items())
-    with VictoriaMetrics(tmp_path) as server:
-        put_text(server, text)
-        (one,) = fetch(source(server.url), T0, T0 + 5000)
+    put_text(server, "".join(f'infinite{{gpu="0"}} {value} {ms}\n' for ms, value in values.items()))
+    (one,) = whole(source(server.url).pieces("infinite", (), T0, T0 + 5000, lambda _: None))
     assert (one.values.tolist(), one.bad) == ([1.0, 2.0], 1)
 
 
-@pytest.mark.parametrize("size", [0, 1, 100, 1000])
-def test_a_cut_export_is_an_error(server: VictoriaMetrics, size: int) -> None:
-    """It never is a short result."""
-    with between(server.url, cut_at(size)) as proxy, pytest.raises(SourceError, match="no answer from"):
-        fetch(source(proxy.url), T0, T0 + 60_000)
+@pytest.mark.full
+def test_a_cut_export_is_an_error(server: VictoriaMetrics, subtests: pytest.Subtests) -> None:
+    """An export that ends before its last chunk is an error, not a short result."""
+    for size in (0, 1, 100, 1000):
+        with (
+            subtests.test(size=size),
+            between(server.url, cut_at(size)) as proxy,
+            pytest.raises(SourceError, match="no answer from"),
+        ):
+            fetch(source(proxy.url), T0, T0 + 60_000)
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "message"),
-    [
-        (200, b"<html>\n", "what is not samples"),
-        (200, b'{"metric":{},"values":[1],"timestamps":[]}\n', "what is not samples"),
-        (200, b'{"metric":{},"values":["x"],"timestamps":[1]}\n', "what is not samples"),
-        (200, b'{"metric":{},"values":[1],"timestamps":[1', "in the middle of a line"),
-        (200, b"[]\n", "what is not samples"),
-        (422, b"cannot parse", "answered 422 to /api/v1/export: cannot parse"),
-        (400, b"the number of series exceeds maximum", "1 s of .* is refused: the number of series"),
-        (401, b"", "answered 401"),
-    ],
-)
-def test_an_export_that_is_none(status: int, body: bytes, message: str) -> None:
+NO_EXPORTS = [
+    (200, b"<html>\n", "what is not samples"),
+    (200, b'{"metric":{},"values":[1],"timestamps":[]}\n', "what is not samples"),
+    (200, b'{"metric":{},"values":["x"],"timestamps":[1]}\n', "what is not samples"),
+    (200, b'{"metric":{},"values":[1],"timestamps":[1', "in the middle of a line"),
+    (200, b"[]\n", "what is not samples"),
+    (422, b"cannot parse", "answered 422 to /api/v1/export: cannot parse"),
+    (400, b"the number of series exceeds maximum", "1 s of .* is refused: the number of series"),
+    (401, b"", "answered 401"),
+]
+
+
+def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
     """Whatever comes instead of samples is one line that says so."""
-    with answering(status, body) as url, pytest.raises(SourceError, match=message):
-        fetch(source(url), T0, T0 + 60_000)
+    for status, body, message in NO_EXPORTS:
+        with subtests.test(status=status, body=body, message=message):
+            with answering(status, body) as url, pytest.raises(SourceError, match=message):
+                fetch(source(url), T0, T0 + 60_000)
 
 
 def test_all_of_a_cluster_is_asked_for() -> None:
