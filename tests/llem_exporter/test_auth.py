@@ -1,66 +1,33 @@
-"""Passwords: who gets in, what a wrong one costs, and what a flood of them does to others."""
+"""Passwords: which ones are accepted, and how their verification is bounded and shared."""
 
 import asyncio
-import os
-import statistics
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import bcrypt
 import pytest
-import urllib3
 
-from llem_exporter.auth import (
-    MAX_WAITING,
-    NICENESS,
-    REST,
-    WAIT_SECONDS,
-    Credentials,
-    Verdict,
-    Verifier,
-    credentials,
-)
-from tests.llem_exporter.page import MetricsPage
+from llem_exporter.auth import MAX_WAITING, REST, WAIT_SECONDS, Credentials, Verdict, Verifier, credentials
 from tests.llem_exporter.web_rig import WebExporter, WebFolder, authorization, hashed
-from tests.servers import wait_until
 
-COST = 10
-FLOOD_SECONDS = 6.0
-FLOOD_CLIENTS = 50
-
-Serve = Callable[..., WebExporter]
-ANN = authorization("ann", "word")
+LONG = "x" * 100
+USERS = {"ann": hashed("word"), "bob": hashed("rightword"), "jürgen": hashed("pa:ß"), "on": hashed(LONG[:72])}
 
 
-@pytest.fixture
-def serve(tmp_path: Path, servers: ExitStack) -> Serve:
-    """Start an exporter with these users, by name and hash."""
-    web = WebFolder(tmp_path)
-
-    def start(**users: str) -> WebExporter:
-        return servers.enter_context(WebExporter(web.write(basic_auth_users=users)))
-
-    return start
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebExporter]:
+    """An exporter with these users, at the most talkative log level; nothing it logs is an error."""
+    config = WebFolder(tmp_path_factory.mktemp("web")).write(basic_auth_users=USERS)
+    with WebExporter(config, "--replay", "demo", "--log.level", "debug") as exporter:
+        yield exporter
+        assert not exporter.lines("ERROR") + exporter.lines("Traceback")
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/history?since=0", "/-/healthy", "/-/ready", "/none"])
-def test_every_path_wants_a_password(serve: Serve, path: str) -> None:
-    """401 and nothing of the page without one, the page with one."""
-    exporter = serve(ann=hashed("word"))
-    refused = exporter.ask(path)
-    assert (refused.status, refused.headers["WWW-Authenticate"][:14]) == (401, 'Basic realm="l')
-    assert b"llem_" not in refused.data
-    wait_until(lambda: exporter.ask("/-/ready", ANN).status == 200, "ready")
-    assert exporter.ask(path, ANN).status == (404 if path == "/none" else 200)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
+def test_only_the_right_user_and_password_are_accepted(exporter: WebExporter) -> None:
+    """Every other Authorization header gets 401."""
+    wrong = [
         "",
         "Basic",
         "Basic ",
@@ -74,67 +41,39 @@ def test_every_path_wants_a_password(serve: Serve, path: str) -> None:
         "Basic QW5uOndvcmQ=",  # Ann:word
         "Basic YW5uOndvcmQA",  # ann:word and a NUL
         "Basic " + "A" * 8000,
-    ],
-)
-def test_whatever_is_no_password_gets_401(serve: Serve, value: str) -> None:
-    """No error of ours, whatever the header holds."""
-    exporter = serve(ann=hashed("word"))
-    assert exporter.ask(headers={"Authorization": value}).status == 401
+    ]
+    statuses = {value: exporter.ask(headers={"Authorization": value}).status for value in wrong}
+    assert statuses == dict.fromkeys(wrong, 401)
     assert exporter.ask(headers={"Authorization": "basic  YW5uOndvcmQ="}).status == 200
-    assert "Traceback" not in exporter.log()
 
 
-def test_names_and_passwords_may_hold_any_text(serve: Serve) -> None:
+def test_names_and_passwords_may_hold_any_text(exporter: WebExporter) -> None:
     """UTF-8, colons in the password, and more than the 72 bytes that bcrypt reads."""
-    long = "x" * 100
-    exporter = serve(jürgen=hashed("pa:ß"), on=hashed("x" * 72))
 
     def status(user: str, password: str) -> int:
         encoded = b64encode(f"{user}:{password}".encode()).decode()
         return exporter.ask(headers={"Authorization": f"Basic {encoded}"}).status
 
-    assert [status("jürgen", "pa:ß"), status("on", long), status("on", long[:71])] == [200, 200, 401]
+    assert [status("jürgen", "pa:ß"), status("on", LONG), status("on", LONG[:71])] == [200, 200, 401]
 
 
-def test_no_password_is_logged(tmp_path: Path, servers: ExitStack) -> None:
-    """Neither right nor wrong ones, nor hashes, at the most talkative level."""
-    config = WebFolder(tmp_path).write(basic_auth_users={"ann": (hash_ := hashed("rightword"))})
-    exporter = servers.enter_context(WebExporter(config, "--replay", "demo", "--log.level", "debug"))
-    assert exporter.ask(headers=authorization("ann", "rightword")).status == 200
-    assert exporter.ask(headers=authorization("ann", "wrongword")).status == 401
-    for secret in ("rightword", "wrongword", hash_):
+def test_no_password_is_logged(exporter: WebExporter) -> None:
+    """The log has neither right nor wrong passwords, nor hashes, at the most talkative level."""
+    right, wrong = authorization("bob", "rightword"), authorization("bob", "wrongword")
+    assert [exporter.ask(headers=headers).status for headers in (right, wrong)] == [200, 401]
+    for secret in ("rightword", "wrongword", *right.values(), *wrong.values(), *USERS.values()):
         assert secret not in exporter.log()
 
 
-def test_an_answer_is_remembered(serve: Serve) -> None:
-    """The right and the wrong password cost bcrypt's time once."""
-    exporter = serve(ann=hashed("word", 13))
-    wrong = authorization("ann", "wrong")
-
-    def seconds(headers: Mapping[str, str], status: int) -> float:
-        began_s = time.monotonic()
-        assert exporter.ask(headers=headers).status == status
-        return time.monotonic() - began_s
-
-    first, second = seconds(ANN, 200), seconds(ANN, 200)
-    assert second < first / 3
-    first, second = seconds(wrong, 401), seconds(wrong, 401)
-    assert second < first / 3
-
-
 class Checks:
-    """bcrypt itself, what it was asked, and the CPU time that each answer took."""
+    """bcrypt itself, and what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
-        self.cpu_s: list[float] = []
 
     def __call__(self, password: bytes, against: bytes) -> bool:
         self.asked.append((password, against))
-        began_s = time.thread_time()
-        matches = bcrypt.checkpw(password, against)
-        self.cpu_s.append(time.thread_time() - began_s)
-        return matches
+        return bcrypt.checkpw(password, against)
 
 
 async def at_once(_seconds: float) -> None:
@@ -150,9 +89,9 @@ def verdicts(
     )
 
 
-def test_an_unknown_name_takes_as_long_as_a_known_one() -> None:
-    """The same hash function at the same cost, once each: names cannot be told by time."""
-    users = {name: hashed("word", COST).encode() for name in (b"ann", b"bob")}
+def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
+    """One hash of an existing user is tried for either, so the time does not tell which names exist."""
+    users = {name: hashed("word").encode() for name in (b"ann", b"bob")}
     checks = Checks()
     verifier = Verifier(checks, sleep=at_once)
 
@@ -164,9 +103,10 @@ def test_an_unknown_name_takes_as_long_as_a_known_one() -> None:
 
     asyncio.run(run())
     assert len(checks.asked) == 30
-    assert {against for _, against in checks.asked} <= set(users.values())
-    known, unknown = checks.cpu_s[::2], checks.cpu_s[1::2]
-    assert statistics.median(unknown) == pytest.approx(statistics.median(known), rel=0.25)
+    assert {against for _, against in checks.asked[::2]} == {users[b"ann"]}
+    stand_ins = {against for _, against in checks.asked[1::2]}
+    assert len(stand_ins) == 1
+    assert stand_ins < set(users.values())
 
 
 def test_an_unknown_name_never_gets_in() -> None:
@@ -187,7 +127,7 @@ def test_an_unknown_name_never_gets_in() -> None:
 
 
 def test_one_at_a_time_few_wait_and_equal_ones_share() -> None:
-    """The same question is asked once however many ask; beyond the queue the answer is to come again."""
+    """Equal questions are verified once; those beyond the queue's limit are answered BUSY."""
     users = {b"ann": hashed("word").encode()}
     checks = Checks()
     verifier = Verifier(checks, sleep=at_once)
@@ -206,9 +146,9 @@ def test_one_at_a_time_few_wait_and_equal_ones_share() -> None:
     ("attackers", "elsewhere"), [("10.0.0.1", "10.0.0.2"), ("2001:db8::{}", "2001:db8:1::")]
 )
 def test_addresses_take_turns(attackers: str, elsewhere: str) -> None:
-    """Whoever comes from elsewhere is next, and takes the place of one of those who fill the queue.
+    """A client from another address is next, in the place of one of those that fill the queue.
 
-    All addresses of an IPv6 network are one.
+    All addresses of an IPv6 network count as one.
     """
     users = {b"ann": hashed("word").encode()}
     checks = Checks()
@@ -225,7 +165,7 @@ def test_addresses_take_turns(attackers: str, elsewhere: str) -> None:
 
 
 def test_after_a_failure_it_rests() -> None:
-    """A wrong password costs four times its own time in which nothing is verified; a right one nothing."""
+    """A wrong password is followed by a rest of four times its own time, a right one by none."""
     users = {b"ann": hashed("word").encode()}
     now_s, slept = 0.0, []
 
@@ -273,121 +213,26 @@ def test_what_is_remembered_is_bounded_and_a_flood_forgets_no_good_one() -> None
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("header", ["Basic !", "Basic YW5u", "Digest x", "", "Basic \u00e9"])
-def test_no_credentials_in(header: str) -> None:
-    """None where there are none."""
-    assert credentials(header) is None
+def test_a_header_without_credentials_is_no_credentials() -> None:
+    """A header that is not Basic, not base64 or without a colon is None."""
+    headers = ["Basic !", "Basic YW5u", "Digest x", "", "Basic \u00e9"]
+    assert [credentials(header) for header in headers] == [None] * len(headers)
 
 
-def test_who_waits_too_long_is_told_and_known_the_next_time() -> None:
-    """A verification that takes longer than a scrape may ends all the same."""
+def test_a_verification_that_takes_too_long_is_remembered_for_the_next_request() -> None:
+    """The first request is answered BUSY when its wait is over; the verification goes on."""
     users, gate = {b"ann": hashed("word").encode()}, threading.Event()
 
     def check(password: bytes, against: bytes) -> bool:
-        return gate.wait(WAIT_SECONDS + 10) and bcrypt.checkpw(password, against)
+        return gate.wait(60) and bcrypt.checkpw(password, against)
 
     verifier = Verifier(check)
 
     async def run() -> list[Verdict]:
         began_s = time.monotonic()
         asked = [await verifier.verify(Credentials(b"ann", b"word"), users, "a")]
-        assert WAIT_SECONDS - 0.1 < time.monotonic() - began_s < WAIT_SECONDS + 2
+        assert time.monotonic() - began_s > WAIT_SECONDS - 0.1
         gate.set()
         return [*asked, await verifier.verify(Credentials(b"ann", b"word"), users, "a")]
 
     assert asyncio.run(run()) == [Verdict.BUSY, Verdict.GOOD]
-
-
-class Flood:
-    """Clients that send a new wrong password as soon as the last was answered."""
-
-    def __init__(self, exporter: WebExporter) -> None:
-        self.statuses: dict[int, int] = {}
-        self._exporter = exporter
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(FLOOD_CLIENTS)]
-
-    def _run(self, client: int) -> None:
-        number = 0
-        while not self._stopped.is_set():
-            with self._exporter.pool() as pool:
-                for _ in range(20):
-                    number += 1
-                    headers = authorization(f"ann{number % 3 or ''}", f"{client}-{number}")
-                    try:
-                        status = pool.request("GET", "/metrics", headers=headers).status
-                    except urllib3.exceptions.HTTPError:
-                        status = 0
-                    self.statuses[status] = self.statuses.get(status, 0) + 1
-                    if self._stopped.is_set():
-                        return
-
-    def __enter__(self) -> "Flood":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(15)
-
-
-def late_share(before: MetricsPage, after: MetricsPage, limit_s: str) -> float:
-    """The share of reads between two pages that were later than a bucket's limit."""
-    name = "llem_sampler_lateness_seconds"
-    within, count = (
-        after.value(f"{name}_{part}", **labels) - before.value(f"{name}_{part}", **labels)
-        for part, labels in (("bucket", {"le": limit_s}), ("count", {}))
-    )
-    return 1 - within / count
-
-
-def bcrypt_seconds(exporter: WebExporter) -> float:
-    """CPU time of the thread that verifies, the only nice one. Source: proc(5), stat, fields 14, 15, 19."""
-    for task in Path(f"/proc/{exporter.pid}/task").iterdir():
-        fields = (task / "stat").read_text().rpartition(") ")[2].split()
-        if int(fields[16]) == NICENESS:
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    raise AssertionError("no thread is nice")
-
-
-def test_a_flood_of_wrong_passwords_delays_nobody(serve: Serve) -> None:
-    """50 clients: a scraper that is known is answered at once, and the 100 ms grid holds.
-
-    A scraper that is not known yet, from another address, gets in meanwhile. bcrypt takes a fifth of a core.
-    """
-    exporter = serve(ann=hashed("word", COST), bob=hashed("other", COST))
-    bob = authorization("bob", "other")
-    wait_until(lambda: exporter.ask("/-/ready", ANN).status == 200, "ready")
-    latencies: list[float] = []
-    with exporter.pool() as pool, exporter.pool(source="127.0.0.2") as elsewhere:
-        before, spent_s = MetricsPage(page_of(pool, latencies)), bcrypt_seconds(exporter)
-        with Flood(exporter) as flood:
-            began_s = time.monotonic()
-            while (elapsed_s := time.monotonic() - began_s) < FLOOD_SECONDS:
-                page_of(pool, latencies)
-                time.sleep(0.05)
-            came_in = [elsewhere.request("GET", "/metrics", headers=bob).status for _ in range(2)]
-            spent_s = bcrypt_seconds(exporter) - spent_s
-        after = MetricsPage(page_of(pool, latencies))
-    assert 200 in came_in
-    assert set(flood.statuses) <= {401, 503}, "somebody got in, or no answer"
-    assert flood.statuses[503] > 500
-    assert flood.statuses[401] >= 3
-    assert spent_s / elapsed_s < 0.35
-    assert statistics.quantiles(latencies, n=100)[98] < 0.2
-    assert late_share(before, after, "0.05") <= 0.05
-    for gpu in ("0", "1"):
-        gaps = [page.value("llem_gpu_gap_seconds_total", gpu=gpu) for page in (before, after)]
-        assert gaps[0] == gaps[1], "samples are missing"
-    assert "Traceback" not in exporter.log()
-
-
-def page_of(pool: urllib3.HTTPConnectionPool, latencies: list[float]) -> str:
-    """A scrape of a scraper that is known; its seconds are kept."""
-    began_s = time.perf_counter()
-    answer = pool.request("GET", "/metrics", headers=ANN)
-    latencies.append(time.perf_counter() - began_s)
-    assert answer.status == 200
-    return answer.data.decode()
