@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyseccomp  # type: ignore[import-untyped]
+import pyseccomp
 
 Unit = dict[str, list[str]]
 
