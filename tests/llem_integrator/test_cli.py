@@ -4,15 +4,15 @@ import json
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from llem_integrator import cli
-from llem_integrator.report import FORMATS
 from llem_integrator.window import rfc3339
-from tests.llem_integrator.pages import T0, page, scraped
+from tests.llem_integrator.conftest import Done
+from tests.llem_integrator.pages import T0, page, scraped, series
 from tests.servers import wait_until
 
 BEGIN = T0 // 1000
@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> str:
 
 def run(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llem_integrator", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
 
 
 def window(start: float, end: float) -> list[str]:
@@ -78,73 +78,90 @@ def test_standard_input_and_twice_the_same_bytes(file: str) -> None:
     assert len(json.loads(first.stdout)["windows"]) == 2
 
 
-@pytest.mark.parametrize(
-    ("args", "code"),
-    [
-        (window(40, 80), 0),
-        (window(-900, -800), 3),
-        (window(-30, 30), 4),
-        ([*window(-30, 30), "--min-coverage", "0.4"], 0),
-        ([*window(40, 80), "--gpu", "5"], 3),
-        ([*window(40, 80), "--backend", "none"], 0),
-        ([*window(-900, -800), *window(-30, 30)], 3),
-        ([*window(40, 80), *window(-30, 30)], 4),
-        ([*window(40, 80), "--match", 'instance="nowhere"'], 3),
-    ],
-)
-def test_exit_codes(file: str, args: list[str], code: int) -> None:
+EXIT_CODES: list[tuple[list[str], int]] = [
+    (window(40, 80), 0),
+    (window(-900, -800), 3),
+    (window(-30, 30), 4),
+    ([*window(-30, 30), "--min-coverage", "0.4"], 0),
+    ([*window(40, 80), "--gpu", "5"], 3),
+    ([*window(40, 80), "--backend", "none"], 0),
+    ([*window(-900, -800), *window(-30, 30)], 3),
+    ([*window(40, 80), *window(-30, 30)], 4),
+    ([*window(40, 80), "--match", 'instance="nowhere"'], 3),
+]
+
+
+def test_exit_codes(file: str, llem_integrate: Callable[..., Done], subtests: pytest.Subtests) -> None:
     """0 done, 3 no joules, 4 coverage, 3 before 4 before 0; the result is printed all the same."""
-    done = run("--source", file, "--format", "json", *args)
-    assert (done.returncode, done.stderr) == (code, "")
-    assert json.loads(done.stdout)["windows"]
+    for args, code in EXIT_CODES:
+        with subtests.test(args=args):
+            done = llem_integrate("--source", file, "--format", "json", *args)
+            assert (done.code, done.stderr) == (code, "")
+            assert json.loads(done.stdout)["windows"]
 
 
-@pytest.mark.parametrize(
-    ("args", "code", "message"),
-    [
-        ([], 2, "no window given"),
-        (["--window", "now"], 2, "not a window"),
-        (["--window", "2026-01-01T00:00:00,+1m"], 2, "--timezone"),
-        (["--window", "now,+1m", "--timezone", "Mars/Base"], 2, "no such time zone"),
-        (["--window", "now,+1m", "--max-gap", "x"], 2, "not a duration"),
-        (["--window", "now,+1m", "--match", "x"], 2, "not a label matcher"),
-        (["--window", "now,+1m", "--min-coverage", "2"], 2, "min-coverage"),
-        (["--window", "now,+1m", "--nonsense"], 2, "No such option"),
-        (["--window", "now-1m,now", "--source", "http://127.0.0.1:9"], 1, "no answer from"),
-        (["--window", "now-1m,now", "--source", "missing.om"], 1, "cannot read missing.om"),
-        (["--window", "now-1m,now", "--demo"], 2, "--demo chooses its own window"),
-        (["--source", "x.om", "--demo"], 2, "--demo starts its own source"),
-        (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
-        (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
-        (["--job", "1", "--gpu", "0"], 2, "leave --gpu out"),
-        (["--window", "now,+1m", "--node-label", "a-b"], 2, "--node-label is not the name of a label: 'a-b'"),
-        (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
-        (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
-        (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),
-        (["--window", "now,+1m", "--max-gap", "9" * 400 + "s"], 2, "out of range"),
-        (["--window", "now+9999999d,+1h"], 2, "out of range"),
-        (["--format", "xml"], 2, "xml"),
-    ],
-)
-def test_errors_are_one_line(args: list[str], code: int, message: str) -> None:
-    """What cannot be done is said in a line of its own, with the exit code that tells why."""
-    done = run(*args)
-    assert (done.returncode, done.stdout) == (code, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+ERRORS: list[tuple[list[str], int, str]] = [
+    ([], 2, "no window given"),
+    (["--window", "now"], 2, "not a window"),
+    (["--window", "2026-01-01T00:00:00,+1m"], 2, "--timezone"),
+    (["--window", "now,+1m", "--timezone", "Mars/Base"], 2, "no such time zone"),
+    (["--window", "now,+1m", "--max-gap", "x"], 2, "not a duration"),
+    (["--window", "now,+1m", "--match", "x"], 2, "not a label matcher"),
+    (["--window", "now,+1m", "--min-coverage", "2"], 2, "min-coverage"),
+    (["--window", "now,+1m", "--nonsense"], 2, "No such option"),
+    (["--window", "now-1m,now", "--source", "http://127.0.0.1:9"], 1, "no answer from"),
+    (["--window", "now-1m,now", "--source", "missing.om"], 1, "cannot read missing.om"),
+    (["--window", "now-1m,now", "--demo"], 2, "--demo chooses its own window"),
+    (["--source", "x.om", "--demo"], 2, "--demo starts its own source"),
+    (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
+    (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
+    (["--job", "1", "--gpu", "0"], 2, "leave --gpu out"),
+    (["--window", "now,+1m", "--node-label", "a-b"], 2, "--node-label is not the name of a label: 'a-b'"),
+    (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
+    (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
+    (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),
+    (["--window", "now,+1m", "--max-gap", "9" * 400 + "s"], 2, "out of range"),
+    (["--window", "now+9999999d,+1h"], 2, "out of range"),
+    (["--format", "xml"], 2, "xml"),
+]
 
 
-def test_options_from_the_environment(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LLEM_INTEGRATE_* stand for the options; windows and matchers are lines, spaces and all."""
+def test_errors_are_one_line(llem_integrate: Callable[..., Done], subtests: pytest.Subtests) -> None:
+    """An error is one line on stderr, with the exit code of its kind."""
+    for args, code, message in ERRORS:
+        with subtests.test(args=args):
+            done = llem_integrate(*args)
+            assert (done.code, done.stdout) == (code, "")
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("error: ")
+            assert message in line
+
+
+def test_the_windows_of_a_job_in_a_file(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
+    """--job measures the GPU that showed the job, from the first scrape that did to the last."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955", "exported_job": "4711", "job": "llem"}
+    shown = [(second * 1000, 1.0) for second in range(40, 81, 5)]
+    path = tmp_path / "page.om"
+    path.write_text(page(scraped(0), scraped(1), series("llem_gpu_job_info", labels, shown)))
+    done = llem_integrate("--source", str(path), "--job", "4711", "--format", "json")
+    assert (done.code, done.stderr) == (0, "")
+    (found,) = json.loads(done.stdout)["windows"]
+    assert (found["name"], found["start"], found["end"]) == ("4711", BEGIN + 40, BEGIN + 80)
+    assert found["per_gpu_j"] == pytest.approx({"GPU-0": 4000.0})
+
+
+def test_options_from_the_environment(
+    file: str, llem_integrate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLEM_INTEGRATE_* set the options; windows and matchers are lines, which may have spaces."""
     monkeypatch.setenv("LLEM_INTEGRATE_SOURCE", file)
     monkeypatch.setenv("LLEM_INTEGRATE_FORMAT", "json")
     monkeypatch.setenv("LLEM_INTEGRATE_GPU", "1")
     monkeypatch.setenv("LLEM_INTEGRATE_MATCH", 'instance="a b"\n gpu = "1"')
     lines = f"{rfc3339((BEGIN + 40) * 10**6).replace('T', ' ')},+20s\n{BEGIN + 60}, {BEGIN + 80}\n"
     monkeypatch.setenv("LLEM_INTEGRATE_WINDOW", lines)
-    done = run()
-    assert (done.returncode, done.stderr) == (0, "")
+    done = llem_integrate()
+    assert (done.code, done.stderr) == (0, "")
     windows = json.loads(done.stdout)["windows"]
     assert [(one["start"], one["end"]) for one in windows] == [
         (BEGIN + 40, BEGIN + 60),
@@ -163,23 +180,33 @@ def test_every_option_has_its_own_variable() -> None:
     }
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize(
-    ("redirected", "code", "message"),
-    [
-        (">&-", 1, "standard output is closed"),
-        (">/dev/full", 1, "No space left"),
-        ("--source - <&-", 1, "standard input is closed"),
-        (">/dev/null 2>&-", 0, ""),
-    ],
-)
-def test_closed_and_full_streams(file: str, form: str, redirected: str, code: int, message: str) -> None:
-    """A stream that is closed or full is a line and no traceback."""
-    options = f"--source {file} {' '.join(window(40, 80))} --format {form}"
-    command = f"{sys.executable} -m llem_integrator {options} {redirected}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", code)
-    assert message in done.stderr
+def piped(command: str) -> subprocess.CompletedProcess[str]:
+    """llem-integrate as a shell runs it."""
+    command = f"{sys.executable} -m llem_integrator {command}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+
+
+REDIRECTED = [
+    ("--format table >&-", 1, "standard output is closed"),
+    ("--format json >&-", 1, "standard output is closed"),
+    ("--format table >/dev/full", 1, "No space left"),
+    ("--format json >/dev/full", 1, "No space left"),
+    ("--format parquet >/dev/full", 1, "No space left"),
+    ("--source - <&-", 1, "standard input is closed"),
+    (">/dev/null 2>&-", 0, ""),
+    ("--format table | head -c 0", 0, ""),
+    ("--format json | head -c 0", 0, ""),
+    ("--format parquet | head -c 0", 0, ""),
+]
+
+
+def test_closed_and_full_streams(file: str, subtests: pytest.Subtests) -> None:
+    """A stream that is closed or full is a line and no traceback; a reader that goes away is neither."""
+    for redirected, code, message in REDIRECTED:
+        with subtests.test(redirected=redirected):
+            done = piped(f"--source {file} {' '.join(window(40, 80))} {redirected}")
+            assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", code)
+            assert message in done.stderr
 
 
 def test_an_encoding_without_the_signs(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,59 +217,62 @@ def test_an_encoding_without_the_signs(file: str, monkeypatch: pytest.MonkeyPatc
     assert "?5 %" in done.stdout
 
 
-def test_values_that_no_gpu_has(tmp_path: Path) -> None:
-    """A file of values near the end of floats has a JSON result without them."""
+def test_values_that_no_gpu_has(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
+    """Values near the largest float are no samples, and no figure of the JSON is infinite."""
     path = tmp_path / "page.om"
     path.write_text(page(scraped(0, watts=1e305)))
-    done = run("--source", str(path), *window(40, 80), "--format", "json")
-    assert (done.returncode, done.stderr) == (3, "")
+    done = llem_integrate("--source", str(path), *window(40, 80), "--format", "json")
+    assert (done.code, done.stderr) == (3, "")
     assert json.loads(done.stdout)["windows"][0]["total_j"] is None
 
 
-def test_remarks_are_one_line_each(file: str) -> None:
-    """A long remark is not broken where no terminal ends."""
-    done = run("--source", file, *window(40, 80), "--gpu", "0,GPU-" + "9 9" * 80)
+def test_warnings_are_one_line_each(file: str, llem_integrate: Callable[..., Done]) -> None:
+    """A long warning is not broken where the output is no terminal."""
+    done = llem_integrate("--source", file, *window(40, 80), "--gpu", "0,GPU-" + "9 9" * 80)
     assert f"warning: no GPU GPU-{'9 9' * 80} in the window" in done.stdout.splitlines()
 
 
-def test_help_and_version() -> None:
+def test_help_and_version(llem_integrate: Callable[..., Done]) -> None:
     """--help lists the exit codes, --version the version."""
-    assert "Exit: 0 done" in run("--help").stdout
-    assert "llem-integrate" in run("--version").stdout
+    assert "Exit: 0 done" in llem_integrate("--help").stdout
+    assert "llem-integrate" in llem_integrate("--version").stdout
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_reader_that_goes_away_is_no_traceback(file: str, form: str) -> None:
-    """`llem-integrate ... | head -0` ends quietly."""
-    options = f"--source {file} {' '.join(window(40, 80))} --format {form}"
-    command = f"{sys.executable} -m llem_integrator {options} | head -c 0"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stderr == ""
+def listens(pid: str) -> bool:
+    """Whether a process has a TCP socket that listens. Source: proc(5), /proc/net/tcp; 0A is TCP_LISTEN."""
+    try:
+        sockets = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    except OSError:  # it has ended
+        return False
+    return any(row[3] == "0A" and f"socket:[{row[9]}]" in sockets for row in rows)
 
 
 @pytest.mark.parametrize(
     ("sent", "code", "last"), [(signal.SIGINT, 130, ["interrupted"]), (signal.SIGTERM, 143, [])]
 )
-@pytest.mark.parametrize("after_s", [0, 1])
+@pytest.mark.parametrize("measures", [False, True], ids=["starts", "measures"])
 def test_a_demo_that_is_stopped_leaves_nothing_running(
-    sent: signal.Signals, code: int, last: list[str], after_s: float
+    sent: signal.Signals, code: int, last: list[str], measures: bool
 ) -> None:
-    """An interrupted or terminated demo takes its exporter with it, which has no say on its output."""
+    """A signal ends the demo and its exporter, which prints nothing, while that starts and later."""
     command = [sys.executable, "-m", "llem_integrator", "--demo"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         found = wait_until(lambda: children.read_text().split(), "the demo's exporter")
-        time.sleep(after_s)
+        if measures:
+            wait_until(lambda: any(map(listens, children.read_text().split())), "an exporter that listens")
+            found = children.read_text().split()
         process.send_signal(sent)
-        stdout, stderr = process.communicate(timeout=20)
+        stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout, stderr.splitlines()[-1:]) == (code, "", last)
     assert not any(Path(f"/proc/{child}").exists() for child in found)
 
 
 def test_a_demo_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that fails for something else than a missing GPU is not called that."""
+    """The error has the reason of an exporter that does not start for another reason than a missing GPU."""
     monkeypatch.setenv("LLEM_EXPORTER_SAMPLE_INTERVAL", "1us")
     done = run("--demo")
     assert done.returncode == 1

@@ -209,11 +209,14 @@ NO_EXPORTS = [
 
 
 def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
-    """Whatever comes instead of samples is one line that says so."""
+    """An answer that holds no samples is an error of one line."""
     for status, body, message in NO_EXPORTS:
-        with subtests.test(status=status, body=body, message=message):
-            with answering(status, body) as url, pytest.raises(SourceError, match=message):
-                fetch(source(url), T0, T0 + 60_000)
+        with (
+            subtests.test(status=status, body=body),
+            answering(status, body) as url,
+            pytest.raises(SourceError, match=message),
+        ):
+            fetch(source(url), T0, T0 + 60_000)
 
 
 def test_all_of_a_cluster_is_asked_for() -> None:
