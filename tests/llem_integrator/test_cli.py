@@ -1,11 +1,13 @@
 """llem-integrate as a user runs it: a process, its output, its exit code."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -257,14 +259,16 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
 ) -> None:
     """A signal ends the demo and its exporter, which prints nothing, while that starts and later."""
     command = [sys.executable, "-m", "llem_integrator", "--demo"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        found = wait_until(lambda: children.read_text().split(), "the demo's exporter")
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=env, start_new_session=True, **streams) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+        children = tasks / str(process.pid) / "children"
+        # Its second thread is the watchdog of an exporter that has begun to start.
+        wait_until(lambda: len(list(tasks.iterdir())) > 1, "a demo that waits for its exporter")
         if measures:
             wait_until(lambda: any(map(listens, children.read_text().split())), "an exporter that listens")
-            found = children.read_text().split()
+        found = children.read_text().split()
         process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout, stderr.splitlines()[-1:]) == (code, "", last)
