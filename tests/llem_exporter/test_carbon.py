@@ -4,12 +4,13 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.conftest import StartExporter
 from tests.servers import Exporter, wait_until
 
 READ_AT = "llem_codecarbon_sample_timestamp_seconds"
@@ -31,105 +32,6 @@ def measured(exporter: Exporter, after_unix_s: float = 0.0) -> dict[str, float]:
         return found if found.get(READ_AT, 0.0) > after_unix_s else {}
 
     return wait_until(newer, "a measurement of CodeCarbon's")
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> FakeDriver:
-    return FakeDriver(tmp_path, gpus=2)
-
-
-def test_joules_and_grams_with_a_country(driver: FakeDriver) -> None:
-    """The gpu component is the GPUs' energy within 5 %, and grams come with a country."""
-    with driver, Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "deu"]) as exporter:
-        first = measured(exporter)
-        last = measured(exporter, first[READ_AT] + 9)
-        exact = sum(driver.exact_joules(gpu, first[READ_AT], last[READ_AT]) for gpu in range(2))
-        gpu = f'{ENERGY}{{component="gpu"}}'
-        assert last[gpu] - first[gpu] == pytest.approx(exact, rel=0.05)
-        assert last[f'{ENERGY}{{component="cpu"}}'] > first[f'{ENERGY}{{component="cpu"}}']
-        assert last[f'{ENERGY}{{component="ram"}}'] > first[f'{ENERGY}{{component="ram"}}']
-        assert last[GRAMS] > first[GRAMS]
-        assert abs(last[READ_AT] - time.time()) < 10
-        info = next(series for series in last if series.startswith("llem_codecarbon_info"))
-        assert 'country_iso_code="DEU"' in info
-        assert last['llem_backend_available{backend="codecarbon"}'] == 1
-        assert last['llem_backend_selected{backend="zeus"}'] == 1
-        assert last['llem_collector_success{collector="codecarbon"}'] == 1
-
-
-def test_no_grams_without_a_country(driver: FakeDriver) -> None:
-    """Without a country there are joules, no grams, and the log says so once."""
-    with driver, Exporter(env=driver.env) as exporter:
-        first = measured(exporter)
-        measured(exporter, first[READ_AT])
-        assert f'{ENERGY}{{component="gpu"}}' in first
-        assert GRAMS not in first
-        assert exporter.log().count("no --codecarbon.country-iso-code") == 1
-
-
-def test_without_nvidia_smi_there_is_a_warning_and_no_zero(driver: FakeDriver) -> None:
-    """Where CodeCarbon cannot see the GPUs that are there, their joules are absent and the log says why."""
-    with driver, Exporter(env=driver.env_without_nvidia_smi) as exporter:
-        found = measured(exporter)
-        assert f'{ENERGY}{{component="gpu"}}' not in found
-        assert f'{ENERGY}{{component="cpu"}}' in found
-        assert "does nvidia-smi run?" in exporter.log()
-
-
-def test_an_unknown_country_is_said_and_the_rest_goes_on(driver: FakeDriver) -> None:
-    """CodeCarbon is not available with a country that it does not know; power and energy are."""
-    with driver, Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "XYZ"]) as exporter:
-        wait_until(lambda: "XYZ" in exporter.log(), "a word on the country")
-        found = values(exporter.metrics())
-        assert found['llem_backend_available{backend="codecarbon"}'] == 0
-        assert found['llem_collector_success{collector="codecarbon"}'] == 0
-        assert found['llem_backend_selected{backend="zeus"}'] == 1
-
-
-def test_a_node_without_gpus(tmp_path: Path) -> None:
-    """--gpus none publishes cpu and ram of a node that has no driver at all, and codecarbon is selected."""
-    with FakeDriver(tmp_path, gpus=1) as driver:
-        driver.unload()
-        with Exporter(env=driver.env, args=["--gpus", "none"]) as exporter:
-            found = measured(exporter)
-            assert {series for series in found if series.startswith(ENERGY)} == {
-                f'{ENERGY}{{component="cpu"}}',
-                f'{ENERGY}{{component="ram"}}',
-            }
-            assert found['llem_backend_selected{backend="codecarbon"}'] == 1
-            assert exporter.fetch("/-/ready").status == 200
-            assert exporter.fetch("/history", {"since": "0"}).status == 200
-
-
-def test_it_can_be_switched_off(driver: FakeDriver) -> None:
-    """--no-collector.codecarbon starts no worker and publishes none of its series."""
-    with driver, Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter:
-        wait_until(lambda: exporter.fetch("/-/ready").status == 200, "ready")
-        time.sleep(1)  # a worker is started before the exporter is ready
-        assert not worker_of(exporter.pid)
-        found = values(exporter.metrics())
-        assert not [series for series in found if series.startswith("llem_codecarbon")]
-        assert 'llem_collector_success{collector="codecarbon"}' not in found
-
-
-def test_a_lost_gpu_is_no_part_of_a_total(driver: FakeDriver) -> None:
-    """The gpu component goes, the log says so once, and after the GPU's return it starts again from 0."""
-    gpu, success = f'{ENERGY}{{component="gpu"}}', 'llem_collector_success{collector="codecarbon"}'
-    with driver, Exporter(env=driver.env) as exporter:
-        before = measured(exporter, measured(exporter)[READ_AT])
-        assert (gpu in before, before[success]) == (True, 1)
-        driver.gpus[1].lost = True
-        wait_until(lambda: gpu not in values(exporter.metrics()), "no joules of the GPUs")
-        assert values(exporter.metrics())[success] == 0
-        after = measured(exporter, before[READ_AT] + 1)
-        assert gpu not in after
-        assert f'{ENERGY}{{component="cpu"}}' in after
-        assert exporter.log().count("a GPU is not read") == 1
-        driver.gpus[1].lost = False
-        wait_until(lambda: gpu in values(exporter.metrics()), "joules of both")
-        found = values(exporter.metrics())
-        assert found[gpu] < before[gpu]
-        assert found[success] == 1
 
 
 def worker_of(pid: int) -> int:
@@ -154,17 +56,91 @@ def gone(pid: int) -> Callable[[], bool]:
     return ended
 
 
-def test_signals_of_the_exporters_leave_its_worker_alone(driver: FakeDriver) -> None:
-    """A terminal, and `systemctl kill`, send them to both: SIGHUP loses no count, a stop logs no failure."""
-    with driver, Exporter(env=driver.env) as exporter:
-        before = measured(exporter)
-        worker = worker_of(exporter.pid)
-        assert worker
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(worker, number)
-        measured(exporter, before[READ_AT] + 1)
-        assert worker_of(exporter.pid) == worker
-        assert "WARNING CodeCarbon: its worker" not in exporter.log()
+@pytest.fixture(scope="module")
+def measuring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDriver, Exporter]]:
+    """An exporter of two GPUs that draw 100 W each, with a country."""
+    watts = {"low_watts": 100.0, "high_watts": 100.0, "sine_watts": 0.0}
+    with (
+        FakeDriver(tmp_path_factory.mktemp("measuring"), gpus=2, **watts) as driver,
+        Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "deu"]) as exporter,
+    ):
+        yield driver, exporter
+
+
+def test_joules_and_grams_with_a_country(measuring: tuple[FakeDriver, Exporter]) -> None:
+    """The gpu component is the GPUs' energy, every component rises, and grams come with a country."""
+    _, exporter = measuring
+    first = measured(exporter)
+    last = measured(exporter, first[READ_AT])
+    gpu = f'{ENERGY}{{component="gpu"}}'
+    assert last[gpu] - first[gpu] == pytest.approx(200 * (last[READ_AT] - first[READ_AT]), rel=0.3)
+    assert last[f'{ENERGY}{{component="cpu"}}'] > first[f'{ENERGY}{{component="cpu"}}']
+    assert last[f'{ENERGY}{{component="ram"}}'] > first[f'{ENERGY}{{component="ram"}}']
+    assert last[GRAMS] > first[GRAMS]
+    info = next(series for series in last if series.startswith("llem_codecarbon_info"))
+    assert 'country_iso_code="DEU"' in info
+    assert last['llem_backend_available{backend="codecarbon"}'] == 1
+    assert last['llem_backend_selected{backend="zeus"}'] == 1
+    assert last['llem_collector_success{collector="codecarbon"}'] == 1
+
+
+def test_signals_of_the_exporters_leave_its_worker_alone(measuring: tuple[FakeDriver, Exporter]) -> None:
+    """A terminal and `systemctl kill` signal both: the same worker goes on, and no failure is logged."""
+    _, exporter = measuring
+    before = measured(exporter)
+    worker = worker_of(exporter.pid)
+    assert worker
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(worker, number)
+    measured(exporter, before[READ_AT])
+    assert worker_of(exporter.pid) == worker
+    assert "WARNING CodeCarbon: its worker" not in exporter.log()
+
+
+def test_a_lost_gpu_is_no_part_of_a_total(measuring: tuple[FakeDriver, Exporter]) -> None:
+    """The gpu component goes, the log says so once, and after the GPU's return it starts again from 0."""
+    driver, exporter = measuring
+    gpu, success = f'{ENERGY}{{component="gpu"}}', 'llem_collector_success{collector="codecarbon"}'
+    before = measured(exporter)
+    assert (gpu in before, before[success]) == (True, 1)
+    driver.gpus[1].lost = True
+    without = wait_until(
+        lambda: page if gpu not in (page := values(exporter.metrics())) else {}, "no joules of the GPUs"
+    )
+    assert without[success] == 0
+    after = measured(exporter, before[READ_AT])
+    assert gpu not in after
+    assert f'{ENERGY}{{component="cpu"}}' in after
+    wait_until(lambda: "a GPU is not read" in exporter.log(), "a line in the log")
+    driver.gpus[1].lost = False
+    again = wait_until(lambda: page if gpu in (page := values(exporter.metrics())) else {}, "joules of both")
+    assert again[gpu] < before[gpu]
+    assert again[success] == 1
+    assert exporter.log().count("a GPU is not read") == 1
+
+
+def test_a_node_without_gpus(tmp_path: Path) -> None:
+    """--gpus none publishes cpu and ram of a node that has no driver at all, and codecarbon is selected."""
+    with FakeDriver(tmp_path, gpus=1) as driver:
+        driver.unload()
+        with Exporter(env=driver.env, args=["--gpus", "none"]) as exporter:
+            found = measured(exporter)
+            assert {series for series in found if series.startswith(ENERGY)} == {
+                f'{ENERGY}{{component="cpu"}}',
+                f'{ENERGY}{{component="ram"}}',
+            }
+            assert found['llem_backend_selected{backend="codecarbon"}'] == 1
+            assert exporter.fetch("/-/ready").status == 200
+            assert exporter.fetch("/history", {"since": "0"}).status == 200
+
+
+def test_it_can_be_switched_off(start: StartExporter, driver: FakeDriver) -> None:
+    """--no-collector.codecarbon starts no worker and publishes none of its series."""
+    exporter = start("--no-collector.codecarbon", driver=driver)
+    assert not worker_of(exporter.pid)  # a worker is started before the exporter is ready
+    found = values(exporter.metrics())
+    assert not [series for series in found if series.startswith("llem_codecarbon")]
+    assert 'llem_collector_success{collector="codecarbon"}' not in found
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
@@ -173,9 +149,10 @@ def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signa
     with driver, Exporter(env=driver.env) as exporter:
         worker = wait_until(lambda: worker_of(exporter.pid), "the worker")
         os.kill(exporter.pid, how)
-        wait_until(gone(worker), "the worker's end", 10)
+        wait_until(gone(worker), "the worker's end")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("measures", [False, True], ids=["starting", "measuring"])
 def test_the_worker_ends_with_the_exporter_while_the_driver_hangs(
     driver: FakeDriver, *, measures: bool
@@ -186,6 +163,6 @@ def test_the_worker_ends_with_the_exporter_while_the_driver_hangs(
         if measures:
             measured(exporter)
         driver.gpus[1].hung = True
-        time.sleep(6)
+        time.sleep(6)  # until the worker measures again
         os.kill(exporter.pid, signal.SIGKILL)
-        wait_until(gone(worker), "the worker's end", 10)
+        wait_until(gone(worker), "the worker's end")

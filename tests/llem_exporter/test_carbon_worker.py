@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -22,12 +21,17 @@ class Watched:
     """A Carbon of this process's that measures every second, and what it said of itself."""
 
     def __init__(
-        self, *gpu_indices: int, gpus_fresh: Callable[[], bool] = lambda: True, start_s: float = 60.0
+        self,
+        *gpu_indices: int,
+        country: str | None = None,
+        gpus_fresh: Callable[[], bool] = lambda: True,
+        start_s: float = 60.0,
     ) -> None:
         self.states: list[Candidate] = []
+        self.gpu_indices: Callable[[], Sequence[int]] = lambda: gpu_indices
         self.carbon = Carbon(
-            lambda: gpu_indices,
-            None,
+            lambda: self.gpu_indices(),
+            country,
             self.states.append,
             gpus_fresh=gpus_fresh,
             period_s=1.0,
@@ -50,6 +54,11 @@ class Watched:
         wait_until(lambda: self.states and not self.states[-1].usable, "a failure")
         return self.states[-1].reason
 
+    def measures_again(self) -> None:
+        """The next measurement, usable or not."""
+        before_s = self.page()[READ_AT]
+        wait_until(lambda: self.page()[READ_AT] > before_s, "another measurement")
+
     def page(self) -> dict[str, float]:
         """Component or name of the series -> its value."""
         families = Families(metrics.METRICS_PAGE)
@@ -61,7 +70,8 @@ class Watched:
         }
 
 
-SUCCESS = metrics.COLLECTOR_SUCCESS.name
+SUCCESS, GRAMS = metrics.COLLECTOR_SUCCESS.name, metrics.CODECARBON_EMISSIONS.name
+READ_AT = metrics.CODECARBON_TIMESTAMP.name
 
 
 @pytest.fixture
@@ -74,35 +84,63 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
         yield driver
 
 
-def test_a_failure_that_nobody_thought_of_ends_no_thread() -> None:
-    """It is a reason like any other, and a worker is started a moment later."""
+def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
+    """A killed worker is a failure until the next one measures, and so is an error in this process.
+
+    The duration is that of the call to CodeCarbon, with the driver's part in it.
+    """
+    loaded.gpus[0].slow_call_s = 0.3
     failures = [KeyError("odd")]
-    states: list[Candidate] = []
 
     def gpu_indices() -> list[int]:
         if failures:
             raise failures.pop()
-        return []
+        return [0]
 
-    carbon = Carbon(gpu_indices, None, states.append, period_s=1.0, restart_s=0.1)
-    carbon.start()
-    try:
-        wait_until(lambda: states and states[-1].usable, "a measurement")
-    finally:
-        carbon.stop()
-    assert states[0].reason == "KeyError: 'odd'"
-
-
-def test_a_worker_that_dies_is_started_again() -> None:
-    """A killed worker is a failure until the next one measures; its totals start again from 0."""
-    with Watched() as watched:
+    watched = Watched()
+    watched.gpu_indices = gpu_indices
+    with watched:
         watched.measures()
+        assert watched.states[0].reason == "KeyError: 'odd'"
+        assert watched.page()[metrics.COLLECTOR_DURATION.name] >= 0.3
         os.kill(worker_of(os.getpid()), signal.SIGKILL)
         assert "-9" in watched.fails()
         assert watched.page()[SUCCESS] == 0
         assert watched.states[-1].backend is Backend.CODECARBON
         watched.measures()
-        assert watched.page().keys() >= {"cpu", "ram"}
+        assert watched.page().keys() >= {"cpu", "gpu", "ram"}
+
+
+def test_no_grams_without_a_country(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a country there are joules, no grams, and the log says so once."""
+    del loaded
+    with Watched(0, 1) as watched:
+        watched.measures()
+        watched.measures_again()
+        assert "gpu" in watched.page()
+        assert GRAMS not in watched.page()
+        assert caplog.text.count("no --codecarbon.country-iso-code") == 1
+
+
+def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
+    loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where CodeCarbon cannot see the GPUs that are there, their joules are absent and the log says why."""
+    monkeypatch.setenv("PATH", loaded.env_without_nvidia_smi["PATH"])
+    with Watched(0, 1) as watched:
+        watched.measures()
+        assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
+        assert "does nvidia-smi run?" in caplog.text
+
+
+def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
+    """No worker is started again for a country that CodeCarbon does not know."""
+    del loaded
+    with Watched(0, country="XYZ") as watched:
+        assert "XYZ" in watched.fails()
+        wait_until(lambda: not worker_of(os.getpid()), "the worker's end")
+        assert watched.page()[SUCCESS] == 0
+    assert len(watched.states) == 1
 
 
 def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,9 +168,9 @@ def test_a_worker_that_does_not_come_to_measure_is_replaced(
         reason = watched.fails()
         assert reason == "it measured nothing for 2 s; it is started again"
         wait_until(gone(stalled), "the stalled worker's end")
-        wait_until(lambda: worker_of(os.getpid()) not in (0, stalled), "another worker")
+        second = wait_until(lambda: {worker_of(os.getpid())} - {0, stalled}, "another worker")
+        wait_until(lambda: {worker_of(os.getpid())} - {0, *second}, "a third one")
         assert watched.page()[SUCCESS] == 0
-        time.sleep(2.5)
         assert caplog.text.count(reason) == 1
 
 
@@ -160,14 +198,16 @@ def test_joules_without_one_of_the_gpus_are_withheld(
     lost = Event()
     with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
         watched.measures()
-        wait_until(lambda: watched.page()["gpu"] > 3000, "joules")
+        for _ in range(3):
+            watched.measures_again()
         last = watched.page()["gpu"]
         loaded.gpus[1].lost = True
         lost.set()
         assert "gpu" not in watched.page()
         assert watched.page()[SUCCESS] == 0
         assert "gpu" in watched.fails()
-        time.sleep(2.5)
+        watched.measures_again()
+        watched.measures_again()
         assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
         assert caplog.text.count("CodeCarbon:") == 2  # the other is that of the country
         loaded.gpus[1].lost = False
@@ -177,11 +217,3 @@ def test_joules_without_one_of_the_gpus_are_withheld(
         wait_until(lambda: watched.page().get("gpu"), "joules again")
         assert watched.page()["gpu"] < last
         assert watched.page()[SUCCESS] == 1
-
-
-def test_how_long_a_measurement_takes(loaded: FakeDriver) -> None:
-    """The call to CodeCarbon, with the driver's part in it."""
-    loaded.gpus[0].slow_call_s = 0.3
-    with Watched(0) as watched:
-        watched.measures()
-        assert 0.3 <= watched.page()[metrics.COLLECTOR_DURATION.name] < 10
