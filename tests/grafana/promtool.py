@@ -3,18 +3,20 @@
 A case is what was scraped, and what must be true at some minutes of it.
 """
 
+import json
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tests.grafana.rule_files import Rule, alerts, name_of, read_by, write_rules
 from tests.grafana.scraped import INTERVAL_S, Timeline, selector
 from tests.servers import PrometheusRelease
 
 Labels = Mapping[str, str]
+RUN_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +62,65 @@ class Case:
         loud = {check.alert for check in self.checks if isinstance(check, Firing) and check.labels}
         return loud if fires else quiet
 
+    def read_rules(self) -> set[str]:
+        """The names of the rules that its checks read, directly or through other rules."""
+        return read_by(check.expression if isinstance(check, Value) else check.alert for check in self.checks)
 
-def run(
-    release: PrometheusRelease,
-    folder: Path,
-    rule_files: Sequence[str],
-    cases: Sequence[Case],
-    severities: Mapping[str, str],
-    evaluation_s: int = INTERVAL_S,
-) -> subprocess.CompletedProcess[str]:
-    """`promtool test rules`, ended; `severities` are those of the alerts."""
-    test = {
-        "rule_files": list(rule_files),
-        "evaluation_interval": f"{evaluation_s}s",
-        # Else their order is by chance, and whether an alert sees a result now or 15 s later.
-        "group_eval_order": [group["name"] for path in rule_files for group in _groups(path)],
-        "tests": [_test(case, severities) for case in cases],
-    }
-    path = folder / "test.yml"
-    path.write_text(yaml.safe_dump(test, sort_keys=False, width=10**6))
-    return subprocess.run(
-        [release.promtool, "test", "rules", str(path)],
-        capture_output=True,
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A case under the rules that it reads, each changed; or under all rules, as they are.
+
+    A longer evaluation interval saves time where a case lasts a day.
+    """
+
+    case: Case
+    change: Callable[[Rule], Rule] = lambda rule: rule
+    evaluation_s: int = INTERVAL_S
+    all_rules: bool = False
+
+
+def run(release: PrometheusRelease, folder: Path, trials: Sequence[Trial]) -> list[str]:
+    """What promtool says is wrong in each trial, "" for nothing; one process judges each on its own."""
+    paths = [_write(folder / f"{number}", trial) for number, trial in enumerate(trials)]
+    ended = subprocess.run(
+        [release.promtool, "test", "rules", *paths],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=240,
+        timeout=RUN_TIMEOUT_S,
     )
+    results = [part.strip() for part in re.split(r"^Unit Testing:.*\n", ended.stdout, flags=re.MULTILINE)[1:]]
+    if len(results) != len(trials):
+        raise ValueError(f"promtool ran {len(results)} of {len(trials)} trials: {ended.stdout[-2000:]}")
+    return ["" if result == "SUCCESS" else result or "FAILED" for result in results]
+
+
+def _write(folder: Path, trial: Trial) -> str:
+    names = trial.case.read_rules()
+
+    def change(rule: Rule) -> Rule | None:
+        return trial.change(rule) if trial.all_rules or name_of(rule) in names else None
+
+    rule_files = write_rules(folder, change)
+    test = {
+        "rule_files": rule_files,
+        "evaluation_interval": f"{trial.evaluation_s}s",
+        # Else their order is by chance, and whether an alert sees a result now or 15 s later.
+        "group_eval_order": [group["name"] for path in rule_files for group in _groups(path)],
+        "tests": [_test(trial.case)],
+    }
+    (path := folder / "test.yml").write_text(json.dumps(test))  # JSON is YAML
+    return str(path)
 
 
 def _groups(rule_file: str) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = yaml.safe_load(Path(rule_file).read_text())["groups"]
+    groups: list[dict[str, Any]] = json.loads(Path(rule_file).read_text())["groups"]
     return groups
 
 
-def _test(case: Case, severities: Mapping[str, str]) -> dict[str, Any]:
+def _test(case: Case) -> dict[str, Any]:
     series: dict[str, str] = {}
     for timeline in case.scraped:
         both = series.keys() & timeline.series().keys()
@@ -105,20 +132,18 @@ def _test(case: Case, severities: Mapping[str, str]) -> dict[str, Any]:
         "name": case.name,
         "interval": f"{INTERVAL_S}s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [_expression(check, severities) for check in checks],
-        "alert_rule_test": [
-            _message(check, severities) for check in case.checks if isinstance(check, Message)
-        ],
+        "promql_expr_test": [_expression(check) for check in checks],
+        "alert_rule_test": [_message(check) for check in case.checks if isinstance(check, Message)],
     }
 
 
-def _expression(check: Firing | Value, severities: Mapping[str, str]) -> dict[str, Any]:
+def _expression(check: Firing | Value) -> dict[str, Any]:
     at = f"{round(check.minute * 60)}s"
     if isinstance(check, Value):
         samples = [{"labels": labels, "value": value} for labels, value in check.values.items()]
         return {"expr": check.expression, "eval_time": at, "exp_samples": samples}
     firing = {"alertname": check.alert, "alertstate": "firing"}
-    every = [firing | {"severity": severities[check.alert]} | dict(labels) for labels in check.labels]
+    every = [firing | _severity(check.alert) | dict(labels) for labels in check.labels]
     return {
         "expr": selector("ALERTS", firing),
         "eval_time": at,
@@ -126,13 +151,13 @@ def _expression(check: Firing | Value, severities: Mapping[str, str]) -> dict[st
     }
 
 
-def _message(check: Message, severities: Mapping[str, str]) -> dict[str, Any]:
+def _message(check: Message) -> dict[str, Any]:
     return {
         "eval_time": f"{round(check.minute * 60)}s",
         "alertname": check.alert,
         "exp_alerts": [
             {
-                "exp_labels": {"severity": severities[check.alert]} | dict(check.labels),
+                "exp_labels": _severity(check.alert) | dict(check.labels),
                 "exp_annotations": {
                     "summary": check.summary,
                     "description": check.description,
@@ -141,3 +166,7 @@ def _message(check: Message, severities: Mapping[str, str]) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _severity(alert: str) -> dict[str, str]:
+    return {"severity": alerts()[alert]["labels"]["severity"]}

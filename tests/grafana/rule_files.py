@@ -1,7 +1,9 @@
 """grafana/prometheus as the tests read it: its files, rules and thresholds, and changed copies of them."""
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ Document = dict[str, Any]
 Rule = dict[str, Any]
 
 
+@cache
 def document(name: str) -> Document:
-    """One of the rule files, as it is."""
+    """One of the files, parsed once: read it, copy it, but do not change it."""
     loaded: Document = yaml.safe_load((FOLDER / name).read_text())
     return loaded
 
@@ -29,17 +32,36 @@ def rules(*names: str) -> Iterator[Rule]:
             yield from group["rules"]
 
 
+@cache
 def alerts() -> dict[str, Rule]:
     """The alerts by their names."""
     return {rule["alert"]: rule for rule in rules("alerts.yml")}
 
 
+@cache
 def thresholds() -> dict[str, float]:
     """The thresholds by their names, without what all names begin with."""
     return {
         rule["record"].removeprefix(THRESHOLD): float(re.fullmatch(r"vector\((.*)\)", rule["expr"])[1])  # type: ignore[index]
         for rule in rules("thresholds.yml")
     }
+
+
+def read_by(expressions: Iterable[str]) -> set[str]:
+    """The names of the rules that the expressions read, directly or through other rules."""
+    rule_of = {name_of(rule): rule for rule in rules()}
+    names: set[str] = set()
+    pending = list(expressions)
+    while pending:
+        found = set(re.findall(r"[\w:]+", pending.pop())) & rule_of.keys() - names
+        names |= found
+        pending += [rule_of[name]["expr"] for name in found]
+    return names
+
+
+def name_of(rule: Rule) -> str:
+    """The alert's name, or the recorded series'."""
+    return str(rule.get("alert") or rule["record"])
 
 
 def write_rules(
@@ -52,14 +74,15 @@ def write_rules(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in RULE_FILES:
-        loaded = document(name)
-        for group in loaded["groups"]:
+        groups = []
+        for group in document(name)["groups"]:
             changed = (change(rule) for rule in group["rules"])
-            group["rules"] = [_shortened(rule, seconds_per_minute) for rule in changed if rule is not None]
-            if "interval" in group:
-                group["interval"] = _shorter(group["interval"], seconds_per_minute)
+            kept = [_shortened(rule, seconds_per_minute) for rule in changed if rule is not None]
+            interval = {key: _shorter(group[key], seconds_per_minute) for key in group.keys() & {"interval"}}
+            if kept:
+                groups.append(group | {"rules": kept} | interval)
         path = folder / name
-        path.write_text(yaml.safe_dump(loaded, sort_keys=False))
+        path.write_text(json.dumps({"groups": groups}))  # JSON is YAML
         paths.append(str(path))
     return paths
 

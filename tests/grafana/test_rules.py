@@ -2,15 +2,14 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from llem_core import metrics
 from llem_core.metrics import Kind
-from tests.grafana.promtool import Case, Message, Value, run
+from tests.grafana.promtool import Case, Message, Trial, run
 from tests.grafana.rule_cases import budgets, exporters, gpus, power, recording
 from tests.grafana.rule_files import (
     FOLDER,
@@ -19,6 +18,7 @@ from tests.grafana.rule_files import (
     Rule,
     alerts,
     document,
+    name_of,
     rules,
     thresholds,
     with_thresholds,
@@ -26,33 +26,35 @@ from tests.grafana.rule_files import (
 )
 from tests.servers import PrometheusRelease, installed_prometheus, program
 
-MakeCase = Callable[[], Case]
-FAST: Sequence[MakeCase] = (*power.FAST, *budgets.FAST, *exporters.FAST, *gpus.FAST, *recording.FAST)
-A_DAY: Sequence[MakeCase] = (*budgets.SLOW, *recording.SLOW)
-A_DAY_EVALUATION_S = 60
-"""A day's rules are evaluated less often, to save time."""
-
-SEVERITIES = {name: rule["labels"]["severity"] for name, rule in alerts().items()}
+HOURS = [make() for module in (power, budgets, exporters, gpus, recording) for make in module.FAST]
+DAYS = [make() for module in (budgets, recording) for make in module.SLOW]
+DAY_EVALUATION_S = 60
 AS_THEY_ARE = [str(FOLDER / name) for name in RULE_FILES]
 
 
-def passes(
-    release: PrometheusRelease, folder: Path, rule_files: Sequence[str], makes: Sequence[MakeCase]
-) -> str:
-    """What promtool says is wrong with the rules in these cases; "" for nothing."""
-    evaluation_s = A_DAY_EVALUATION_S if makes[0] in A_DAY else 15
-    ended = run(release, folder, rule_files, [make() for make in makes], SEVERITIES, evaluation_s)
-    return "" if ended.returncode == 0 else ended.stdout + ended.stderr
+def trials(
+    cases: list[Case], change: Callable[[Rule], Rule] = lambda rule: rule, *, all_rules: bool = False
+) -> list[Trial]:
+    """The cases under changed rules, those of a day evaluated less often."""
+    return [
+        Trial(
+            case, change, all_rules=all_rules, **({"evaluation_s": DAY_EVALUATION_S} if case in DAYS else {})
+        )
+        for case in cases
+    ]
 
 
-@cache
-def _alerts_checked(make: MakeCase) -> frozenset[str]:
-    return frozenset(check.alert for check in make().checks if not isinstance(check, Value))
+def failures(
+    release: PrometheusRelease, folder: Path, cases: list[Case], *, all_rules: bool = False
+) -> list[str]:
+    """'case: problem' of each case in which the rules do something else than they must."""
+    results = run(release, folder, trials(cases, all_rules=all_rules))
+    return [f"{case.name}: {problem}" for case, problem in zip(cases, results, strict=True) if problem]
 
 
-def cases_of(alert: str) -> list[MakeCase]:
+def cases_of(alert: str) -> list[Case]:
     """The cases that check an alert."""
-    return [make for make in (*FAST, *A_DAY) if alert in _alerts_checked(make)]
+    return [case for case in HOURS + DAYS if alert in case.alerts(fires=True) | case.alerts(fires=False)]
 
 
 @pytest.mark.parametrize("what", ["config", "rules"])
@@ -82,34 +84,25 @@ def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None
     assert subprocess.run(dry, capture_output=True, check=False, timeout=60).returncode != 0
 
 
-@pytest.mark.parametrize("make", FAST, ids=lambda make: make.__name__)
-def test_rules_do_what_they_must(
-    prometheus_release: PrometheusRelease, make: MakeCase, tmp_path: Path
-) -> None:
+def test_rules_do_what_they_must(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
     """In each case the alerts fire, stay quiet and end at the right minutes, with the right words."""
-    wrong = passes(prometheus_release, tmp_path, AS_THEY_ARE, [make])
-    assert not wrong, wrong
+    assert failures(prometheus_release, tmp_path, HOURS + DAYS) == []
 
 
-@pytest.mark.parametrize("make", A_DAY, ids=lambda make: make.__name__)
-def test_rules_over_a_day(prometheus_release: PrometheusRelease, make: MakeCase, tmp_path: Path) -> None:
-    """kWh and grams of 24 hours are right through moves, restarts and holes."""
-    wrong = passes(prometheus_release, tmp_path, AS_THEY_ARE, [make])
-    assert not wrong, wrong
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_no_rule_fails_on_the_data_of_any_case(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
+    """All rules are evaluated in each case, also those whose results the case does not check."""
+    assert failures(prometheus_release, tmp_path, HOURS + DAYS, all_rules=True) == []
 
 
-@pytest.mark.parametrize("alert", alerts())
-def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not(alert: str) -> None:
-    """And one for the words that people read."""
-    cases = [make() for make in cases_of(alert)]
-    assert any(alert in case.alerts(fires=True) for case in cases)
-    assert any(alert in case.alerts(fires=False) for case in cases)
-    assert any(isinstance(check, Message) and check.alert == alert for case in cases for check in case.checks)
-
-
-def _only(alert: str, change: Callable[[Rule], Rule]) -> Callable[[Rule], Rule | None]:
-    """A change of the rules that leaves out all other alerts."""
-    return lambda rule: change(rule) if rule.get("alert", alert) == alert else None
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not() -> None:
+    """Each alert has a check of its text, too."""
+    cases = HOURS + DAYS
+    texts = {check.alert for case in cases for check in case.checks if isinstance(check, Message)}
+    fires = set().union(*(case.alerts(fires=True) for case in cases))
+    quiet = set().union(*(case.alerts(fires=False) for case in cases))
+    assert [sorted(checked) for checked in (fires, quiet, texts)] == [sorted(alerts())] * 3
 
 
 def _alerts_by(threshold: str) -> list[str]:
@@ -120,19 +113,27 @@ CLOSE = {"thermal_slowdown_ratio": 0.3}
 """How far from a threshold its loads may lie, where that is not 2 %: in ten minutes there are 40 scrapes."""
 
 
-@pytest.mark.parametrize("side", [-1, 1])
-@pytest.mark.parametrize("threshold", thresholds())
-def test_the_loads_of_the_cases_lie_close_to_each_threshold(
-    threshold: str, side: int, tmp_path: Path
-) -> None:
+def unnoticed(folder: Path, mutants: Mapping[str, list[Trial]]) -> list[str]:
+    """The mutants under which every check of their trials still holds; one promtool judges all trials."""
+    names = [name for name, trials_of in mutants.items() for _ in trials_of]
+    results = run(installed_prometheus(), folder, [trial for each in mutants.values() for trial in each])
+    # "got:" stands beside what a check found: a rule file that promtool cannot read notices nothing.
+    noticed = {name for name, result in zip(names, results, strict=True) if "got:" in result}
+    return sorted(mutants.keys() - noticed)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_the_loads_of_the_cases_lie_close_to_each_threshold(tmp_path: Path) -> None:
     """A threshold that is 2 % higher or lower is noticed: a load just above must fire, one just below not."""
-    factor = 1 + side * CLOSE.get(threshold, 0.02)
-    changed = with_thresholds({threshold: thresholds()[threshold] * factor})
-    for alert in _alerts_by(threshold):
-        files = write_rules(tmp_path / alert, _only(alert, changed))
-        if any(passes(installed_prometheus(), tmp_path, files, [make]) for make in cases_of(alert)):
-            return
-    pytest.fail(f"no case notices {threshold} x {factor}")
+    mutants = {}
+    for threshold, value in thresholds().items():
+        for side in (-1, 1):
+            factor = 1 + side * CLOSE.get(threshold, 0.02)
+            change = with_thresholds({threshold: value * factor})
+            cases = {case.name: case for alert in _alerts_by(threshold) for case in cases_of(alert)}
+            mutants[f"{threshold} x {factor}"] = trials(list(cases.values()), change)
+    assert unnoticed(tmp_path, mutants) == []
 
 
 def _durations() -> Iterator[tuple[str, str, float]]:
@@ -146,17 +147,23 @@ def _seconds(duration: str) -> int:
     return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
-@pytest.mark.parametrize(("alert", "key", "factor"), list(_durations()))
-def test_the_minutes_of_the_cases_lie_close_to_each_duration(
-    alert: str, key: str, factor: float, tmp_path: Path
-) -> None:
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_the_minutes_of_the_cases_lie_close_to_each_duration(tmp_path: Path) -> None:
     """An alert that waits or stays for less than half or more than twice as long is noticed."""
 
-    def change(rule: Rule) -> Rule:
-        return rule | ({key: f"{round(_seconds(rule[key]) * factor)}s"} if "alert" in rule else {})
+    def mutated(alert: str, key: str, factor: float) -> Callable[[Rule], Rule]:
+        def change(rule: Rule) -> Rule:
+            other = {key: f"{round(_seconds(rule[key]) * factor)}s"} if name_of(rule) == alert else {}
+            return rule | other
 
-    files = write_rules(tmp_path / "rules", _only(alert, change))
-    assert any(passes(installed_prometheus(), tmp_path, files, [make]) for make in cases_of(alert))
+        return change
+
+    mutants = {
+        f"{alert} {key} x {factor}": trials(cases_of(alert), mutated(alert, key, factor))
+        for alert, key, factor in _durations()
+    }
+    assert unnoticed(tmp_path, mutants) == []
 
 
 def test_every_metric_exists() -> None:
