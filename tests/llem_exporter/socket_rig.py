@@ -2,10 +2,10 @@
 
 import select
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
+from pathlib import Path
 
 from tests.servers import Exporter
 
@@ -26,7 +26,7 @@ class LimitedExporter(Exporter):
 def connect(exporter: Exporter, receive_bytes: int | None = None) -> socket.socket:
     """A connection; one that takes few bytes at a time where told so."""
     client = socket.socket()
-    client.settimeout(10)
+    client.settimeout(30)
     if receive_bytes is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     client.connect(("127.0.0.1", exporter.port))
@@ -77,21 +77,21 @@ def sends(client: socket.socket, data: bytes, times: int) -> int:
     return times
 
 
-def closed_after_s(
-    clients: dict[str, socket.socket], drip: Sequence[str], within_s: float
-) -> dict[str, float]:
-    """When each was closed; those named in `drip` send a byte each 0.2 s until then."""
-    started_s, closed = time.monotonic(), dict[str, float]()
-    while len(closed) < len(clients) and time.monotonic() - started_s < within_s:
-        for name, client in clients.items():
-            if name in closed:
-                continue
-            if is_closed(client):
-                closed[name] = time.monotonic() - started_s
-            elif name in drip:
-                try:
-                    client.sendall(b"x")
-                except ConnectionError:
-                    closed[name] = time.monotonic() - started_s
-        time.sleep(0.2)
-    return closed
+def drips(client: socket.socket) -> bool:
+    """Send one byte; False where the other side has closed."""
+    try:
+        client.sendall(b"x")
+    except ConnectionError:
+        return False
+    return True
+
+
+def descriptors(exporter: Exporter) -> int:
+    """How many descriptors the exporter has open."""
+    return len(list(Path(f"/proc/{exporter.pid}/fd").iterdir()))
+
+
+def memory_mb(exporter: Exporter, field: str) -> float:
+    """A size in the exporter's /proc/PID/status, as RssAnon or its peak VmHWM. Source: proc(5)."""
+    status = Path(f"/proc/{exporter.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:")) / 1024

@@ -1,7 +1,6 @@
 """Exporters with a web config file, certificates for them, and clients that use those."""
 
 import json
-import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -127,7 +126,7 @@ class WebExporter(Exporter):
         self, context: ssl.SSLContext | None = None, source: str | None = None, size: int = 1
     ) -> urllib3.HTTPConnectionPool:
         """Connections that are kept; `source` is the address they come from."""
-        more: dict[str, Any] = {"timeout": 10, "retries": False, "maxsize": size}
+        more: dict[str, Any] = {"timeout": 30, "retries": False, "maxsize": size}
         if source:
             more["source_address"] = (source, 0)
         context = context or self.context
@@ -149,8 +148,3 @@ class WebExporter(Exporter):
     def lines(self, word: str) -> list[str]:
         """The log's lines that have a word."""
         return [line for line in self.log().splitlines() if word in line]
-
-    def cpu_seconds(self) -> float:
-        """CPU time so far. Source: proc(5), fields 14 and 15 of stat."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
