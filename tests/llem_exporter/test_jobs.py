@@ -5,7 +5,6 @@ import os
 import signal
 import stat
 import threading
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
@@ -19,10 +18,18 @@ from prometheus_client.registry import Collector
 
 from llem_core import metrics
 from llem_core.errors import ConfigError
-from llem_exporter import job_files
 from llem_exporter.collector import Families
 from llem_exporter.devices import DeviceInfo
-from llem_exporter.job_files import Job, JobFiles, Listing, RefusedError, parse
+from llem_exporter.job_files import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_FILES,
+    Job,
+    JobFiles,
+    Listing,
+    RefusedError,
+    parse,
+)
 from llem_exporter.jobs import STALE_SECONDS, Jobs
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
@@ -133,41 +140,40 @@ def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     (tmp_path / f"{UUID}.folder").mkdir()
     os.mknod(tmp_path / f"{UUID}.socket", stat.S_IFSOCK | 0o600)
     put(tmp_path, UUID, "job=1\n")
-    before_s = time.monotonic()
     found = listing(tmp_path)
-    assert time.monotonic() - before_s < 1
     assert found.jobs == (Job(OURS, "1", ""),)
     kinds = ["dangling", "fifo", "folder", "link", "socket", "zero"]
     assert found.refused == tuple(f"'{UUID}.{kind}': is no plain file, and is not opened" for kind in kinds)
 
 
 def test_a_leased_file_is_not_waited_for(tmp_path: Path) -> None:
-    """Whoever holds a lease on a file can make others wait 45 s for it; not this reading."""
+    """The holder of a lease on a file can make others wait for it; this reading refuses it instead."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # it tells the holder that somebody came
     put(tmp_path, f"{UUID}.leased", "job=1\n")
     with (tmp_path / f"{UUID}.leased").open("r+") as leased:
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        before_s = time.monotonic()
         found = listing(tmp_path)
-        assert time.monotonic() - before_s < 1
     signal.signal(signal.SIGIO, before)
     reason = "cannot be read: Resource temporarily unavailable"
     assert found == Listing((), (f"'{UUID}.leased': {reason}",))
 
 
-def test_what_is_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A huge file, too many files and too many entries cost a bounded reading, and are said."""
+def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
+    """A file, files or entries beyond the limits are refused or left out, with a reason."""
     with (tmp_path / f"{UUID}.huge").open("wb") as huge:
         huge.truncate(10**12)
-    assert listing(tmp_path).refused == (f"'{UUID}.huge': is larger than 16384 bytes",)
-    for number in range(5):
-        put(tmp_path, f"{UUID}.{number}", f"job={number}\n")
-    monkeypatch.setattr(job_files, "MAX_FILES", 3)
+    assert listing(tmp_path).refused == (f"'{UUID}.huge': is larger than {MAX_BYTES} bytes",)
+    for number in range(MAX_FILES):
+        (tmp_path / f"{UUID}.{number:04}").write_text(f"job={number}\n")
     found = listing(tmp_path)
-    assert [job.job for job in found.jobs] == ["0", "1", "2"]
-    assert found.refused == ("6 job files, of which 3 are read",)
-    monkeypatch.setattr(job_files, "MAX_ENTRIES", 4)
-    assert listing(tmp_path).refused[0] == "over 4 entries, of which some were not looked at"
+    assert {int(job.job) for job in found.jobs} == set(range(MAX_FILES))
+    assert found.refused == (f"{MAX_FILES + 1} job files, of which {MAX_FILES} are read",)
+    others = MAX_ENTRIES - MAX_FILES - 1
+    for number in range(others):
+        (tmp_path / str(number)).touch()
+    assert listing(tmp_path).refused == found.refused
+    (tmp_path / "one more").touch()
+    assert listing(tmp_path).refused[0] == f"over {MAX_ENTRIES} entries, of which some were not looked at"
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
@@ -228,12 +234,13 @@ SUCCESS, DURATION = metrics.COLLECTOR_SUCCESS.name, metrics.COLLECTOR_DURATION.n
 
 def test_a_directory_that_hangs_stops_no_scrape() -> None:
     """While a reading hangs the page answers; the jobs vanish, and the page says for how long it hangs."""
-    hung, released, clock = threading.Event(), threading.Event(), FakeTime()
+    hung, hangs, released, clock = threading.Event(), threading.Event(), threading.Event(), FakeTime()
 
     def read(uuids: Collection[str]) -> Listing:
         assert uuids == {OURS}
         if hung.is_set():
-            released.wait(30)
+            hangs.set()
+            released.wait()
         return Listing((Job(OURS, "1", "ada"),))
 
     jobs = Jobs(read, lambda: [DeviceInfo(0, UUID, "test")], period_s=0.01, monotonic_s=clock.monotonic_s)
@@ -243,7 +250,7 @@ def test_a_directory_that_hangs_stops_no_scrape() -> None:
     try:
         wait_until(lambda: page.values() == {SUCCESS: 1, DURATION: 0, "1": 1}, "the job")
         hung.set()
-        time.sleep(0.1)
+        assert hangs.wait(30)
         clock.sleep(STALE_SECONDS + 0.5)
         assert page.values() == {SUCCESS: 0, DURATION: STALE_SECONDS + 0.5}
         hung.clear()
@@ -294,7 +301,7 @@ def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptu
         jobs.add_to(families)
         return any(family.name == JOB for family in families.with_samples())
 
-    wait_until(shown, "the job", 5)
+    wait_until(shown, "the job")
     jobs.stop()
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "jobs: KeyError: 'odd'"
@@ -313,14 +320,14 @@ def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDri
     put(directory, f"{uuids[1]}.2", "job=2\nuser=bo\n")
     put(directory, f"{uuids[1]}.3", 'job=3\nuser=c"\\\n')
     wait_until(
-        lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "2", "bo"), ("1", "3", 'c"\\')}, "all jobs", 5
+        lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "2", "bo"), ("1", "3", 'c"\\')}, "all jobs"
     )
     page = scrape(exporter)
     assert page.value("llem_collector_success", collector="jobs") == 1
-    assert page.value("llem_collector_duration_seconds", collector="jobs") < 1
+    assert page.value("llem_collector_duration_seconds", collector="jobs") >= 0
     assert page.labels(JOB, gpu=0)[0]["uuid"] == uuids[0]
     (directory / f"{uuids[1]}.2").unlink()
-    wait_until(lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "3", 'c"\\')}, "one job gone", 5)
+    wait_until(lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "3", 'c"\\')}, "one job gone")
     assert JOB not in exporter.fetch_text("/history?since=0")
 
 
@@ -329,5 +336,5 @@ def test_a_replayed_gpu_has_jobs_too(start: StartExporter, tmp_path: Path) -> No
     exporter = start("--replay", "demo", "--jobs.dir", str(tmp_path))
     uuid = scrape(exporter).labels("llem_gpu_info", gpu=0)[0]["uuid"]
     put(tmp_path, uuid.upper(), "job=7\nuser=ada\n")
-    wait_until(lambda: jobs_on(exporter) == {("0", "7", "ada")}, "the job", 5)
+    wait_until(lambda: jobs_on(exporter) == {("0", "7", "ada")}, "the job")
     assert scrape(exporter).labels(JOB)[0]["uuid"] == uuid

@@ -1,6 +1,5 @@
 """GPUs through the real pynvml, on the fake driver."""
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import MigSlice, Status
 from llem_exporter.energy_backends import nvml_device as nvml
-from llem_exporter.energy_backends import nvml_status
 from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
 
 
@@ -131,14 +129,16 @@ def test_where_all_power_is_absurd_another_way_is_looked_for(loaded: FakeDriver)
     assert (device.info.power_source, device.read_watts(0)) == ("instant", 100.0)
 
 
-def test_mig_slices_are_named(loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By UUID and profile, asked for again after a while; the power is the whole GPU's."""
+def test_mig_slices_are_named(loaded: FakeDriver) -> None:
+    """By UUID and profile; not asked for at every reading, but again when the GPU is opened anew.
+
+    The power is the whole GPU's.
+    """
     fake, device = only(loaded)
     assert device.read_status().slices == ()
     fake.mig_slices = 2
     assert device.read_status().slices == ()
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + nvml_status.SLICES_SECONDS)
+    device.reopen()
     parent = fake.uuid.removeprefix("GPU-")[:-2]
     slices = device.read_status().slices
     assert slices == (MigSlice(f"MIG-{parent}00", "1g.9gb"), MigSlice(f"MIG-{parent}01", "1g.9gb"))

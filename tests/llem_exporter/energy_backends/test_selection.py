@@ -134,13 +134,14 @@ def test_none_is_none_and_costs_no_library() -> None:
     """Off on purpose: nothing is probed or logged, and only the standard library is imported."""
     program = """
 import logging, sys
+before = set(sys.modules)
 import llem_exporter, llem_exporter.measure, llem_exporter.power_thermal
 from llem_exporter import energy_backends as eb
 records = []
 logging.getLogger().addFilter(records.append)
 print([eb.select_energy_backend(None), eb.select_energy_backend("none"), records])
-roots = {name.partition('.')[0] for name in sys.modules}
-print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', '__main__'}))
+roots = {name.partition('.')[0] for name in set(sys.modules) - before}
+print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter'}))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
