@@ -71,14 +71,14 @@ def complaints(folder: Path, statements: str) -> str:
     return done.stdout + done.stderr
 
 
-def whole(dashboard: dict[str, Any], package: str) -> str:
-    """A dashboard as the type Dashboard of a package has it; the newest one's in full."""
+def whole(dashboards: list[dict[str, Any]], package: str) -> str:
+    """Dashboards as the type Dashboard of a package has them; the newest one's in full."""
     kind = "Json" if package == NEWEST else "Some"
-    known = dashboard if package != OLDEST else _as_of_9(dashboard)
-    return (
-        f'import type {{ Dashboard }} from "{package}";\n'
-        f"export const one = {json.dumps(known)} satisfies {kind}<Dashboard>;\n"
-    )
+    lines = [f'import type {{ Dashboard }} from "{package}";']
+    for number, dashboard in enumerate(dashboards):
+        known = dashboard if package != OLDEST else _as_of_9(dashboard)
+        lines.append(f"export const dashboard{number} = {json.dumps(known)} satisfies {kind}<Dashboard>;")
+    return "\n".join(lines)
 
 
 def _as_of_9(dashboard: dict[str, Any]) -> dict[str, Any]:

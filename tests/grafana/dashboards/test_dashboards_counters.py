@@ -11,10 +11,11 @@ import pytest
 
 from tests.grafana.dashboards.counters import SCRAPE_SECONDS, START_UNIX_S, Page, scrape
 from tests.grafana.dashboards.interpolation import View, ask, by_label, numbers, targets
+from tests.grafana.dashboards.panels import named
 from tests.grafana.dashboards.schema_check import table
-from tests.grafana.dashboards.test_dashboards_run import named
 from tests.servers import Prometheus, PrometheusRelease
 
+pytestmark = pytest.mark.full
 HOUR = 3600
 WATTS = {"restarted": 300.0, "moved": 500.0, "late": 200.0, "lost": 250.0, "repodded": 400.0}
 HIGHEST, HIGHEST_AT = 690.0, 700

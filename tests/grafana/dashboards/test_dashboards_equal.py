@@ -11,8 +11,9 @@ import pytest
 
 from tests.grafana.dashboards.conftest import INTENSITY, MANY, PRICE, PUE, SCRAPE_SECONDS, Scraped
 from tests.grafana.dashboards.interpolation import ask, by_label, numbers, targets
-from tests.grafana.dashboards.test_dashboards_run import named
+from tests.grafana.dashboards.panels import named
 
+pytestmark = pytest.mark.full
 JOULES_PER_KWH = 3.6e6
 COLUMNS = [
     "Joules",
@@ -77,7 +78,7 @@ class Pair:
         return float(self.edges_s * gpu["peak_watts"])
 
 
-@pytest.fixture(params=["one", "many"])
+@pytest.fixture(scope="module", params=["one", "many"])
 def pair(request: pytest.FixtureRequest, scraped: Scraped) -> Pair:
     instance = getattr(scraped.nodes, request.param)
     return Pair(columns(scraped, instance), integrated(scraped, instance), 2 * SCRAPE_SECONDS)

@@ -1,36 +1,43 @@
-"""What a reviewer of dashboards looks for: the rules of Grafana's dashboard-linter, and some of our own."""
+"""The rules of Grafana's dashboard-linter, and some of our own, over the JSON of each dashboard and panel."""
 
 import itertools
 import json
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grafana.make_dashboards import FOLDER, documents
 from grafana.source.panel import BLUE, GREEN, ORANGE, RED
 from llem_core import metrics
-from tests.grafana.dashboards.test_dashboards_run import DASHBOARDS, PANELS, QUERIED, name_of
+from tests.grafana.dashboards.interpolation import View
+from tests.grafana.dashboards.panels import DASHBOARDS, PANELS, QUERIED, Panel
+from tests.servers import PrometheusRelease
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SELECTOR = re.compile(r"([a-z][a-z0-9_]*)\{([^}]*)\}")
 RANGE_FUNCTION = re.compile(r"(\w+)\([a-z0-9_]+\{[^}]*\}\[([^\]]+)\](?P<end> @ end\(\))?\)")
 WHOLE_STEPS = {"Energy by hour", "Emissions by hour", "Cost by hour"}
 """Bars that stand side by side: $__rate_interval would overlap, and count the same joules twice."""
-OURS = {one.name for one in (*metrics.METRICS_PAGE, *metrics.HISTORY_PAGE)}
+SPECS = (*metrics.METRICS_PAGE, *metrics.HISTORY_PAGE)
+OURS = {spec.name for spec in SPECS}
 OTHERS = {"up", "scrape_duration_seconds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
-IN_WATTS = {one.name for one in (*metrics.METRICS_PAGE, *metrics.HISTORY_PAGE) if one.unit == "watts"}
+IN_WATTS = {spec.name for spec in SPECS if spec.unit == "watts"}
+BY_GPU = {spec.name for spec in SPECS if "gpu" in spec.labels}
 COLUMNS = 24
-
-each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=DASHBOARDS)
-each_panel = pytest.mark.parametrize("panel", [panel for _, panel in PANELS], ids=name_of)
-each_queried = pytest.mark.parametrize("panel", [panel for _, panel in QUERIED], ids=name_of)
+A_WEEK = View(0, 7 * 86400, 15, typed={"top": "16", "intensity": "400", "price": "0.25", "pue": "1.3"})
 
 
-def expressions(panel: dict[str, Any]) -> list[str]:
+def expressions(panel: Panel) -> list[str]:
     return [target["expr"] for target in panel["targets"]]
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """'FILE: TITLE' and expression of each query."""
+    yield from ((name, text) for name, panel in QUERIED.items() for text in expressions(panel))
 
 
 def test_the_files_are_what_the_source_makes() -> None:
@@ -39,135 +46,197 @@ def test_the_files_are_what_the_source_makes() -> None:
 
 
 def test_it_is_written_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The generator writes every file, into a folder that need not be there."""
+    """The generator writes every file, and creates the folder."""
     monkeypatch.setattr("grafana.make_dashboards.FOLDER", tmp_path / "new")
     sys.modules["grafana.make_dashboards"].main()
     assert {path.name for path in (tmp_path / "new").iterdir()} == documents().keys()
 
 
-@each_dashboard
-def test_it_can_be_provisioned(dashboard: dict[str, Any]) -> None:
-    """A fixed uid that is its own, no id, not editable, a schema that Grafana 9 reads."""
-    assert dashboard["id"] is None
-    assert re.fullmatch(r"llem-[a-z-]{1,35}", dashboard["uid"])
-    assert dashboard["title"]
-    assert dashboard["description"]
-    assert dashboard["editable"] is False
-    assert dashboard["schemaVersion"] == 36
-    assert "__inputs" not in dashboard
+def test_the_queries_parse(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
+    """promtool accepts the expression of each query once the variables are filled in."""
+    rules = [
+        {"record": f"query:{number}", "expr": A_WEEK.fill(text, panel)}
+        for number, (text, panel) in enumerate(
+            (text, panel) for panel in QUERIED.values() for text in expressions(panel)
+        )
+    ]
+    assert len(rules) > len(QUERIED)
+    (path := tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
+    checked = subprocess.run(
+        [prometheus_release.promtool, "check", "rules", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert f"SUCCESS: {len(rules)} rules found" in checked.stdout
 
 
-def test_uids_and_titles_are_unique() -> None:
-    """No two dashboards share a uid or a title."""
+def test_each_dashboard_can_be_provisioned() -> None:
+    """A fixed uid that is unique, no id, not editable, a schema that Grafana 9 reads."""
+    problems = []
+    for name, dashboard in DASHBOARDS.items():
+        rules = {
+            "id": dashboard["id"] is None,
+            "uid": re.fullmatch(r"llem-[a-z-]{1,35}", dashboard["uid"]),
+            "title": dashboard["title"],
+            "description": dashboard["description"],
+            "editable": dashboard["editable"] is False,
+            "schemaVersion": dashboard["schemaVersion"] == 36,
+            "__inputs": "__inputs" not in dashboard,
+        }
+        problems += [f"{name}: {key}" for key, good in rules.items() if not good]
+    assert problems == []
     for key in ("uid", "title"):
-        assert len({one[key] for one in DASHBOARDS.values()}) == len(DASHBOARDS)
+        assert len({dashboard[key] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS)
 
 
-@each_dashboard
-def test_the_datasource_is_a_variable(dashboard: dict[str, Any]) -> None:
+def test_the_datasource_is_a_variable() -> None:
     """One variable for the datasource, by the name and with the label that the linter wants."""
-    (source,) = (one for one in dashboard["templating"]["list"] if one["type"] == "datasource")
-    assert (source["name"], source["label"], source["query"]) == ("datasource", "Data source", "prometheus")
-
-
-@each_dashboard
-@pytest.mark.parametrize("name", ["job", "instance", "gpu"])
-def test_what_is_shown_can_be_chosen(dashboard: dict[str, Any], name: str) -> None:
-    """job, instance and gpu are variables of several values, All is .+, by label_values of our metrics."""
-    (variable,) = (one for one in dashboard["templating"]["list"] if one["name"] == name)
-    assert (variable["type"], variable["label"], variable["datasource"]) == ("query", name, DATASOURCE)
-    assert (variable["multi"], variable["includeAll"], variable["allValue"]) == (True, True, ".+")
-    assert variable["refresh"] == 2  # when the time range changes
-    query = variable["query"]["query"]
-    metric, _, label = re.fullmatch(r"label_values\((\w+)(\{.*\})?, (\w+)\)", query).groups()  # type: ignore[union-attr]
-    assert (metric in OURS, label) == (True, name)
-
-
-@each_panel
-def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
-    """A title, a description that is a sentence, a unit; each query has the datasource variable."""
-    assert panel["title"]
-    assert re.search(r"\w.*\.$", panel["description"])
-    assert panel["description"] != panel["title"]
-    assert panel["fieldConfig"]["defaults"]["unit"]
-    assert {json.dumps(place["datasource"]) for place in (panel, *panel["targets"])} == {
-        json.dumps(DATASOURCE)
+    sources = {
+        name: [
+            (variable["name"], variable["label"], variable["query"])
+            for variable in dashboard["templating"]["list"]
+            if variable["type"] == "datasource"
+        ]
+        for name, dashboard in DASHBOARDS.items()
     }
+    assert sources == {name: [("datasource", "Data source", "prometheus")] for name in DASHBOARDS}
 
 
-@each_dashboard
-def test_titles_and_ids_are_unique(dashboard: dict[str, Any]) -> None:
+def test_job_instance_and_gpu_can_be_chosen() -> None:
+    """Each is a variable of several values, All is .+, by label_values of our metrics."""
+    expected = {
+        "type": "query",
+        "datasource": DATASOURCE,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".+",
+        "refresh": 2,  # when the time range changes
+    }
+    problems = []
+    for (name, dashboard), label in itertools.product(DASHBOARDS.items(), ("job", "instance", "gpu")):
+        variables = [one for one in dashboard["templating"]["list"] if one["name"] == label]
+        if len(variables) != 1:
+            problems.append(f"{name}: {len(variables)} variables {label}")
+            continue
+        (variable,) = variables
+        wanted = expected | {"label": label}
+        problems += [f"{name}: {label}: {key}" for key, value in wanted.items() if variable[key] != value]
+        query = re.fullmatch(r"label_values\((\w+)(\{.*\})?, (\w+)\)", variable["query"]["query"])
+        if query is None or query[1] not in OURS or query[3] != label:
+            problems.append(f"{name}: {label}: {variable['query']['query']}")
+    assert problems == []
+
+
+def test_a_panel_says_what_it_shows() -> None:
+    """A title, a description that is a sentence, a unit; each query has the datasource variable."""
+    problems = []
+    for name, panel in PANELS.items():
+        rules = {
+            "title": panel["title"],
+            "description": re.search(r"\w.*\.$", panel["description"])
+            and panel["description"] != panel["title"],
+            "unit": panel["fieldConfig"]["defaults"]["unit"],
+            "datasource": all(place["datasource"] == DATASOURCE for place in (panel, *panel["targets"])),
+        }
+        problems += [f"{name}: {key}" for key, good in rules.items() if not good]
+    assert problems == []
+
+
+def test_titles_and_ids_are_unique() -> None:
     """Inside one dashboard a panel can be named."""
-    for key in ("id", "title"):
+    problems = []
+    for (name, dashboard), key in itertools.product(DASHBOARDS.items(), ("id", "title")):
         values = [panel[key] for panel in dashboard["panels"]]
-        assert len(set(values)) == len(values)
+        problems += [f"{name}: {key} {value!r}" for value in values if values.count(value) > 1]
+    assert problems == []
 
 
-@each_dashboard
-def test_no_panel_overlaps_another(dashboard: dict[str, Any]) -> None:
+def test_no_panel_overlaps_another() -> None:
     """Every panel has its own place inside 24 columns, and no row leaves a hole on its right."""
-    taken: dict[tuple[int, int], int] = {}
-    for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        across, down = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
-        for cell in itertools.product(across, down):
-            assert cell[0] < COLUMNS
-            assert cell not in taken, (panel["title"], taken[cell])
-            taken[cell] = panel["id"]
-    bottom = max(y for _, y in taken) + 1
-    assert len(taken) == COLUMNS * bottom
+    problems = []
+    for name, dashboard in DASHBOARDS.items():
+        taken: dict[tuple[int, int], str] = {}
+        for panel in dashboard["panels"]:
+            at, title = panel["gridPos"], panel["title"]
+            cells = set(
+                itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"]))
+            )
+            if max(x for x, _ in cells) >= COLUMNS:
+                problems.append(f"{name}: {title} is too far to the right")
+            problems += [f"{name}: {title} overlaps {taken[cell]}" for cell in cells & taken.keys()]
+            taken |= dict.fromkeys(cells, title)
+        if len(taken) != COLUMNS * (max(y for _, y in taken) + 1):
+            problems.append(f"{name}: a row has a hole")
+    assert problems == []
 
 
-@each_queried
-def test_every_selector_follows_the_variables(panel: dict[str, Any]) -> None:
+def test_every_selector_follows_the_variables() -> None:
     """Each metric is known, and is matched by job and instance; one of a GPU by gpu, too."""
-    by_gpu = {one.name for one in (*metrics.METRICS_PAGE, *metrics.HISTORY_PAGE) if "gpu" in one.labels}
-    for expression in expressions(panel):
+    problems = []
+    for name, expression in queries():
         selectors = SELECTOR.findall(expression)
-        assert selectors
         for metric, matchers in selectors:
-            assert metric.removesuffix("_bucket") in OURS | OTHERS
-            assert {'job=~"$job"', 'instance=~"$instance"'} <= set(matchers.split(","))
-            assert ('gpu=~"$gpu"' in matchers) == (metric in by_gpu)
-        named = re.findall(r"\b(?:llem|process|scrape)_\w+", expression)
-        assert len(named) <= len(selectors)
+            if metric.removesuffix("_bucket") not in OURS | OTHERS:
+                problems.append(f"{name}: {metric} is unknown")
+            if not {'job=~"$job"', 'instance=~"$instance"'} <= set(matchers.split(",")):
+                problems.append(f"{name}: {metric} is not matched by job and instance")
+            if ('gpu=~"$gpu"' in matchers) != (metric in BY_GPU):
+                problems.append(f"{name}: {metric} is matched by gpu, or should be")
+        metric_names = re.findall(r"\b(?:llem|process|scrape)_\w+", expression)
+        if not selectors or len(metric_names) > len(selectors):
+            problems.append(f"{name}: a metric without matchers in {expression}")
+    assert problems == []
 
 
-@each_queried
-def test_ranges_are_grafanas(panel: dict[str, Any]) -> None:
+def test_ranges_are_grafanas() -> None:
     """A line's ranges are $__rate_interval, a figure's $__range, and so is a line's rank, at the end."""
-    for target in panel["targets"]:
-        for function, window, end in RANGE_FUNCTION.findall(target["expr"]):
-            if end:
-                assert (window, target["range"]) == ("$__range", True)
-            elif target["instant"]:
-                assert window in ("$__range", "1m"), function
-            elif function == "max_over_time":
-                assert window == "$__interval"  # each sample of the trace once
-            else:
-                assert window == ("$__interval" if panel["title"] in WHOLE_STEPS else "$__rate_interval")
+    problems = []
+    for name, panel in QUERIED.items():
+        for target in panel["targets"]:
+            for function, window, end in RANGE_FUNCTION.findall(target["expr"]):
+                if end:
+                    good = (window, target["range"]) == ("$__range", True)
+                elif target["instant"]:
+                    good = window in ("$__range", "1m")
+                elif function == "max_over_time" or panel["title"] in WHOLE_STEPS:
+                    good = window == "$__interval"  # each sample of the trace once
+                else:
+                    good = window == "$__rate_interval"
+                if not good:
+                    problems.append(f"{name}: {function} over {window}{end}")
+    assert problems == []
 
 
-@each_queried
-def test_watts_are_never_summed_over_time(panel: dict[str, Any]) -> None:
+def test_watts_are_never_summed_over_time() -> None:
     """No sum_over_time, and no counter's function over a metric of watts: energy comes from counters."""
-    for expression in expressions(panel):
-        assert "sum_over_time" not in expression
+    problems = []
+    for name, expression in queries():
+        if "sum_over_time" in expression:
+            problems.append(f"{name}: sum_over_time")
         for function, metric in re.findall(r"(\w+)\((\w+)\{[^}]*\}\[", expression):
-            if function in ("increase", "rate", "irate", "delta"):
-                assert metric not in IN_WATTS
-            if function in ("increase", "rate"):
-                assert metric.endswith(("_total", "_bucket")), metric
+            in_watts = function in ("increase", "rate", "irate", "delta") and metric in IN_WATTS
+            no_counter = function in ("increase", "rate") and not metric.endswith(("_total", "_bucket"))
+            if in_watts or no_counter:
+                problems.append(f"{name}: {function} of {metric}")
+    assert problems == []
 
 
-@each_queried
-def test_increase_is_said_to_extrapolate(panel: dict[str, Any]) -> None:
+def test_increase_is_said_to_extrapolate() -> None:
     """Joules of a range, and what follows from them, come with a word on the edges."""
-    unit = panel["fieldConfig"]["defaults"]["unit"]
-    energy = any("energy_joules_total" in expression for expression in expressions(panel))
-    if energy and (panel["targets"][0]["instant"] or panel["title"] in WHOLE_STEPS) and unit != "percentunit":
-        is_ratio = panel["title"] in {"Mean power", "Intensity in use, g/kWh", "Longest gaps"}
-        assert is_ratio or "extrapolates" in panel["description"]
+    ratios = {"Mean power", "Intensity in use, g/kWh", "Longest gaps"}
+    problems = [
+        name
+        for name, panel in QUERIED.items()
+        if any("energy_joules_total" in expression for expression in expressions(panel))
+        and (panel["targets"][0]["instant"] or panel["title"] in WHOLE_STEPS)
+        and panel["fieldConfig"]["defaults"]["unit"] != "percentunit"
+        and panel["title"] not in ratios
+        and "extrapolates" not in panel["description"]
+    ]
+    assert problems == []
 
 
 def test_few_colours() -> None:
@@ -177,9 +246,12 @@ def test_few_colours() -> None:
     assert used <= {BLUE, GREEN, ORANGE, RED, "text"}
 
 
-@each_queried
-def test_one_line_one_name(panel: dict[str, Any]) -> None:
+def test_lines_have_names() -> None:
     """Lines that are told apart by labels have those labels in their names."""
-    for target in panel["targets"]:
-        if panel["type"] == "timeseries":
-            assert target["legendFormat"] != "__auto"
+    problems = [
+        name
+        for name, panel in QUERIED.items()
+        if panel["type"] == "timeseries"
+        and any(target["legendFormat"] == "__auto" for target in panel["targets"])
+    ]
+    assert problems == []

@@ -3,61 +3,53 @@
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from grafana.make_dashboards import documents
 from tests.grafana.dashboards.conftest import MANY, MIG_SLICES, Scraped
 from tests.grafana.dashboards.interpolation import View, ask, by_label, numbers, targets
+from tests.grafana.dashboards.panels import DASHBOARDS, QUERIED, named
 
+pytestmark = pytest.mark.full
 MOST_LINES = 64
-DASHBOARDS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in documents().items()}
-PANELS = [(name, panel) for name, one in DASHBOARDS.items() for panel in one["panels"]]
-QUERIED = [(name, panel) for name, panel in PANELS if panel["type"] != "text"]
 
 
-def named(dashboard: str, title: str) -> dict[str, Any]:
-    """The panel of this title."""
-    found: list[dict[str, Any]] = [one for name, one in PANELS if (name, one["title"]) == (dashboard, title)]
-    (panel,) = found
-    return panel
-
-
-def name_of(parameter: object) -> str:
-    return str(parameter["title"]) if isinstance(parameter, dict) else str(parameter).removesuffix(".json")
-
-
-def drawn(scraped: Scraped, view: View, panel: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All series of a panel; every query has some, and no value of any is missing."""
+def drawn(scraped: Scraped, view: View, panel: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """All series of a panel, and what is wrong with them: a query without any, a value that is missing."""
+    series: list[dict[str, Any]] = []
+    problems = []
     for target in targets(panel):
-        found = ask(scraped.prometheus, view, panel, target)
-        assert found, (panel["title"], view.fill(target["expr"], panel))
-        for series in found:
-            assert all(map(math.isfinite, numbers(series))), (panel["title"], series)
-        yield from found
+        answer = ask(scraped.prometheus, view, panel, target)
+        if not answer:
+            problems.append(f"no data: {view.fill(target['expr'], panel)}")
+        problems += [f"no number in {one}" for one in answer if not all(map(math.isfinite, numbers(one)))]
+        series += answer
+    return series, problems
 
 
-@pytest.mark.parametrize(("dashboard", "panel"), QUERIED, ids=name_of)
-def test_every_query_has_data_with_one_gpu(scraped: Scraped, dashboard: str, panel: dict[str, Any]) -> None:
-    """Each query of each panel gives finite values with one GPU, and Prometheus remarks nothing."""
-    assert list(drawn(scraped, scraped.view(scraped.nodes.one), panel)), dashboard
+def test_every_query_has_data_with_one_gpu(scraped: Scraped) -> None:
+    """Each query of each panel gives finite values with one GPU, and Prometheus returns no warning."""
+    view = scraped.view(scraped.nodes.one)
+    assert [
+        f"{name}: {problem}" for name, panel in QUERIED.items() for problem in drawn(scraped, view, panel)[1]
+    ] == []
 
 
-@pytest.mark.parametrize(("dashboard", "panel"), QUERIED, ids=name_of)
-def test_no_panel_draws_over_64_lines(scraped: Scraped, dashboard: str, panel: dict[str, Any]) -> None:
-    """The same over two nodes and 65 GPUs; whatever number of lines is chosen, a panel draws 64 at most."""
-    series = list(drawn(scraped, scraped.view(lines="32"), panel))
-    places = {one["metric"]["instance"] for one in series if "instance" in one["metric"]}
-    assert places <= {scraped.nodes.one, scraped.nodes.many}, "what is no exporter is shown"
-    match panel["type"]:
-        case "stat":
-            assert len(series) == 1
-        case "timeseries":
-            assert len(series) <= MOST_LINES, dashboard
-        case kind:
-            assert kind == "table"
+def test_no_panel_draws_over_64_lines(scraped: Scraped) -> None:
+    """The same over two nodes and 65 GPUs; with the most lines to choose from, a panel draws at most 64."""
+    exporters = {scraped.nodes.one, scraped.nodes.many}
+    most = {"stat": 1, "timeseries": MOST_LINES, "table": math.inf}
+    found = []
+    for name, panel in QUERIED.items():
+        series, problems = drawn(scraped, scraped.view(lines="32"), panel)
+        places = {one["metric"]["instance"] for one in series if "instance" in one["metric"]}
+        if not places <= exporters:
+            problems.append(f"shows {places - exporters}, which are no exporters")
+        if len(series) > most[panel["type"]] or not series:
+            problems.append(f"draws {len(series)} series")
+        found += [f"{name}: {problem}" for problem in problems]
+    assert found == []
 
 
 @pytest.mark.parametrize(
@@ -96,21 +88,22 @@ def test_the_choice_of_lines_is_the_same_at_each_point(scraped: Scraped) -> None
     assert len(ask(scraped.prometheus, scraped.view(lines="8"), panel, powers)) == 8
 
 
-@pytest.mark.parametrize("dashboard", DASHBOARDS)
-def test_variables_offer_what_there_is(scraped: Scraped, dashboard: str) -> None:
+def test_variables_offer_what_there_is(scraped: Scraped) -> None:
     """The variables' queries list both jobs, both nodes, and all GPUs of those chosen."""
-    offered = {}
-    for variable in DASHBOARDS[dashboard]["templating"]["list"]:
-        if variable["type"] == "query":
-            query = scraped.view().fill(variable["query"]["query"], {})
-            series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-            answer = scraped.prometheus.fetch_text(f"/api/v1/label/{label}/values", {"match[]": series})
-            offered[variable["name"]] = set(json.loads(answer)["data"])
-    assert offered == {
+    offered: dict[str, dict[str, set[str]]] = {name: {} for name in DASHBOARDS}
+    for name, dashboard in DASHBOARDS.items():
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                query = scraped.view().fill(variable["query"]["query"], {})
+                series, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
+                answer = scraped.prometheus.fetch_text(f"/api/v1/label/{label}/values", {"match[]": series})
+                offered[name][variable["name"]] = set(json.loads(answer)["data"])
+    expected = {
         "job": {"llem", "llem-history"},
         "instance": {scraped.nodes.one, scraped.nodes.many},
         "gpu": {str(gpu) for gpu in range(MANY)},
     }
+    assert offered == dict.fromkeys(DASHBOARDS, expected)
 
 
 def test_chosen_gpus_alone_are_shown(scraped: Scraped) -> None:
