@@ -190,6 +190,7 @@ def in_folder(folder: Path) -> Path:
     return folder / "site"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("installed", [in_archive, in_folder])
 def test_numba_without_a_place_for_its_cache(tmp_path: Path, installed: Callable[[Path], Path]) -> None:
     """Installed where nothing can be written, without a home: compiled for this process, and nothing said."""
@@ -200,6 +201,7 @@ def test_numba_without_a_place_for_its_cache(tmp_path: Path, installed: Callable
     assert decoded == "(array([0]), array([1.5]), array([1]))\n"
 
 
+@pytest.mark.full
 def test_numbas_cache_is_used_again(tmp_path: Path) -> None:
     """The second process finds what the first has compiled, and compiles nothing."""
     written = []

@@ -3,12 +3,13 @@
 import struct
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llem_core.errors import ChunkError, SourceError
@@ -92,18 +93,17 @@ def decoder(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-@pytest.mark.parametrize("behind", [b"", b"\xff" * 100], ids=["last", "not last"])
-def test_error_names_the_chunk_and_what_is_wrong(decoder: str, name: str, behind: bytes) -> None:
+def test_error_names_the_chunk_and_what_is_wrong(decoder: str, subtests: pytest.Subtests) -> None:
     """The message has the chunk's number, its place and the fault, whatever bytes follow it."""
-    payload, words = DAMAGED[name]
-    chunks = packed([GOOD, GOOD, payload, GOOD])
-    with pytest.raises(SourceError) as caught:
-        decode(chunks.data + behind, chunks.offsets, chunks.lengths, decode_into=decoders()[decoder])
-    assert str(caught.value).startswith(f"XOR chunk 2 at byte {2 * len(GOOD)}: ")
-    assert words in str(caught.value)
-    assert isinstance(caught.value, ChunkError)
-    assert (caught.value.chunk, caught.value.offset) == (2, 2 * len(GOOD))
+    for (name, (payload, words)), behind in product(DAMAGED.items(), (b"", b"\xff" * 100)):
+        chunks = packed([GOOD, GOOD, payload, GOOD])
+        with subtests.test(name=name, behind=behind):
+            with pytest.raises(SourceError) as caught:
+                decode(chunks.data + behind, chunks.offsets, chunks.lengths, decode_into=decoders()[decoder])
+            assert str(caught.value).startswith(f"XOR chunk 2 at byte {2 * len(GOOD)}: ")
+            assert words in str(caught.value)
+            assert isinstance(caught.value, ChunkError)
+            assert (caught.value.chunk, caught.value.offset) == (2, 2 * len(GOOD))
 
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 20), (0, 1000), (10_000, 20), (3, -5), (0, 2**63 - 1)])
@@ -211,7 +211,7 @@ def altered_payload(rng: Random, payload: bytes) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(settings.default.max_examples // 20))
 def test_either_decoder_finds_the_same_faults(real: Chunks, seed: int) -> None:
     """Of thousands of altered chunks the same ones have the same faults, and the others the same bits."""
     rng = Random(seed)
@@ -231,25 +231,27 @@ def test_either_decoder_finds_the_same_faults(real: Chunks, seed: int) -> None:
 
 
 FUZZ_AT_A_WALL = """
-import ctypes, mmap, sys
+import ctypes, itertools, mmap, sys
 from pathlib import Path
 import numpy as np
 from llem_core.errors import ChunkError
 from llem_integrator.xor import compiled, decode, side_by_side
 
-payload, seed, rounds = Path(sys.argv[1]).read_bytes(), int(sys.argv[2]), int(sys.argv[3])
+rounds, *paths = sys.argv[1:]
 page = mmap.PAGESIZE
 memory = mmap.mmap(-1, 3 * page)
 buffer = np.frombuffer(memory, np.uint8)
 wall = ctypes.c_void_p(buffer.ctypes.data + 2 * page)
 assert ctypes.CDLL(None).mprotect(wall, ctypes.c_size_t(page), 0) == 0  # PROT_NONE
-rng = np.random.default_rng(seed)
+rng = np.random.default_rng(7)
 found = {"decoded": 0, "refused": 0}
 numba, numpy = compiled.load(), side_by_side.decode_into
-for decode_into, behind in ((numba, 0), (numba, compiled.SLACK_BYTES), (numpy, 0)):
+ways = ((numba, 0), (numba, compiled.SLACK_BYTES), (numpy, 0))
+for path, (decode_into, behind) in itertools.product(paths, ways):
+    payload = Path(path).read_bytes()
     length = len(payload)
     room = buffer[2 * page - length - behind : 2 * page]
-    for _ in range(rounds):
+    for _ in range(int(rounds)):
         room[:length] = np.frombuffer(payload, np.uint8)
         at = rng.integers(0, length, rng.integers(1, 8))
         room[at] = rng.integers(0, 256, len(at))
@@ -264,13 +266,15 @@ print(found["decoded"], found["refused"])
 """The buffer ends where memory that must not be touched begins: a read beyond it kills the process."""
 
 
-@pytest.mark.parametrize("which", [0, 2, 3, 5, 6])
-def test_nothing_is_read_beyond_the_buffer(tmp_path: Path, real: Chunks, which: int) -> None:
-    """Thousands of altered chunks at the very end of memory are decoded or refused, without a crash."""
-    (tmp_path / "chunk").write_bytes(real.payload(which))
-    command = [sys.executable, "-c", FUZZ_AT_A_WALL, str(tmp_path / "chunk"), str(which), "700"]
+def test_nothing_is_read_beyond_the_buffer(tmp_path: Path, real: Chunks) -> None:
+    """Altered chunks at the very end of memory are decoded or refused, without a crash."""
+    rounds, paths = 7 * settings.default.max_examples, []
+    for which in (0, 2, 3, 5, 6):
+        paths.append(tmp_path / str(which))
+        paths[-1].write_bytes(real.payload(which))
+    command = [sys.executable, "-c", FUZZ_AT_A_WALL, str(rounds), *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     decoded, refused = map(int, done.stdout.split())
-    assert decoded + refused == 3 * 700
+    assert decoded + refused == 3 * rounds * len(paths)
     assert refused > 0

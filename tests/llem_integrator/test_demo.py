@@ -5,9 +5,9 @@ import pytest
 from llem_integrator import Request, demo
 
 
-def test_the_demo_measures_what_its_trace_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exact joules lie inside the bounds, and those of the counter are them but for a register's step."""
-    monkeypatch.setattr(demo, "MEASURE_SECONDS", 4)
+@pytest.mark.full
+def test_the_demo_measures_what_its_trace_holds() -> None:
+    """The exact joules lie inside the bounds; the counter's differ from them by a register's step."""
     _, result, said = demo.run(Request(), lambda _: None)
     assert "replayed trace" in said
     assert len(result.gpus) == 2

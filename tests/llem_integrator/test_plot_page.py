@@ -14,6 +14,8 @@ from tests.llem_integrator.browser import Page, opened
 from tests.llem_integrator.measured import BEGIN, file_of, two_gpus
 from tests.llem_integrator.pages import scraped, trace
 
+pytestmark = pytest.mark.full
+
 GAP_COLOUR = [243, 195, 189]
 
 
