@@ -1,8 +1,9 @@
 """What each path answers, on a replayed trace."""
 
 import gzip
+import re
 import socket
-import time
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -11,16 +12,19 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, HISTORY_PAGE
 from llem_exporter.history_page import parse_since
-from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import MetricsPage, history, scrape
 from tests.servers import Exporter, wait_until
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
 
-@pytest.fixture
-def exporter(start: StartExporter) -> Exporter:
-    return start("--replay", "demo")
+@pytest.fixture(scope="module")
+def exporter() -> Iterator[Exporter]:
+    """An exporter that has samples; at the end it has logged no error."""
+    with Exporter(args=["--replay", "demo"]) as exporter:
+        wait_until(lambda: len(history(exporter)) == 4, "samples")
+        yield exporter
+        assert not re.search("ERROR|Traceback", exporter.log())
 
 
 def test_every_path_has_its_answer(exporter: Exporter) -> None:
@@ -35,33 +39,29 @@ def test_every_path_has_its_answer(exporter: Exporter) -> None:
     assert exporter.fetch("/metrics", method="POST").status == 405
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/history?since=0", "/nothing"])
-def test_answers_tell_no_versions(exporter: Exporter, path: str) -> None:
-    """Whoever may not ask learns of no library by its number."""
-    assert exporter.fetch(path).headers["Server"] == "llem-exporter"
+def test_answers_tell_no_versions(exporter: Exporter) -> None:
+    """The Server header names no library and no version."""
+    servers = {
+        exporter.fetch(path).headers["Server"] for path in ("/", "/metrics", "/history?since=0", "/none")
+    }
+    assert servers == {"llem-exporter"}
 
 
 @pytest.mark.parametrize("path", [b"/", b"/history"])
 def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Exporter, path: bytes) -> None:
-    """With the port, and no name is looked up: a name server that is down would hold up every scrape."""
-    with socket.create_connection(("127.0.0.1", exporter.port), 5) as client:
+    """The target has the port, and no name is looked up: a name server that is down would delay scrapes."""
+    with socket.create_connection(("127.0.0.1", exporter.port), 30) as client:
         client.sendall(b"GET " + path + b" HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert f'targets: ["127.0.0.1:{exporter.port}"]' in answer.decode()
 
 
-def test_the_landing_page_escapes_the_host(exporter: Exporter) -> None:
-    """A Host header cannot put markup into the page."""
-    page = exporter.fetch("/", headers={"Host": "<script>alert(1)</script>"}).data.decode()
-    assert "<script>" not in page
-
-
-@pytest.mark.parametrize("path", ["/", "/metrics", "/history?since=0", "/-/healthy", "/-/ready"])
-def test_head_is_get_without_the_body(exporter: Exporter, path: str) -> None:
+def test_head_is_get_without_the_body(exporter: Exporter) -> None:
     """HEAD answers with the status and headers of GET."""
-    head, get = exporter.fetch(path, method="HEAD"), exporter.fetch(path)
-    assert (head.status, head.data) == (200, b"")
-    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    for path in ("/", "/metrics", "/history?since=0", "/-/healthy", "/-/ready"):
+        head, get = exporter.fetch(path, method="HEAD"), exporter.fetch(path)
+        assert (head.status, head.data) == (200, b""), path
+        assert head.headers["Content-Type"] == get.headers["Content-Type"], path
 
 
 def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
@@ -80,60 +80,45 @@ def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
     assert len(list(text_string_to_metric_families(text))) > 20  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=x", "text/plain;version=abc.def"])
 @pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
-def test_an_accept_header_that_makes_no_sense_gets_plain_text(
-    exporter: Exporter, path: str, accept: str
-) -> None:
-    """Not an error of ours."""
-    answer = exporter.fetch(path, headers={"Accept": accept})
-    assert (answer.status, answer.headers["Content-Type"][:26]) == (200, "text/plain; version=0.0.4;")
+def test_a_malformed_accept_header_gets_plain_text(exporter: Exporter, path: str) -> None:
+    """It is not an error of the exporter's."""
+    for accept in ("application/openmetrics-text;version=x", "text/plain;version=abc.def"):
+        answer = exporter.fetch(path, headers={"Accept": accept})
+        assert (answer.status, answer.headers["Content-Type"][:26]) == (200, "text/plain; version=0.0.4;")
 
 
-@pytest.mark.parametrize(
-    ("accepted", "zipped"),
-    [
-        ("gzip;q=0", False),
-        ("gzip; q=0.000", False),
-        ("gzip;q=0.5", True),
-        ("br, GZIP", True),
-        ("x-gzip", False),
-    ],
-)
 @pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
-def test_gzip_is_sent_to_who_wants_it(exporter: Exporter, path: str, accepted: str, zipped: bool) -> None:
-    """A weight of 0 says no."""
-    answer = exporter.fetch(path, headers={"Accept-Encoding": accepted})
-    assert (answer.headers.get("Content-Encoding") == "gzip") == zipped
+def test_gzip_is_sent_where_it_is_accepted(exporter: Exporter, path: str) -> None:
+    """A weight of 0 refuses it."""
+    wanted = {
+        "gzip;q=0": False,
+        "gzip; q=0.000": False,
+        "gzip;q=0.5": True,
+        "br, GZIP": True,
+        "x-gzip": False,
+    }
+    encodings = {
+        accepted: exporter.fetch(path, headers={"Accept-Encoding": accepted}).headers.get("Content-Encoding")
+        for accepted in wanted
+    }
+    assert encodings == {accepted: "gzip" if zipped else None for accepted, zipped in wanted.items()}
 
 
-def raw(exporter: Exporter, request: bytes) -> bytes:
-    """The start of what the exporter answers to these bytes."""
-    with socket.create_connection(("127.0.0.1", exporter.port), 5) as client:
-        client.sendall(request)
-        return client.recv(4096)
-
-
-def test_whatever_comes_is_no_traceback(exporter: Exporter) -> None:
-    """Hosts that are no text, headers that are too long, other protocols: the client's fault, told to it."""
-    for path, status in ((b"/", b"200"), (b"/history", b"400")):
-        answer = raw(exporter, b"GET " + path + b" HTTP/1.1\r\nHost: \xff\r\n\r\n")
-        assert answer.split()[1] == status
-    for request in (
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 9000 + b"\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-    ):
-        assert raw(exporter, request).split()[1] == b"400"
-    assert "Traceback" not in exporter.log()
-    assert "ERROR" not in exporter.log()
+@pytest.mark.parametrize(("path", "status"), [(b"/", b"200"), (b"/history", b"400")])
+def test_a_host_header_may_hold_any_bytes(exporter: Exporter, path: bytes, status: bytes) -> None:
+    """It is not an error of the exporter's."""
+    with socket.create_connection(("127.0.0.1", exporter.port), 30) as client:
+        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: \xff\r\n\r\n")
+        assert client.recv(4096).split()[1] == status
 
 
 def test_head_of_history_is_answered_as_get_and_moves_no_cursor(exporter: Exporter) -> None:
-    """400 without an ID; nobody is known by a HEAD."""
+    """400 without an ID; no scraper is remembered by a HEAD."""
+    before = scrape(exporter).value("llem_history_scrapers")
     for query, status in (("", 400), ("?since=x", 400), ("?scraper=a&limit=0", 400), ("?scraper=a", 200)):
         assert exporter.fetch(f"/history{query}", method="HEAD").status == status
-    assert scrape(exporter).value("llem_history_scrapers") == 0
+    assert scrape(exporter).value("llem_history_scrapers") == before
 
 
 def test_history_needs_since(exporter: Exporter) -> None:
@@ -147,26 +132,28 @@ def test_history_needs_since(exporter: Exporter) -> None:
 
 
 def test_history_is_every_sample_once_in_order(exporter: Exporter) -> None:
-    """Pulls that each begin where the last ended give every tick of every GPU, once, ascending."""
+    """Pulls that each begin where the last ended give what one pull gives: each sample once, ascending."""
     pulled: dict[tuple[str, str], list[int]] = {}
-    since_ms = 0
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline:
-        since_text = f"{since_ms / 1000:.3f}"
-        for key, points in history(exporter, since_text).items():
+
+    def newest_ms() -> int:
+        return max((times[-1] for times in pulled.values()), default=0)
+
+    def pull() -> bool:
+        for key, points in history(exporter, f"{newest_ms() / 1000:.3f}").items():
             pulled.setdefault(key, []).extend(ms for ms, _ in points)
-        since_ms = max((times[-1] for times in pulled.values()), default=0)
-        time.sleep(0.03)
+        return len(min(pulled.values(), key=len)) >= 18
+
+    wait_until(pull, "18 samples")
     assert len(pulled) == 4
+    whole = {key: [ms for ms, _ in points if ms <= newest_ms()] for key, points in history(exporter).items()}
+    assert pulled == whole
     ticks = [[ms // 100 for ms in times] for times in pulled.values()]
-    assert len(ticks[0]) >= 18
-    assert {after - before for before, after in pairwise(ticks[0])} == {1}
+    assert all(before < after for before, after in pairwise(ticks[0]))
     assert all(others == ticks[0] for others in ticks), "half a tick was handed out"
 
 
 def test_history_comes_as_openmetrics_and_gzipped(exporter: Exporter) -> None:
     """Seconds with three digits, counter families without _total, # EOF, and all families of the page."""
-    wait_until(lambda: len(history(exporter)) == 4, "samples")
     headers = {"Accept": OPENMETRICS, "Accept-Encoding": "gzip"}
     answer = exporter.fetch("/history?since=0", headers=headers)
     assert answer.headers["Content-Encoding"] == "gzip"
@@ -188,7 +175,6 @@ def test_history_comes_as_openmetrics_and_gzipped(exporter: Exporter) -> None:
 
 def test_gzip_is_one_stream(exporter: Exporter) -> None:
     """The chunks of a gzipped history are one gzip file, equal to the plain page over the same samples."""
-    wait_until(lambda: len(history(exporter)) == 4, "samples")
     pool = urllib3.HTTPConnectionPool("127.0.0.1", exporter.port)
     raw = pool.request(
         "GET", "/history?since=0", headers={"Accept-Encoding": "gzip"}, decode_content=False
@@ -197,22 +183,31 @@ def test_gzip_is_one_stream(exporter: Exporter) -> None:
     pool.close()
 
 
+def sampled_ms(page: MetricsPage, gpu: str) -> int:
+    """When the sample was taken that a page's counters end with."""
+    return round(1000 * page.value("llem_gpu_sample_timestamp_seconds", gpu=gpu))
+
+
 def test_history_joules_are_the_counters_to_the_bit(exporter: Exporter) -> None:
     """Between two scrapes' sample times, the history's trapezoid is exactly the counter's difference."""
     before = scrape(exporter)
-    time.sleep(1.5)
-    after = scrape(exporter)
-    time.sleep(0.5)
-    points = history(exporter)
+
+    def later_page() -> MetricsPage | None:
+        page = scrape(exporter)
+        return page if sampled_ms(page, "1") >= sampled_ms(before, "1") + 1000 else None
+
+    after = wait_until(later_page, "a second of samples")
+    assert after is not None
     for gpu in ("0", "1"):
-        first_ms, last_ms = (
-            round(1000 * page.value("llem_gpu_sample_timestamp_seconds", gpu=gpu)) for page in (before, after)
-        )
-        inside = [
-            (ms, watts)
-            for ms, watts in points["llem_gpu_power_trace_watts", gpu]
-            if first_ms <= ms <= last_ms
-        ]
+        first_ms, last_ms = sampled_ms(before, gpu), sampled_ms(after, gpu)
+
+        def trace(gpu: str = gpu, last_ms: int = last_ms) -> list[tuple[int, float]] | None:
+            points = history(exporter)["llem_gpu_power_trace_watts", gpu]
+            return points if points[-1][0] >= last_ms else None
+
+        points = wait_until(trace, "the last sample in the history")
+        assert points is not None
+        inside = [(ms, watts) for ms, watts in points if first_ms <= ms <= last_ms]
         sixteen_thousandths = sum((p0 + p1) * (t1 - t0) * 8 for (t0, p0), (t1, p1) in pairwise(inside))
         counted = [
             round(16_000 * page.value("llem_gpu_nvml_energy_joules_total", gpu=gpu))
@@ -227,11 +222,6 @@ def test_a_connection_is_kept(exporter: Exporter) -> None:
         for path in ("/metrics", "/history?since=0", "/metrics"):
             assert pool.request("GET", path).status == 200
         assert pool.num_connections == 1
-
-
-def test_an_oversize_header_is_refused(exporter: Exporter) -> None:
-    """More than 8 KiB in one header is not read."""
-    assert exporter.fetch("/metrics", headers={"X-Long": "x" * 9000}).status == 400
 
 
 @pytest.mark.parametrize(
