@@ -1,4 +1,4 @@
-"""A node of three GPUs whose power is known at any instant."""
+"""Nodes whose power is known at any instant."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,15 +7,14 @@ import pytest
 
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.faults.pages import SteadyDriver
 from tests.servers import Exporter
 
 
 @pytest.fixture
 def steady(tmp_path: Path) -> Iterator[FakeDriver]:
-    """Three GPUs that draw 100, 200 and 300 W, whatever the instant."""
-    with FakeDriver(tmp_path, gpus=3, low_watts=100.0, high_watts=100.0, sine_watts=0.0) as driver:
-        for gpu in driver.gpus[1:]:
-            gpu.set_load(low_watts=100.0 * (1 + gpu.index), high_watts=100.0 * (1 + gpu.index))
+    """Three GPUs that draw 100, 200 and 300 W."""
+    with SteadyDriver(tmp_path, gpus=3) as driver:
         yield driver
 
 
@@ -27,3 +26,17 @@ def begin(start: StartExporter, steady: FakeDriver) -> Callable[..., Exporter]:
         return start("--no-collector.codecarbon", *args, driver=steady, **env)
 
     return begin_exporter
+
+
+@pytest.fixture(scope="module")
+def shared_steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
+    """The same three GPUs for all tests of a module; each test restores what it changes."""
+    with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=3) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def shared_exporter(shared_steady: FakeDriver) -> Iterator[Exporter]:
+    """An exporter on them, with Zeus and without CodeCarbon."""
+    with Exporter(env=shared_steady.env, args=["--no-collector.codecarbon"]) as exporter:
+        yield exporter

@@ -1,7 +1,7 @@
-"""What the tests of faults look at on a page of metrics."""
+"""A node whose GPUs draw constant power, and what the tests of faults look at on its metrics pages."""
 
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +20,8 @@ STAMP, SAMPLES, ERRORS = (
 )
 COVERED, GAP, INFO = metrics.GPU_INTEGRATED.name, metrics.GPU_GAP.name, metrics.GPU_INFO.name
 SUCCESS, AVAILABLE = metrics.COLLECTOR_SUCCESS.name, metrics.BACKEND_AVAILABLE.name
+SELECTED, DURATION = metrics.BACKEND_SELECTED.name, metrics.COLLECTOR_DURATION.name
+TEMPERATURE = metrics.GPU_TEMPERATURE.name
 GPU_GAUGES = [
     spec.name
     for spec in METRICS_PAGE
@@ -35,50 +37,66 @@ SLOW_GAUGES = [
     )
 ]
 
-FRESH_SECONDS = 1.0
+DENIED, UNSUPPORTED = "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_NOT_SUPPORTED"
+LOST, TOO_SLOW = "NVML_ERROR_GPU_IS_LOST", "READ_TOO_SLOW"
+
 LIMIT_WATTS = 700.0
 """The fake GPUs' enforced limit."""
 
+GRID_SECONDS = 0.002
+"""A sample this near to its tick has the tick's time."""
+
 Begin = Callable[..., Exporter]
+
+
+class SteadyDriver(FakeDriver):
+    """GPUs of constant power: 100 W the first, `step_watts` more each of the others."""
+
+    def __init__(self, directory: Path, gpus: int, step_watts: float = 100.0) -> None:
+        super().__init__(directory, gpus=gpus, low_watts=100.0, high_watts=100.0, sine_watts=0.0)
+        for gpu in self.gpus[1:]:
+            watts = 100.0 + step_watts * gpu.index
+            gpu.set_load(low_watts=watts, high_watts=watts)
+
+
+def page_when(exporter: Exporter, holds: Callable[[MetricsPage], object], what: str) -> MetricsPage:
+    """The first page of which this holds."""
+
+    def pages() -> list[MetricsPage]:
+        shown = scrape(exporter)
+        return [shown] if holds(shown) else []
+
+    return wait_until(pages, what)[0]
 
 
 def page_with(exporter: Exporter, name: str, count: int = 1, **labels: object) -> MetricsPage:
     """The page as soon as it has `count` series of this name and these labels, none of them 0."""
 
-    def pages() -> list[MetricsPage]:
-        shown = scrape(exporter)
-        found = [shown.value(name, **series) for series in shown.labels(name, **labels)]
-        return [shown] if len(found) == count and all(found) else []
+    def holds(page: MetricsPage) -> bool:
+        values = [page.value(name, **series) for series in page.labels(name, **labels)]
+        return len(values) == count and all(values)
 
-    return wait_until(pages, f"{name} {labels}")[0]
-
-
-def with_zeus(exporter: Exporter, count: int = 3) -> MetricsPage:
-    """The page as soon as the zeus counters of all GPUs, and their slow readings, are on it."""
-    page_with(exporter, metrics.GPU_TEMPERATURE.name, count)
-    return page_with(exporter, ZEUS, count)
+    return page_when(exporter, holds, f"{count} x {name} {labels}")
 
 
-def all_read(exporter: Exporter) -> MetricsPage:
-    """The page as soon as every GPU's power is read, and its counter where Zeus is on."""
-
-    def pages() -> list[MetricsPage]:
-        shown = scrape(exporter)
-        states = [shown.value(SUCCESS, **labels) for labels in shown.labels(SUCCESS)]
-        return [shown] if states and all(states) else []
-
-    return wait_until(pages, "every collector's success")[0]
+def page_without(exporter: Exporter, *names: str, **labels: object) -> MetricsPage:
+    """The page as soon as it has no series of these names and these labels."""
+    return page_when(
+        exporter,
+        lambda page: not any(page.labels(name, **labels) for name in names),
+        f"no {', '.join(names)} {labels}",
+    )
 
 
-def gone_in_time(exporter: Exporter, fault_s: float, gpu: str, names: Collection[str]) -> MetricsPage:
-    """The first page without these gauges; none that was asked for over a second after the fault has one."""
-    while True:
-        asked_s = time.monotonic() - fault_s
-        shown = scrape(exporter)
-        left = [name for name in names if shown.labels(name, gpu=gpu)]
-        if not left:
-            return shown
-        assert asked_s <= FRESH_SECONDS, f"{left} {asked_s:.3f} s after the fault"
+def all_read(exporter: Exporter, gpus: int = 3, zeus: bool = True) -> MetricsPage:
+    """The page as soon as all is on it of every GPU: power, slow readings and, with Zeus, its counter."""
+    names = (POWER, STAMP, TEMPERATURE, *([ZEUS] if zeus else []))
+
+    def holds(page: MetricsPage) -> bool:
+        successes = [page.value(SUCCESS, **labels) for labels in page.labels(SUCCESS)]
+        return all(successes) and all(len(page.labels(name)) == gpus for name in names)
+
+    return page_when(exporter, holds, f"all of {gpus} GPUs")
 
 
 def accounted(driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: str) -> float:
@@ -97,6 +115,26 @@ def accounted(driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: st
     assert joules <= exact + 1e-3
     assert exact <= joules + gap_s * LIMIT_WATTS + 1e-3
     return gap_s
+
+
+def counted_error(
+    driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: str, step_joules: float = 0.0
+) -> float:
+    """By how many joules a hardware counter's rise differs from the exact one; 0 where it is within bounds.
+
+    A page's timestamp is the middle of its reading. Its counter was read at most half the calls' duration
+    from there, which a busy machine lengthens and the page shows.
+    """
+    exact = driver.exact_joules(int(gpu), first.value(STAMP, gpu=gpu), last.value(STAMP, gpu=gpu))
+    error = rise(first, last, ZEUS, gpu) - exact - step_joules
+    return max(0.0, abs(error) - counter_slack(driver, first, gpu) - counter_slack(driver, last, gpu))
+
+
+def counter_slack(driver: FakeDriver, page: MetricsPage, gpu: str) -> float:
+    """The most that a GPU draws between a page's timestamp and the reading of its counter [J]."""
+    calls_s = sum(page.value(DURATION, **labels) for labels in page.labels(DURATION))
+    watts = driver.gpus[int(gpu)].load.low_watts + (driver.gpus[int(gpu)].module_watts or 0.0)
+    return watts * (calls_s / 2 + 2 * GRID_SECONDS) + 0.125
 
 
 def rise(first: MetricsPage, last: MetricsPage, name: str, gpu: str) -> float:

@@ -4,24 +4,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.fake_nvml import FakeDriver, FakeGpu
+from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
-from tests.llem_exporter.faults.pages import all_read, with_zeus
+from tests.llem_exporter.faults.injection import FAULTS
+from tests.llem_exporter.faults.pages import STAMP, all_read, page_when
 from tests.servers import Exporter
 
-FAULTS: dict[str, Callable[[FakeGpu, bool], object]] = {
-    "lost": lambda gpu, on: setattr(gpu, "lost", on),
-    "hung": lambda gpu, on: setattr(gpu, "hung", on),
-    "denied": lambda gpu, on: setattr(gpu, "denied", frozenset({"fields", "power", "energy"} if on else ())),
-    "zero": lambda gpu, on: setattr(gpu, "power_override_watts", 0.0 if on else None),
-    "absurd": lambda gpu, on: setattr(gpu, "power_override_watts", 10_000.0 if on else None),
-    "slow": lambda gpu, on: setattr(gpu, "slow_call_s", 0.05 if on else 0.0),
-}
+NAMES = ("healthy", "lost", "hung", "unreadable", "zero", "absurd", "slow", "healthy")
+FAULT_SECONDS = 1.5
 
 
 def integrated(exporter: Exporter, start_unix_s: float, end_unix_s: float, backend: str) -> dict[str, Any]:
@@ -40,27 +33,35 @@ def integrated(exporter: Exporter, start_unix_s: float, end_unix_s: float, backe
     return {gpu["gpu"]: gpu for gpu in result["gpus"]}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_exact_joules_are_inside_the_bounds(start: StartExporter, driver: FakeDriver, fault: str) -> None:
-    """A fault of 1.5 s in the middle of the window, on the bursty load: by nvml and by zeus, each GPU."""
-    exporter = start("--no-collector.codecarbon", driver=driver)
-    with_zeus(exporter)
-    start_s = round(time.time(), 3)
-    time.sleep(1)
-    FAULTS[fault](driver.gpus[1], True)
-    time.sleep(1.5)
-    FAULTS[fault](driver.gpus[1], False)
-    time.sleep(1.2)
-    all_read(exporter)
-    end_s = round(time.time(), 3)
-    time.sleep(0.8)
-    for backend in ("nvml", "zeus"):
-        found = integrated(exporter, start_s, end_s, backend)
-        assert found.keys() == {"0", "1", "2"}
-        for number, gpu in found.items():
-            exact = driver.exact_joules(int(number), start_s, end_s)
-            assert gpu["joules_low"] <= exact <= gpu["joules_high"], (backend, number, gpu)
-    by_nvml = integrated(exporter, start_s, end_s, "nvml")
-    gaps = [by_nvml[number]["gap_s"] for number in ("0", "1", "2")]
-    assert gaps[0] == gaps[2] == 0
-    assert (gaps[1] >= 1.2) == (fault != "slow")
+def test_the_exact_joules_are_inside_the_bounds(start: StartExporter, tmp_path: Path) -> None:
+    """A different fault on each GPU in the middle of a window of bursty load: by nvml and by zeus."""
+    with FakeDriver(tmp_path, gpus=len(NAMES)) as driver:
+        exporter = start("--no-collector.codecarbon", driver=driver)
+        all_read(exporter, len(NAMES))
+        start_s = round(time.time(), 3)
+        time.sleep(0.5)
+        faulty = [(FAULTS[name], gpu) for name, gpu in zip(NAMES, driver.gpus, strict=True) if name in FAULTS]
+        for fault, gpu in faulty:
+            fault(gpu, True)
+        time.sleep(FAULT_SECONDS)
+        for fault, gpu in faulty:
+            fault(gpu, False)
+        all_read(exporter, len(NAMES))
+        end_s = round(time.time(), 3)
+        page_when(
+            exporter,
+            lambda page: all(page.value(STAMP, **labels) > end_s + 0.5 for labels in page.labels(STAMP)),
+            "samples after the window",
+        )
+        results = {backend: integrated(exporter, start_s, end_s, backend) for backend in ("nvml", "zeus")}
+    outside = [
+        (backend, NAMES[int(number)], gpu)
+        for backend, gpus in results.items()
+        for number, gpu in gpus.items()
+        if not gpu["joules_low"] <= driver.exact_joules(int(number), start_s, end_s) <= gpu["joules_high"]
+    ]
+    assert outside == []
+    assert [len(gpus) for gpus in results.values()] == [len(NAMES)] * 2
+    gaps = [results["nvml"][str(number)]["gap_s"] for number in range(len(NAMES))]
+    with_gap = [name for name, gap_s in zip(NAMES, gaps, strict=True) if gap_s >= FAULT_SECONDS - 0.3]
+    assert with_gap == ["lost", "hung", "unreadable", "zero", "absurd"]

@@ -1,6 +1,6 @@
-"""Nodes that are not a row of whole GPUs: MIG, superchips, CUDA_VISIBLE_DEVICES."""
+"""A node that is not a row of whole GPUs: MIG, a superchip, an odd name, and CUDA_VISIBLE_DEVICES set."""
 
-import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -9,74 +9,123 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.faults.pages import (
     COVERED,
     ERRORS,
+    GAP,
     INFO,
     NVML,
     POWER,
+    SAMPLES,
     STAMP,
+    TOO_SLOW,
     ZEUS,
-    Begin,
+    SteadyDriver,
+    all_read,
+    counted_error,
+    page_when,
     page_with,
     rise,
-    with_zeus,
 )
-from tests.llem_exporter.page import scrape
+from tests.llem_exporter.page import MetricsPage, scrape
+from tests.servers import Exporter
 
 MIG = metrics.GPU_MIG_INFO.name
+SUPERCHIP, DIVIDED, ODDLY_NAMED, REDIVIDED = "0", "1", "2", "3"
+NAME = 'H"1\\0\n0'
 
 
-def test_mig_slices_are_named_and_the_power_is_there_once(begin: Begin, steady: FakeDriver) -> None:
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
+    """Four GPUs, each of another kind."""
+    with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=4) as driver:
+        driver.gpus[int(SUPERCHIP)].module_watts = 80.0
+        driver.gpus[int(DIVIDED)].mig_slices = 3
+        driver.gpus[int(ODDLY_NAMED)].name = NAME
+        driver.gpus[int(REDIVIDED)].mig_slices = 2
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def exporter(mixed: FakeDriver) -> Iterator[Exporter]:
+    """An exporter whose CUDA_VISIBLE_DEVICES names no GPU; one GPU is divided anew as soon as it is read."""
+    env = {**mixed.env, "CUDA_VISIBLE_DEVICES": "MIG-x"}
+    with Exporter(env=env, args=["--no-collector.codecarbon"]) as exporter:
+        page_with(exporter, MIG, 2, gpu=REDIVIDED)
+        mixed.gpus[int(REDIVIDED)].mig_slices = 1
+        yield exporter
+
+
+@pytest.fixture(scope="module")
+def span(exporter: Exporter) -> tuple[MetricsPage, MetricsPage]:
+    """Two pages with a second between them."""
+    first = all_read(exporter, 4)
+    return first, page_when(exporter, lambda page: rise(first, page, STAMP, SUPERCHIP) >= 1, "a second")
+
+
+def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mixed: FakeDriver) -> None:
     """No series of a slice has watts or joules: the sum over the node is that of the whole GPUs."""
-    steady.gpus[1].mig_slices = 3
-    exporter = begin()
-    with_zeus(exporter)
-    shown = page_with(exporter, MIG, 3)
-    parent = steady.gpus[1].uuid.removeprefix("GPU-")[:-2]
-    slices = [(labels["uuid"], labels["mig_uuid"], labels["profile"]) for labels in shown.labels(MIG)]
-    assert sorted(slices) == [(steady.gpus[1].uuid, f"MIG-{parent}{n:02x}", "1g.9gb") for n in range(3)]
+    shown = all_read(exporter, 4)
+    uuid = mixed.gpus[int(DIVIDED)].uuid
+    slices = [
+        (labels["uuid"], labels["mig_uuid"], labels["profile"]) for labels in shown.labels(MIG, gpu=DIVIDED)
+    ]
+    parent = uuid.removeprefix("GPU-")[:-2]
+    assert sorted(slices) == [(uuid, f"MIG-{parent}{n:02x}", "1g.9gb") for n in range(3)]
     for name in (POWER, NVML, ZEUS):
-        assert len(shown.labels(name)) == 3
-    assert sum(shown.value(POWER, gpu=gpu) for gpu in "012") == 600.0
+        assert len(shown.labels(name)) == 4
+    assert sum(shown.value(POWER, gpu=gpu) for gpu in "0123") == 1000.0 + 80.0
     lines_of_slices = [line for line in shown.text.splitlines() if "MIG-" in line]
     assert all(line.startswith(MIG) for line in lines_of_slices)
-    assert shown.labels(ERRORS) == []  # that a divided GPU has no utilization is no error
-    assert shown.labels("llem_gpu_utilization_ratio", gpu="1") == []
+    # That a divided GPU has no utilization is no error.
+    assert {labels["error"] for labels in shown.labels(ERRORS)} <= {TOO_SLOW}
+    assert shown.labels("llem_gpu_utilization_ratio", gpu=DIVIDED) == []
 
 
-def test_mig_slices_that_change_are_named_anew(begin: Begin, steady: FakeDriver) -> None:
-    """Created and removed while the exporter runs; power goes on."""
-    exporter = begin("--no-collector.zeus")
-    page_with(exporter, POWER, 3)
-    assert scrape(exporter).labels(MIG) == []
-    steady.gpus[0].mig_slices = 2
-    page_with(exporter, MIG, 2, gpu="0")
-    steady.gpus[0].mig_slices = 1
-    shown = page_with(exporter, MIG, 1, gpu="0")
-    assert (shown.value(POWER, gpu="0"), shown.value("llem_gpu_gap_seconds_total", gpu="0")) == (100.0, 0)
-
-
-def test_a_superchip_is_its_module(begin: Begin, steady: FakeDriver) -> None:
+def test_a_superchip_is_its_module(span: tuple[MetricsPage, MetricsPage]) -> None:
     """On a GH200 watts, our joules and the counter are all the module's, and the scope says so."""
-    steady.gpus[0].module_watts = 80.0
-    exporter = begin()
-    first = with_zeus(exporter)
-    assert first.value(INFO, gpu="0", scope="module") == 1
-    assert first.value(INFO, gpu="1", scope="gpu") == 1
-    assert [first.value(POWER, gpu=gpu) for gpu in "01"] == [180.0, 200.0]
-    time.sleep(1)
-    last = scrape(exporter)
-    seconds = rise(first, last, STAMP, "0")
-    assert rise(first, last, NVML, "0") == pytest.approx(180 * rise(first, last, COVERED, "0"))
-    assert rise(first, last, ZEUS, "0") == pytest.approx(180 * seconds, abs=2.0)
+    first, last = span
+    assert first.value(INFO, gpu=SUPERCHIP, scope="module") == 1
+    assert first.value(INFO, gpu=DIVIDED, scope="gpu") == 1
+    assert [first.value(POWER, gpu=gpu) for gpu in (SUPERCHIP, DIVIDED)] == [180.0, 200.0]
+    assert rise(first, last, NVML, SUPERCHIP) == pytest.approx(180 * rise(first, last, COVERED, SUPERCHIP))
 
 
-@pytest.mark.parametrize("visible", ["1", "", "MIG-x"])
-def test_cuda_visible_devices_hides_nothing(begin: Begin, steady: FakeDriver, visible: str) -> None:
-    """Every GPU has its own counter, whatever CUDA may see."""
-    exporter = begin(CUDA_VISIBLE_DEVICES=visible)
-    first = with_zeus(exporter)
-    time.sleep(1)
-    last = scrape(exporter)
-    for fake in steady.gpus:
+def test_every_counter_is_its_own_gpus_whatever_cuda_may_see(
+    span: tuple[MetricsPage, MetricsPage], mixed: FakeDriver
+) -> None:
+    """CUDA_VISIBLE_DEVICES hides no GPU and renumbers none."""
+    first, last = span
+    module_joules = 80.0 * rise(first, last, STAMP, SUPERCHIP)
+    steps = {SUPERCHIP: module_joules}
+    errors = [counted_error(mixed, first, last, gpu, steps.get(gpu, 0.0)) for gpu in "0123"]
+    assert errors == [0.0] * 4
+
+
+def test_labels_are_escaped(exporter: Exporter) -> None:
+    """A GPU's name may hold quotes, backslashes and newlines."""
+    (labels,) = scrape(exporter).labels(INFO, gpu=ODDLY_NAMED)
+    assert labels["name"] == NAME
+
+
+def test_each_sample_costs_one_call_and_one_more_for_the_counter(
+    exporter: Exporter, mixed: FakeDriver
+) -> None:
+    """The slow readings come once a second."""
+    outer, calls = all_read(exporter, 4), mixed.calls()
+    first = scrape(exporter)
+    last = page_when(exporter, lambda page: rise(first, page, SAMPLES, SUPERCHIP) >= 15, "samples")
+    later_calls = mixed.calls()
+    beyond = page_when(exporter, lambda page: rise(last, page, SAMPLES, SUPERCHIP) >= 1, "the next sample")
+    for fake, before, after in zip(mixed.gpus, calls, later_calls, strict=True):
         gpu = str(fake.index)
-        joules = fake.load.low_watts * rise(first, last, STAMP, gpu)
-        assert rise(first, last, ZEUS, gpu) == pytest.approx(joules, abs=2.0)
+        least, most = rise(first, last, SAMPLES, gpu), rise(outer, beyond, SAMPLES, gpu) + 1
+        assert least <= after.fields - before.fields <= most
+        assert least <= after.energy - before.energy <= most
+        assert after.power == before.power
+        assert 0 < after.slow - before.slow <= 12 * (rise(outer, beyond, STAMP, gpu) + 2)
+
+
+@pytest.mark.full
+def test_slices_that_change_are_named_anew(exporter: Exporter) -> None:
+    """An administrator may divide a GPU while the exporter runs; its power has no gap of that."""
+    shown = page_with(exporter, MIG, 1, gpu=REDIVIDED)
+    assert shown.value(POWER, gpu=REDIVIDED) == 400.0
+    assert shown.value(GAP, gpu=REDIVIDED) < shown.value(COVERED, gpu=REDIVIDED)

@@ -1,0 +1,295 @@
+"""A different fault on each GPU of one node at once: none affects another GPU, and no joule is invented."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.faults.injection import FALL_JOULES, FAULTS, SPIKE_WATTS
+from tests.llem_exporter.faults.pages import (
+    DENIED,
+    ERRORS,
+    GAP,
+    GPU_GAUGES,
+    GRID_SECONDS,
+    INFO,
+    LOST,
+    NVML,
+    PEAK,
+    POWER,
+    SAMPLES,
+    SLOW_GAUGES,
+    STAMP,
+    TEMPERATURE,
+    TOO_SLOW,
+    UNSUPPORTED,
+    ZEUS,
+    SteadyDriver,
+    accounted,
+    all_read,
+    counted_error,
+    counter_slack,
+    page_with,
+    rise,
+)
+from tests.llem_exporter.page import MetricsPage, history, scrape
+from tests.servers import Exporter, wait_until
+
+GPUS = {name: str(number) for number, name in enumerate(["healthy", *FAULTS, "healthy, too"])}
+POWER_FAULTS = {
+    "power denied": DENIED,
+    "zero": "ZERO_POWER",
+    "absurd": "POWER_ABOVE_LIMIT",
+}
+"""Faults of the power reading alone, and the error that each is counted as."""
+
+GAPS = ("lost", "hung", "unreadable", "unsupported", *POWER_FAULTS)
+"""Faults that leave no sample of power for as long as they last."""
+
+GONE: Mapping[str, list[str]] = {
+    "lost": GPU_GAUGES,
+    "hung": GPU_GAUGES,
+    "unreadable": [POWER, PEAK, STAMP],
+    "unsupported": [POWER, PEAK, STAMP],
+    **{name: [POWER] for name in POWER_FAULTS},
+    "counter denied": [ZEUS],
+    "counter fell": [ZEUS],
+    "counter jumped": [ZEUS],
+    "status denied": SLOW_GAUGES,
+}
+"""What leaves the page, by fault."""
+
+COUNTED: Mapping[str, str] = {
+    "lost": LOST,
+    "hung": TOO_SLOW,
+    "unreadable": DENIED,
+    "unsupported": UNSUPPORTED,
+    **POWER_FAULTS,
+    "counter denied": DENIED,
+    "counter fell": "COUNTER_FELL",
+    "counter jumped": "COUNTER_JUMPED",
+    "counter restarted": "COUNTER_FELL",
+    "status denied": DENIED,
+}
+"""The error that each fault is counted as."""
+
+FRESH_SECONDS, READ_SECONDS = 1.0, 0.3
+"""How old a published reading may be, and how long a call may take that is a sample."""
+
+HOLD_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the exporter showed before, during and after the faults, which held from `set_s` to `cleared_s`.
+
+    `during` are pages with the unix times at which they were asked for, `without` the first of them that
+    lack what a fault takes off the page. `begun_s` is the time before the first was set.
+    """
+
+    driver: FakeDriver
+    before: MetricsPage
+    during: list[tuple[float, MetricsPage]]
+    without: dict[str, MetricsPage]
+    back: MetricsPage
+    begun_s: float
+    set_s: float
+    cleared_s: float
+    traces: dict[tuple[str, str], list[tuple[int, float]]]
+    log: str
+    exit_status: int
+
+    def watts(self, name: str) -> float:
+        """The power of a GPU."""
+        return self.driver.gpus[int(GPUS[name])].load.low_watts
+
+    def logged(self, name: str, text: str) -> int:
+        """How many lines say this of a GPU."""
+        index = GPUS[name]
+        return self.log.count(f"GPU {index} ({self.driver.gpus[int(index)].uuid}): {text}")
+
+
+def inject(driver: FakeDriver, on: bool) -> float:
+    """Set or clear all faults; the unix time at which they are."""
+    for name, fault in FAULTS.items():
+        fault(driver.gpus[int(GPUS[name])], on)
+    return time.time()
+
+
+def gone(page: MetricsPage, name: str) -> bool:
+    return not any(page.labels(series, gpu=GPUS[name]) for series in GONE[name])
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
+    """The faults hold for 2 s and until each was seen; SIGTERM comes while a GPU hangs again."""
+    with ExitStack() as stack:
+        directory = tmp_path_factory.mktemp("driver")
+        driver = stack.enter_context(SteadyDriver(directory, gpus=len(GPUS), step_watts=20.0))
+        exporter = stack.enter_context(Exporter(env=driver.env, args=["--no-collector.codecarbon"]))
+        before = all_read(exporter, len(GPUS))
+        begun_s = time.time()
+        set_s = inject(driver, on=True)
+        during: list[tuple[float, MetricsPage]] = []
+        without: dict[str, MetricsPage] = {}
+
+        def seen() -> bool:
+            during.append((time.time(), scrape(exporter)))
+            asked_s, page = during[-1]
+            for name in GONE:
+                if gone(page, name):
+                    without.setdefault(name, page)
+            power_errors = [
+                page.get(ERRORS, gpu=GPUS[name], error=POWER_FAULTS[name]) for name in POWER_FAULTS
+            ]
+            errors = [page.get(ERRORS, gpu=GPUS[name], error=error) for name, error in COUNTED.items()]
+            return (
+                without.keys() == GONE.keys()
+                and all(errors)
+                and all((count or 0) >= 10 for count in power_errors)
+                and rise(before, page, SAMPLES, GPUS["healthy"]) >= 10 * HOLD_SECONDS / 2
+                and asked_s - set_s >= HOLD_SECONDS
+            )
+
+        wait_until(seen, "every fault on the page")
+        cleared_s = inject(driver, on=False)
+        back = all_read(exporter, len(GPUS))
+        wait_until(lambda: "the driver's call has returned" in exporter.log(), "the end of the hang")
+        traces, log = history(exporter), exporter.log()
+        driver.gpus[int(GPUS["hung"])].hung = True
+        page_with(exporter, ERRORS, gpu=GPUS["hung"], error=TOO_SLOW)
+        wait_until(lambda: exporter.log().count("does not return") == 2, "the second hang")
+        exit_status = exporter.terminate()
+        yield Recording(
+            driver, before, during, without, back, begun_s, set_s, cleared_s, traces, log, exit_status
+        )
+
+
+def test_what_cannot_be_read_leaves_the_page_and_counters_stay(recording: Recording) -> None:
+    """Gauges of an unreadable GPU disappear, its counters and its info are still published."""
+    for name in GONE:
+        page, gpu = recording.without[name], GPUS[name]
+        counters = [NVML, SAMPLES, *([] if ZEUS in GONE[name] else [ZEUS])]
+        fallen = [
+            series
+            for series in counters
+            if page.value(series, gpu=gpu) < recording.before.value(series, gpu=gpu)
+        ]
+        assert (name, fallen, page.value(INFO, gpu=gpu)) == (name, [], 1)
+
+
+def test_each_fault_is_counted_by_its_name(recording: Recording) -> None:
+    """One error each: the driver's own name, or ours where the driver answers nonsense."""
+    _, page = recording.during[-1]
+    counted = {
+        name: {labels["error"] for labels in page.labels(ERRORS, gpu=gpu)} for name, gpu in GPUS.items()
+    }
+    for name, errors in counted.items():
+        # On a machine that is busy for 0.3 s any reading may take too long.
+        assert errors | {TOO_SLOW} == {TOO_SLOW, COUNTED.get(name, TOO_SLOW)}, name
+    assert page.value(ERRORS, gpu=GPUS["hung"], error=TOO_SLOW) == 1
+    assert page.value(ERRORS, gpu=GPUS["counter restarted"], error="COUNTER_FELL") <= 5
+
+
+def test_no_page_shows_a_reading_older_than_a_second(recording: Recording) -> None:
+    """By the page's own timestamps, and, of a GPU that is gone, by the time of the fault."""
+    late = 0
+    for asked_s, page in recording.during:
+        for labels in page.labels(STAMP):
+            assert asked_s - page.value(STAMP, **labels) <= FRESH_SECONDS + GRID_SECONDS
+        if asked_s - recording.set_s > FRESH_SECONDS + READ_SECONDS:
+            late += 1
+            assert [name for name in ("lost", "hung", *POWER_FAULTS) if not gone(page, name)] == []
+    assert late
+
+
+def test_power_and_counter_fail_each_by_itself(recording: Recording) -> None:
+    """Without power the counter and the temperature are published on; without the counter power is."""
+    before, (_, held) = recording.before, recording.during[-1]
+    for name in POWER_FAULTS:
+        assert held.get(POWER, gpu=GPUS[name]) is None
+        assert rise(before, held, ZEUS, GPUS[name]) > 0
+        assert held.value(TEMPERATURE, gpu=GPUS[name]) == before.value(TEMPERATURE, gpu=GPUS[name])
+    for name in ("counter denied", "counter fell", "counter jumped", "counter restarted", "status denied"):
+        assert recording.without.get(name, held).value(POWER, gpu=GPUS[name]) == recording.watts(name)
+
+
+def test_a_gpu_that_hangs_stops_no_other(recording: Recording) -> None:
+    """The others are sampled and handed over while it hangs, and its gap grows."""
+    gone_page, (asked_s, held) = recording.without["hung"], recording.during[-1]
+    assert rise(gone_page, held, SAMPLES, GPUS["hung"]) == 0
+    assert held.value(GAP, gpu=GPUS["hung"]) >= asked_s - recording.set_s - 2 * READ_SECONDS
+    for name in ("healthy", "healthy, too"):
+        assert rise(recording.before, held, SAMPLES, GPUS[name]) >= 10 * HOLD_SECONDS / 2
+        times_ms = [ms for ms, _ in recording.traces["llem_gpu_power_trace_watts", GPUS[name]]]
+        held_ms = [ms for ms in times_ms if recording.set_s <= ms / 1000 <= recording.cleared_s]
+        assert len(held_ms) >= 10 * HOLD_SECONDS / 2
+
+
+def test_sigterm_ends_the_process_while_a_gpu_hangs(recording: Recording) -> None:
+    """The exit status is 0."""
+    assert recording.exit_status == 0
+
+
+def test_covered_and_gap_seconds_are_all_the_time_and_joules_are_exact(recording: Recording) -> None:
+    """Whatever the fault: gaps where power could not be read, and nowhere else."""
+    held_s = recording.cleared_s - recording.set_s
+    for name, gpu in GPUS.items():
+        if name == "spike":  # its joules are not those of its load
+            continue
+        gap_s = accounted(recording.driver, recording.before, recording.back, gpu)
+        if name in GAPS:
+            assert gap_s >= held_s - READ_SECONDS, name
+        else:
+            assert gap_s < held_s / 2, name  # 0 on a quiet machine
+
+
+def test_hardware_counters_lose_and_invent_nothing(recording: Recording) -> None:
+    """What was used during the fault is in the counter after it; a fall shows as what it is."""
+    driver, before, back = recording.driver, recording.before, recording.back
+    steps = {"counter fell": -FALL_JOULES}
+    errors = {
+        name: counted_error(driver, before, back, gpu, steps.get(name, 0.0))
+        for name, gpu in GPUS.items()
+        if name != "counter restarted"
+    }
+    assert errors == dict.fromkeys(errors, 0.0)
+    gpu = GPUS["counter restarted"]
+    most = driver.exact_joules(int(gpu), recording.begun_s, back.value(STAMP, gpu=gpu))
+    least = driver.exact_joules(int(gpu), recording.set_s, back.value(STAMP, gpu=gpu))
+    slack = counter_slack(driver, back, gpu)
+    assert least - slack <= back.value(ZEUS, gpu=gpu) <= most + slack
+
+
+def test_no_trace_holds_what_no_gpu_reads(recording: Recording) -> None:
+    """Power of 0 W and 10 kW is no sample, a spike is; a hardware counter falls by its own restart alone."""
+    for name, gpu in GPUS.items():
+        watts = {value for _, value in recording.traces["llem_gpu_power_trace_watts", gpu]}
+        assert watts == {recording.watts(name), *([SPIKE_WATTS] if name == "spike" else [])}, name
+        counter = [value for _, value in recording.traces["llem_gpu_zeus_energy_trace_joules_total", gpu]]
+        falls = sum(later < earlier for earlier, later in pairwise(counter))
+        assert falls == (name == "counter restarted"), name
+    assert recording.back.value(PEAK, gpu=GPUS["absurd"]) == recording.watts("absurd")
+    assert recording.back.value(PEAK, gpu=GPUS["spike"]) == SPIKE_WATTS
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "recovered"),
+    [
+        ("hung", "a call of the driver's does not return", "the driver's call has returned"),
+        ("zero", "power cannot be read: it reads 0 W", "power is read again"),
+        ("absurd", "power cannot be read: it reads 10000 W", "power is read again"),
+        ("power denied", "power cannot be read: ", "power is read again"),
+        ("status denied", f"status cannot be read: {DENIED}", "status is read again"),
+        ("counter fell", "energy counter cannot be read: it fell by", "energy counter is read again"),
+    ],
+)
+def test_the_log_has_one_line_for_a_fault_and_one_for_its_end(
+    recording: Recording, name: str, failed: str, recovered: str
+) -> None:
+    """However long it lasts and however many readings fail."""
+    assert (recording.logged(name, failed), recording.logged(name, recovered)) == (1, 1)
