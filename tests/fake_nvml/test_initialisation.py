@@ -25,10 +25,9 @@ def test_nvml_init_hangs_until_it_is_let_go(driver: FakeDriver) -> None:
     """A process that initialises waits, and one that has initialised reads on."""
     with NvmlProcess(driver) as earlier:
         driver.init_hung = True
-        threading.Timer(0.5, setattr, (driver, "init_hung", False)).start()
-        begun_s = time.monotonic()
         assert earlier.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
-        assert time.monotonic() - begun_s < 0.4
+        begun_s = time.monotonic()
+        threading.Timer(0.5, setattr, (driver, "init_hung", False)).start()
         with NvmlProcess(driver) as later:
             assert time.monotonic() - begun_s >= 0.5
             assert later.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
@@ -75,7 +74,7 @@ def test_a_forked_child_may_have_to_initialise_anew(
         capture_output=True,
         text=True,
         check=True,
-        timeout=20,
+        timeout=60,
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[found, 0], 0]
 
