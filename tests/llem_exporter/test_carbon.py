@@ -59,9 +59,9 @@ def gone(pid: int) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def measuring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDriver, Exporter]]:
     """An exporter of two GPUs that draw 100 W each, with a country."""
-    watts = {"low_watts": 100.0, "high_watts": 100.0, "sine_watts": 0.0}
+    folder = tmp_path_factory.mktemp("measuring")
     with (
-        FakeDriver(tmp_path_factory.mktemp("measuring"), gpus=2, **watts) as driver,
+        FakeDriver(folder, gpus=2, low_watts=100.0, high_watts=100.0, sine_watts=0.0) as driver,
         Exporter(env=driver.env, args=["--codecarbon.country-iso-code", "deu"]) as exporter,
     ):
         yield driver, exporter

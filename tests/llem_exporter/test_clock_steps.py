@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.metrics import CLOCK_STEPS
@@ -169,7 +169,6 @@ def test_a_scraper_that_is_new_while_time_is_caught_up_gets_each_sample_once() -
     rig.agrees()
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 80), st.floats(-15, 15)), min_size=1, max_size=6))
 def test_whatever_the_clock_does_the_scraped_trace_is_the_counter(script: list[tuple[int, float]]) -> None:
     """Any steps at any time: published times ascend, and the trace's joules are the counter's to the bit."""

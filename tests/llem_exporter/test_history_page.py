@@ -4,17 +4,16 @@ import gzip
 import logging
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from llem_exporter.handover import MAX_SCRAPERS
-from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.history_rig import INTERVAL_MS, Client, Rig, served, times_ms
-from tests.servers import wait_until
+from tests.servers import Exporter, wait_until
 
 SCRAPER = "/history?scraper=prom-a"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -42,19 +41,19 @@ def client(port: int, servers: ExitStack) -> Client:
     return client
 
 
-@pytest.mark.parametrize("query", ["", "?scraper=a&since=0", "?limit=5"])
-def test_neither_id_nor_since_or_both_is_400_with_a_scrape_config(client: Client, query: str) -> None:
+def test_neither_id_nor_since_or_both_is_400_with_a_scrape_config(client: Client) -> None:
     """The body says what to write, for this very target."""
-    answer = client.get(f"/history{query}", Host="node1:9955")
-    assert answer.status == 400
-    for line in ("metrics_path: /history", "params: {scraper: [prom-a]}", 'targets: ["node1:9955"]'):
-        assert line in answer.text
-    assert "/history?since=UNIX_SECONDS" in answer.text
+    for query in ("", "?scraper=a&since=0", "?limit=5"):
+        answer = client.get(f"/history{query}", Host="node1:9955")
+        assert answer.status == 400, query
+        for line in ("metrics_path: /history", "params: {scraper: [prom-a]}", 'targets: ["node1:9955"]'):
+            assert line in answer.text, query
+        assert "/history?since=UNIX_SECONDS" in answer.text, query
 
 
-@pytest.mark.parametrize(
-    "agent",
-    [
+def test_a_scraper_that_would_lose_samples_is_refused(client: Client) -> None:
+    """426, which a target page shows as Upgrade Required; no ID is taken; `force` answers all the same."""
+    agents = [
         "Prometheus/2.52.0",
         "Prometheus/2.53.0",
         "Prometheus/2.53.1",
@@ -65,21 +64,20 @@ def test_neither_id_nor_since_or_both_is_400_with_a_scrape_config(client: Client
         "otelcol-contrib/0.140.1",
         "aws-otel-collector/v0.40.0",
         "OpenTelemetry-Collector/1.0",
-    ],
-)
-def test_a_scraper_that_would_lose_samples_is_refused(client: Client, agent: str) -> None:
-    """426, which a target page shows as Upgrade Required; no ID is taken; `force` answers all the same."""
-    refused = client.get(SCRAPER, User_Agent=agent)
-    assert (refused.status, refused.headers["Upgrade"]) == (426, "HTTP/1.1")
-    assert "keeps one sample of each series" in refused.text
-    assert client.get("/history?since=0", User_Agent=agent).status == 200
-    forced = client.get(f"{SCRAPER}&force=1", User_Agent=agent)
+    ]
+    refused = {agent: client.get(SCRAPER, User_Agent=agent) for agent in agents}
+    assert {agent: answer.status for agent, answer in refused.items()} == dict.fromkeys(agents, 426)
+    for agent, answer in refused.items():
+        assert answer.headers["Upgrade"] == "HTTP/1.1", agent
+        assert "keeps one sample of each series" in answer.text, agent
+    assert client.get("/history?since=0", User_Agent=agents[0]).status == 200
+    forced = client.get(f"{SCRAPER}&force=1", User_Agent=agents[0])
     assert (forced.status, len(forced.times_ms)) == (200, 100)
 
 
-@pytest.mark.parametrize(
-    "agent",
-    [
+def test_other_scrapers_are_answered(client: Client) -> None:
+    """Other versions of Prometheus, however alike, and other programs are not refused."""
+    agents = [
         "Prometheus/2.42.0+ds",
         "Prometheus/2.51.2",
         "Prometheus/2.53.3",
@@ -89,27 +87,25 @@ def test_a_scraper_that_would_lose_samples_is_refused(client: Client, agent: str
         "vm_promscrape",
         "Alloy/v1.5.0 (linux; docker)",
         "hotel/2.54.0",
-    ],
-)
-def test_other_scrapers_are_answered(client: Client, agent: str) -> None:
-    """A version like one of those, but another, is none of those."""
-    assert client.get(SCRAPER, User_Agent=agent).status == 200
+    ]
+    statuses = {agent: client.get(SCRAPER, User_Agent=agent).status for agent in agents}
+    assert statuses == dict.fromkeys(agents, 200)
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "1.5", "many", "", "9" * 10])
-def test_a_bad_limit_is_400_and_moves_no_cursor(client: Client, limit: str) -> None:
+def test_a_bad_limit_is_400_and_moves_no_cursor(client: Client) -> None:
     """One line says what is wrong; the samples come with the next good request."""
-    answer = client.get(f"{SCRAPER}&limit={limit}")
-    assert (answer.status, answer.text.count("\n")) == (400, 1)
-    assert answer.text.startswith("limit must be a number of samples")
+    for limit in ("0", "-1", "1.5", "many", "", "9" * 10):
+        answer = client.get(f"{SCRAPER}&limit={limit}")
+        assert (answer.status, answer.text.count("\n")) == (400, 1), limit
+        assert answer.text.startswith("limit must be a number of samples"), limit
     assert len(client.get(SCRAPER).times_ms) == 100
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129, "a%0Ab"])
-def test_a_bad_id_is_400(client: Client, name: str) -> None:
-    """IDs are bounded in length."""
-    answer = client.get(f"/history?scraper={name}")
-    assert (answer.status, answer.text) == (400, "a scraper's ID is 1 to 128 printable characters\n")
+def test_a_bad_id_is_400(client: Client) -> None:
+    """IDs are printable and bounded in length."""
+    for name in ("", "x" * 129, "a%0Ab"):
+        answer = client.get(f"/history?scraper={name}")
+        assert (answer.status, answer.text) == (400, "a scraper's ID is 1 to 128 printable characters\n")
 
 
 def test_too_many_ids_are_429(client: Client) -> None:
@@ -210,11 +206,16 @@ def test_a_backlog_goes_out_in_bites_of_three_intervals(rig: Rig, client: Client
     assert counts == [300, 450, 450, 250, 150]
 
 
-@pytest.mark.parametrize("timeout", ["nonsense", "nan", "inf", "-3", "0", "1e9", ""])
-def test_a_nonsense_timeout_is_none(rig: Rig, client: Client, timeout: str) -> None:
+def test_a_nonsense_timeout_is_none(rig: Rig, client: Client) -> None:
     """Then an interval of 15 s is taken for usual."""
     rig.tick(900)
-    assert len(client.get(SCRAPER, X_Prometheus_Scrape_Timeout_Seconds=timeout).times_ms) == 450
+    timeouts = ["nonsense", "nan", "inf", "-3", "0", "1e9", ""]
+    answers = [
+        client.get(f"/history?scraper={number}", X_Prometheus_Scrape_Timeout_Seconds=timeout)
+        for number, timeout in enumerate(timeouts)
+    ]
+    samples = {timeout: len(answer.times_ms) for timeout, answer in zip(timeouts, answers, strict=True)}
+    assert samples == dict.fromkeys(timeouts, 450)
 
 
 def test_max_samples_bounds_every_answer(rig: Rig, servers: ExitStack) -> None:
@@ -278,7 +279,7 @@ def test_the_page_comes_as_asked_for(client: Client) -> None:
 
 
 def test_who_goes_away_in_the_middle_is_offered_it_again(
-    port: int, rig: Rig, client: Client, caplog: pytest.LogCaptureFixture
+    port: int, rig: Rig, client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is reset after a few bytes of many: nothing in the log, nothing confirmed or lost."""
     path = f"{SCRAPER}&limit=1000000"
@@ -287,39 +288,51 @@ def test_who_goes_away_in_the_middle_is_offered_it_again(
     client.get(path)
     rig.tick(4000)
     client.close()
+    noticed, broken = list[str](), rig.handover.broken
+
+    def notice(name: str, connection: object) -> None:
+        broken(name, connection)
+        noticed.append(name)
+
+    monkeypatch.setattr(rig.handover, "broken", notice)
     with caplog.at_level(logging.DEBUG):
-        for _ in range(3):
+        for times in range(1, 4):
             gone = go_away(port, path, read_bytes=100)
             assert gone.startswith(b"HTTP/1.1 200 OK")
-            time.sleep(0.2)
+            wait_until(lambda times=times: len(noticed) == times, "the server notices")  # type: ignore[misc]
         assert len(client.get(path).times_ms) == 8000
     assert rig.handover.confirmed_readings == GPUS * 100
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-def test_a_process_logs_nothing_of_it_either(start: StartExporter) -> None:
+@pytest.fixture(scope="module")
+def replayed() -> Iterator[Exporter]:
+    """An exporter that has sampled a trace for half a second."""
+    with Exporter(args=["--replay", "demo"]) as exporter:
+        wait_until(lambda: len(times_ms(exporter.fetch_text("/history?since=0"), 0)) > 5, "samples")
+        yield exporter
+
+
+def test_a_process_logs_nothing_of_it_either(replayed: Exporter) -> None:
     """On the program itself: clients that reset the connection leave no line in the log."""
-    exporter = start("--replay", "demo")
-    wait_until(lambda: len(times_ms(exporter.fetch_text("/history?since=0"), 0)) > 20, "2 s of samples")
-    before = exporter.log()
+    before = replayed.log()
     for number in range(5):
-        go_away(exporter.port, f"/history?scraper={number}", read_bytes=number)
+        go_away(replayed.port, f"/history?scraper={number}", read_bytes=number)
     # Two requests at once are no interval to make bites of: hence the limit.
-    assert len(times_ms(exporter.fetch_text("/history?scraper=0&limit=1000"), 0)) > 20
-    assert exporter.log() == before
+    assert len(times_ms(replayed.fetch_text("/history?scraper=0&limit=1000"), 0)) > 5
+    assert replayed.log() == before
 
 
-def test_an_answer_that_was_left_unread_comes_again(start: StartExporter) -> None:
+def test_an_answer_that_was_left_unread_comes_again(replayed: Exporter) -> None:
     """Two scrapes time out in a row with their answers in the kernel's buffers: the third has it all."""
-    exporter = start("--replay", "demo")
     path = "/history?scraper=p&limit=1000"
-    wait_until(lambda: len(times_ms(exporter.fetch_text("/history?since=0"), 0)) > 20, "2 s of samples")
-    first = times_ms(exporter.fetch_text("/history?since=0"), 0)[0]
+    first = times_ms(replayed.fetch_text("/history?since=0"), 0)[0]
     for _ in range(2):
-        with socket.create_connection(("127.0.0.1", exporter.port)) as timed_out:
+        with socket.create_connection(("127.0.0.1", replayed.port)) as timed_out:
             timed_out.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            time.sleep(0.5)
-    with closing(Client(exporter.port)) as client:
+            arrived = partial(timed_out.recv, 1 << 20, socket.MSG_PEEK)
+            wait_until(lambda arrived=arrived: arrived().endswith(b"\r\n0\r\n\r\n"), "the answer")  # type: ignore[misc]
+    with closing(Client(replayed.port)) as client:
         assert client.get(path).times_ms[0] == first
         assert client.get(path).times_ms[:1] != [first]
 

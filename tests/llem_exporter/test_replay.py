@@ -75,47 +75,45 @@ def test_the_packaged_trace_is_called_demo() -> None:
     assert [device.has_joules for device in open_devices("demo", START_MS)] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "line 1: columns must be seconds,gpu,watts"),
-        ("seconds,watts\n0,1\n", "line 1: columns must be seconds,gpu,watts"),
-        ("seconds,gpu,watts,volts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
-        ("seconds,gpu,watts,watts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
-        ("seconds,gpu,watts\n", "no rows under the header"),
-        ("seconds,gpu,watts\n0,0,1\n", "GPU 0 has only one row"),
-        ("seconds,gpu,watts\n0,0,1\n1,0\n", "line 3: 2 values for 3 columns"),
-        ("seconds,gpu,watts\n0,0,1\n1,0,many\n", "line 3: watts must be a number >= 0, not 'many'"),
-        ("seconds,gpu,watts\n0,0,1\n1,0,-1\n", "line 3: watts must be a number >= 0, not '-1'"),
-        ("seconds,gpu,watts\n0,0,1\n1,0,nan\n", "line 3: watts must be a number >= 0, not 'nan'"),
-        ("seconds,gpu,watts\n0,0,1\ninf,0,1\n", "line 3: seconds must be a number, not 'inf'"),
-        ("seconds,gpu,watts\n0,0,1e300\n", "line 2: watts must be at most 1e+07, not '1e300'"),
-        ("seconds,gpu,watts\n-1e300,0,1\n", "line 2: seconds must be at most 1e+11, not '-1e300'"),
-        ("seconds,gpu,watts,joules\n0,0,1,1e308\n", "line 2: joules must be at most 1e+13, not '1e308'"),
-        ("seconds,gpu,watts\n0,0,1\n0.0009,0,1\n", "line 3: rows of a GPU must be 1 ms apart or more"),
-        ("seconds,gpu,watts\n0,0.5,1\n", "line 2: gpu must be a whole number >= 0, not '0.5'"),
-        ("seconds,gpu,watts\n1,0,1\n1,0,1\n", "line 3: seconds must ascend for each GPU: 1.0 after 1.0"),
-        ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
-        ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,\n", "line 3: joules must be a number >= 0, not ''"),
-        ('seconds,gpu,watts\n0,0,"1\n', "not a readable trace"),
-        (
-            "seconds,gpu,watts\n" + "".join(f"0,{gpu},1\n" for gpu in range(300)),
-            "line 258: more than 256 GPUs",
-        ),
-        ("seconds,gpu,watts\n0,0," + "9" * 200_000 + "\n", "not a readable trace"),
-    ],
-)
-def test_a_malformed_trace_is_refused_with_file_line_and_value(
-    tmp_path: Path, text: str, message: str
-) -> None:
+MALFORMED = [
+    ("", "line 1: columns must be seconds,gpu,watts"),
+    ("seconds,watts\n0,1\n", "line 1: columns must be seconds,gpu,watts"),
+    ("seconds,gpu,watts,volts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
+    ("seconds,gpu,watts,watts\n0,0,1,2\n", "line 1: columns must be seconds,gpu,watts"),
+    ("seconds,gpu,watts\n", "no rows under the header"),
+    ("seconds,gpu,watts\n0,0,1\n", "GPU 0 has only one row"),
+    ("seconds,gpu,watts\n0,0,1\n1,0\n", "line 3: 2 values for 3 columns"),
+    ("seconds,gpu,watts\n0,0,1\n1,0,many\n", "line 3: watts must be a number >= 0, not 'many'"),
+    ("seconds,gpu,watts\n0,0,1\n1,0,-1\n", "line 3: watts must be a number >= 0, not '-1'"),
+    ("seconds,gpu,watts\n0,0,1\n1,0,nan\n", "line 3: watts must be a number >= 0, not 'nan'"),
+    ("seconds,gpu,watts\n0,0,1\ninf,0,1\n", "line 3: seconds must be a number, not 'inf'"),
+    ("seconds,gpu,watts\n0,0,1e300\n", "line 2: watts must be at most 1e+07, not '1e300'"),
+    ("seconds,gpu,watts\n-1e300,0,1\n", "line 2: seconds must be at most 1e+11, not '-1e300'"),
+    ("seconds,gpu,watts,joules\n0,0,1,1e308\n", "line 2: joules must be at most 1e+13, not '1e308'"),
+    ("seconds,gpu,watts\n0,0,1\n0.0009,0,1\n", "line 3: rows of a GPU must be 1 ms apart or more"),
+    ("seconds,gpu,watts\n0,0.5,1\n", "line 2: gpu must be a whole number >= 0, not '0.5'"),
+    ("seconds,gpu,watts\n1,0,1\n1,0,1\n", "line 3: seconds must ascend for each GPU: 1.0 after 1.0"),
+    ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
+    ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,\n", "line 3: joules must be a number >= 0, not ''"),
+    ('seconds,gpu,watts\n0,0,"1\n', "not a readable trace"),
+    (
+        "seconds,gpu,watts\n" + "".join(f"0,{gpu},1\n" for gpu in range(300)),
+        "line 258: more than 256 GPUs",
+    ),
+    ("seconds,gpu,watts\n0,0," + "9" * 200_000 + "\n", "not a readable trace"),
+]
+
+
+def test_a_malformed_trace_is_refused_with_file_line_and_value(tmp_path: Path) -> None:
     """One line that says where and what."""
     path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        load(path)
-    assert str(error.value).startswith(str(path))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    for text, message in MALFORMED:
+        path.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            load(path)
+        assert str(error.value).startswith(str(path))
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class _ForkServer:
                     "OPENBLAS_NUM_THREADS": "1",  # a thread would not be forked
                     "PYTHONPATH": str(ROOT / "exporter"),
                 },
-                stdin=requests,
+                stdin=requests.fileno(),
                 stdout=subprocess.DEVNULL,
             )
 
