@@ -31,12 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --full, deselect the tests marked `full`; pytest's last line counts them."""
+    """Put slow tests first. Without --full, deselect the tests marked `full`, which pytest then counts."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if config.getoption("--full"):
         return
-    full = [item for item in items if item.get_closest_marker("full")]
-    config.hook.pytest_deselected(items=full)
-    items[:] = [item for item in items if item not in full]
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+    items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,10 +1,15 @@
-"""The short form of tests/bench/bench_handover.py: real servers, disturbed while they scrape."""
+"""The hand-over of /history to real servers that are killed, stopped and cut off while they scrape.
+
+The short form of tests/bench/bench_handover.py: one run of about a minute serves all tests. It has
+Prometheus 2, and with --full Prometheus 3 and VictoriaMetrics.
+"""
 
 import pytest
 
 from tests.bench.bench_handover import (
     Pace,
     Result,
+    all_stores,
     dead_for_a_while,
     killed_in_the_middle,
     run,
@@ -18,13 +23,18 @@ PACE = Pace(interval_s=2, down_s=3, stopped_s=4)
 KILLS = (stopped_at_its_request_and_killed, killed_in_the_middle, dead_for_a_while)
 SAMPLES_PER_TICK = 2 * GPUS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    """What each scraper's store has, by "server, left alone" and "server, disturbed"; one run for all."""
-    base = tmp_path_factory.mktemp("handover")
+def results(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[str, Result]:
+    """Return the result of each scraper, by "server, left alone" and "server, disturbed"."""
+    base, stores = tmp_path_factory.mktemp("handover"), all_stores(full=pytestconfig.getoption("--full"))
     with FakeDriver(base, gpus=GPUS) as driver:
-        return {result.scraper.name: result for result in run(base, driver, PACE, KILLS, at_least_s=0)}
+        return {
+            result.scraper.name: result
+            for result in run(base, driver, PACE, KILLS, at_least_s=0, stores=stores)
+        }
 
 
 @pytest.fixture
@@ -38,7 +48,7 @@ def disturbed(results: dict[str, Result], prometheus_release: PrometheusRelease)
 
 
 def test_every_sample_is_stored_once_and_nothing_is_dropped(left_alone: Result) -> None:
-    """Over one connection, with no response repeated."""
+    """A server that is left alone stores each sample once, over one connection, with no response repeated."""
     assert left_alone.lossless, left_alone
     assert left_alone.expected > 20 * 10 * SAMPLES_PER_TICK
     scraper = left_alone.scraper
@@ -46,20 +56,20 @@ def test_every_sample_is_stored_once_and_nothing_is_dropped(left_alone: Result) 
 
 
 def test_faults_inside_the_exchange_cost_no_sample(disturbed: Result) -> None:
-    """Stopped and killed, killed half-way, dead, cut and stopped: each sample is stored, and once."""
+    """A server that was stopped, killed, dead and cut off stores each sample once."""
     assert disturbed.lossless, disturbed
     assert len(disturbed.scraper.faults) == 5
 
 
 def test_a_fault_repeats_one_response_at_most(disturbed: Result) -> None:
-    """And what the server drops, as it has it already, is no more than that."""
+    """The server drops as duplicates at most the samples of one response per fault."""
     scraper = disturbed.scraper
     assert scraper.repeated_responses() <= len(scraper.faults)
     assert 0 < disturbed.drops <= scraper.repeated_ticks() * SAMPLES_PER_TICK
 
 
 def test_a_response_that_was_not_read_to_its_end_comes_again(disturbed: Result) -> None:
-    """All of it, in the next one."""
+    """All of its samples come in the next one."""
     exchanges = disturbed.scraper.proxy.exchanges
     unread = [number for number, exchange in enumerate(exchanges) if exchange.disturbed]
     assert len(unread) == 4
@@ -68,15 +78,16 @@ def test_a_response_that_was_not_read_to_its_end_comes_again(disturbed: Result) 
             assert set(exchanges[number].times_ms) <= set(exchanges[number + 1].times_ms)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", ["left alone", "disturbed"])
 def test_victoria_metrics_has_every_sample_once(results: dict[str, Result], what: str) -> None:
-    """With honor_timestamps: left alone, and after its connection was cut and it was stopped.
+    """With honor_timestamps, VictoriaMetrics stores each sample once, with one exception.
 
-    Stopped for longer than its timeout, 1.79 may read that one answer to its end, throw it away, and use the
-    connection again: nothing shows that.
+    Stopped for longer than its timeout, version 1.79 may read that response to its end, discard it, and keep
+    the connection: the exporter cannot see the loss.
     """
     result = results[f"VictoriaMetrics, {what}"]
     stopped = [exchange for exchange in result.scraper.proxy.exchanges if exchange.disturbed][1:]
-    thrown_away = sum(len(exchange.times_ms) for exchange in stopped) * SAMPLES_PER_TICK
-    assert result.missing in {0, thrown_away}, result
+    discarded = sum(len(exchange.times_ms) for exchange in stopped) * SAMPLES_PER_TICK
+    assert result.missing in {0, discarded}, result
     assert (result.expected > 0, result.not_once) == (True, 0)

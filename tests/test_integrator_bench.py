@@ -7,6 +7,8 @@ import pytest
 from tests.bench.bench_integrator import ALONE, SAME, Board, integrator, windows
 from tests.bench.clusters import Cluster
 
+pytestmark = pytest.mark.full
+
 
 def test_joules_by_remote_read_are_those_of_the_peer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

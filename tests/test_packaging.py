@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("exporter", "integrator")
 PACKAGES = {"llem_core", "llem_exporter", "llem_integrator"}
@@ -115,7 +117,13 @@ def test_sdist_holds_the_tests_and_nothing_built(built: Built) -> None:
     """The sdist can be tested: the suite and the fake driver's source are in it, compiled files are not."""
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"tests/run", "tests/servers.py", "tests/fake_nvml/Makefile", "README.md", "LICENSE"} < names
+    assert {
+        "tests/run",
+        "tests/servers/prometheus.py",
+        "tests/fake_nvml/Makefile",
+        "README.md",
+        "LICENSE",
+    } < names
     assert {"exporter/deploy/README.md", "exporter/deploy/slurm/prolog.sh"} < names
     assert not [name for name in names if name.endswith((".so", ".so.1", ".pyc", ".o"))]
 

@@ -337,15 +337,21 @@ def prometheus_of(release: PrometheusRelease) -> Start:
     return lambda home, jobs: Prometheus(home, jobs, release=release)
 
 
-@contextmanager
-def running(directory: Path, exporter: Exporter, interval_s: float) -> Iterator[list[Scraper]]:
-    """Two of each server; the second of two is to be disturbed."""
-    starts: dict[str, Start] = {
-        f"Prometheus {release.version}": prometheus_of(release) for release in prometheus_releases()
+def all_stores(*, full: bool = True) -> dict[str, Start]:
+    """Return the servers to test, by name: without `full`, Prometheus 2 alone."""
+    stores = {
+        f"Prometheus {release.version}": prometheus_of(release) for release in prometheus_releases(full=full)
     }
-    starts["VictoriaMetrics"] = VictoriaMetrics
+    return {**stores, "VictoriaMetrics": VictoriaMetrics} if full else stores
+
+
+@contextmanager
+def running(
+    directory: Path, exporter: Exporter, interval_s: float, stores: Mapping[str, Start]
+) -> Iterator[list[Scraper]]:
+    """Start two of each server, the second of which is to be disturbed."""
     whats = [
-        (f"{name}, {what}", start) for what in ("left alone", "disturbed") for name, start in starts.items()
+        (f"{name}, {what}", start) for what in ("left alone", "disturbed") for name, start in stores.items()
     ]
     with ExitStack() as servers:
         yield [
@@ -361,12 +367,13 @@ def run(
     kills: Sequence[Fault],
     at_least_s: float,
     report: Callable[[str], object] = print,
+    stores: Mapping[str, Start] | None = None,
 ) -> list[Result]:
-    """Everything at once; the results of all scrapers."""
+    """Disturb all scrapers at once and return their results; `stores` is by default all of them."""
     with Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter:
         wait_until(lambda: scrape(exporter).get("llem_gpu_zeus_energy_joules_total", gpu=0), "Zeus")
         reference = Reference(exporter)
-        with running(directory, exporter, pace.interval_s) as scrapers:
+        with running(directory, exporter, pace.interval_s, stores or all_stores()) as scrapers:
             start_s = time.monotonic()
             for scraper in scrapers:
                 wait_until(lambda proxy=scraper.proxy: len(proxy.exchanges) > 1, scraper.name, 90)  # type: ignore[misc]

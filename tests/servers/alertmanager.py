@@ -17,13 +17,12 @@ class Alertmanager(Server):
         config: Mapping[str, Any] | None = None,
         *,
         args: Sequence[str] = (),
-        binary: str | None = None,
         port: int | None = None,
     ) -> None:
         super().__init__(port=port)
         self._directory = directory
         self._args = tuple(args)
-        self._binary = binary or program("prometheus-alertmanager", "prometheus-alertmanager")
+        self._binary = program("prometheus-alertmanager", "prometheus-alertmanager")
         self._config_file = directory / "alertmanager.yml"
         silent = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}]}
         self._config_file.write_text(json.dumps(config or silent))

@@ -10,7 +10,7 @@ class QueryServer(Server):
     """A store with Prometheus's query API."""
 
     def query(self, expression: str, unix_s: float | None = None) -> list[Any]:
-        """Return `data.result` of an instant query at `unix_s` (default: now), dicts with `metric` and `value`."""
+        """Return `data.result` of an instant query at `unix_s`, by default now."""
         fields = {"query": expression} | ({} if unix_s is None else {"time": f"{unix_s:.3f}"})
         answer = json.loads(self.fetch_text("/api/v1/query", fields, method="POST"))
         result: list[Any] = answer["data"]["result"]

@@ -18,13 +18,12 @@ class VictoriaMetrics(QueryServer):
         scrape_configs: Sequence[Mapping[str, Any]] = (),
         *,
         args: Sequence[str] = (),
-        binary: str | None = None,
         port: int | None = None,
     ) -> None:
         super().__init__(port=port)
         self._directory = directory
         self._args = tuple(args)
-        self._binary = binary or program("victoria-metrics", "victoria-metrics")
+        self._binary = program("victoria-metrics", "victoria-metrics")
         self._config_file = directory / "scrape.yml"
         self._config_file.write_text(json.dumps({"scrape_configs": list(scrape_configs)}))
 
