@@ -251,20 +251,19 @@ def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("backend", ["zeus", "nvml"])
 def test_live_and_after_the_fact_agree(run: Run, backend: str) -> None:
-    """A backend's live joules lie inside llem-integrate's bounds, and the reverse."""
+    """The bounds of a live measurement and those of the same window after the fact contain the exact joules."""
     (live,) = (measured for measured in run.nodes.live if measured.backend == backend)
-    (window,) = run.integrate("a", (live.start_s, live.end_s), backend=backend)
-    assert len(window["gpus"]) == len(live.joules) == GPUS
-    for gpu in window["gpus"]:
-        assert gpu["joules_low"] <= live.joules[gpu["gpu"]] <= gpu["joules_high"]
-    # The exporter's own history has a sample at each edge, so that the reverse holds, too.
-    (close,) = integrate(
-        f"http://{run.nodes.addresses['a']}", [(live.start_s, live.end_s)], "--backend", backend
-    )
-    for gpu in close["gpus"]:
-        low, high = live.bounds[gpu["gpu"]]
-        assert low <= gpu["joules"] <= high
-        assert gpu["joules_low"] <= live.joules[gpu["gpu"]] <= gpu["joules_high"]
+    window_s = (live.start_s, live.end_s)
+    (scraped,) = run.integrate("a", window_s, backend=backend)
+    (history,) = integrate(f"http://{run.nodes.addresses['a']}", [window_s], "--backend", backend)
+    for window in (scraped, history):
+        assert len(window["gpus"]) == len(live.joules) == GPUS
+        for gpu in window["gpus"]:
+            exact = run.exact("a", gpu, window)
+            low, high = live.bounds[gpu["gpu"]]
+            assert low <= live.joules[gpu["gpu"]] <= high
+            assert low <= exact <= high
+            assert gpu["joules_low"] <= exact <= gpu["joules_high"]
 
 
 def test_codecarbon_gives_the_total_of_all_gpus(run: Run) -> None:
