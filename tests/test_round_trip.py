@@ -251,7 +251,7 @@ def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("backend", ["zeus", "nvml"])
 def test_live_and_after_the_fact_agree(run: Run, backend: str) -> None:
-    """The bounds of a live measurement and those of the same window after the fact contain the exact joules."""
+    """The bounds of a live measurement, and those of its window after the fact, contain the exact joules."""
     (live,) = (measured for measured in run.nodes.live if measured.backend == backend)
     window_s = (live.start_s, live.end_s)
     (scraped,) = run.integrate("a", window_s, backend=backend)
