@@ -1,9 +1,12 @@
 """Exporters with a web config file, certificates for them, and clients that use those."""
 
 import json
+import os
 import re
+import signal
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +16,7 @@ import bcrypt
 import trustme
 import urllib3
 
-from tests.servers import Exporter
+from tests.servers import Exporter, wait_until
 
 Start = Callable[..., "WebExporter"]
 
@@ -102,6 +105,19 @@ def client_context(
     return context
 
 
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's end of a TLS connection in memory. Raises the ssl.SSLError of the end that refuses."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_end = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    unfinished = [client_end, server.wrap_bio(to_server, to_client, server_side=True)]
+    while unfinished:
+        for end in list(unfinished):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+                unfinished.remove(end)
+    return client_end
+
+
 class WebExporter(Exporter):
     """llem-exporter with a web config file; `context` is how its own client connects, None for plain HTTP."""
 
@@ -144,6 +160,12 @@ class WebExporter(Exporter):
         """One request on a connection of its own."""
         with self.pool(context) as pool:
             return pool.request(method, path, headers=dict(headers or {}))
+
+    def hang_up(self) -> None:
+        """Have it read its web config file again, and wait until it has said so."""
+        lines = len(self.log().splitlines())
+        os.kill(self.pid, signal.SIGHUP)
+        wait_until(lambda: "--web.config.file" in "".join(self.log().splitlines()[lines:]), "a line")
 
     def lines(self, word: str) -> list[str]:
         """The log's lines that have a word."""
