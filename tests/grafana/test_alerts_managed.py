@@ -1,6 +1,7 @@
 """The alerts as Grafana manages them."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,26 @@ RULE_FIELDS = {
 QUERY_FIELDS = {"refId", "relativeTimeRange", "datasourceUid", "model"}
 
 
-def managed() -> list[dict[str, Any]]:
+@cache
+def groups() -> list[dict[str, Any]]:
+    """The groups of rules in the file."""
     document = yaml.safe_load(TARGET.read_text())
     assert document["apiVersion"] == 1
-    return [rule for group in document["groups"] for rule in group["rules"]]
+    return list(document["groups"])
+
+
+def managed() -> list[dict[str, Any]]:
+    """All rules of the file."""
+    return [rule for group in groups() for rule in group["rules"]]
 
 
 def test_the_file_is_what_the_rules_make() -> None:
-    """Whoever changes alerts.yml runs `python -m grafana.make_alerts`."""
+    """The file is what `python -m grafana.make_alerts` writes from alerts.yml."""
     assert TARGET.read_text() == provisioning()
 
 
 def test_every_alert_is_there_with_its_expression_times_and_labels() -> None:
-    """Nothing is lost on the way."""
+    """Each Grafana-managed rule has the query, the durations and the labels of its alert."""
     assert [rule["title"] for rule in managed()] == list(alerts())
     for rule in managed():
         source = alerts()[rule["title"]]
@@ -53,7 +61,7 @@ def test_every_alert_is_there_with_its_expression_times_and_labels() -> None:
 
 def test_grafana_knows_every_field() -> None:
     """Fields and words are those that Grafana's provisioning reads; an unknown one would be ignored."""
-    for group in yaml.safe_load(TARGET.read_text())["groups"]:
+    for group in groups():
         assert set(group) == GROUP_FIELDS
     uids = [rule["uid"] for rule in managed()]
     assert len(set(uids)) == len(uids)

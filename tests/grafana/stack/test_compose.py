@@ -20,8 +20,6 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 PROVISIONING = GRAFANA / "provisioning"
 EXPORTER_PORT = 9955
 
-each_service = pytest.mark.parametrize("name", SERVICES)
-
 
 def mounts(name: str) -> dict[str, str]:
     """Where each source of a service is mounted; bind mounts have a path for a source."""
@@ -61,48 +59,55 @@ def test_a_mistake_would_be_noticed(key: str, value: object) -> None:
         PyCompose.from_yaml(yaml.safe_dump(wrong))
 
 
-@each_service
-def test_images_are_pinned(name: str) -> None:
+def test_images_are_pinned() -> None:
     """Every image has a registry and a version, or is built here from the exporter's own recipe."""
-    image = SERVICES[name]["image"]
-    if "build" in SERVICES[name]:
-        build = SERVICES[name]["build"]
-        assert (GRAFANA / build["context"]).resolve() == ROOT
-        assert (ROOT / build["dockerfile"]).is_file()
-    else:
-        assert re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", image), image
+    problems = []
+    for name, service in SERVICES.items():
+        if build := service.get("build"):
+            if (GRAFANA / build["context"]).resolve() != ROOT or not (ROOT / build["dockerfile"]).is_file():
+                problems.append(f"{name}: {build}")
+        elif not re.fullmatch(r"docker\.io/[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", service["image"]):
+            problems.append(f"{name}: {service['image']}")
+    assert problems == []
 
 
 def test_images_are_those_that_were_tested() -> None:
-    """Prometheus is the version that tests/run builds, Grafana the one whose types the dashboards fit."""
-    tested = re.search(r"prometheus3_version=(\S+)", (ROOT / "tests" / "run").read_text())
+    """Prometheus is the version that the tests build, Grafana the one whose types the dashboards fit."""
+    build = ROOT / "tests" / "servers" / "build_prometheus"
+    tested = re.search(r"\bversion=(\S+)", build.read_text())
     assert tested
     assert SERVICES["prometheus"]["image"].endswith(f":v{tested[1]}")
     manifest = json.loads((ROOT / "tests" / "grafana" / "dashboards" / "package.json").read_text())
     assert SERVICES["grafana"]["image"].endswith(f":{manifest['devDependencies']['@grafana/schema']}")
 
 
-@each_service
-def test_ports_are_on_loopback(name: str) -> None:
+def test_ports_are_on_loopback() -> None:
     """Nothing is served to another host, and no port is taken twice in one profile."""
-    for port in SERVICES[name]["ports"]:
-        assert re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port), port
+    problems = [
+        f"{name}: {port}"
+        for name, service in SERVICES.items()
+        for port in service["ports"]
+        if not re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port)
+    ]
+    assert problems == []
     for profile in ("replay", "gpu"):
         ports = [one["ports"] for one in SERVICES.values() if one.get("profiles", [profile]) == [profile]]
         assert len({str(port) for port in ports}) == len(ports)
 
 
-@each_service
-def test_a_service_can_do_no_more_than_it_must(name: str) -> None:
+def test_a_service_can_do_no_more_than_it_must() -> None:
     """No capabilities and no new privileges; configuration is mounted read-only, and is there."""
-    service = SERVICES[name]
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    for source in mounts(name):
-        if source.startswith("./"):
-            assert (GRAFANA / source).is_dir()
-        else:
-            assert source in COMPOSE["volumes"]
+    problems = []
+    for name, service in SERVICES.items():
+        if service["cap_drop"] != ["ALL"] or service["security_opt"] != ["no-new-privileges:true"]:
+            problems.append(f"{name}: has privileges")
+        for source in mounts(name):
+            is_there = (
+                (GRAFANA / source).is_dir() if source.startswith("./") else source in COMPOSE["volumes"]
+            )
+            if not is_there:
+                problems.append(f"{name}: {source} is mounted and not there")
+    assert problems == []
 
 
 def test_without_a_gpu_it_replays() -> None:
@@ -118,6 +123,7 @@ def test_without_a_gpu_it_replays() -> None:
     assert "gpu" in device["capabilities"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["replay", "gpu"])
 def test_the_exporters_options_are_taken(tmp_path: Path, name: str) -> None:
     """The exporter starts with the service's own options, but for the address, and has GPUs on its page."""
