@@ -7,6 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.full
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "exporter" / "deploy" / "container" / "Containerfile"
 TEXT = re.sub(r"\\\n\s*", "", RECIPE.read_text())
