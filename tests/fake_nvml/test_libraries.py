@@ -79,9 +79,9 @@ print(json.dumps([times, [joules[0], joules[1]]]))
     times, joules = run(program, driver.env)
     # On a quiet machine the counter moves neither while the window begins nor while it ends.
     earliest, early, late, latest = (time_s // 0.5 * 0.5 for time_s in times)
-    for gpu, counted in enumerate(joules):
-        assert driver.exact_joules(gpu, early, late) - 0.0011 <= counted
-        assert counted <= driver.exact_joules(gpu, earliest, latest) + 0.0011
+    for number, counted in enumerate(joules):
+        assert driver.exact_joules(number, early, late) - 0.0011 <= counted
+        assert counted <= driver.exact_joules(number, earliest, latest) + 0.0011
 
 
 CODECARBON = """
