@@ -4,7 +4,6 @@ import http.client
 import os
 import signal
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.socket_rig import connect, get
 from tests.servers import Exporter, wait_until
-
-END_SECONDS = 1.5
+from tests.servers.process import STOP_SECONDS
 
 
 @pytest.fixture
@@ -31,30 +29,30 @@ def full(servers: ExitStack, tmp_path: Path) -> Exporter:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_within_a_second(start: StartExporter, number: signal.Signals) -> None:
-    """With idle connections open, quietly and with status 0."""
+def test_it_ends_although_connections_are_open(start: StartExporter, number: signal.Signals) -> None:
+    """It logs nothing, and its exit status is 0."""
     exporter = start("--replay", "demo")
     with connect(exporter), connect(exporter) as kept:
         kept.sendall(get("/metrics"))
         assert kept.recv(12) == b"HTTP/1.1 200"
-        started_s = time.monotonic()
         os.kill(exporter.pid, number)
-        assert exporter.process.wait(10) == 0
-        assert time.monotonic() - started_s < END_SECONDS
+        assert exporter.process.wait(STOP_SECONDS) == 0
     assert not {"ERROR", "WARNING", "Traceback"} & set(exporter.log().replace(":", " ").split())
 
 
 def test_a_scrape_in_progress_is_finished_or_cut(full: Exporter) -> None:
-    """SIGTERM in the middle of answers: each comes whole, or its end is missing for the client to see; the
-    process ends in time although a client does not read."""
+    """At SIGTERM an answer is sent whole, or its client sees that the end is missing.
+
+    The process ends although a client does not read.
+    """
     pages, failures = list[bytes](), list[Exception]()
     begun = threading.Barrier(5)
 
     def pull() -> None:
-        client = http.client.HTTPConnection("127.0.0.1", full.port, timeout=10)
+        client = http.client.HTTPConnection("127.0.0.1", full.port, timeout=60)
         client.request("GET", "/history?since=0")
         answer = client.getresponse()
-        begun.wait(10)
+        begun.wait(60)
         try:
             pages.append(answer.read())
         except (http.client.HTTPException, ConnectionError) as exc:
@@ -66,20 +64,17 @@ def test_a_scrape_in_progress_is_finished_or_cut(full: Exporter) -> None:
         slow.sendall(get("/history?since=0"))
         for thread in threads:
             thread.start()
-        begun.wait(10)
-        started_s = time.monotonic()
-        full.process.terminate()
-        assert full.process.wait(10) == 0
-        assert time.monotonic() - started_s < END_SECONDS
+        begun.wait(60)
+        assert full.terminate() == 0
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
     assert len(pages) + len(failures) == 4
     assert all(b"llem_sampler_interval_seconds" in page for page in pages), "an answer looks whole and is not"
     assert not {"ERROR", "Traceback"} & set(full.log().replace(":", " ").split())
 
 
 def test_sighup_never_ends_it(servers: ExitStack) -> None:
-    """Not at its very start, and not in the middle of scrapes, which are all answered."""
+    """Neither at its start nor during scrapes, which are all answered."""
     exporter = Exporter(args=("--replay", "demo"))
     hung_up = threading.Event()
 
@@ -87,7 +82,7 @@ def test_sighup_never_ends_it(servers: ExitStack) -> None:
         while not hung_up.wait(0.02):
             if b"llem_exporter" in Path(f"/proc/{exporter.pid}/cmdline").read_bytes():
                 break
-        wait_until(lambda: ignores_sighup(exporter.pid), "a program that heeds signals", 10)
+        wait_until(lambda: ignores_sighup(exporter.pid), "a program that ignores SIGHUP")
         while not hung_up.wait(0.02):
             os.kill(exporter.pid, signal.SIGHUP)
 
@@ -96,11 +91,11 @@ def test_sighup_never_ends_it(servers: ExitStack) -> None:
     try:
         servers.enter_context(exporter)
         with urllib3.HTTPConnectionPool("127.0.0.1", exporter.port, maxsize=1, retries=False) as pool:
-            statuses = {pool.request("GET", "/metrics").status for _ in range(100)}
+            statuses = {pool.request("GET", "/metrics").status for _ in range(50)}
             assert pool.num_connections == 1
     finally:
         hung_up.set()
-        sender.join(10)
+        sender.join(60)
     assert statuses == {200}
     assert exporter.process.poll() is None
 

@@ -311,8 +311,7 @@ def test_new_authorities_hold_for_open_connections(web: WebFolder, serve: Serve)
     with exporter.pool() as pool:
         assert pool.request("GET", "/metrics").status == 200
         web.client_authority = trustme.CA()
-        web.client_tls()
-        exporter.hang_up()
+        exporter.read_again(web.client_tls)
         assert pool.request("GET", "/metrics").status == 403
     assert refused(exporter, exporter.context or client_context(web.authority))
     assert exporter.ask(context=client_context(web.authority, web.client())).status == 200
@@ -323,8 +322,7 @@ def test_a_server_can_be_given_tls_while_it_runs(web: WebFolder, servers: ExitSt
     exporter = servers.enter_context(WebExporter(web.write()))
     with exporter.pool() as pool:
         assert pool.request("GET", "/metrics").status == 200
-        web.write(tls_server_config=web.tls())
-        exporter.hang_up()
+        exporter.read_again(lambda: web.write(tls_server_config=web.tls()))
         assert pool.request("GET", "/metrics").status == 403
     exporter.context = client_context(web.authority)
     assert exporter.ask().status == 200

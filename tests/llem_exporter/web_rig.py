@@ -161,11 +161,12 @@ class WebExporter(Exporter):
         with self.pool(context) as pool:
             return pool.request(method, path, headers=dict(headers or {}))
 
-    def hang_up(self) -> None:
-        """Have it read its web config file again, and wait until it has said so."""
-        lines = len(self.log().splitlines())
+    def read_again(self, change: Callable[[], object], logs: str = "read again") -> None:
+        """Change a file, send SIGHUP, and wait until a line with these words is logged."""
+        seen = len(self.log())
+        change()
         os.kill(self.pid, signal.SIGHUP)
-        wait_until(lambda: "--web.config.file" in "".join(self.log().splitlines()[lines:]), "a line")
+        wait_until(lambda: logs in self.log()[seen:], logs)
 
     def lines(self, word: str) -> list[str]:
         """The log's lines that have a word."""
