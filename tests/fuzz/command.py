@@ -3,7 +3,6 @@
 import json
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -16,8 +15,6 @@ T0: Final = 1_795_507_546
 """Unix seconds at which the window of all examples begins."""
 
 WINDOW: Final = f"{T0},+60s"
-EXAMPLE_SECONDS: Final = 20.0
-"""No example may take longer; they take milliseconds, on a machine that has nothing else to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +50,8 @@ def integrate(*args: str) -> Outcome:
 
 
 def well_behaved(*args: str) -> Outcome:
-    """Run it, and see that it gives a result or says in one line why not, and soon."""
-    began_s = time.monotonic()
+    """Run it, and check that it prints a result, or one line that says why not."""
     outcome = integrate(*args)
-    took_s = time.monotonic() - began_s
-    assert took_s < EXAMPLE_SECONDS, f"{args} took {took_s:.1f} s"
     if outcome.status in (1, 2):
         assert outcome.out == "", outcome
         assert outcome.err.startswith("error: "), outcome

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris  # type: ignore[import-untyped]
+import atheris
 
 INSTRUMENTED = ["llem_core", "llem_exporter", "llem_integrator"]
 LONGEST_INPUT = 8192

@@ -8,6 +8,8 @@ import pytest
 
 from tests.fuzz.test_inputs import TARGETS
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_second_of_coverage_guided_inputs_finds_nothing(name: str) -> None:
@@ -16,7 +18,7 @@ def test_a_second_of_coverage_guided_inputs_finds_nothing(name: str) -> None:
         [sys.executable, "-m", "tests.fuzz.run", name, "--seconds", "1"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
