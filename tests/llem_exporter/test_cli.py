@@ -9,8 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from llem_core import __version__
+from llem_exporter.cli import main
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
@@ -22,7 +24,7 @@ def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -38,7 +40,7 @@ def refused(*args: str, **env: str) -> str:
 def test_help_names_every_option_and_loads_nothing_heavy() -> None:
     """Of what is installed beside Python, only click."""
     command = [sys.executable, "-X", "importtime", "-m", "llem_exporter", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "click" in loaded
     assert not loaded & {
@@ -69,8 +71,8 @@ def test_help_names_every_option_and_loads_nothing_heavy() -> None:
 
 
 def test_version() -> None:
-    """The package's version."""
-    assert __version__ in run("--version").stdout
+    """--version prints the package's version."""
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
 def test_without_a_gpu_it_says_why_and_what_to_do() -> None:
@@ -111,12 +113,12 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     ],
 )
 def test_options_that_leave_nothing_to_read_are_refused(args: list[str], said: str) -> None:
-    """In one line that says which."""
+    """The one line names the options."""
     assert said in refused(*args)
 
 
 def test_none_needs_codecarbon(tmp_path: Path) -> None:
-    """Where it is not installed, there is nothing to read."""
+    """Where CodeCarbon is not installed, the one line says how to install it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\nfind = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'codecarbon' else find(name, *rest)\n"
@@ -132,7 +134,7 @@ def test_none_needs_codecarbon(tmp_path: Path) -> None:
         ("[::::]:0", "Name or service not known"),
     ],
 )
-def test_an_address_that_is_none_is_one_line(address: str, said: str) -> None:
+def test_an_invalid_address_is_one_line(address: str, said: str) -> None:
     """In the resolver's own words."""
     done = run("--replay", "demo", "--web.listen-address", address)
     (line,) = done.stderr.splitlines()
@@ -153,12 +155,11 @@ def test_an_address_that_is_none_is_one_line(address: str, said: str) -> None:
         ("--log.level", "loud"),
     ],
 )
-def test_a_value_that_cannot_be_is_a_usage_error(option: str, value: str) -> None:
-    """Exit status 2, and the value in the message."""
-    done = run(option, value)
-    assert done.returncode == 2
-    assert value in done.stderr
-    assert "Traceback" not in done.stderr
+def test_an_invalid_value_is_a_usage_error(option: str, value: str) -> None:
+    """The exit status is 2, and the message has the value."""
+    done = CliRunner().invoke(main, [option, value])
+    assert done.exit_code == 2
+    assert value in done.output
 
 
 def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
@@ -192,7 +193,7 @@ def test_it_listens_on_ipv6_too() -> None:
     )
     with done:
         assert done.stderr is not None
-        overdue = threading.Timer(20, done.kill)
+        overdue = threading.Timer(60, done.kill)
         overdue.start()
         line = done.stderr.readline()
         overdue.cancel()

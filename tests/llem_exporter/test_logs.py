@@ -15,6 +15,7 @@ import pytest
 from llem_exporter.troubles import QUIET_SECONDS, Troubles
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
+from tests.llem_exporter.page import scrape
 from tests.llem_exporter.socket_rig import connect
 from tests.llem_exporter.test_cli import run
 from tests.servers import Exporter, wait_until
@@ -40,7 +41,7 @@ def test_each_line_is_an_object(start: StartExporter) -> None:
 
 
 def test_a_scrape_leaves_no_line(start: StartExporter) -> None:
-    """Nor do refused requests, garbage, signals that change nothing, and connections that break off."""
+    """Nor do refused requests, garbage, SIGHUP without a file, and connections that break off."""
     exporter = start("--log.format", "json", "--replay", "demo", "--log.level", "debug")
     settled = exporter.log()
     for path in ("/metrics", "/history?since=0", "/history", "/none", "/history?scraper=a"):
@@ -49,7 +50,8 @@ def test_a_scrape_leaves_no_line(start: StartExporter) -> None:
         with connect(exporter) as client:
             client.sendall(data)
     exporter.process.send_signal(signal.SIGHUP)
-    time.sleep(1.5)
+    exporter.fetch("/metrics")
+    exporter.terminate()
     assert exporter.log() == settled
 
 
@@ -61,20 +63,31 @@ def test_an_error_at_the_start_is_an_object_too() -> None:
     assert "/none.csv" in line["msg"]
 
 
+def failed_reads(exporter: Exporter) -> float:
+    """How many readings of GPU 1 have failed."""
+    page = scrape(exporter)
+    errors = page.labels("llem_gpu_read_errors_total", gpu="1")
+    return sum(page.value("llem_gpu_read_errors_total", **labels) for labels in errors)
+
+
 def test_a_lost_gpu_is_a_line_when_it_goes_and_when_it_comes(
     start: StartExporter, driver: FakeDriver
 ) -> None:
-    """However long it stays away and however often it is read meanwhile."""
+    """One line each, however often reading it fails in between."""
     exporter = start(
         "--log.format", "json", "--no-collector.zeus", "--no-collector.codecarbon", driver=driver
     )
     settled = len(lines_of(exporter))
     driver.gpus[1].lost = True
-    wait_until(lambda: len(lines_of(exporter)) > settled, "a line for its loss", 20)
-    time.sleep(2)
+    wait_until(lambda: len(lines_of(exporter)) > settled, "a line for its loss")
+    failures = failed_reads(exporter)
+    wait_until(lambda: failed_reads(exporter) >= failures + 3, "more failed reads")
     driver.gpus[1].lost = False
-    wait_until(lambda: len(lines_of(exporter)) >= settled + 2, "a line for its return", 20)
-    time.sleep(1)
+    wait_until(lambda: len(lines_of(exporter)) >= settled + 2, "a line for its return")
+    before = scrape(exporter).value("llem_gpu_samples_total", gpu="1")
+    wait_until(
+        lambda: scrape(exporter).value("llem_gpu_samples_total", gpu="1") >= before + 5, "more samples"
+    )
     about = [line["msg"] for line in lines_of(exporter)[settled:] if "GPU 1" in line["msg"]]
     assert len(about) == 2, about
 
@@ -136,7 +149,7 @@ def test_text_stays_as_it_was(start: StartExporter) -> None:
 
 
 def test_a_trouble_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    """However often it happens in between; it is over after a quiet minute, and may begin again."""
+    """However often it happens; after a quiet minute it is over, and may begin again."""
     now_s = 0.0
     troubles = Troubles(logging.getLogger("troubles"), lambda: now_s)
     caplog.set_level(logging.INFO)
