@@ -1,5 +1,6 @@
 """The Prometheus that most tests of a store read from, and the command without a process of its own."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Done:
 @pytest.fixture
 def llem_integrate(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Done]:
+) -> Iterator[Callable[..., Done]]:
     """Run llem-integrate with these arguments in this process, which takes far less time than a new one."""
 
     def run(*args: str) -> Done:
@@ -43,4 +44,6 @@ def llem_integrate(
         printed = capsys.readouterr()
         return Done(ended.value.code, printed.out, printed.err)
 
-    return run
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)

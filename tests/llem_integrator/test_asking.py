@@ -1,7 +1,6 @@
 """Several questions to one source: in order, at once where it can, and no more than are wanted."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.asking import answers, begun
 from tests.llem_integrator.clusters import PieceStore, store
+from tests.servers import wait_until
 
 
 @dataclass
@@ -25,12 +25,15 @@ def twice() -> Twice:
 
 def test_two_questions_wait_for_each_other() -> None:
     """Each is only answered once the other has been asked, too; answers come in the order of questions."""
-    both = threading.Barrier(2, timeout=10)
+    both, second = threading.Barrier(2, timeout=60), threading.Event()
 
     def question(number: int) -> Callable[[], int]:
         def ask() -> int:
             both.wait()
-            time.sleep(0.05 * (number == 0))
+            if number == 0:
+                assert second.wait(60)  # the answers come the other way round
+            else:
+                second.set()
             return number
 
         return ask
@@ -46,17 +49,19 @@ def test_a_source_that_says_nothing_is_asked_by_one_thread() -> None:
 
 
 def test_who_leaves_early_asks_no_more() -> None:
-    """After the first of twenty answers the rest are not begun, but for those on their way."""
-    asked: list[int] = []
+    """After the first of twenty answers no other question begins than those on their way."""
+    asked, left = list[int](), threading.Event()
+    before = set(threading.enumerate())
 
     def ask() -> None:
         asked.append(1)
-        time.sleep(0.01)
+        assert left.wait(60)
 
-    with answers(twice(), [ask] * 20) as found:
+    with answers(twice(), [lambda: None, *[ask] * 20]) as found:
         next(found)
-    time.sleep(0.1)
-    assert len(asked) < 10
+    left.set()
+    wait_until(lambda: set(threading.enumerate()) <= before, "the end of the threads")
+    assert len(asked) <= 2
 
 
 def test_what_a_question_raises_is_raised() -> None:
@@ -80,11 +85,11 @@ def test_an_early_question_is_under_way_before_its_answer_is_wanted() -> None:
         return 7
 
     later = begun(store(), ask)
-    assert not asked.wait(0.1)
+    assert not asked.is_set()
     assert later() == 7
     asked.clear()
     early = begun(twice(), ask)
-    assert asked.wait(10)
+    assert asked.wait(60)
     assert early() == 7
 
     def fails() -> int:

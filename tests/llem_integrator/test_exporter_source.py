@@ -52,22 +52,22 @@ def test_a_gzipped_history_is_the_same_history() -> None:
             assert one.labels == {"instance": server.url.removeprefix("http://")}
 
 
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (Reply(body=PAGE, cut=len(PAGE) // 2), "no answer"),
-        (Reply(body=PAGE, cut=len(PAGE) // 2, chunked=True), "no answer"),
-        (Reply(body=PAGE[: len(PAGE) // 2]), "EOF|not a sample"),
-        (Reply(body=gzip.compress(PAGE)[:-200], headers={"Content-Encoding": "gzip"}), "EOF|no answer"),
-        (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "no answer"),
-        (Reply(body=b"<html>\n"), "/history: line 1: not a sample"),
-        (Reply(404, b"no such page\nbut others"), "/history answered 404: no such page$"),
-        (Reply(body=b"\xff\xfe 1\n# EOF\n"), "line 1: not text"),
-    ],
-)
-def test_half_a_history_is_none(reply: Reply, message: str) -> None:
+HALVES = [
+    (Reply(body=PAGE, cut=len(PAGE) // 2), "no answer"),
+    (Reply(body=PAGE, cut=len(PAGE) // 2, chunked=True), "no answer"),
+    (Reply(body=PAGE[: len(PAGE) // 2]), "EOF|not a sample"),
+    (Reply(body=gzip.compress(PAGE)[:-200], headers={"Content-Encoding": "gzip"}), "EOF|no answer"),
+    (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "no answer"),
+    (Reply(body=b"<html>\n"), "/history: line 1: not a sample"),
+    (Reply(404, b"no such page\nbut others"), "/history answered 404: no such page$"),
+    (Reply(body=b"\xff\xfe 1\n# EOF\n"), "line 1: not text"),
+]
+
+
+def test_half_a_history_is_none(subtests: pytest.Subtests) -> None:
     """What was cut, damaged, or is no history is one line, and no sample of it is used."""
-    with StandIn(lambda _: reply) as server:
-        source = ExporterSource(Http(server.url, sleep=lambda _: None))
-        with pytest.raises(SourceError, match=message):
-            list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))
+    for reply, message in HALVES:
+        with subtests.test(reply=str(reply)[:80]), StandIn(lambda _, reply=reply: reply) as server:
+            source = ExporterSource(Http(server.url, sleep=lambda _: None))
+            with pytest.raises(SourceError, match=message):
+                list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))

@@ -121,21 +121,22 @@ def test_options_open_it_too(secure: Secure) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"basic_auth": {"username": USER, "password": "wrong-one"}}, "401: it wants other credentials"),
-        ({"basic_auth": {}}, "401: it wants other credentials"),
-        ({"tls_config": {"ca_file": "authority.pem"}}, "no answer from .*certificate"),
-        ({"tls_config": {}}, "no answer from .*certificate"),
-        ({"tls_config": {"insecure_skip_verify": True}}, "no answer from .*certificate"),
-    ],
-)
-def test_who_is_not_let_in_is_told_why(secure: Secure, change: dict[str, object], words: str) -> None:
+REFUSED = [
+    ({"basic_auth": {"username": USER, "password": "wrong-one"}}, "401: it wants other credentials"),
+    ({"basic_auth": {}}, "401: it wants other credentials"),
+    ({"tls_config": {"ca_file": "authority.pem"}}, "no answer from .*certificate"),
+    ({"tls_config": {}}, "no answer from .*certificate"),
+    ({"tls_config": {"insecure_skip_verify": True}}, "no answer from .*certificate"),
+]
+
+
+def test_who_is_not_let_in_is_told_why(secure: Secure, subtests: pytest.Subtests) -> None:
     """Wrong passwords, certificates that nobody vouches for, and none: one line, without the password."""
-    with pytest.raises(SourceError, match=words) as caught:
-        open_source(secure.server.url, read_config(secure.written({**secure.whole, **change})))
-    assert "wrong-one" not in str(caught.value)
+    for change, words in REFUSED:
+        with subtests.test(change=change, words=words):
+            with pytest.raises(SourceError, match=words) as caught:
+                open_source(secure.server.url, read_config(secure.written({**secure.whole, **change})))
+            assert "wrong-one" not in str(caught.value)
 
 
 def test_a_server_of_another_name(secure: Secure) -> None:
@@ -198,43 +199,44 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert (got["authorization"], got["x-scope-orgid"], got["x-b"]) == ("Bearer new", "c", "b")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("bearer_token: hidden\nbearer_token: hidden", "a key is there twice .line 1"),
-        ("colour: red", "'colour' is not read here"),
-        ("oauth2: {client_id: hidden}", "'oauth2' is not read here"),
-        ("tls_config: {ca: hidden}", "tls_config: 'ca' is not read here"),
-        ("tls_config: {min_version: TLS9}", "min_version is one of TLS10"),
-        ("tls_config: {cert_file: x}", "cert_file and key_file go together"),
-        ("tls_config: {insecure_skip_verify: hidden}", "insecure_skip_verify must be true or false"),
-        ("basic_auth: {username: ann, password: hidden, password_file: x}", "exclude each other"),
-        ("basic_auth: {password: hidden}", "username is missing"),
-        ("basic_auth: {username: ann, password: hidden}\nbearer_token: hidden", "exclude each other"),
-        ("authorization: {type: Basic, credentials: hidden}", "write basic_auth"),
-        ("authorization: {type: Bearer}", "credentials is missing"),
-        ("bearer_token: [hidden]", "bearer_token must be one text"),
-        ("bearer_token_file: none", "bearer_token_file: cannot read .*none: No such file"),
-        ('bearer_token: "hidden\\n"', "has signs that no header can carry"),
-        ("headers: {'a b': hidden}", "not the name of a header: 'a b'"),
-        ("headers: {Host: hidden}", "Host is set by llem-integrate itself"),
-        ("headers: {X-A: hidden, x-a: hidden}", "give the header x-a twice"),
-        ("http_headers: {X-A: {values: [hidden, hidden]}}", "http_headers.X-A: one value is needed"),
-        ("http_headers: {X-A: {values: hidden}}", "values must be a list of texts"),
-        ("headers: hidden", "headers must be a mapping"),
-        ("- hidden", "the file must be a mapping"),
-        ("basic_auth: {username: hidden", "not YAML .line 1"),
-        ("[" * 5000, "nested too deeply|not YAML"),
-    ],
-)
-def test_what_a_file_may_not_say(tmp_path: Path, text: str, message: str) -> None:
+BAD_FILES = [
+    ("bearer_token: hidden\nbearer_token: hidden", "a key is there twice .line 1"),
+    ("colour: red", "'colour' is not read here"),
+    ("oauth2: {client_id: hidden}", "'oauth2' is not read here"),
+    ("tls_config: {ca: hidden}", "tls_config: 'ca' is not read here"),
+    ("tls_config: {min_version: TLS9}", "min_version is one of TLS10"),
+    ("tls_config: {cert_file: x}", "cert_file and key_file go together"),
+    ("tls_config: {insecure_skip_verify: hidden}", "insecure_skip_verify must be true or false"),
+    ("basic_auth: {username: ann, password: hidden, password_file: x}", "exclude each other"),
+    ("basic_auth: {password: hidden}", "username is missing"),
+    ("basic_auth: {username: ann, password: hidden}\nbearer_token: hidden", "exclude each other"),
+    ("authorization: {type: Basic, credentials: hidden}", "write basic_auth"),
+    ("authorization: {type: Bearer}", "credentials is missing"),
+    ("bearer_token: [hidden]", "bearer_token must be one text"),
+    ("bearer_token_file: none", "bearer_token_file: cannot read .*none: No such file"),
+    ('bearer_token: "hidden\\n"', "has signs that no header can carry"),
+    ("headers: {'a b': hidden}", "not the name of a header: 'a b'"),
+    ("headers: {Host: hidden}", "Host is set by llem-integrate itself"),
+    ("headers: {X-A: hidden, x-a: hidden}", "give the header x-a twice"),
+    ("http_headers: {X-A: {values: [hidden, hidden]}}", "http_headers.X-A: one value is needed"),
+    ("http_headers: {X-A: {values: hidden}}", "values must be a list of texts"),
+    ("headers: hidden", "headers must be a mapping"),
+    ("- hidden", "the file must be a mapping"),
+    ("basic_auth: {username: hidden", "not YAML .line 1"),
+    ("[" * 500, "nested too deeply|not YAML"),
+]
+
+
+def test_what_a_file_may_not_say(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """Each mistake is one line with the file and the key, and never with a value."""
-    file = tmp_path / "http.yml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
-        read_config(str(file))
-    assert str(file) in str(caught.value)
-    assert "hidden" not in str(caught.value)
+    for text, message in BAD_FILES:
+        with subtests.test(text=text, message=message):
+            file = tmp_path / "http.yml"
+            file.write_text(text)
+            with pytest.raises(ConfigError, match=message) as caught:
+                read_config(str(file))
+            assert str(file) in str(caught.value)
+            assert "hidden" not in str(caught.value)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """Emissions, price, idle and active energy, and calibration."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from llem_integrator import ConfigError, Correction, Figures, WindowResult
 from llem_integrator.calibration import parse
+from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.measured import BEGIN, results_of, two_gpus
 
 
@@ -17,11 +17,6 @@ from tests.llem_integrator.measured import BEGIN, results_of, two_gpus
 def result(tmp_path: Path) -> WindowResult:
     """40 s of a GPU of 100 W and one of 250 W."""
     return results_of(two_gpus(tmp_path), (40, 80))[0]
-
-
-def run(*args: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "llem_integrator", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_price_and_emissions_are_of_the_joules_and_the_pue(result: WindowResult) -> None:
@@ -112,17 +107,16 @@ def test_a_node_without_gpus_has_no_figures_and_says_so(result: WindowResult) ->
     assert Figures().of(node) == node
 
 
-def test_by_the_command_line(tmp_path: Path) -> None:
+def test_by_the_command_line(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
     """The options give the figures, and --carbon-intensity alone means --emissions."""
     cards = tmp_path / "cards.csv"
     cards.write_text("\ufeffuuid, gain, offset_watts\r\nGPU-1, 2, 0\r\n")
     source = two_gpus(tmp_path)
     window = f"{BEGIN + 40},+40s"
     options = ["--carbon-intensity", "360", "--price", "-0.36", "--pue", "1.5", "--idle-watts", "50"]
-    done = run(
-        "--source", source, "--window", window, "--format", "json", *options, "--calibration", str(cards)
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    calibrated = [*options, "--calibration", str(cards)]
+    done = llem_integrate("--source", source, "--window", window, "--format", "json", *calibrated)
+    assert (done.code, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     gpus = document["windows"][0]["gpus"]
     assert [gpu["emissions_g"] for gpu in gpus] == pytest.approx([0.6, 3.0])
@@ -130,64 +124,68 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     assert [gpu["active_j"] for gpu in gpus] == pytest.approx([2000, 18_000])
     assert [gpu["calibrated"] for gpu in gpus] == [False, True]
     assert "operational, location-based" in document["notes"]["emissions_g"]
-    table = run("--source", source, "--window", window, *options).stdout
+    table = llem_integrate("--source", source, "--window", window, *options).stdout
     assert "gCO2e: operational, location-based, the GPU's share only; 360 g/kWh, PUE 1.5" in table
     assert "gCO2e 2.100" in table
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--pue", "0.9"], "--pue"),
-        (["--pue", "nan"], "--pue"),
-        (["--pue", "x"], "--pue"),
-        (["--price", "inf"], "--price"),
-        (["--price", "1e300"], "--price"),
-        (["--carbon-intensity", "-1"], "--carbon-intensity"),
-        (["--idle-watts", "-5"], "--idle-watts"),
-        (["--idle-watts", "nan"], "--idle-watts"),
-        (["--calibration", "missing.csv"], "cannot read missing.csv"),
-        (["--calibration", "/"], "cannot read /"),
-        (["--format", "xlsx"], "xlsx"),
-        (["--plot", "out.pdf"], ".png, .svg, .html"),
-        (["--plot", ""], ".png, .svg, .html"),
-        (["--output", ""], "--output"),
-        (["--output", "a.svg", "--plot", "a.svg"], "a file of their own"),
-        (["--plot", "a.svg", "--plot", "a.svg"], "a file of their own"),
-    ],
-)
-def test_bad_values_are_usage_errors_of_one_line(args: list[str], message: str) -> None:
-    """Nothing is read before every option is known to be right."""
-    done = run("--source", "missing.om", "--window", "now-1m,now", *args)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert message in line
+BAD_OPTIONS = [
+    (["--pue", "0.9"], "--pue"),
+    (["--pue", "nan"], "--pue"),
+    (["--pue", "x"], "--pue"),
+    (["--price", "inf"], "--price"),
+    (["--price", "1e300"], "--price"),
+    (["--carbon-intensity", "-1"], "--carbon-intensity"),
+    (["--idle-watts", "-5"], "--idle-watts"),
+    (["--idle-watts", "nan"], "--idle-watts"),
+    (["--calibration", "missing.csv"], "cannot read missing.csv"),
+    (["--calibration", "/"], "cannot read /"),
+    (["--format", "xlsx"], "xlsx"),
+    (["--plot", "out.pdf"], ".png, .svg, .html"),
+    (["--plot", ""], ".png, .svg, .html"),
+    (["--output", ""], "--output"),
+    (["--output", "a.svg", "--plot", "a.svg"], "a file of their own"),
+    (["--plot", "a.svg", "--plot", "a.svg"], "a file of their own"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "first line must name"),
-        ("uuid,gain\nGPU-0,1\n", "first line must name"),
-        ("uuid,gain,offset_watts\n", "holds no card"),
-        ("uuid,gain,offset_watts\nGPU-0,1\n", "line 2 has 2 fields"),
-        ("uuid,gain,offset_watts\nGPU-0,x,0\n", "line 2: gain is no number: 'x'"),
-        ("uuid,gain,offset_watts\nGPU-0,nan,0\n", "line 2: gain nan is not between"),
-        ("uuid,gain,offset_watts\nGPU-0,0,0\n", "line 2: gain 0 is not between"),
-        ("uuid,gain,offset_watts\nGPU-0,1,inf\n", "line 2: offset_watts inf is not within"),
-        ("uuid,gain,offset_watts\nGPU-0,1,nan\n", "line 2: offset_watts nan is not within"),
-        ("uuid,gain,offset_watts\n,1,0\n", "line 2: no uuid"),
-        ("uuid,gain,offset_watts\nA,1,0\nA,1,0\n", "line 3: this uuid comes twice"),
-        ('uuid,gain,offset_watts\n"A,1,0\n', "line 2"),
-    ],
-)
-def test_a_bad_calibration_names_its_line(text: str, message: str) -> None:
+def test_bad_values_are_usage_errors_of_one_line(
+    llem_integrate: Callable[..., Done], subtests: pytest.Subtests
+) -> None:
+    """A wrong option is an error before anything is read."""
+    for args, message in BAD_OPTIONS:
+        with subtests.test(args=args, message=message):
+            done = llem_integrate("--source", "missing.om", "--window", "now-1m,now", *args)
+            assert (done.code, done.stdout) == (2, "")
+            (line,) = done.stderr.splitlines()
+            assert line.startswith("error: ")
+            assert message in line
+
+
+BAD_CALIBRATIONS = [
+    ("", "first line must name"),
+    ("uuid,gain\nGPU-0,1\n", "first line must name"),
+    ("uuid,gain,offset_watts\n", "holds no card"),
+    ("uuid,gain,offset_watts\nGPU-0,1\n", "line 2 has 2 fields"),
+    ("uuid,gain,offset_watts\nGPU-0,x,0\n", "line 2: gain is no number: 'x'"),
+    ("uuid,gain,offset_watts\nGPU-0,nan,0\n", "line 2: gain nan is not between"),
+    ("uuid,gain,offset_watts\nGPU-0,0,0\n", "line 2: gain 0 is not between"),
+    ("uuid,gain,offset_watts\nGPU-0,1,inf\n", "line 2: offset_watts inf is not within"),
+    ("uuid,gain,offset_watts\nGPU-0,1,nan\n", "line 2: offset_watts nan is not within"),
+    ("uuid,gain,offset_watts\n,1,0\n", "line 2: no uuid"),
+    ("uuid,gain,offset_watts\nA,1,0\nA,1,0\n", "line 3: this uuid comes twice"),
+    ('uuid,gain,offset_watts\n"A,1,0\n', "line 2"),
+]
+
+
+def test_a_bad_calibration_names_its_line(subtests: pytest.Subtests) -> None:
     """What is wrong in the file is said with its line."""
-    with pytest.raises(ConfigError) as caught:
-        parse(text.splitlines(keepends=True), "cards.csv")
-    assert message in str(caught.value)
-    assert str(caught.value).startswith("cards.csv")
+    for text, message in BAD_CALIBRATIONS:
+        with subtests.test(text=text, message=message):
+            with pytest.raises(ConfigError) as caught:
+                parse(text.splitlines(keepends=True), "cards.csv")
+            assert message in str(caught.value)
+            assert str(caught.value).startswith("cards.csv")
 
 
 def test_columns_in_any_order() -> None:

@@ -13,22 +13,23 @@ from llem_integrator.window import Window, parse_duration_us, parse_time_us, par
 NOW_US = 1_795_507_606_250_000
 
 
-@pytest.mark.parametrize(
-    ("text", "unix_us"),
-    [
-        ("1795507546", 1_795_507_546_000_000),
-        ("1795507546.1234567", 1_795_507_546_123_456),
-        ("2026-11-24T08:45:46Z", 1_795_509_946_000_000),
-        ("2026-11-24T09:45:46.5+01:00", 1_795_509_946_500_000),
-        ("2026-11-24 08:45:46+00:00", 1_795_509_946_000_000),
-        ("now", NOW_US),
-        ("now-1h30m", NOW_US - 5_400_000_000),
-        ("now+100ms", NOW_US + 100_000),
-    ],
-)
-def test_time_forms(text: str, unix_us: int) -> None:
+TIMES = [
+    ("1795507546", 1_795_507_546_000_000),
+    ("1795507546.1234567", 1_795_507_546_123_456),
+    ("2026-11-24T08:45:46Z", 1_795_509_946_000_000),
+    ("2026-11-24T09:45:46.5+01:00", 1_795_509_946_500_000),
+    ("2026-11-24 08:45:46+00:00", 1_795_509_946_000_000),
+    ("now", NOW_US),
+    ("now-1h30m", NOW_US - 5_400_000_000),
+    ("now+100ms", NOW_US + 100_000),
+]
+
+
+def test_time_forms(subtests: pytest.Subtests) -> None:
     """Each accepted form is read to the microsecond."""
-    assert parse_time_us(text, NOW_US, None) == unix_us
+    for text, unix_us in TIMES:
+        with subtests.test(text=text, unix_us=unix_us):
+            assert parse_time_us(text, NOW_US, None) == unix_us
 
 
 @pytest.mark.parametrize(
@@ -56,31 +57,44 @@ def test_a_zoneless_time_needs_a_zone() -> None:
         parse_time_us("2026-07-01T12:00:00", NOW_US, None)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "yesterday", "now-", "now-5", "now-1h x", "-5", "1e9", "nan", "1795507546123", "9" * 13, "9" * 5000],
-)
-def test_bad_times_are_one_line(text: str) -> None:
+def test_bad_times_are_one_line(subtests: pytest.Subtests) -> None:
     """What is no time is refused with a line that shows it."""
-    with pytest.raises(ConfigError) as caught:
-        parse_time_us(text, NOW_US, UTC)
-    assert "\n" not in str(caught.value)
+    for text in [
+        "",
+        "yesterday",
+        "now-",
+        "now-5",
+        "now-1h x",
+        "-5",
+        "1e9",
+        "nan",
+        "1795507546123",
+        "9" * 13,
+        "9" * 5000,
+    ]:
+        with subtests.test(text=text):
+            with pytest.raises(ConfigError) as caught:
+                parse_time_us(text, NOW_US, UTC)
+            assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "microseconds"),
-    [("100ms", 100_000), ("1.5s", 1_500_000), ("1h30m", 5_400_000_000), ("2d", 172_800_000_000)],
-)
-def test_durations(text: str, microseconds: int) -> None:
+def test_durations(subtests: pytest.Subtests) -> None:
     """Durations are sums of numbers with units."""
-    assert parse_duration_us(text) == microseconds
+    for text, microseconds in [
+        ("100ms", 100_000),
+        ("1.5s", 1_500_000),
+        ("1h30m", 5_400_000_000),
+        ("2d", 172_800_000_000),
+    ]:
+        with subtests.test(text=text, microseconds=microseconds):
+            assert parse_duration_us(text) == microseconds
 
 
-@pytest.mark.parametrize("text", ["", "15", "0s", "m", "-1s", "1 s", "1y", "9" * 30 + "w", "9" * 400 + "d"])
-def test_bad_durations(text: str) -> None:
+def test_bad_durations(subtests: pytest.Subtests) -> None:
     """What is no duration, and no time at all, is refused."""
-    with pytest.raises(ConfigError):
-        parse_duration_us(text)
+    for text in ["", "15", "0s", "m", "-1s", "1 s", "1y", "9" * 30 + "w", "9" * 400 + "d"]:
+        with subtests.test(text=text), pytest.raises(ConfigError):
+            parse_duration_us(text)
 
 
 def test_windows() -> None:
@@ -89,18 +103,19 @@ def test_windows() -> None:
     assert parse_window("1795507546,+15m", NOW_US, None).duration_s == 900
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("now", "now,now", "now,now-1s", "now,+0s", "1,2,3", ",", "now-1h,+x"),
-        *("now+9999999d,+1h", "now-9999999d,+1h", "1,+2000000w", f"1,{'9' * 5000}", f"1,+{'9' * 400}s"),
-    ],
-)
-def test_impossible_windows(text: str) -> None:
+IMPOSSIBLE = [
+    *("now", "now,now", "now,now-1s", "now,+0s", "1,2,3", ",", "now-1h,+x"),
+    *("now+9999999d,+1h", "now-9999999d,+1h", "1,+2000000w", f"1,{'9' * 5000}", f"1,+{'9' * 400}s"),
+]
+
+
+def test_impossible_windows(subtests: pytest.Subtests) -> None:
     """A window that is empty, backwards, out of range or not two times is refused in a line."""
-    with pytest.raises(ConfigError) as caught:
-        parse_window(text, NOW_US, None)
-    assert len(str(caught.value)) < 200
+    for text in IMPOSSIBLE:
+        with subtests.test(text=text):
+            with pytest.raises(ConfigError) as caught:
+                parse_window(text, NOW_US, None)
+            assert len(str(caught.value)) < 200
 
 
 @given(st.text(max_size=30))

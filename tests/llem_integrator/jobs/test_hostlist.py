@@ -9,46 +9,46 @@ from hypothesis import strategies as st
 from llem_core.errors import ConfigError
 from llem_integrator.jobs.hostlist import expand
 
+LISTS = [
+    ("node1", ["node1"]),
+    ("node[1-3]", ["node1", "node2", "node3"]),
+    ("node[1-2,07],login", ["node1", "node2", "node07", "login"]),
+    ("n[08-11]", ["n08", "n09", "n10", "n11"]),
+    ("r[1-2]n[1-2]-ib", ["r1n1-ib", "r1n2-ib", "r2n1-ib", "r2n2-ib"]),
+    ("a.example.org,b", ["a.example.org", "b"]),
+]
 
-@pytest.mark.parametrize(
-    ("text", "hosts"),
-    [
-        ("node1", ["node1"]),
-        ("node[1-3]", ["node1", "node2", "node3"]),
-        ("node[1-2,07],login", ["node1", "node2", "node07", "login"]),
-        ("n[08-11]", ["n08", "n09", "n10", "n11"]),
-        ("r[1-2]n[1-2]-ib", ["r1n1-ib", "r1n2-ib", "r2n1-ib", "r2n2-ib"]),
-        ("a.example.org,b", ["a.example.org", "b"]),
-    ],
-)
-def test_brackets_are_multiplied_out(text: str, hosts: list[str]) -> None:
+
+def test_brackets_are_multiplied_out(subtests: pytest.Subtests) -> None:
     """Widths are kept, and the order is the list's."""
-    assert expand(text) == hosts
+    for text, hosts in LISTS:
+        with subtests.test(text=text, hosts=hosts):
+            assert expand(text) == hosts
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ",",
-        "a,",
-        ",a",
-        "a,,b",
-        "n[1",
-        "n1]",
-        "n[]",
-        "n[2-1]",
-        "n[a-b]",
-        "n[1-2-3]",
-        "a b",
-        "n[1,]",
-        "n[[1]]",
-    ],
-)
-def test_what_is_no_list_is_said_so(text: str) -> None:
+NO_LISTS = [
+    "",
+    ",",
+    "a,",
+    ",a",
+    "a,,b",
+    "n[1",
+    "n1]",
+    "n[]",
+    "n[2-1]",
+    "n[a-b]",
+    "n[1-2-3]",
+    "a b",
+    "n[1,]",
+    "n[[1]]",
+]
+
+
+def test_what_is_no_list_is_said_so(subtests: pytest.Subtests) -> None:
     """One line, with the text."""
-    with pytest.raises(ConfigError, match="not a host list"):
-        expand(text)
+    for text in NO_LISTS:
+        with subtests.test(text=text), pytest.raises(ConfigError, match="not a host list"):
+            expand(text)
 
 
 def test_a_list_without_end_is_refused() -> None:

@@ -128,29 +128,30 @@ def test_zones_are_known_without_the_systems(tmp_path: Path) -> None:
     assert "names no job" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "the first line must name the columns"),
-        ("a,b\n", "the first line must name the columns"),
-        ("start,end,gpus\n1,2,0\n", "the first line must name the columns"),
-        ("start,end,start\n1,2,3\n", "the first line must name the columns"),
-        ("name,start,end\n", "names no job with a GPU that has begun"),
-        ("name,start,end\nx,1,2,3\n", "line 2 has 4 fields, and the header 3"),
-        ("name,start,end\nx,2,1\n", "line 2: window ends at"),
-        ("name,start,end\nok,1,2\n\nx,1,soon\n", "line 4: not a time: 'soon'"),
-        ('name,start,end,match\nx,1,2,"a=b"\n', "line 2: not a label matcher"),
-        ('name,start,end\n"x,1,2\n', "line 2: unexpected end of data"),
-        ("JobID|Start|End\n1|2026-01-31T12:00:00|Unknown\n", "line 2: no column NodeList, AllocTRES"),
-        (SACCT.replace("node[1-2]", "node[1-", 1), "line 2: not a host list"),
-    ],
-)
-def test_a_bad_list_is_named_with_its_line(text: str, message: str) -> None:
+BAD_LISTS = [
+    ("", "the first line must name the columns"),
+    ("a,b\n", "the first line must name the columns"),
+    ("start,end,gpus\n1,2,0\n", "the first line must name the columns"),
+    ("start,end,start\n1,2,3\n", "the first line must name the columns"),
+    ("name,start,end\n", "names no job with a GPU that has begun"),
+    ("name,start,end\nx,1,2,3\n", "line 2 has 4 fields, and the header 3"),
+    ("name,start,end\nx,2,1\n", "line 2: window ends at"),
+    ("name,start,end\nok,1,2\n\nx,1,soon\n", "line 4: not a time: 'soon'"),
+    ('name,start,end,match\nx,1,2,"a=b"\n', "line 2: not a label matcher"),
+    ('name,start,end\n"x,1,2\n', "line 2: unexpected end of data"),
+    ("JobID|Start|End\n1|2026-01-31T12:00:00|Unknown\n", "line 2: no column NodeList, AllocTRES"),
+    (SACCT.replace("node[1-2]", "node[1-", 1), "line 2: not a host list"),
+]
+
+
+def test_a_bad_list_is_named_with_its_line(subtests: pytest.Subtests) -> None:
     """No window of it is used."""
-    with pytest.raises(ConfigError) as error:
-        listed(text)
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    for text, message in BAD_LISTS:
+        with subtests.test(text=text, message=message):
+            with pytest.raises(ConfigError) as error:
+                listed(text)
+            assert message in str(error.value)
+            assert "\n" not in str(error.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
