@@ -92,6 +92,15 @@ def test_gauges_vanish_after_a_second_and_counters_stay() -> None:
     assert (shown.nvml_joules, shown.joules, shown.samples) == (11.0, 8.0, 2)
 
 
+def test_the_slow_readings_are_published_for_five_seconds() -> None:
+    """At 5 s they are, a millisecond later they are not, though power is fresh."""
+    ledger = filled(read(0, 100.0))
+    ledger.set_status(Status(temperature_celsius=40.0), 0.0)
+    ledger.add(read(5000, 100.0))
+    assert page(ledger, 5000).status.temperature_celsius == 40.0
+    assert page(ledger, 5001).status == Status()
+
+
 def test_the_peak_is_of_the_last_minute() -> None:
     """A peak is forgotten after 60 s, and the next highest takes its place."""
     ledger = filled(read(0, 500.0), read(30_000, 300.0), read(40_000, 200.0))

@@ -24,6 +24,7 @@ def shown(m):
     return m and {
         "total_j": m.total_j, "per_gpu_j": m.per_gpu_j, "bounds_j": m.per_gpu_bounds_j, "samples": m.samples,
         "start": m.start_unix_s, "end": m.end_unix_s, "duration": m.duration_sec, "coverage": m.coverage,
+        "covered_s": m.duration_sec * m.coverage,
         "backend": m.backend, "scope": m.scope, "grams": m.emissions_g,
         "codes": [w.code for w in m.warnings], "messages": [w.message for w in m.warnings],
         "uuids": [w.uuid for w in m.warnings],

@@ -29,7 +29,7 @@ def test_a_block_that_fails_is_measured_too(steady: FakeDriver) -> None:
     """Its own exception comes out, also where the measurement fails at its end."""
     program = """
 told = []
-for backend in (eb.NVMLBackend(1), eb.ZeusBackend([1])):
+for backend in (eb.NVMLBackend(1, sample_interval_ms=1000), eb.ZeusBackend([1])):
     try:
         with measure(backend) as measured:
             time.sleep(0.3)
@@ -57,7 +57,7 @@ for answer in (gone, lambda: {}["key"], lambda: None):
 tell(told)
 """
     *of_backends, failing, buggy, empty = ask(program, steady.env)
-    assert of_backends == [["mine", pytest.approx(300, rel=0.1)]] * 2
+    assert of_backends == [["mine", pytest.approx(300, rel=0.3)]] * 2
     assert failing == ["mine", None, True, "no joules: nvml: gone"]
     assert buggy == ["mine", None, True, "no joules: nvml: KeyError: 'key'"]
     assert empty[:3] == ["mine", None, True]

@@ -10,6 +10,7 @@ import pytest
 from llem_exporter.energy_backends import doubts
 from tests.fake_nvml import Architecture, FakeDriver
 from tests.llem_exporter.energy_backends.child import Child, ask
+from tests.servers import wait_until
 
 # Two GPUs a window, windows begun 0.1 s apart, all open at once.
 OVERLAPPED = """
@@ -108,7 +109,7 @@ for form in {forms!r}:
     trackers = [backend.start_tracking() for backend in backends]
     time.sleep(0.5)
     for m in [shown(backend.stop_tracking(tracker)) for backend, tracker in zip(backends, trackers)]:
-        told.append([*m["per_gpu_j"], m["total_j"] / m["duration"]])
+        told.append([*m["per_gpu_j"], m["total_j"] / m["covered_s"]])
     assert os.environ["CUDA_VISIBLE_DEVICES"] == form
 os.environ["CUDA_VISIBLE_DEVICES"] = "1"
 eb.ZeusBackend([0]).start_tracking()
@@ -134,7 +135,7 @@ time.sleep(0.5)
 tell([shown(backend.stop_tracking(tracker)) for backend, tracker in zip(backends, trackers)])
 """
     for measured in ask(program, {**steady.env, "CUDA_VISIBLE_DEVICES": slices}):
-        assert measured["per_gpu_j"] == {"1": pytest.approx(300 * measured["duration"], rel=0.5)}
+        assert measured["per_gpu_j"] == {"1": pytest.approx(300 * measured["covered_s"], rel=0.5)}
         assert "mig_slice" in measured["codes"]
 
 
@@ -169,19 +170,21 @@ def test_a_gpu_that_comes_back_is_measured_again(steady: FakeDriver) -> None:
     with Child(together("nvml"), steady.env) as child:
         child.hear()
         time.sleep(0.5)
+        unloaded_s = time.time()
         steady.unload()
         time.sleep(0.4)
+        reads = [calls.fields for calls in steady.calls()]
         steady.reload()
-        back_s = time.time()
-        time.sleep(1.5)  # a lost GPU is opened again once a second
+        wait_until(lambda: all(c.fields > n for c, n in zip(steady.calls(), reads, strict=True)), "readings")
+        time.sleep(0.8)
         child.go_on()
         (measured,) = child.hear()
     assert_bounded(steady, measured)
     assert 0 < measured["coverage"] < 1
     for gpu, watts in (("0", 100), ("1", 300)):
-        covered_j = watts * measured["coverage"] * measured["duration"]
-        assert covered_j - 1e-6 <= measured["per_gpu_j"][gpu] < watts * measured["duration"]
-        assert measured["per_gpu_j"][gpu] > watts * 0.1 + watts * (measured["end"] - back_s - 1.2)
+        assert measured["per_gpu_j"][gpu] >= watts * measured["covered_s"] - 1e-6
+        before_s = unloaded_s - measured["start"]
+        assert watts * before_s < measured["per_gpu_j"][gpu] < watts * measured["duration"]
     assert measured["codes"].count("gpu_lost") == measured["codes"].count("sample_gap") == 2
 
 
@@ -236,7 +239,9 @@ def test_an_averaged_reading_asks_for_longer_windows(steady: FakeDriver) -> None
         gpu.instant_supported = False
     steady.gpus[1].architecture = Architecture.VOLTA
     averaged, legacy = ask("tell([window(eb.NVMLBackend(gpu), 0.3) for gpu in (0, 1)])", steady.env)
-    assert averaged["codes"] == legacy["codes"] == ["short_window", "few_samples"]
+    for measured in (averaged, legacy):
+        assert measured["codes"][0] == "short_window"
+        assert ("few_samples" in measured["codes"]) == (measured["samples"] < 10)
     assert averaged["messages"][0].endswith("s are short for a 1 s average of power; measure 20 s or more")
     assert legacy["messages"][0].endswith("measure 5 s or more")
 
@@ -257,10 +262,7 @@ def test_edges_are_those_of_the_slowest_read(steady: FakeDriver) -> None:
         time.sleep(0.7)
         child.go_on()
         for measured in child.hear():
-            assert max(errors_of(steady, measured)) < 0.3
-            low, high = measured["bounds_j"]["1"]
-            quick_low, quick_high = measured["bounds_j"]["0"]
-            assert high - low >= quick_high - quick_low
+            assert_bounded(steady, measured)
 
 
 def test_a_tracker_stopped_twice_answers_the_same(steady: FakeDriver) -> None:
@@ -268,7 +270,7 @@ def test_a_tracker_stopped_twice_answers_the_same(steady: FakeDriver) -> None:
     program = """
 from concurrent.futures import ThreadPoolExecutor
 answers = []
-for backend in (eb.ZeusBackend(), eb.NVMLBackend(), eb.CodeCarbonBackend()):
+for backend in (eb.ZeusBackend(), eb.NVMLBackend(sample_interval_ms=1000), eb.CodeCarbonBackend()):
     with ThreadPoolExecutor(3) as pool:
         outer = pool.submit(backend.start_tracking).result()
         inner = [pool.submit(window, backend, 0.3) for _ in range(2)]
@@ -283,7 +285,7 @@ tell(answers)
 def test_a_forked_child_measures_with_its_parents_backend(steady: FakeDriver) -> None:
     """Used in the parent first; only a measurement that the parent began cannot end in the child."""
     program = """
-for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1])):
+for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1], sample_interval_ms=1000)):
     window(backend, 0.1)
     under_way = backend.start_tracking()
     pid = os.fork()
@@ -310,4 +312,4 @@ def test_a_superchip_is_measured_as_its_module(steady: FakeDriver) -> None:
         child.go_on()
         for measured in child.hear():
             assert measured["scope"] == "module"
-            assert measured["total_j"] == pytest.approx(150 * measured["duration"], rel=0.25)
+            assert measured["total_j"] == pytest.approx(150 * measured["covered_s"], rel=0.25)
