@@ -2,46 +2,27 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from llem_core import metrics
 from llem_core.metrics import Kind
-from tests.grafana.promtool import Case, Message, Trial, run
-from tests.grafana.rule_cases import budgets, exporters, gpus, power, recording
+from tests.grafana.promtool import Case, Message, run
+from tests.grafana.rule_cases.every import DAYS, HOURS, trials
 from tests.grafana.rule_files import (
     FOLDER,
     RULE_FILES,
     THRESHOLD,
-    Rule,
     alerts,
     document,
-    name_of,
     rules,
     thresholds,
-    with_thresholds,
     write_rules,
 )
-from tests.servers import PrometheusRelease, installed_prometheus, program
+from tests.servers import PrometheusRelease, program
 
-HOURS = [make() for module in (power, budgets, exporters, gpus, recording) for make in module.FAST]
-DAYS = [make() for module in (budgets, recording) for make in module.SLOW]
-DAY_EVALUATION_S = 60
 AS_THEY_ARE = [str(FOLDER / name) for name in RULE_FILES]
-
-
-def trials(
-    cases: list[Case], change: Callable[[Rule], Rule] = lambda rule: rule, *, all_rules: bool = False
-) -> list[Trial]:
-    """The cases under changed rules, those of a day evaluated less often."""
-    return [
-        Trial(
-            case, change, all_rules=all_rules, **({"evaluation_s": DAY_EVALUATION_S} if case in DAYS else {})
-        )
-        for case in cases
-    ]
 
 
 def failures(
@@ -50,11 +31,6 @@ def failures(
     """'case: problem' of each case in which the rules do something else than they must."""
     results = run(release, folder, trials(cases, all_rules=all_rules))
     return [f"{case.name}: {problem}" for case, problem in zip(cases, results, strict=True) if problem]
-
-
-def cases_of(alert: str) -> list[Case]:
-    """The cases that check an alert."""
-    return [case for case in HOURS + DAYS if alert in case.alerts(fires=True) | case.alerts(fires=False)]
 
 
 @pytest.mark.parametrize("what", ["config", "rules"])
@@ -73,6 +49,7 @@ def test_prometheus_takes_the_files(prometheus_release: PrometheusRelease, what:
     assert checked.stdout.count("SUCCESS") >= len(files)
 
 
+@pytest.mark.full
 def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None:
     """Every expression is one for VictoriaMetrics, too; Debian's vmalert is older than that field."""
     files = write_rules(tmp_path, lambda rule: {key: rule[key] for key in rule if key != "keep_firing_for"})
@@ -103,67 +80,6 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not()
     fires = set().union(*(case.alerts(fires=True) for case in cases))
     quiet = set().union(*(case.alerts(fires=False) for case in cases))
     assert [sorted(checked) for checked in (fires, quiet, texts)] == [sorted(alerts())] * 3
-
-
-def _alerts_by(threshold: str) -> list[str]:
-    return [name for name, rule in alerts().items() if re.search(rf"{THRESHOLD}{threshold}\b", rule["expr"])]
-
-
-CLOSE = {"thermal_slowdown_ratio": 0.3}
-"""How far from a threshold its loads may lie, where that is not 2 %: in ten minutes there are 40 scrapes."""
-
-
-def unnoticed(folder: Path, mutants: Mapping[str, list[Trial]]) -> list[str]:
-    """The mutants under which every check of their trials still holds; one promtool judges all trials."""
-    names = [name for name, trials_of in mutants.items() for _ in trials_of]
-    results = run(installed_prometheus(), folder, [trial for each in mutants.values() for trial in each])
-    # "got:" stands beside what a check found: a rule file that promtool cannot read notices nothing.
-    noticed = {name for name, result in zip(names, results, strict=True) if "got:" in result}
-    return sorted(mutants.keys() - noticed)
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-def test_the_loads_of_the_cases_lie_close_to_each_threshold(tmp_path: Path) -> None:
-    """A threshold that is 2 % higher or lower is noticed: a load just above must fire, one just below not."""
-    mutants = {}
-    for threshold, value in thresholds().items():
-        for side in (-1, 1):
-            factor = 1 + side * CLOSE.get(threshold, 0.02)
-            change = with_thresholds({threshold: value * factor})
-            cases = {case.name: case for alert in _alerts_by(threshold) for case in cases_of(alert)}
-            mutants[f"{threshold} x {factor}"] = trials(list(cases.values()), change)
-    assert unnoticed(tmp_path, mutants) == []
-
-
-def _durations() -> Iterator[tuple[str, str, float]]:
-    for alert in alerts():
-        for key in ("for", "keep_firing_for"):
-            for factor in (0.4, 2.5):
-                yield alert, key, factor
-
-
-def _seconds(duration: str) -> int:
-    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
-
-
-@pytest.mark.full
-@pytest.mark.timeout(900)
-def test_the_minutes_of_the_cases_lie_close_to_each_duration(tmp_path: Path) -> None:
-    """An alert that waits or stays for less than half or more than twice as long is noticed."""
-
-    def mutated(alert: str, key: str, factor: float) -> Callable[[Rule], Rule]:
-        def change(rule: Rule) -> Rule:
-            other = {key: f"{round(_seconds(rule[key]) * factor)}s"} if name_of(rule) == alert else {}
-            return rule | other
-
-        return change
-
-    mutants = {
-        f"{alert} {key} x {factor}": trials(cases_of(alert), mutated(alert, key, factor))
-        for alert, key, factor in _durations()
-    }
-    assert unnoticed(tmp_path, mutants) == []
 
 
 def test_every_metric_exists() -> None:
