@@ -9,7 +9,7 @@ import pytest
 from llem_core import metrics
 from llem_core.metrics import Kind
 from tests.grafana.promtool import Case, Message, run
-from tests.grafana.rule_cases.every import DAYS, HOURS, trials
+from tests.grafana.rule_cases.every import every, trials
 from tests.grafana.rule_files import (
     FOLDER,
     RULE_FILES,
@@ -63,19 +63,19 @@ def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None
 
 def test_rules_do_what_they_must(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
     """In each case the alerts fire, stay quiet and end at the right minutes, with the right words."""
-    assert failures(prometheus_release, tmp_path, HOURS + DAYS) == []
+    assert failures(prometheus_release, tmp_path, every()) == []
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_no_rule_fails_on_the_data_of_any_case(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
     """All rules are evaluated in each case, also those whose results the case does not check."""
-    assert failures(prometheus_release, tmp_path, HOURS + DAYS, all_rules=True) == []
+    assert failures(prometheus_release, tmp_path, every(), all_rules=True) == []
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not() -> None:
     """Each alert has a check of its text, too."""
-    cases = HOURS + DAYS
+    cases = every()
     texts = {check.alert for case in cases for check in case.checks if isinstance(check, Message)}
     fires = set().union(*(case.alerts(fires=True) for case in cases))
     quiet = set().union(*(case.alerts(fires=False) for case in cases))
