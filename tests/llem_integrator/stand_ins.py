@@ -92,6 +92,11 @@ class StandIn:
         self._server.server_close()
 
 
+def always(reply: Reply) -> Callable[[Asked], Reply]:
+    """The same answer to everything."""
+    return lambda _: reply
+
+
 def _same(_: Asked, reply: Reply) -> Reply:
     return reply
 
@@ -129,7 +134,7 @@ def answering(
     status: int, body: bytes, length: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """The URL of a server that answers everything so."""
-    with StandIn(lambda _: Reply(status, body, headers or {}, length=length)) as server:
+    with StandIn(always(Reply(status, body, headers or {}, length=length))) as server:
         yield server.url
 
 

@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -172,9 +172,14 @@ def retyped(body: bytes, encoding: int) -> bytes:
     return framed(*found)
 
 
-def of_encoding(reply: Reply, encoding: int) -> Reply:
-    streamed = "streamed" in reply.headers.get("Content-Type", "")
-    return Reply(body=retyped(reply.body, encoding), headers=reply.headers) if streamed else reply
+def retyping(encoding: int) -> Callable[[Asked, Reply], Reply]:
+    """A change of answers: every chunk is said to be of another encoding."""
+
+    def changed(_: Asked, reply: Reply) -> Reply:
+        streamed = "streamed" in reply.headers.get("Content-Type", "")
+        return Reply(body=retyped(reply.body, encoding), headers=reply.headers) if streamed else reply
+
+    return changed
 
 
 def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subtests) -> None:
@@ -182,7 +187,7 @@ def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subt
     for encoding in (2, 3, 5, 6):
         with (
             subtests.test(encoding=encoding),
-            between(server.url, lambda _, reply, of=encoding: of_encoding(reply, of)) as proxy,
+            between(server.url, retyping(encoding)) as proxy,
             pytest.raises(SourceError, match=f"{POWER} holds native histograms"),
         ):
             fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
@@ -194,7 +199,7 @@ def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtest
     for encoding in (XOR2, 9, 0):
         with (
             subtests.test(encoding=encoding),
-            between(server.url, lambda _, reply, of=encoding: of_encoding(reply, of)) as proxy,
+            between(server.url, retyping(encoding)) as proxy,
         ):
             source = by_remote_read(proxy.url)
             assert same(fetch(source, T0, T0 + 150_000), expected)

@@ -146,7 +146,7 @@ def some_series(draw: st.DrawFn) -> Samples:
     return samples
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(st.lists(some_series(), min_size=1, max_size=8))
 def test_any_series_comes_back(series: list[Samples]) -> None:
     """What promtool writes of any series is decoded to the bits that went in, by either decoder."""

@@ -211,7 +211,7 @@ def altered_payload(rng: Random, payload: bytes) -> bytes:
     return bytes(out)
 
 
-@pytest.mark.parametrize("seed", range(settings.default.max_examples // 20))
+@pytest.mark.parametrize("seed", range(settings().max_examples // 20))
 def test_either_decoder_finds_the_same_faults(real: Chunks, seed: int) -> None:
     """Of thousands of altered chunks the same ones have the same faults, and the others the same bits."""
     rng = Random(seed)
@@ -268,7 +268,7 @@ print(found["decoded"], found["refused"])
 
 def test_nothing_is_read_beyond_the_buffer(tmp_path: Path, real: Chunks) -> None:
     """Altered chunks at the very end of memory are decoded or refused, without a crash."""
-    rounds, paths = 7 * settings.default.max_examples, []
+    rounds, paths = 7 * settings().max_examples, []
     for which in (0, 2, 3, 5, 6):
         paths.append(tmp_path / str(which))
         paths[-1].write_bytes(real.payload(which))

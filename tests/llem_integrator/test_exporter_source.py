@@ -8,7 +8,7 @@ from llem_core.errors import SourceError
 from llem_integrator.sources import Summary, whole
 from llem_integrator.sources.exporter import ExporterSource
 from llem_integrator.sources.http import Http
-from tests.llem_integrator.stand_ins import Reply, StandIn, answering
+from tests.llem_integrator.stand_ins import Reply, StandIn, always, answering
 from tests.llem_integrator.traces import T0
 
 POWER = "llem_gpu_power_watts"
@@ -67,7 +67,7 @@ HALVES = [
 def test_half_a_history_is_none(subtests: pytest.Subtests) -> None:
     """What was cut, damaged, or is no history is one line, and no sample of it is used."""
     for reply, message in HALVES:
-        with subtests.test(reply=str(reply)[:80]), StandIn(lambda _, reply=reply: reply) as server:
+        with subtests.test(reply=str(reply)[:80]), StandIn(always(reply)) as server:
             source = ExporterSource(Http(server.url, sleep=lambda _: None))
             with pytest.raises(SourceError, match=message):
                 list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,9 @@ def test_a_busy_server_is_asked_again(traced: Prometheus, subtests: pytest.Subte
     expected = fetch(source(traced.url), T0, END)
     for status in (429, 500, 502, 503, 504):
         waits_s: list[float] = []
-        refusal = Reply(status, b"busy", {"Retry-After": "2"})
+        refused = partial(replace, status=status, body=b"busy", headers={"Retry-After": "2"})
         with subtests.test(status=status):
-            with between(traced.url, once_in(2, lambda _, refusal=refusal: refusal)) as proxy:
+            with between(traced.url, once_in(2, refused)) as proxy:
                 assert same(fetch(source(proxy.url, waits_s), T0, END), expected)
             assert set(waits_s) == {2.0}
 

@@ -121,7 +121,7 @@ def test_options_open_it_too(secure: Secure) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, object], str]] = [
     ({"basic_auth": {"username": USER, "password": "wrong-one"}}, "401: it wants other credentials"),
     ({"basic_auth": {}}, "401: it wants other credentials"),
     ({"tls_config": {"ca_file": "authority.pem"}}, "no answer from .*certificate"),

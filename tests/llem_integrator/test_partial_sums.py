@@ -108,7 +108,7 @@ NODE = store(
 half_minutes = st.integers(0, 290_000) | st.integers(0, 29).map(lambda tens: tens * 10_000)
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     st.lists(half_minutes.map(lambda ms: T0 + ms), max_size=8),
     st.integers(1, 16),

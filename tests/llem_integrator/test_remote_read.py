@@ -184,7 +184,7 @@ def test_pieces_are_bounded_and_follow_each_other(
     start_ms, end_ms = T0 - 3_600_000, END + 4_000_000
     with answering_in(form, traced) as url:
         pieces = list(by_remote_read(url).pieces(POWER, (), start_ms, end_ms, shares.append))
-    assert same(whole(pieces), fetch(by_json(traced.url), start_ms, end_ms))
+    assert same(list(whole(pieces)), fetch(by_json(traced.url), start_ms, end_ms))
     edges = [(piece.start_ms, piece.end_ms) for piece in pieces]
     assert [start for start, _ in edges] == [start_ms, *(end + 1 for _, end in edges[:-1])]
     assert edges[-1][1] == end_ms

@@ -4,7 +4,7 @@ import pytest
 
 from llem_core.errors import ConfigError, SourceError
 from llem_integrator.sources import open_source
-from tests.llem_integrator.stand_ins import Reply, StandIn, answering
+from tests.llem_integrator.stand_ins import Reply, StandIn, always, answering
 
 
 def test_prometheus_that_is_not_there_is_one_line() -> None:
@@ -50,7 +50,7 @@ def test_a_server_in_trouble_is_not_something_else(subtests: pytest.Subtests) ->
     """The error has the HTTP status; a server that wants a minute's wait is not asked again."""
     for status in (500, 502, 503):
         reply = Reply(status, b"<html>", {"Retry-After": "60"})
-        with subtests.test(status=status), StandIn(lambda _, reply=reply: reply) as server:
+        with subtests.test(status=status), StandIn(always(reply)) as server:
             with pytest.raises(SourceError, match=f"answered {status}"):
                 open_source(server.url)
             paths = [asked.path for asked in server.asked]

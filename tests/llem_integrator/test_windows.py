@@ -109,7 +109,7 @@ def test_a_named_backend_is_the_same_for_many_windows(backend: Backend) -> None:
         assert_same(one, alone)
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, HOUR * 1000), max_size=12))
 def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[int]) -> None:
     """Where the store cuts its answer is in no figure; samples of 1/8 W add up exactly."""
@@ -121,7 +121,7 @@ def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[in
     assert list(integrate(cut, windows, Request())) == whole
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 900_000_000), min_size=2, max_size=9, unique=True))
 def test_windows_that_follow_each_other_add_up(seed: int, edges_us: list[int]) -> None:
     """The joules and covered seconds of adjacent windows are those of the window around them."""
