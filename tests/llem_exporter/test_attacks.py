@@ -265,8 +265,8 @@ def test_slowloris(plain: Exporter) -> None:
             assert elapsed_s < 60
             if elapsed_s < 9:
                 assert not any(is_closed(client) for client in clients.values())
-        for name in names[:5]:
-            ends(clients[name])
+        closed = [clients[name] for name in names[:5]]
+        wait_until(lambda: all(map(is_closed, closed)), "the connections' end", 30)
         for name in names[5:]:
             clients[name].sendall(get("/-/healthy"))
             assert status_of(clients[name]) == 200

@@ -167,11 +167,12 @@ def test_scrapes_at_once_have_a_limit(full: Exporter) -> None:
 
 
 def test_an_answer_that_nobody_takes_is_cut(exporter: Exporter) -> None:
-    """Also a small one that fits into the buffers: of requests without end whose answers are not read."""
+    """One answer that fits into the exporter's buffers, and those of requests without end."""
     before = descriptors(exporter)
-    with connect(exporter, 4096) as client:
+    request = get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 2")
+    with connect(exporter, 4096) as client, connect(exporter, 4096) as single:
+        single.sendall(request)
         client.settimeout(3)
-        request = get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 2")
         assert sends(client, request * 20, times=5_000) < 5_000
         wait_until(lambda: descriptors(exporter) <= before, "its end")
     assert exporter.fetch("/metrics").status == 200

@@ -159,19 +159,19 @@ def test_sighup_reads_a_file_that_has_not_changed(serve: Serve) -> None:
 
 
 def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
-    """As a mounted secret is renewed: the folder's link points to another folder."""
+    """As a mounted secret is renewed: the file is a link through a folder's link, which moves."""
     caplog.set_level(logging.INFO)
     for name in ("one", "two"):
         (web.folder / name).mkdir()
         WebFolder(web.folder / name).write(basic_auth_users={name: hashed("word")})
-    link = web.folder / "now"
-    link.symlink_to("one")
-    config = WebConfig.load(link / "web.yml")
+    (web.folder / "now").symlink_to("one")
+    web.file.symlink_to("now/web.yml")
+    config = WebConfig.load(web.file)
     (web.folder / "next").symlink_to("two")
-    (web.folder / "next").replace(link)
+    (web.folder / "next").replace(web.folder / "now")
     for _ in range(2):
         config.reload_if_changed()
-    assert caplog.messages == [f"--web.config.file {link / 'web.yml'}: read again"]
+    assert caplog.messages == [f"--web.config.file {web.file}: read again"]
 
 
 def test_a_file_that_is_being_written_is_not_taken(web: WebFolder) -> None:
