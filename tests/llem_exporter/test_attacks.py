@@ -274,10 +274,12 @@ def test_slowloris(plain: Exporter) -> None:
 
 def test_500_idle_connections(plain: Exporter) -> None:
     """Those beyond 256 push out the idlest, and scrapes are answered."""
+    before = descriptors(plain)
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(plain)) for _ in range(500)]
         for _ in range(5):
             assert plain.fetch("/metrics").status == 200
+            assert descriptors(plain) - before < 300
         wait_until(lambda: sum(map(is_closed, clients)) >= 244, "the idlest closed")
 
 
