@@ -120,11 +120,11 @@ def changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None], Callable[[
         case ast.If() | ast.IfExp() | ast.While():
             yield "negated condition", *setting(node, "test", ast.UnaryOp(ast.Not(), node.test))
     for field in ("body", "orelse"):
-        for number, statement in enumerate(
-            body if isinstance(body := getattr(node, field, None), list) else []
-        ):
+        statements = getattr(node, field, None)
+        for number, statement in enumerate(statements if isinstance(statements, list) else ()):
             if isinstance(statement, ast.AugAssign | ast.Raise) or _is_call(statement):
-                rest = [*body[:number], ast.copy_location(ast.Pass(), statement), *body[number + 1 :]]
+                rest = list(statements or ())
+                rest[number] = ast.copy_location(ast.Pass(), statement)
                 yield f"without line {statement.lineno}", *setting(node, field, rest)
 
 

