@@ -55,6 +55,21 @@ def test_a_missing_sample_is_bridged_and_a_hole_is_a_gap() -> None:
     assert holed.high == pytest.approx(20 + 700 + 0.2 / 16)
 
 
+def test_a_step_of_just_max_gap_is_no_gap() -> None:
+    """A pair as far apart as max_gap is integrated, one a millisecond further is not."""
+    bridged = trapezoid(times(0, 300), watts(100, 100), window(0, 300), 300, 700)
+    assert (bridged.joules, bridged.gap_s, bridged.largest_gap_s) == (30.0, 0.0, 0.0)
+    holed = trapezoid(times(0, 300, 601), watts(100, 100, 100), window(0, 601), 300, 700)
+    assert (holed.joules, holed.gap_s, holed.largest_gap_s) == (30.0, 0.301, 0.301)
+
+
+def test_the_peak_is_that_of_the_samples_in_the_window() -> None:
+    """A sample at the end of the window is in it, and one behind it is not."""
+    trace = times(0, 100, 200), watts(100, 200, 300)
+    for end_ms, peak in ((200, 300.0), (199, 200.0)):
+        assert trapezoid(*trace, window(0, end_ms), 300, 700).peak_watts == peak
+
+
 def test_one_sample_is_no_measurement() -> None:
     """One sample covers nothing, and nothing covered is null, never 0 J."""
     for trace in (times(0), times()), (times(0, 5000), times(5000)):

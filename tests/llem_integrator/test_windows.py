@@ -121,6 +121,17 @@ def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[in
     assert list(integrate(cut, windows, Request())) == whole
 
 
+def test_a_gap_is_found_in_whichever_piece_it_lies() -> None:
+    """The largest gap of a window lies in a piece without its edges, at a cut, or beside an edge."""
+    unix_ms = T0 + np.array([ms for ms in range(0, 60_000, 100) if not 30_000 < ms < 35_000])
+    one = {"llem_gpu_power_trace_watts": [Series(labels(0), unix_ms, np.full(len(unix_ms), 100.0))]}
+    for cuts_s in ((), (20, 50), (30,), (32,), (35,)):
+        cut = store(intervals(60), one, cuts_ms=[T0 + second * 1000 for second in cuts_s])
+        for span in ((10, 55), (30, 55), (10, 35)):
+            (gpu,) = next(iter(integrate(cut, [window(*span)], Request()))).gpus
+            assert (gpu.gap_s, gpu.largest_gap_s) == (5.0, 5.0), (cuts_s, span)
+
+
 @settings(max_examples=settings().max_examples // 4)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 900_000_000), min_size=2, max_size=9, unique=True))
 def test_windows_that_follow_each_other_add_up(seed: int, edges_us: list[int]) -> None:
