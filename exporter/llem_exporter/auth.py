@@ -77,7 +77,9 @@ class Verifier:
         *,
         cpu_s: Callable[[], float] = thread_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wait_s: float = WAIT_SECONDS,
     ) -> None:
+        self._wait_s = wait_s
         self._check, self._cpu_s, self._sleep = check or _bcrypt_check, cpu_s, sleep
         self._secret = secrets.token_bytes(32)
         self._good: OrderedDict[bytes, None] = OrderedDict()
@@ -102,7 +104,7 @@ class Verifier:
             verdict = Verdict.WRONG
         else:
             answer = self._answers.get(key) or self._enqueue(key, sent.password, hashed, _network(address))
-            verdict = await _within(answer) if answer else Verdict.BUSY
+            verdict = await _within(answer, self._wait_s) if answer else Verdict.BUSY
         return Verdict.WRONG if verdict is Verdict.GOOD and known is None else verdict
 
     def _mac(self, message: bytes) -> bytes:
@@ -176,9 +178,9 @@ def _network(address: str) -> str:
         return address
 
 
-async def _within(answer: "asyncio.Future[Verdict]") -> Verdict:
+async def _within(answer: "asyncio.Future[Verdict]", wait_s: float) -> Verdict:
     try:
-        return await asyncio.wait_for(asyncio.shield(answer), WAIT_SECONDS)
+        return await asyncio.wait_for(asyncio.shield(answer), wait_s)
     except TimeoutError:
         return Verdict.BUSY
 
