@@ -11,11 +11,12 @@ import cramjam
 import pytest
 
 from llem_core.errors import SourceError
-from llem_integrator.sources import Source, slabs, whole
+from llem_integrator.sources import Source, whole
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import parse_selector
 from llem_integrator.sources.prometheus import PrometheusSource
 from llem_integrator.sources.read_protocol import Form
+from llem_integrator.sources.slabs import TARGET_SAMPLES
 from llem_integrator.sources.wire import number_field
 from tests.llem_integrator.stand_ins import Asked, Reply, between
 from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
@@ -26,8 +27,8 @@ END = T0 + 2_000_000
 """Ms at which the trace of `traced` ends: a source fetches it in two slabs."""
 
 
-def by_remote_read(url: str) -> PrometheusSource:
-    return PrometheusSource(Http(url, sleep=lambda _: None))
+def by_remote_read(url: str, slab_samples: int = TARGET_SAMPLES) -> PrometheusSource:
+    return PrometheusSource(Http(url, sleep=lambda _: None), slab_samples=slab_samples)
 
 
 def by_json(url: str) -> PrometheusSource:
@@ -167,23 +168,13 @@ def test_external_labels_are_not_the_series_own(odd: Prometheus) -> None:
     assert same(found, fetch(by_json(odd.url), T0, T0 + 100_000))
 
 
-class Target(slabs.Slabs):
-    """Slabs of fewer samples."""
-
-    def __init__(self, start_ms: int, end_ms: int) -> None:
-        super().__init__(start_ms, end_ms, 1000)
-
-
 @pytest.mark.parametrize("form", list(Form))
-def test_pieces_are_bounded_and_follow_each_other(
-    traced: Prometheus, monkeypatch: pytest.MonkeyPatch, form: Form
-) -> None:
-    """An empty hour is one piece, a dense one many; together they are everything, once."""
-    monkeypatch.setattr("llem_integrator.sources.remote_read.Slabs", Target)
+def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus, form: Form) -> None:
+    """An empty hour is one piece, a dense one many; together they hold each sample once."""
     shares: list[float] = []
     start_ms, end_ms = T0 - 3_600_000, END + 4_000_000
     with answering_in(form, traced) as url:
-        pieces = list(by_remote_read(url).pieces(POWER, (), start_ms, end_ms, shares.append))
+        pieces = list(by_remote_read(url, 1000).pieces(POWER, (), start_ms, end_ms, shares.append))
     assert same(list(whole(pieces)), fetch(by_json(traced.url), start_ms, end_ms))
     edges = [(piece.start_ms, piece.end_ms) for piece in pieces]
     assert [start for start, _ in edges] == [start_ms, *(end + 1 for _, end in edges[:-1])]
@@ -222,11 +213,9 @@ def test_two_answers_side_by_side(traced: Prometheus) -> None:
     assert same(list(whole(kept)), expected)
 
 
-def test_a_piece_that_is_kept_stays_as_it_is(traced: Prometheus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is used again only where nobody holds the samples in it."""
-    monkeypatch.setattr("llem_integrator.sources.remote_read.Slabs", Target)
-    monkeypatch.setattr("llem_integrator.sources.remote_read.FEW_SAMPLES", 0)
-    source = by_remote_read(traced.url)
+def test_a_piece_that_is_kept_stays_as_it_is(traced: Prometheus) -> None:
+    """Buffers are reused only when their samples are no longer referenced."""
+    source = by_remote_read(traced.url, 1000)
     kept = list(source.pieces(POWER, (), T0, END, lambda _: None))[::2]
     before = [(one.unix_ms.copy(), one.values.copy()) for piece in kept for one in piece.series]
     fetch(source, T0, END)

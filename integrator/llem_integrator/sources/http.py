@@ -54,11 +54,16 @@ class Http:
     """One store's URL, and all that goes with a request to it."""
 
     def __init__(
-        self, url: str, config: HttpConfig | None = None, *, sleep: Callable[[float], object] = time.sleep
+        self,
+        url: str,
+        config: HttpConfig | None = None,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         config = config or HttpConfig()
         self.address = without_secrets(url)
-        self._sleep = sleep
+        self._sleep, self._monotonic_s = sleep, monotonic_s
         self._headers = {"User-Agent": f"llem-integrate/{__version__}", **dict(config.headers)}
         user = parse_url(url).auth
         if user and "authorization" not in {name.lower() for name in self._headers}:
@@ -128,7 +133,7 @@ class Http:
         with self._said(path):
             response = self._exchange(method, target, body, sent)
         self._reached = True
-        stream = Stream(response, f"{self.address}{path}", partial(self._said, path))
+        stream = Stream(response, f"{self.address}{path}", partial(self._said, path), self._monotonic_s)
         try:
             if response.status == 429 or (response.status >= 500 and response.status != 501):
                 self._refuse(Answer(response.status, stream.headers, stream.rest()))
@@ -199,8 +204,14 @@ _LASTING: Final = (urllib3.exceptions.SSLError,)
 class Stream:
     """An answer whose body is still on the wire."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse, origin: str, said: Callable[[], Any]) -> None:
-        self._response, self._origin, self._said = response, origin, said
+    def __init__(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        origin: str,
+        said: Callable[[], Any],
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._response, self._origin, self._said, self._monotonic_s = response, origin, said, monotonic_s
         self._rest: bytes | None = None
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.headers.items()}
@@ -223,13 +234,13 @@ class Stream:
 
     def blocks(self, most_bytes: int) -> Iterator[bytes]:
         """All that is left, as it comes. Raises SourceError where that is too much."""
-        size, begun_s = 0, time.monotonic()
+        size, begun_s = 0, self._monotonic_s()
         while True:
             with self._said():
                 block = self._response.read1(_BLOCK)
             if not block:
                 return
-            size, took_s = size + len(block), time.monotonic() - begun_s
+            size, took_s = size + len(block), self._monotonic_s() - begun_s
             if size > most_bytes or took_s > _LONGEST_S:
                 much = f"{size >> 20} MiB and {took_s:.0f} s"
                 raise SourceError(f"{self._origin} still answers after {much}, and is given up")

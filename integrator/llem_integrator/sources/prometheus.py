@@ -10,6 +10,7 @@ from llem_integrator.sources.http import Http
 from llem_integrator.sources.matchers import Selector
 from llem_integrator.sources.promql import Promql
 from llem_integrator.sources.remote_read import NotOfferedError, RemoteRead
+from llem_integrator.sources.slabs import TARGET_SAMPLES
 
 _THANOS: Final = {"dedup": "false", "partial_response": "false", "max_source_resolution": "0s"}
 """Every replica as it is, all stores or an error, and no downsampled values."""
@@ -22,11 +23,16 @@ class PrometheusSource:
     """Connections are each thread's own while it reads; what is shared is set once, or to the same again."""
 
     def __init__(
-        self, http: Http, *, parameters: Mapping[str, str] | None = None, remote_read: bool = True
+        self,
+        http: Http,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        remote_read: bool = True,
+        slab_samples: int = TARGET_SAMPLES,
     ) -> None:
         self._http = http
         self._promql = Promql(http, parameters)
-        self._remote = RemoteRead(http) if remote_read else None
+        self._remote = RemoteRead(http, slab_samples) if remote_read else None
         self._external: dict[str, str] | None = None
 
     @property

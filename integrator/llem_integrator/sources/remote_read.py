@@ -32,7 +32,6 @@ _OFF: Final = (200, 400, 403, 404, 405, 406, 415, 501)
 _WORDS_OF_A_LIMIT: Final = (b"limit", b"exceed", b"too many", b"too large", b"max-")
 _HELD_SLABS: Final = 2
 _DECODERS: Final = 2
-FEW_SAMPLES: Final = TARGET_SAMPLES // 4
 
 
 P = ParamSpec("P")
@@ -83,8 +82,8 @@ class _Here(Executor):
 class RemoteRead:
     """A server's /api/v1/read."""
 
-    def __init__(self, http: Http) -> None:
-        self._http = http
+    def __init__(self, http: Http, slab_samples: int = TARGET_SAMPLES) -> None:
+        self._http, self._slab_samples = http, slab_samples
         self._origin = f"{http.address}: remote read"
         self._form = Form.CHUNKS
         self._answered = False
@@ -97,7 +96,7 @@ class RemoteRead:
     ) -> Iterator[Piece]:
         """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
         matchers, abort = (Matcher("__name__", "=", metric), *selector), Abort()
-        slabs = Slabs(start_ms, end_ms)
+        slabs = Slabs(start_ms, end_ms, self._slab_samples)
         if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
             for slab in self._fetched(matchers, slabs, self._small, _Here(), abort):
                 yield self._piece(slab)
@@ -200,7 +199,7 @@ class RemoteRead:
 
     def _piece(self, slab: _Slab) -> Piece:
         by_key: dict[Key, list[Part]] = {}
-        few = slab.samples < FEW_SAMPLES
+        few = slab.samples < self._slab_samples // 4
         for future in slab.parts:
             for key, part in future.result():
                 # A few samples that are kept must not keep a buffer.
