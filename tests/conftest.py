@@ -1,6 +1,7 @@
 """Options, profiles and fixtures of all tests. The servers are in tests/servers."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -15,10 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the Hypothesis profile. No deadline: the tests share few cores with real servers.
+    """Load the Hypothesis profile, and restore SIGINT, which a shell ignores in background jobs.
 
-    In CI the examples are the same in every run, so that a failure is due to the change.
+    Examples have no deadline, because the tests share few cores with real servers. In CI they are the same in
+    every run, so that a failure is due to the change.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     in_ci = bool(os.environ.get("CI"))
     hypothesis.settings.register_profile(
         "llem",
