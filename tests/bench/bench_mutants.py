@@ -90,12 +90,13 @@ class Mutant:
 
     module: str
     line: int
+    column: int
     change: str
     code: types.CodeType
 
     @property
     def name(self) -> str:
-        return f"{self.module}:{self.line} {self.change}"
+        return f"{self.module}:{self.line}:{self.column} {self.change}"
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
@@ -143,7 +144,7 @@ def mutants(module: str) -> Iterator[Mutant]:
             make()
             code = compile(ast.fix_missing_locations(tree), spec.origin, "exec")
             undo()
-            yield Mutant(module, getattr(node, "lineno", 0), change, code)
+            yield Mutant(module, getattr(node, "lineno", 0), getattr(node, "col_offset", 0), change, code)
 
 
 def install(mutant: Mutant) -> None:
