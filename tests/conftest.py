@@ -1,4 +1,4 @@
-"""Options, profiles and fixtures of all tests. The servers are in tests/servers."""
+"""Options, profiles and fixtures for all tests. The servers are in tests/servers."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Load the Hypothesis profile, and restore SIGINT, which a shell ignores in background jobs.
 
-    Examples have no deadline, because the tests share few cores with real servers. In CI they are the same in
-    every run, so that a failure is due to the change.
+    Examples have no deadline, because the tests share a few cores with real servers. In CI every run has the
+    same examples, so a new failure is due to the change.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     in_ci = bool(os.environ.get("CI"))
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put slow tests first. Without --full, deselect the tests marked `full`, which pytest then counts."""
+    """Put slow tests first. Without --full, deselect the tests marked `full`. pytest counts them."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if config.getoption("--full"):
         return
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses `prometheus_release` on Prometheus 2 and, with --full, on Prometheus 3 too."""
+    """Run a test that uses `prometheus_release` on Prometheus 2. With --full, also run it on Prometheus 3."""
     if "prometheus_release" in metafunc.fixturenames:
         releases = prometheus_releases(full=metafunc.config.getoption("--full"))
         ids = [f"prometheus-{release.version}" for release in releases]
@@ -53,6 +53,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def servers() -> Iterator[ExitStack]:
-    """A stack that stops the servers entered into it when the test ends."""
+    """An ExitStack. At the end of the test it stops the servers that were entered into it."""
     with ExitStack() as stack:
         yield stack

@@ -1,7 +1,7 @@
-"""The short form of tests/bench/bench_accuracy.py: one node, 45 s, a Prometheus that scrapes every 5 s.
+"""A short version of tests/bench/bench_accuracy.py: one node, 45 s, a Prometheus that scrapes every 5 s.
 
-Its sensor has no delay, so the exact joules lie inside the bounds of every window, on a busy machine too. How
-large the errors are is a figure of the bench.
+The sensor has no delay, so the bounds of every window contain the exact joules, even on a busy machine. The
+benchmark measures the size of the errors.
 """
 
 import random
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.full, pytest.mark.slow]
 
 @dataclass(frozen=True)
 class Short:
-    """The run, its windows, and the outcome of every GPU and window by the name of the way."""
+    """The run, its windows, and the outcomes of every GPU and window, by the name of the way to measure."""
 
     run: Run
     windows: list[Window]
@@ -44,11 +44,11 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Short]:
 
 @pytest.mark.parametrize("way", OUR_WAYS, ids=lambda way: way.name)
 def test_the_true_joules_lie_inside_the_bounds(short: Short, way: Way) -> None:
-    """The bounds of every window and GPU contain the exact joules, by either backend and either page."""
+    """The bounds of every window and GPU contain the exact joules, for both backends and both pages."""
     assert len(short.outcomes[way.name]) == 3 * WINDOWS * 8
     assert [outcome for outcome in short.outcomes[way.name] if not outcome.inside] == []
 
 
 def test_the_program_gives_the_same(short: Short) -> None:
-    """llem-integrate, reading from that Prometheus, prints the same joules, bounds and coverage."""
+    """llem-integrate, with the same Prometheus, prints the same joules, bounds and coverage."""
     assert list(unlike_the_program(short.run, OUR_WAYS, short.windows[::WINDOWS])) == []

@@ -1,7 +1,7 @@
-"""The hand-over of /history to real servers that are killed, stopped and cut off while they scrape.
+"""The hand-over of /history to real servers that are killed, stopped and disconnected while they scrape.
 
-The short form of tests/bench/bench_handover.py: one run of about a minute serves all tests. It has
-Prometheus 2, and with --full Prometheus 3 and VictoriaMetrics.
+This is a short version of tests/bench/bench_handover.py. All tests use one run of about a minute. The run has
+Prometheus 2 and, with --full, Prometheus 3 and VictoriaMetrics.
 """
 
 import pytest
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[str, Result]:
-    """Return the result of each scraper, by "server, left alone" and "server, disturbed"."""
+    """Return the result of each scraper. The keys are "SERVER, left alone" and "SERVER, disturbed"."""
     base, stores = tmp_path_factory.mktemp("handover"), all_stores(full=pytestconfig.getoption("--full"))
     with FakeDriver(base, gpus=GPUS) as driver:
         return {
@@ -48,7 +48,7 @@ def disturbed(results: dict[str, Result], prometheus_release: PrometheusRelease)
 
 
 def test_every_sample_is_stored_once_and_nothing_is_dropped(left_alone: Result) -> None:
-    """A server that is left alone stores each sample once, over one connection, with no response repeated."""
+    """An undisturbed server stores each sample once, over one connection, without a repeated response."""
     assert left_alone.lossless, left_alone
     assert left_alone.expected > 20 * 10 * SAMPLES_PER_TICK
     scraper = left_alone.scraper
@@ -56,20 +56,20 @@ def test_every_sample_is_stored_once_and_nothing_is_dropped(left_alone: Result) 
 
 
 def test_faults_inside_the_exchange_cost_no_sample(disturbed: Result) -> None:
-    """A server that was stopped, killed, dead and cut off stores each sample once."""
+    """A server that was stopped, killed, restarted and disconnected stores each sample once."""
     assert disturbed.lossless, disturbed
     assert len(disturbed.scraper.faults) == 5
 
 
 def test_a_fault_repeats_one_response_at_most(disturbed: Result) -> None:
-    """The server drops as duplicates at most the samples of one response per fault."""
+    """For each fault, the server drops at most the samples of one response as duplicates."""
     scraper = disturbed.scraper
     assert scraper.repeated_responses() <= len(scraper.faults)
     assert 0 < disturbed.drops <= scraper.repeated_ticks() * SAMPLES_PER_TICK
 
 
 def test_a_response_that_was_not_read_to_its_end_comes_again(disturbed: Result) -> None:
-    """All of its samples come in the next one."""
+    """After a reconnect, the next response contains all samples of a response that was not fully read."""
     exchanges = disturbed.scraper.proxy.exchanges
     unread = [number for number, exchange in enumerate(exchanges) if exchange.disturbed]
     assert len(unread) == 4
@@ -83,8 +83,8 @@ def test_a_response_that_was_not_read_to_its_end_comes_again(disturbed: Result) 
 def test_victoria_metrics_has_every_sample_once(results: dict[str, Result], what: str) -> None:
     """With honor_timestamps, VictoriaMetrics stores each sample once, with one exception.
 
-    Stopped for longer than its timeout, version 1.79 may read that response to its end, discard it, and keep
-    the connection: the exporter cannot see the loss.
+    If version 1.79 is stopped for longer than its timeout, it may read the whole response, discard it, and
+    keep the connection. The exporter cannot detect this loss.
     """
     result = results[f"VictoriaMetrics, {what}"]
     stopped = [exchange for exchange in result.scraper.proxy.exchanges if exchange.disturbed][1:]

@@ -1,4 +1,4 @@
-"""The integrator's bench on a little data: its figures are of the same joules as its peer's."""
+"""A short version of the integrator benchmark: both programs that it compares compute the same joules."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.full
 def test_joules_by_remote_read_are_those_of_the_peer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """prometheus-api-client with numpy gives the same joules out of the same Prometheus, to 1e-9."""
+    """prometheus-api-client with numpy computes the same joules from the same Prometheus, to 1e-9."""
     board = Board()
     integrator(board, Cluster(gpus=2, hours=2), tmp_path)
     assert SAME in capsys.readouterr().out
@@ -21,7 +21,7 @@ def test_joules_by_remote_read_are_those_of_the_peer(
 
 
 def test_many_windows_are_each_as_if_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two hundred windows out of a running Prometheus, some of them asked again one by one, to 1e-12."""
+    """Two hundred windows in one run give the same joules as separate runs of some of them, to 1e-12."""
     board = Board()
     windows(board, Cluster(gpus=2, hours=2), 200, tmp_path)
     assert ALONE in capsys.readouterr().out

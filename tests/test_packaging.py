@@ -1,4 +1,4 @@
-"""What users install: the wheel alone, in a clean environment."""
+"""The wheel, installed alone in a clean environment."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("exporter", "integrator")
 PACKAGES = {"llem_core", "llem_exporter", "llem_integrator"}
 
-# __main__ runs the program; test_programs_show_their_help does that.
+# test_programs_show_their_help runs __main__.
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 
@@ -33,7 +33,7 @@ for package in sys.argv[1:]:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Standard output; a failure shows the program's own words."""
+    """Return standard output. A failure shows the output of the program."""
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
     )
@@ -52,7 +52,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Both distributions, built by this environment's own hatchling."""
+    """Both distributions, built with the hatchling of this environment."""
     through_sdist, from_tree = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("tree")
     build = (sys.executable, "-m", "build", "--no-isolation")
     run(*build, "--outdir", through_sdist, cwd=ROOT)
@@ -70,7 +70,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="module")
 def clean_bin(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment that holds the wheel, without extras, and its dependencies."""
+    """The bin folder of an environment with only the wheel, without extras, and its dependencies."""
     folder = tmp_path_factory.mktemp("clean") / "venv"
     run(sys.executable, "-m", "venv", folder)
     run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", built.wheel)
@@ -83,7 +83,7 @@ def wheel_names(wheel: Path) -> list[str]:
 
 
 def sources(package: str) -> set[str]:
-    """Module names of one package in the working tree, __main__ left out."""
+    """Module names of one package in the working tree, without __main__."""
     folder = next(folder for root in SOURCE_ROOTS if (folder := ROOT / root / package).is_dir())
     modules = {
         ".".join(path.relative_to(folder.parent).with_suffix("").parts)
@@ -94,13 +94,13 @@ def sources(package: str) -> set[str]:
 
 
 def test_wheel_from_sdist_equals_wheel_from_tree(built: Built) -> None:
-    """What the sdist builds is what the repository builds, to the byte."""
+    """The wheel built from the sdist equals the wheel built from the repository, byte for byte."""
     assert built.wheel.name == built.tree_wheel.name
     assert built.wheel.read_bytes() == built.tree_wheel.read_bytes()
 
 
 def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
-    """Code, type markers and the packaged trace are in the wheel; tests and stray files are not."""
+    """The wheel contains code, py.typed files and the packaged trace, but no tests or stray files."""
     names = wheel_names(built.wheel)
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
@@ -114,7 +114,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
 
 
 def test_sdist_holds_the_tests_and_nothing_built(built: Built) -> None:
-    """The sdist can be tested: the suite and the fake driver's source are in it, compiled files are not."""
+    """The sdist contains the tests and the source of the fake driver, but no compiled files."""
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
@@ -130,21 +130,21 @@ def test_sdist_holds_the_tests_and_nothing_built(built: Built) -> None:
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_every_module_imports_from_the_wheel_alone(clean_bin: Path, package: str) -> None:
-    """Each module imports with the declared dependencies only; nothing that it needs is undeclared."""
+    """Each module can be imported with only the declared dependencies."""
     imported = run(clean_bin / "python", "-I", "-c", IMPORT_EVERYTHING, package, cwd=clean_bin)
     assert set(imported.split()) == sources(package)
 
 
 @pytest.mark.parametrize("program", ["llem-exporter", "llem-integrate"])
 def test_programs_show_their_help(clean_bin: Path, program: str) -> None:
-    """Both commands run from the wheel alone, by name and by module."""
+    """Both commands run from the wheel alone, as a script and with `python -m`."""
     module = {"llem-exporter": "llem_exporter", "llem-integrate": "llem_integrator"}[program]
     assert "--help" in run(clean_bin / program, "--help")
     assert "--help" in run(clean_bin / "python", "-I", "-m", module, "--help")
 
 
 def test_wheel_needs_no_extra(clean_bin: Path) -> None:
-    """Neither zeus, codecarbon nor numba comes with the plain wheel, and what comes fits together."""
+    """The plain wheel installs no zeus, codecarbon or numba, and its dependencies are compatible."""
     run(clean_bin / "python", "-m", "pip", "check")
     installed = run(clean_bin / "python", "-m", "pip", "list", "--format=freeze")
     assert not {"zeus", "codecarbon", "numba"} & {line.partition("==")[0] for line in installed.splitlines()}

@@ -1,4 +1,4 @@
-"""The README says what the programs do."""
+"""The README matches the programs."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_metric_table_is_the_metrics() -> None:
-    """Each metric of /metrics has its row, with kind, labels and help, in the order of the page."""
+    """Each metric of /metrics has a row with its kind, labels and help, in the order of the page."""
     rows = re.findall(r"^\| `(llem_\w+)` \| (\w+) \| ([\w, ]*) \| (.*) \|$", README, re.MULTILINE)
     assert rows == [
         (spec.name, str(spec.kind), ", ".join(spec.labels), spec.help) for spec in metrics.METRICS_PAGE
@@ -31,6 +31,6 @@ def test_options_in_the_readme_exist() -> None:
 
 
 def test_history_series_are_named() -> None:
-    """What /history carries is in the README too."""
+    """The README names each series of /history."""
     for spec in metrics.HISTORY_PAGE:
         assert f"`{spec.name}`" in README

@@ -1,7 +1,7 @@
 """The round trip on real parts: fake driver, exporter, Prometheus, llem-integrate.
 
-One run of 60 s serves all tests. Prometheus scrapes two nodes every 2 s: node A is left alone, the
-exporter of node B is killed for 10 s. With --full, Prometheus 3 scrapes them too in the same run.
+All tests use one run of 60 s. Prometheus scrapes two nodes every 2 s. Node A is undisturbed. The exporter of
+node B is killed and restarted after 10 s. With --full, Prometheus 3 scrapes the same nodes in the same run.
 """
 
 import json
@@ -41,12 +41,12 @@ for name, backend in backends.items():
     times = measured.start_unix_s, measured.end_unix_s
     print(json.dumps([name, *times, measured.per_gpu_j, measured.per_gpu_bounds_j]))
 """
-"""A user's own program: both backends measure the same GPUs at once, in process."""
+"""A user's program in which both backends measure the same GPUs at the same time."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """A backend's measurement in a user's own program on node A: joules and bounds by GPU index."""
+    """A backend's measurement inside a user's program on node A: joules and bounds by GPU index."""
 
     backend: str
     start_s: float
@@ -57,7 +57,7 @@ class Live:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Two nodes after their run, and each Prometheus that scraped them."""
+    """Two nodes after the run, and the Prometheus servers that scraped them."""
 
     drivers: dict[str, FakeDriver]
     addresses: dict[str, str]
@@ -72,7 +72,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Run:
-    """The run as one Prometheus stored it, from its first sample of node A to its last."""
+    """The run as stored by one Prometheus, from the first sample of node A to the last."""
 
     nodes: Nodes
     prometheus: Prometheus
@@ -171,7 +171,7 @@ def windows_between(first_s: float, last_s: float, count: int) -> list[tuple[flo
 
 
 def test_exact_joules_lie_inside_the_bounds(run: Run) -> None:
-    """The bounds contain the exact joules of every GPU, in windows that begin and end between scrapes."""
+    """For windows that begin and end between scrapes, the bounds contain the exact joules of every GPU."""
     for window in run.integrate("a", *windows_between(run.first_s, run.last_s, 20)):
         assert (window["backend"], window["valid"], len(window["gpus"])) == ("zeus", True, GPUS)
         for gpu in window["gpus"]:
@@ -182,7 +182,7 @@ def test_exact_joules_lie_inside_the_bounds(run: Run) -> None:
 
 
 def test_exact_joules_lie_inside_the_bounds_of_nvml(run: Run) -> None:
-    """The exporter's own counter covers such windows, and its bounds contain the exact joules."""
+    """For such windows, the bounds of the exporter's own counter contain the exact joules."""
     for window in run.integrate("a", *windows_between(run.first_s, run.last_s, 5), backend="nvml"):
         for gpu in window["gpus"]:
             assert gpu["joules_low"] <= run.exact("a", gpu, window) <= gpu["joules_high"], (
@@ -196,19 +196,19 @@ def test_zeus_and_nvml_agree(run: Run) -> None:
     """Over 40 s the joules of both backends are within 3 % of each other."""
     (window,) = run.integrate("a", (run.last_s - 46, run.last_s - 6))
     for gpu in window["gpus"]:
-        # Edges between scrapes are interpolated: up to 2 s at each of a load of 120 to 520 W.
+        # The edges are interpolated over up to 2 s each, at a load of 120 to 520 W.
         assert gpu["joules_by_backend"]["zeus"] == pytest.approx(run.exact("a", gpu, window), rel=0.05)
         assert gpu["joules_by_backend"]["nvml"] == pytest.approx(gpu["joules_by_backend"]["zeus"], rel=0.03)
 
 
 def test_before_the_data_exits_3(run: Run) -> None:
-    """A window before the data has no joules, and exit code 3 says so."""
+    """A window before the data has no joules. The exit code is 3."""
     (window,) = run.integrate("a", (run.first_s - 900, run.first_s - 600), code=3)
     assert (window["total_j"], window["valid"], window["reasons"]) == (None, False, ["no_data"])
 
 
 def test_a_half_covered_window_says_so_and_exits_4(run: Run) -> None:
-    """A window of which the first half lies before the first sample has coverage 0.5."""
+    """A window whose first half is before the first sample has coverage 0.5. The exit code is 4."""
     (window,) = run.integrate("a", (run.first_s - 20, run.first_s + 20), code=4)
     for gpu in window["gpus"]:
         assert gpu["coverage"] == pytest.approx(0.5, abs=0.01)
@@ -216,7 +216,7 @@ def test_a_half_covered_window_says_so_and_exits_4(run: Run) -> None:
 
 
 def test_a_killed_exporter_costs_zeus_nothing(run: Run) -> None:
-    """The hardware counts on while the exporter is dead: coverage 1, exact joules inside the bounds."""
+    """The hardware counter goes on while the exporter is dead: coverage is 1 and the bounds hold."""
     (window,) = run.integrate("b", (run.killed_s - 17.3, run.killed_s + 22.7))
     for gpu in window["gpus"]:
         exact = run.exact("b", gpu, window)
@@ -225,10 +225,10 @@ def test_a_killed_exporter_costs_zeus_nothing(run: Run) -> None:
 
 
 def test_a_killed_exporter_is_a_gap_to_nvml(run: Run) -> None:
-    """While the exporter is dead nvml has a gap: its seconds are reported, no joules are invented."""
+    """While the exporter is dead, nvml has a gap: its seconds are reported and it has no joules."""
     (window,) = run.integrate("b", (run.killed_s - 17.3, run.killed_s + 22.7), backend="nvml", code=4)
     for gpu in window["gpus"]:
-        # The joules counted after the last scrape before the kill are lost, too.
+        # The joules between the last scrape and the kill are lost as well.
         assert DOWN_SECONDS <= gpu["gap_s"] < 40
         assert gpu["covered_s"] + gpu["gap_s"] == pytest.approx(40)
         assert gpu["resets"] == 1
@@ -238,7 +238,7 @@ def test_a_killed_exporter_is_a_gap_to_nvml(run: Run) -> None:
 
 
 def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
-    """Without Prometheus, the exporter's history gives the window's joules, and closer ones."""
+    """Without Prometheus, the exporter's /history gives the joules of the window, to 1 %."""
     window_s = (nodes.end_s - 40.25, nodes.end_s - 8.5)
     (window,) = integrate(f"http://{nodes.addresses['a']}", [window_s])
     for gpu in window["gpus"]:
@@ -251,7 +251,7 @@ def test_the_exporters_own_url_gives_the_same(nodes: Nodes) -> None:
 
 @pytest.mark.parametrize("backend", ["zeus", "nvml"])
 def test_live_and_after_the_fact_agree(run: Run, backend: str) -> None:
-    """The bounds of a live measurement, and those of its window after the fact, contain the exact joules."""
+    """The bounds of a live measurement and of the same window from stored data contain the exact joules."""
     (live,) = (measured for measured in run.nodes.live if measured.backend == backend)
     window_s = (live.start_s, live.end_s)
     (scraped,) = run.integrate("a", window_s, backend=backend)
@@ -267,7 +267,7 @@ def test_live_and_after_the_fact_agree(run: Run, backend: str) -> None:
 
 
 def test_codecarbon_gives_the_total_of_all_gpus(run: Run) -> None:
-    """--backend codecarbon gives the total within 10 %, no joules per GPU, and exit code 3."""
+    """--backend codecarbon gives the total within 10 % and no joules per GPU. The exit code is 3."""
     (window,) = run.integrate("a", (run.last_s - 50, run.last_s - 15), backend="codecarbon", code=3)
     exact = sum(run.exact("a", gpu, window) for gpu in window["gpus"])
     assert window["total_j"] == pytest.approx(exact, rel=0.1)
@@ -275,7 +275,7 @@ def test_codecarbon_gives_the_total_of_all_gpus(run: Run) -> None:
 
 
 def test_emissions_follow_codecarbons_rate(run: Run) -> None:
-    """--emissions gives every GPU grams in proportion to its joules, at the rate of a real grid."""
+    """--emissions gives each GPU grams in proportion to its joules, at a plausible grid rate."""
     (window,) = run.integrate("a", (run.last_s - 50, run.last_s - 15), options=["--emissions"])
     rates = [gpu["emissions_g"] / gpu["joules"] for gpu in window["gpus"]]
     assert max(rates) == pytest.approx(min(rates))

@@ -1,4 +1,4 @@
-"""The servers of tests/servers do what the other tests rely on."""
+"""The servers in tests/servers behave as the other tests expect."""
 
 import os
 import signal
@@ -24,7 +24,10 @@ power{gpu="1"} 70 1795507546.101
 def test_blocks_return_each_sample(
     tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
 ) -> None:
-    """Blocks made of a text return its samples. A range is closed in Prometheus 2, left-open in 3."""
+    """Blocks return the samples of their text.
+
+    In Prometheus 2 a range includes its start, in 3 it does not.
+    """
     prometheus = servers.enter_context(Prometheus.on_blocks(tmp_path, POWER, release=prometheus_release))
 
     def values(selector: str) -> dict[str, list[list[object]]]:
@@ -38,7 +41,7 @@ def test_blocks_return_each_sample(
 
 
 def test_a_server_can_be_stopped_continued_killed_and_restarted(tmp_path: Path, servers: ExitStack) -> None:
-    """stop() makes it hang until cont(); after kill() it is gone until start(), which keeps its data."""
+    """A server hangs between stop() and cont(). After kill(), start() restarts it with its data."""
     prometheus = servers.enter_context(Prometheus.on_blocks(tmp_path, POWER))
     url = prometheus.url
     prometheus.stop()
@@ -56,7 +59,7 @@ def test_a_server_can_be_stopped_continued_killed_and_restarted(tmp_path: Path, 
 
 
 def test_a_server_that_cannot_start_is_an_error_with_its_log(tmp_path: Path) -> None:
-    """A server that exits at its start raises a ServerError that contains its log."""
+    """A server that exits at the start raises a ServerError with its log."""
     with pytest.raises(ServerError, match="no-such-option"), Prometheus(tmp_path, args=["--no-such-option"]):
         pass
 
@@ -68,7 +71,7 @@ def test_blocks_of_an_invalid_text_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_program_names_its_package() -> None:
-    """A program that is not installed is an error, never a skip."""
+    """A program that is not installed is an error, not a skip."""
     with pytest.raises(FileNotFoundError, match="apt-get install some-package"):
         program("no-such-program", "some-package")
 

@@ -1,4 +1,4 @@
-"""The short form of tests/bench/bench_soak.py: a minute of faults and attacks."""
+"""A short version of tests/bench/bench_soak.py: a minute of faults and attacks."""
 
 import pytest
 

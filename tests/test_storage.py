@@ -1,4 +1,4 @@
-"""The short form of tests/bench/bench_storage.py: samples as the exporter writes them, in real blocks."""
+"""A short version of tests/bench/bench_storage.py: samples as the exporter writes them, in real blocks."""
 
 import random
 from array import array
@@ -22,7 +22,7 @@ SAMPLES = 6000
 def test_a_noisy_sample_costs_few_bytes(
     tmp_path: Path, prometheus_release: PrometheusRelease, kind: str
 ) -> None:
-    """On whole ticks and in eighths, ten minutes of noise and their counter stay within their targets."""
+    """Ten minutes of noise in 1/8 W and its counter, on whole ticks, stay within the bytes per sample."""
     rng = random.Random(20261124)
     times, watts, joules = array("q"), array("d"), array("d")
     counter = COUNTER_START_JOULES

@@ -1,12 +1,12 @@
-"""What faults and attacks cost the exporter, beside the same figures of an undisturbed one in the same run.
+"""Measure the exporter during faults and attacks, and an undisturbed exporter in the same run.
 
 python tests/bench/bench_disturbed.py [--seconds 10] [--gpus 8]
 
-- "scrape p99": /metrics on a kept connection with a known password, 20 times a second. The flood is 25
-  clients, each of which sends a new wrong password as soon as the last one was answered.
+- "scrape p99": duration of a scrape of /metrics on a persistent connection with a known password, 20 times a
+  second. In the flood, 25 clients send wrong passwords. Each sends the next one when the last is answered.
 - "reads late": the share of reads that are more than 50 ms after their tick.
-- "CPU": of the exporter's processes, in % of a core.
-- "gauges gone": seconds from a fault to the first page without the GPU's power; the contract allows 1 s.
+- "CPU": CPU time of the exporter's processes, in % of a core.
+- "gauges gone": seconds from a fault to the first page without the GPU's power. The limit is 1 s.
 - "end": seconds from SIGTERM to the exit of the process.
 """
 
@@ -39,7 +39,7 @@ TRIALS = 5
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a while of scraping showed."""
+    """The results of a period of scraping."""
 
     scrape_p99_ms: float
     late_share: float
@@ -101,7 +101,7 @@ def seconds_until(condition: Callable[[], object]) -> float:
 
 
 def gauges_gone_s(driver: FakeDriver, exporter: Exporter, fault: str) -> float:
-    """Make GPU 1 fail and wait until its power is gone; then let it recover."""
+    """Make GPU 1 fail and measure the time until its power is gone. Then let it recover."""
     setattr(driver.gpus[1], fault, True)
     gone_s = seconds_until(lambda: scrape(exporter).get(POWER, gpu=1) is None)
     setattr(driver.gpus[1], fault, False)
@@ -110,7 +110,7 @@ def gauges_gone_s(driver: FakeDriver, exporter: Exporter, fault: str) -> float:
 
 
 def end_s(driver: FakeDriver, disturbance: str) -> float:
-    """Terminate an exporter that is idle, has a GPU that hangs, or a client that does not read."""
+    """Terminate an exporter that is idle, has a hung GPU, or has a client that does not read."""
     with ExitStack() as stack:
         exporter = stack.enter_context(Exporter(env=driver.env, args=ARGS))
         wait_until(lambda: len(scrape(exporter).labels(POWER)) == driver.gpu_count, "all GPUs")
@@ -125,7 +125,7 @@ def end_s(driver: FakeDriver, disturbance: str) -> float:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement [10]")
     parser.add_argument("--gpus", type=int, default=8)

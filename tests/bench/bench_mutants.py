@@ -1,10 +1,10 @@
-"""Do the tests notice when the arithmetic changes? Counts the mutants that they kill.
+"""Count the mutants that the tests kill, in the modules of the arithmetic, the ledger and the sampler.
 
 python tests/bench/bench_mutants.py [--share 0.2] [--seed N] [--only NAME ...] [MODULE ...]
 
 A mutant is a module with one small change: another comparison, operator or constant, a negated condition, or
-a statement left out. It is killed when a test of the module fails. Prints the mutants that survive, then
-"N of M killed" for each module.
+a removed statement. It is killed if a test of the module fails. The program prints the surviving mutants,
+then "N of M killed" for each module.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 120
 CHILDREN = 2
 
-# The tests that guard a module, the quickest first.
+# The tests of each module, the fastest first.
 SUITES: dict[str, tuple[str, ...]] = {
     "llem_core.energy": (
         "tests/llem_core",
@@ -86,7 +86,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A changed module: where and how it was changed, and its code."""
+    """A changed module: the place of the change, the change, and the code."""
 
     module: str
     line: int
@@ -100,7 +100,7 @@ class Mutant:
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """Yield the changes of one node: what it does, a function that makes it and one that undoes it."""
+    """Yield the changes of one node: a description, a function that makes it and one that undoes it."""
 
     def setting(target: object, field: str, value: object) -> tuple[Callable[[], None], Callable[[], None]]:
         before = getattr(target, field)

@@ -1,4 +1,4 @@
-"""Real servers for tests, on loopback, one file each.
+"""Real servers for tests, on loopback. Each server has its own file.
 
 with Exporter(args=["--replay", "trace.csv"]) as exporter:
     with Prometheus(tmp_path, scrape_configs=[scrape_config("llem", exporter)]) as prometheus:

@@ -1,4 +1,4 @@
-"""Alertmanager of Debian's package."""
+"""Alertmanager from Debian's package."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from tests.servers.process import Server, program
 
 
 class Alertmanager(Server):
-    """An Alertmanager with the configuration `config`, by default one that notifies nobody."""
+    """An Alertmanager with the configuration `config`. The default sends no notifications."""
 
     def __init__(
         self,

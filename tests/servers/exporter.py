@@ -1,4 +1,4 @@
-"""llem-exporter of this checkout."""
+"""llem-exporter from this checkout."""
 
 import re
 import sys
@@ -8,10 +8,10 @@ from tests.servers.process import Server
 
 
 class Exporter(Server):
-    """llem-exporter; `args` go on its command line.
+    """llem-exporter. `args` are added to its command line.
 
-    It listens on a port that the kernel chooses, or on `port` (free_port() for one that must still be free
-    after a long pause).
+    It listens on a port that the kernel chooses, or on `port`. Use free_port() for a port that must still be
+    free after a long pause.
     """
 
     def __init__(

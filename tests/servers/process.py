@@ -28,11 +28,11 @@ Value = TypeVar("Value")
 
 
 class ServerError(Exception):
-    """A server did not start, died, or answered with an error; the message ends with its log's tail."""
+    """A server did not start, died, or returned an error. The message ends with the tail of its log."""
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of an installed program; FileNotFoundError names its Debian package."""
+    """Return the path of an installed program. FileNotFoundError names its Debian package."""
     path = shutil.which(name)
     if path is None:
         raise FileNotFoundError(f"{name} is not installed: apt-get install {package} (tests/run does it)")
@@ -40,7 +40,7 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
+    """Return a port of 127.0.0.1 that is not in use now."""
     for port in random.sample(PORTS, PORT_TRIALS):
         with socket.socket() as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Value], what: str, timeout_s: float = START_SECONDS) -> Value:
-    """Return the first true value of `condition()`; TimeoutError names `what` did not happen."""
+    """Return the first true value of `condition()`. TimeoutError names `what`."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline_s:
@@ -65,8 +65,8 @@ def wait_until(condition: Callable[[], Value], what: str, timeout_s: float = STA
 class Server(ABC):
     """A child process that serves HTTP; `env` is added to this process's environment.
 
-    It dies with the thread that started it, however that ends (PR_SET_PDEATHSIG, by setpriv), so start it
-    from the main thread.
+    The kernel kills it when the thread that started it ends (PR_SET_PDEATHSIG, set by setpriv). Start it from
+    the main thread.
     """
 
     def __init__(self, *, env: Mapping[str, str] | None = None, port: int | None = None) -> None:
@@ -81,7 +81,7 @@ class Server(ABC):
 
     @abstractmethod
     def _ready(self) -> bool:
-        """Return whether the server answers as it should."""
+        """Return whether the server is ready."""
 
     @property
     def address(self) -> str:
@@ -106,12 +106,15 @@ class Server(ABC):
         """Return all that the server has written to stdout and stderr since its first start."""
         if self._log is None:
             return ""
-        # pread: the child shares the file's offset, which must stay where its next line goes.
+        # pread does not move the file offset. The child shares it and writes its next line there.
         descriptor = self._log.fileno()
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def start(self) -> Self:
-        """Start, or start again on the same port after kill() or terminate(); return when ready."""
+        """Start the server, or restart it on the same port after kill() or terminate().
+
+        Return when it is ready.
+        """
         setpriv = program("setpriv", "util-linux")
         if self._log is None:
             self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by __exit__
@@ -133,7 +136,7 @@ class Server(ABC):
         return self
 
     def stop(self) -> None:
-        """Send SIGSTOP and return when all threads have stopped; connections stay open."""
+        """Send SIGSTOP and return when all threads have stopped. Connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
         tasks = Path(f"/proc/{self.pid}/task")
         wait_until(lambda: all(_is_stopped(task) for task in tasks.iterdir()), "a stopped server")
@@ -162,7 +165,7 @@ class Server(ABC):
         headers: Mapping[str, str] | None = None,
         timeout_s: float = STOP_SECONDS,
     ) -> urllib3.BaseHTTPResponse:
-        """Send one request on a connection of its own; `fields` are its query, or a POST's form."""
+        """Send one request on a new connection. `fields` are the query parameters, or the form of a POST."""
         with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=timeout_s, retries=False) as pool:
             if method == "POST":
                 return pool.request_encode_body(
@@ -171,7 +174,7 @@ class Server(ABC):
             return pool.request(method, path, fields=dict(fields or {}), headers=dict(headers or {}))
 
     def fetch_text(self, path: str, fields: Mapping[str, str] | None = None, *, method: str = "GET") -> str:
-        """Return a page, decoded; a status other than 200 is a ServerError."""
+        """Return the decoded body of a page. A status other than 200 raises ServerError."""
         response = self.fetch(path, fields, method=method)
         text = response.data.decode()
         if response.status != 200:
@@ -224,5 +227,5 @@ class Server(ABC):
 
 
 def _is_stopped(task: Path) -> bool:
-    """Return whether a thread is stopped. Source: proc(5), the state follows the name in parentheses."""
+    """Return whether a thread is stopped. proc(5): the state follows the name in parentheses."""
     return (task / "stat").read_text().rpartition(") ")[2].startswith("T")

@@ -1,4 +1,4 @@
-"""Prometheus, version 2 of Debian's package and version 3 as `tests/run --full` builds it."""
+"""Prometheus 2 from Debian's package, and Prometheus 3 as built by `tests/run --full`."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.servers.query import QueryServer
 
 @dataclass(frozen=True, slots=True)
 class PrometheusRelease:
-    """A version of Prometheus on this machine: its number and the paths of its two programs."""
+    """An installed version of Prometheus: its number and the paths of prometheus and promtool."""
 
     version: str
     prometheus: str
@@ -28,13 +28,13 @@ class PrometheusRelease:
 
 
 def installed_prometheus() -> PrometheusRelease:
-    """Return Prometheus 2, of Debian's package."""
+    """Return Prometheus 2 from Debian's package."""
     prometheus = program("prometheus", "prometheus")
     return PrometheusRelease(_version(prometheus), prometheus, program("promtool", "prometheus"))
 
 
 def built_prometheus() -> PrometheusRelease:
-    """Return Prometheus 3, which `tests/run --full` builds; LLEM_PROMETHEUS3 is its path."""
+    """Return Prometheus 3, which `tests/run --full` builds. LLEM_PROMETHEUS3 is its path."""
     prometheus = os.environ.get("LLEM_PROMETHEUS3")
     if prometheus is None:
         raise FileNotFoundError(
@@ -44,7 +44,7 @@ def built_prometheus() -> PrometheusRelease:
 
 
 def prometheus_releases(*, full: bool = True) -> list[PrometheusRelease]:
-    """Return the versions to test: Prometheus 2, and with `full` Prometheus 3."""
+    """Return the versions to test: Prometheus 2, and with `full` also Prometheus 3."""
     return [installed_prometheus(), built_prometheus()] if full else [installed_prometheus()]
 
 
@@ -60,8 +60,8 @@ def _version(prometheus: str) -> str:
 class Prometheus(QueryServer):
     """A Prometheus whose blocks and prometheus.yml are in `directory`.
 
-    `config` adds keys at the top level of prometheus.yml (global, rule_files, alerting, ...); `args` go on
-    the command line; `release` is the version, Prometheus 2 by default.
+    `config` adds top-level keys to prometheus.yml (global, rule_files, alerting, ...). `args` are added to
+    the command line. `release` is the version, by default Prometheus 2.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Prometheus(QueryServer):
         args: Sequence[str] = (),
         release: PrometheusRelease | None = None,
     ) -> Self:
-        """Return a Prometheus that holds exactly the samples of an OpenMetrics text, whatever their age."""
+        """Return a Prometheus that holds exactly the samples of an OpenMetrics text, of any age."""
         release = release or installed_prometheus()
         data = directory / "data"
         data.mkdir(parents=True)
@@ -109,12 +109,12 @@ class Prometheus(QueryServer):
     def configure(
         self, scrape_configs: Sequence[Mapping[str, Any]] = (), config: Mapping[str, Any] | None = None
     ) -> None:
-        """Write the configuration file; a running server reads it on reload()."""
+        """Write the configuration file. A running server reads it on reload()."""
         # JSON is YAML.
         self._config_file.write_text(json.dumps({"scrape_configs": list(scrape_configs), **(config or {})}))
 
     def reload(self) -> None:
-        """Make the server read its configuration file; a ServerError says what is wrong with it."""
+        """Make the server reload its configuration file. A ServerError contains the reason of a failure."""
         self.fetch_text("/-/reload", method="POST")
 
     def _command(self) -> Sequence[str]:
@@ -140,7 +140,7 @@ def scrape_config(
     params: Mapping[str, Sequence[str]] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return one entry of `scrape_configs`; `targets` are servers or HOST:PORT, `more` its other keys."""
+    """Return one entry of `scrape_configs`. `targets` are servers or HOST:PORT, `more` other keys."""
     addresses = [target.address if isinstance(target, Server) else target for target in targets]
     return {
         "job_name": job,

@@ -1,4 +1,4 @@
-"""Pushgateway of Debian's package."""
+"""Pushgateway from Debian's package."""
 
 from collections.abc import Sequence
 

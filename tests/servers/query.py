@@ -1,4 +1,4 @@
-"""What Prometheus and VictoriaMetrics have in common: the query API."""
+"""The query API that Prometheus and VictoriaMetrics share."""
 
 import json
 from typing import Any
@@ -24,5 +24,5 @@ class QueryServer(Server):
         return float(result[0]["value"][1])
 
     def wait_for(self, expression: str, timeout_s: float = START_SECONDS) -> list[Any]:
-        """Return the result of `query(expression)` as soon as it is not empty."""
+        """Return the first result of `query(expression)` that is not empty."""
         return wait_until(lambda: self.query(expression), f"{expression} on {self.url}", timeout_s)

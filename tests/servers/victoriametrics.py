@@ -1,4 +1,4 @@
-"""VictoriaMetrics of Debian's package."""
+"""VictoriaMetrics from Debian's package."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class VictoriaMetrics(QueryServer):
         self.fetch_text("/internal/force_flush")
 
     def query(self, expression: str, unix_s: float | None = None) -> list[Any]:
-        # Else an empty result from before the first sample is cached for 10 s.
+        # Without a flush, VictoriaMetrics caches an empty result from before the first sample for 10 s.
         self.flush()
         return super().query(expression, unix_s)
 
