@@ -97,14 +97,14 @@ DEFAULT_READINGS: list[tuple[str, Any]] = [
 
 
 def test_pynvml_reads(tmp_path: Path) -> None:
-    """Real pynvml reads every value of an H100, and the errors that an H100 gives."""
+    """The real pynvml reads the values of an H100, and gets the errors of an H100."""
     with FakeDriver(tmp_path) as driver, NvmlProcess(driver) as process:
         answers = [(expression, process.ask(expression)) for expression, _ in DEFAULT_READINGS]
     assert answers == DEFAULT_READINGS
 
 
 def test_settings_are_seen_at_once(driver: FakeDriver, process: NvmlProcess) -> None:
-    """A running process sees readings change, and another number of GPUs."""
+    """A running process sees changed readings and a changed number of GPUs at once."""
     gpu = driver.gpus[0]
     gpu.name, gpu.fan_percent, gpu.throttle_reasons, gpu.power_limit_watts = "NVIDIA L4", 30, 0x44, 72.0
     assert process.ask("nvml.nvmlDeviceGetName(gpu[0])") == "NVIDIA L4"
@@ -116,7 +116,7 @@ def test_settings_are_seen_at_once(driver: FakeDriver, process: NvmlProcess) -> 
 
 
 def test_field_values_carry_their_time(process: NvmlProcess) -> None:
-    """Each value has NVML's own timestamp, inside the call."""
+    """Each field value has an NVML timestamp between the start and the end of the call."""
     before, stamp, after = process.ask(
         "[time.time(), nvml.nvmlDeviceGetFieldValues(gpu[0], [186])[0].timestamp, time.time()]"
     )
@@ -124,7 +124,10 @@ def test_field_values_carry_their_time(process: NvmlProcess) -> None:
 
 
 def test_a_lost_gpu_answers_nothing_until_it_is_back(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Every call on a lost GPU is GPU_IS_LOST, on its neighbour none; afterwards all is as before."""
+    """Every call on a lost GPU fails with GPU_IS_LOST.
+
+    Other GPUs are not affected. Afterwards all calls work.
+    """
     driver.gpus[0].lost = True
     assert {process.ask(reading) for reading in READINGS} == {LOST}
     assert process.ask("nvml.nvmlDeviceGetHandleByIndex(0)") == LOST
@@ -149,7 +152,7 @@ FAULTS: list[tuple[str, Any, list[Any]]] = [
 
 
 def test_a_fault_changes_only_its_own_calls(tmp_path: Path) -> None:
-    """Power, energy, the instant field and the temperature answer as the fault says, each by itself."""
+    """A fault of power, energy, the instant field or temperature changes only the calls listed for it."""
     with FakeDriver(tmp_path, gpus=len(FAULTS)) as driver, NvmlProcess(driver) as process:
         for number, (setting, value, expected) in enumerate(FAULTS):
             setattr(driver.gpus[number], setting, value)
@@ -163,7 +166,7 @@ def test_a_fault_changes_only_its_own_calls(tmp_path: Path) -> None:
 
 
 def test_a_slow_call_takes_its_time(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Power, energy and fields take as long as set, the temperature does not."""
+    """Power, energy and field calls take the set time. The temperature call does not."""
     timed = "(lambda begun: ({}, time.monotonic() - begun)[1])(time.monotonic())"
     driver.gpus[0].slow_call_s = 0.1
     assert min(process.ask(timed.format(reading)) for reading in (POWER, ENERGY, FIELD)) >= 0.1
@@ -172,7 +175,7 @@ def test_a_slow_call_takes_its_time(driver: FakeDriver, process: NvmlProcess) ->
 
 
 def test_a_hung_call_is_released(driver: FakeDriver, process: NvmlProcess) -> None:
-    """A call hangs until the fault is cleared, then answers; meanwhile the other GPU can be read."""
+    """A call hangs until the fault is cleared, then returns. Meanwhile the other GPU can be read."""
     with NvmlProcess(driver) as other:
         driver.gpus[0].hung = True
         process.send(f"[{FIELD}, time.monotonic()]")
@@ -186,7 +189,7 @@ def test_a_hung_call_is_released(driver: FakeDriver, process: NvmlProcess) -> No
 
 
 def test_a_process_that_hangs_is_released_with_the_driver(tmp_path: Path) -> None:
-    """When the driver goes, a call that hangs in it ends with an error."""
+    """When the FakeDriver exits, a hung call returns an error."""
     with FakeDriver(tmp_path, gpus=1) as driver:
         process = NvmlProcess(driver)
         driver.gpus[0].hung = True
@@ -197,7 +200,7 @@ def test_a_process_that_hangs_is_released_with_the_driver(tmp_path: Path) -> Non
 
 
 def test_the_counter_resets_and_steps(driver: FakeDriver, process: NvmlProcess) -> None:
-    """A step moves the counter backwards, a reset restarts it at 0, and from there it goes on."""
+    """A step moves the counter back, a reset sets it to 0. The counter continues from there."""
     start, earlier = process.ask(f"[time.time(), {ENERGY}]")
     driver.gpus[0].step_counter(joules=-1000.0)
     later, end = process.ask(f"[{ENERGY}, time.time()]")
@@ -208,7 +211,7 @@ def test_the_counter_resets_and_steps(driver: FakeDriver, process: NvmlProcess) 
 
 
 def test_the_counter_has_a_gain_of_its_own(driver: FakeDriver, process: NvmlProcess) -> None:
-    """A counter that counts half goes on without a jump; the power reading keeps its gain of 1."""
+    """A counter with gain 0.5 continues without a jump. The power reading keeps its gain of 1."""
     start, earlier = process.ask(f"[time.time(), {ENERGY}]")
     driver.gpus[0].energy_gain = 0.5
     begun, first, second, ended = process.ask(
@@ -220,7 +223,7 @@ def test_the_counter_has_a_gain_of_its_own(driver: FakeDriver, process: NvmlProc
 
 
 def test_the_module_of_a_grace_hopper_draws_more(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Module scope and nvmlDeviceGetPowerUsage include the CPU, GPU scope does not; both count joules."""
+    """Module scope and nvmlDeviceGetPowerUsage include the CPU. GPU scope does not. Both count joules."""
     driver.gpus[0].module_watts = 150.0
     assert process.ask("nvml.nvmlDeviceGetC2cModeInfoV(gpu[0]).isC2cEnabled") == 1
     assert process.ask("field(gpu[0], 186, 0)") == 300_000
@@ -236,7 +239,7 @@ def test_the_module_of_a_grace_hopper_draws_more(driver: FakeDriver, process: Nv
 
 
 def test_mig_slices_have_handles_but_no_power(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Slices are named, numbered and found by UUID; only the whole GPU has power."""
+    """MIG slices have names, numbers and UUIDs. Only the whole GPU has power."""
     driver.gpus[0].mig_slices = 2
     first = "nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu[0], 1)"
     parent = driver.gpus[0].uuid.removeprefix("GPU-")
@@ -264,7 +267,7 @@ def test_mig_slices_have_handles_but_no_power(driver: FakeDriver, process: NvmlP
 
 
 def test_an_unloaded_driver_answers_nothing(driver: FakeDriver, process: NvmlProcess) -> None:
-    """After rmmod neither old handles nor a new nvmlInit work, in this process or another."""
+    """After an unload, old handles and nvmlInit fail, in this process and in new ones."""
     driver.unload()
     assert process.ask(FIELD) == "NVMLError_Uninitialized"
     assert process.ask("nvml.nvmlDeviceGetCount()") == "NVMLError_Uninitialized"
@@ -275,7 +278,7 @@ def test_an_unloaded_driver_answers_nothing(driver: FakeDriver, process: NvmlPro
 
 
 def test_a_reloaded_driver_wants_a_new_init(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Handles from before a reload are lost until nvmlInit, and counters begin again at 0."""
+    """After a reload, old handles are lost until nvmlInit, and counters start at 0."""
     driver.unload()
     reloaded_s = time.time()
     driver.reload()
@@ -288,7 +291,7 @@ def test_a_reloaded_driver_wants_a_new_init(driver: FakeDriver, process: NvmlPro
 
 @pytest.mark.parametrize("content", [None, b"", b"\0" * 100])
 def test_without_a_state_file_there_is_no_driver(tmp_path: Path, content: bytes | None) -> None:
-    """A missing, empty or foreign state file is a driver that is not loaded."""
+    """With a missing, empty or invalid state file, the driver is not loaded."""
     state = tmp_path / "state"
     if content is not None:
         state.write_bytes(content)
@@ -304,7 +307,7 @@ def test_without_a_state_file_there_is_no_driver(tmp_path: Path, content: bytes 
 
 
 def test_counters_go_on_over_a_restart(driver: FakeDriver) -> None:
-    """A second process finds the counter where exact_joules says, not where it began."""
+    """In a second process the counter continues, in agreement with exact_joules."""
     readings = []
     for _ in range(2):
         with NvmlProcess(driver) as process:
@@ -315,7 +318,7 @@ def test_counters_go_on_over_a_restart(driver: FakeDriver) -> None:
 
 
 def test_a_forked_child_reads_on(process: NvmlProcess) -> None:
-    """A child forked while threads read uses the handles of its parent."""
+    """A child that was forked while threads read can use the handles of its parent."""
     forked = (
         "[threading.Thread(target=lambda: [field(gpu[1], 186) for _ in range(20_000)]).start()"
         " for _ in range(4)] and [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in"
@@ -325,7 +328,7 @@ def test_a_forked_child_reads_on(process: NvmlProcess) -> None:
 
 
 def test_calls_are_counted(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Each class of calls is counted for its GPU, over all processes, and failing calls are, too."""
+    """Calls are counted by class and GPU, over all processes. Failed calls are counted as well."""
     before = driver.calls()
     with NvmlProcess(driver) as other:
         for each in (process, other):
@@ -340,7 +343,7 @@ def test_calls_are_counted(driver: FakeDriver, process: NvmlProcess) -> None:
 
 
 def test_a_new_driver_in_the_same_place_leaves_old_processes_alone(tmp_path: Path) -> None:
-    """A process of an earlier driver goes on reading that one's file."""
+    """A process of an earlier driver continues to read the state file of that driver."""
     with FakeDriver(tmp_path, gpus=1) as old, NvmlProcess(old) as process:
         old.gpus[0].set_load(constant(100.0))
         with FakeDriver(tmp_path, gpus=2):
@@ -349,13 +352,13 @@ def test_a_new_driver_in_the_same_place_leaves_old_processes_alone(tmp_path: Pat
 
 
 def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
-    """A misspelt keyword is no silent default."""
+    """An unknown keyword raises a TypeError."""
     with pytest.raises(TypeError, match="low_wats"):
         FakeDriver(tmp_path, low_wats=1.0)
 
 
 def test_a_process_may_load_the_driver_by_itself(tmp_path: Path) -> None:
-    """pynvml finds a driver that its own process loaded, and another one after nvmlShutdown."""
+    """pynvml finds a driver that its own process loaded and, after nvmlShutdown, another one."""
     program = """
 import pathlib, sys
 import pynvml

@@ -22,7 +22,7 @@ def driver(tmp_path: Path) -> Iterator[FakeDriver]:
 
 
 def test_nvml_init_hangs_until_it_is_let_go(driver: FakeDriver) -> None:
-    """A process that initialises waits, and one that has initialised reads on."""
+    """nvmlInit hangs until the fault is cleared. An initialised process can still read."""
     with NvmlProcess(driver) as earlier:
         driver.init_hung = True
         assert earlier.ask("nvml.nvmlDeviceGetIndex(gpu[0])") == 0
@@ -34,7 +34,7 @@ def test_nvml_init_hangs_until_it_is_let_go(driver: FakeDriver) -> None:
 
 
 def test_a_driver_that_was_replaced_is_not_opened(driver: FakeDriver) -> None:
-    """The library of before the upgrade does not fit the driver that was loaded."""
+    """After a driver upgrade, the old library gets a version mismatch."""
     with NvmlProcess(driver) as process:
         driver.replaced = True
         driver.reload()
@@ -66,7 +66,7 @@ print(json.dumps(index()))
 def test_a_forked_child_may_have_to_initialise_anew(
     driver: FakeDriver, forgets: bool, found: int | str
 ) -> None:
-    """Where the driver forgets, it answers the child after its own nvmlInit, and the parent all along."""
+    """If the driver forgets forks, a child must call nvmlInit again. The parent is not affected."""
     driver.forgets_fork = forgets
     done = subprocess.run(
         [sys.executable, "-c", _FORK],
@@ -80,7 +80,7 @@ def test_a_forked_child_may_have_to_initialise_anew(
 
 
 def test_a_slices_attributes_say_its_profile(driver: FakeDriver) -> None:
-    """One of seven slices, with a little less memory than its name says; a whole GPU has none."""
+    """A MIG slice returns its attributes. A whole GPU returns NotSupported."""
     driver.gpus[0].mig_slices = 1
     with NvmlProcess(driver) as process:
         attributes = "(lambda a: [a.gpuInstanceSliceCount, a.computeInstanceSliceCount, a.memorySizeMB])"

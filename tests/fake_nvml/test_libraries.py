@@ -36,7 +36,7 @@ def run(program: str, env: dict[str, str]) -> Any:
 
 
 def test_zeus_reads_the_counter(driver: FakeDriver) -> None:
-    """zeus.device counts the GPUs and reads energy, power, name and temperature of each."""
+    """zeus.device counts the GPUs and reads the energy, power, name and temperature of each."""
     program = """
 import json, time
 from zeus.device import get_gpus
@@ -59,7 +59,7 @@ print(json.dumps([len(gpus), before, after, used,
 
 
 def test_a_zeus_window_is_exact_to_the_millijoule(driver: FakeDriver) -> None:
-    """With a counter that moves twice a second, a window's joules are those between two known instants."""
+    """With a counter that updates twice a second, a window has the exact joules between two updates."""
     for gpu in driver.gpus:
         gpu.energy_update_period_s = 0.5
     program = """
@@ -98,7 +98,7 @@ print(json.dumps([*times, data.gpu_energy * 3.6e6, data.gpu_count, data.gpu_mode
 
 
 def test_codecarbon_sees_the_gpus(driver: FakeDriver) -> None:
-    """CodeCarbon's GPU energy lies between the joules inside its start and stop and those around them."""
+    """CodeCarbon's GPU energy is between the exact joules of the inner and of the outer window."""
     earliest, _, early, late, _, latest, joules, count, model = run(CODECARBON, driver.env)
     assert (count, model) == (2, "2 x NVIDIA H100 80GB HBM3")
     inside, around = (
@@ -109,13 +109,13 @@ def test_codecarbon_sees_the_gpus(driver: FakeDriver) -> None:
 
 
 def test_codecarbon_without_nvidia_smi_sees_none(driver: FakeDriver) -> None:
-    """Without nvidia-smi on the PATH CodeCarbon counts no GPU joules, silently."""
+    """Without nvidia-smi on the PATH, CodeCarbon counts no GPU joules and gives no error."""
     *_, joules, _, _ = run(CODECARBON.replace("2.5", "1.2"), driver.env_without_nvidia_smi)
     assert joules == 0
 
 
 def test_nvitop_exporter_serves_power(driver: FakeDriver) -> None:
-    """nvitop-exporter starts and its page shows each GPU's power."""
+    """nvitop-exporter starts, and its page has the power of each GPU."""
     port = free_port()
     exporter = subprocess.Popen(
         [sys.executable, "-m", "nvitop_exporter", "--port", str(port), "--interval", "0.25"],
@@ -144,7 +144,7 @@ def power_of(port: int) -> list[float]:
 
 
 def test_nvidia_smi(driver: FakeDriver) -> None:
-    """nvidia-smi on the PATH prints its help, the list of GPUs and a table."""
+    """nvidia-smi prints its help, the list of GPUs and a table."""
     env = {**os.environ, **driver.env}
     for options, expected in (
         (["--help"], "NVIDIA System Management Interface"),

@@ -23,7 +23,7 @@ def read_in_cell(process: NvmlProcess, expression: str) -> tuple[float, Any]:
 
 
 def test_joules_are_the_integral_of_watts() -> None:
-    """The antiderivative agrees with a fine midpoint sum, edges of the square wave included."""
+    """The antiderivative agrees with a fine midpoint sum, including at edges of the square wave."""
     start, end, n = 12.345, 37.0, 80_000
     step = (end - start) / n
     for load in (*map(default_load, range(8)), constant(300.0), Load(duty=0.0), Load(duty=1.0)):
@@ -33,7 +33,7 @@ def test_joules_are_the_integral_of_watts() -> None:
 
 
 def test_joules_are_additive_to_nine_digits() -> None:
-    """Cutting a window into ten thousand pieces, days after the origin, changes nothing."""
+    """A window cut into ten thousand pieces, days after the origin, has the same joules."""
     load, start = default_load(3), 3e5
     cuts = [start + i * 0.01 for i in range(10_001)]
     pieces = math.fsum(load.joules(a, b) for a, b in pairwise(cuts))
@@ -41,14 +41,14 @@ def test_joules_are_additive_to_nine_digits() -> None:
 
 
 def test_a_load_below_zero_watts_is_refused() -> None:
-    """A sine deeper than the low level, a duty above 1 and a period of 0 are refused."""
+    """A sine with negative power, a duty above 1 and a period of 0 raise an error."""
     for wrong in ({"sine_watts": 121.0}, {"duty": 1.1}, {"period_s": 0.0}):
         with pytest.raises(ValueError, match=r"0 W|duty"):
             Load(**wrong)
 
 
 def test_library_and_python_agree_on_watts(tmp_path: Path) -> None:
-    """The instant field is exact_power_watts, and a sensor's average is exact_joules, to half a milliwatt."""
+    """The instant field equals exact_power_watts, and an average equals exact_joules, to half a milliwatt."""
     with FakeDriver(tmp_path, update_period_s=CELL_S) as driver, NvmlProcess(driver) as process:
         for gpu in range(4):
             at, milliwatts = read_in_cell(process, f"field(gpu[{gpu}], 186)")
@@ -63,7 +63,7 @@ def test_library_and_python_agree_on_watts(tmp_path: Path) -> None:
 
 
 def test_library_and_python_agree_on_joules(tmp_path: Path) -> None:
-    """The energy counter moves by exact_joules, to one millijoule, through both of its calls."""
+    """The energy counter rises by exact_joules, to one millijoule, through both of its calls."""
     with FakeDriver(tmp_path, energy_update_period_s=CELL_S) as driver, NvmlProcess(driver) as process:
         for expression in ("field(gpu[5], 83)", "nvml.nvmlDeviceGetTotalEnergyConsumption(gpu[5])"):
             start, before = read_in_cell(process, expression)
@@ -73,7 +73,7 @@ def test_library_and_python_agree_on_joules(tmp_path: Path) -> None:
 
 
 def test_power_usage_is_an_average_from_ampere_on(tmp_path: Path) -> None:
-    """nvmlDeviceGetPowerUsage is a 1 s mean on Ampere; on Turing it is instantaneous, without fields."""
+    """nvmlDeviceGetPowerUsage is a 1 s average on Ampere. On Turing it is instantaneous, without fields."""
     call = "nvml.nvmlDeviceGetPowerUsage(gpu[0])"
     with FakeDriver(tmp_path, gpus=1, update_period_s=CELL_S) as driver, NvmlProcess(driver) as process:
         driver.gpus[0].architecture = Architecture.AMPERE
@@ -87,7 +87,7 @@ def test_power_usage_is_an_average_from_ampere_on(tmp_path: Path) -> None:
 
 
 def test_a_load_change_keeps_joules_continuous(tmp_path: Path) -> None:
-    """Counter and exact joules agree over windows with many load changes in them, some of them planned."""
+    """The counter and exact_joules agree over windows with many load changes, some of them scheduled."""
     with (
         FakeDriver(tmp_path, gpus=1, energy_update_period_s=CELL_S) as driver,
         NvmlProcess(driver) as process,
@@ -109,7 +109,7 @@ def test_a_load_change_keeps_joules_continuous(tmp_path: Path) -> None:
 
 
 def test_readers_never_see_a_torn_load(tmp_path: Path) -> None:
-    """A reader that never pauses sees one of two loads while they alternate, and its counter never falls."""
+    """While two loads alternate, a reader always sees one of them, and its counter never falls."""
     program = (
         "[(field(gpu[0], 186), nvml.nvmlDeviceGetTotalEnergyConsumption(gpu[0])) for _ in range(60_000)]"
     )

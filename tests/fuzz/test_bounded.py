@@ -113,7 +113,7 @@ def given_up(peer_kind: str, body: Callable[[], Iterable[bytes]]) -> None:
 
 
 def test_a_gzipped_answer_without_end_is_given_up() -> None:
-    """A Prometheus that answers with a gzip bomb."""
+    """The integrator gives up on a Prometheus that answers with a gzip bomb."""
     given_up("prometheus", zeros)
 
 
@@ -121,12 +121,12 @@ def test_a_gzipped_answer_without_end_is_given_up() -> None:
 @pytest.mark.parametrize("body", [zeros, lines, one_line])
 @pytest.mark.parametrize("peer_kind", PEERS)
 def test_any_answer_without_end_is_given_up(peer_kind: str, body: Callable[[], Iterable[bytes]]) -> None:
-    """Compressed or plain, with or without line ends, and from each kind of peer."""
+    """Endless answers of each kind of peer, compressed or plain, with or without newlines, are given up."""
     given_up(peer_kind, body)
 
 
 def test_an_answer_that_drips_is_given_up() -> None:
-    """Each byte arrives in time, but the whole answer takes too long; the clock here runs a minute a byte."""
+    """An answer that takes too long as a whole is given up. Here the clock advances a minute per call."""
 
     def drip() -> Iterable[bytes]:
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
@@ -140,7 +140,7 @@ def test_an_answer_that_drips_is_given_up() -> None:
 
 
 def test_numbers_of_many_digits_are_no_work() -> None:
-    """A page of 10 MB in which each sample has a value and a time of 4000 digits."""
+    """A page of 10 MB whose values and times have 4000 digits does not exceed the limits."""
     line = f"x {'9' * 4000} {'1' * 4000}\n"
     with HostilePeer(as_exporter(lambda: [response((line * 1200 + "# EOF\n").encode())])) as peer:
         ended = run("llem_integrator", "--source", peer.url, "--window", WINDOW)
@@ -150,7 +150,7 @@ def test_numbers_of_many_digits_are_no_work() -> None:
 
 @pytest.mark.full
 def test_a_line_of_100_mb_in_a_file_is_one_line(tmp_path: Path) -> None:
-    """Of an OpenMetrics file and of a trace to replay; the memory is a few times the file's."""
+    """A line of 100 MB in an OpenMetrics file or a trace gives a short error. Memory is bounded."""
     (path := tmp_path / "line").write_bytes(b"x" * 100_000_000)
     for module, *args in (
         ("llem_integrator", "--source", str(path), "--window", WINDOW),

@@ -12,7 +12,7 @@ from tests.fuzz import store_targets
 
 @pytest.mark.parametrize("escape", ["\\Uef35f0e9", "\\U00110000", "\\UFFFFFFFF", "\\ud800"])
 def test_an_escape_beyond_unicode_is_no_string(escape: str) -> None:
-    """However far beyond: numbers that fit no C int raised OverflowError."""
+    """An escape beyond Unicode is a ConfigError. Very large ones raised OverflowError."""
     with pytest.raises(ConfigError, match="not a string of PromQL"):
         parse_selector(f"n='{escape}'")
 
@@ -30,7 +30,7 @@ def test_an_escape_beyond_unicode_is_no_string(escape: str) -> None:
     ],
 )
 def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str) -> None:
-    """Half a surrogate pair, numbers beyond Unicode and beyond int(), signs that garble a log."""
+    """Surrogates, escapes beyond Unicode, huge numbers and control characters give one printable line."""
     (path := tmp_path / "web.yml").write_text(text)
     with pytest.raises(ConfigError) as refused:
         WebConfig.load(path)
@@ -38,12 +38,12 @@ def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str
 
 
 def test_an_answer_of_no_series_is_none() -> None:
-    """A frame of remote read without a chunk in it was a ValueError."""
+    """A remote read frame without a chunk is accepted. It raised ValueError."""
     store_targets.TARGETS["chunks"].run(b"")
 
 
 def test_an_encoding_that_nobody_knows_is_said_once() -> None:
-    """A server that answers so even when it is asked for samples was asked again and again without end."""
+    """A server that returns an unknown encoding even for samples is an error. It caused endless requests."""
     chunk = wire.number_field(3, 4) + wire.bytes_field(4, b"\0\1\0\0")
     series = wire.bytes_field(1, wire.bytes_field(1, b"a") + wire.bytes_field(2, b"b")) + wire.bytes_field(
         2, chunk

@@ -21,13 +21,13 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_are_read_or_refused(name: str) -> None:
-    """Meaningful inputs with a few places changed, and any bytes."""
+    """Valid inputs with a few changes, and random bytes, are parsed or rejected."""
     any_bytes = st.binary(max_size=300) | st.text(max_size=100).map(str.encode)
     take(TARGETS[name], near(TARGETS[name].seeds) | any_bytes)
 
 
 def test_whatever_a_prometheus_answers_is_read_or_refused() -> None:
-    """JSON of the API's shape, with anything in its places."""
+    """JSON in the format of the API, with arbitrary values, is parsed or rejected."""
     bodies = st.lists(query_answers(), min_size=1, max_size=3).map(
         lambda answers: "\n".join(json.dumps(answer) for answer in answers).encode()
     )

@@ -85,24 +85,24 @@ def take(exporter: Exporter, requests: st.SearchStrategy[bytes]) -> None:
 
 
 def test_any_query_of_history_is_answered(exporter: Exporter) -> None:
-    """Any query string without white space."""
+    """Any query string without white space gets a response."""
     queries = near(QUERIES).map(lambda query: b"".join(query.split())[:4000])
     take(exporter, queries.map(lambda query: b"GET /history?%b HTTP/1.1\r\nHost: x\r\n\r\n" % query))
 
 
 def test_any_headers_are_answered(exporter: Exporter) -> None:
-    """Requests with any headers, and with bodies that a GET does not need."""
+    """Requests with arbitrary headers, and GET requests with a body, get a response."""
     request = b"GET /history?scraper=h&limit=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n"
     take(exporter, near(HEADERS).map(lambda headers: request % headers))
 
 
 def test_any_bytes_are_answered_or_closed(exporter: Exporter) -> None:
-    """Unknown methods, targets and protocols."""
+    """Unknown methods, targets and protocols get a response, or the connection is closed."""
     take(exporter, near(REQUESTS))
 
 
 def test_a_client_that_has_gone_is_nobodys_fault(exporter: Exporter) -> None:
-    """HEAD on a connection that the client has closed logs no error; the exporter's fixture reads the log."""
+    """HEAD on a connection that the client has closed logs no error. The fixture checks the log."""
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", exporter.port), CLIENT_TIMEOUT_S) as client:
             client.sendall(b"HEAD /history?since=0 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -86,7 +86,7 @@ def handshake_fails(exporter: WebExporter, context: ssl.SSLContext) -> None:
 
 
 def test_unauthenticated(guarded: WebExporter) -> None:
-    """Every path answers 401 without a page; with the password it answers as without a guard."""
+    """Without a password, every path returns 401. With it, every path returns its page."""
     for path in PATHS:
         answer = guarded.ask(path)
         assert (answer.status, answer.headers["WWW-Authenticate"][:14]) == (401, 'Basic realm="l')
@@ -95,14 +95,14 @@ def test_unauthenticated(guarded: WebExporter) -> None:
 
 
 def test_wrong_password(guarded: WebExporter) -> None:
-    """401, for a user that exists and for one that does not, again and again."""
+    """A wrong password returns 401 every time, for existing and for unknown users."""
     for user in ("ann", "eve", "ann"):
         assert guarded.ask(headers=authorization(user, "wrong")).status == 401
     assert guarded.ask(headers=GOOD).status == 200
 
 
 def test_password_flood(guarded: WebExporter) -> None:
-    """25 clients that guess get 401 or 503; a known scraper is answered, and a new one gets in."""
+    """25 clients that guess get 401 or 503. Known and new scrapers with the right password are served."""
     assert guarded.ask(headers=GOOD).status == 200
     stopped = threading.Event()
 
@@ -126,7 +126,7 @@ def test_password_flood(guarded: WebExporter) -> None:
 
 
 def test_wrong_client_certificate(servers: ExitStack, tmp_path: Path) -> None:
-    """The handshake fails with no certificate, one of another authority, and one that has expired."""
+    """The TLS handshake fails without a certificate, with another authority's, and with an expired one."""
     folder = WebFolder(tmp_path)
     config = folder.write(tls_server_config=folder.client_tls())
     right = client_context(folder.authority, folder.client())
@@ -140,7 +140,7 @@ def test_wrong_client_certificate(servers: ExitStack, tmp_path: Path) -> None:
 
 
 def test_old_tls(guarded: WebExporter, web: WebFolder) -> None:
-    """The handshake fails with TLS 1.0 and 1.1; the same client is welcome with 1.2."""
+    """The handshake fails with TLS 1.0 and 1.1. It succeeds with TLS 1.2."""
 
     def old(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
         def prepare(context: ssl.SSLContext) -> None:
@@ -158,7 +158,7 @@ def test_old_tls(guarded: WebExporter, web: WebFolder) -> None:
 
 
 def test_plain_http_to_tls(guarded: WebExporter) -> None:
-    """The connection is closed without a byte of HTTP."""
+    """The connection is closed without an HTTP response."""
     with connect(guarded) as client:
         client.sendall(get("/metrics"))
         with contextlib.suppress(ConnectionResetError):
@@ -167,7 +167,7 @@ def test_plain_http_to_tls(guarded: WebExporter) -> None:
 
 
 def test_path_traversal(plain: Exporter) -> None:
-    """404 or 400: no path is a file's."""
+    """Path traversal returns 404 or 400. No path maps to a file."""
     for path in (
         "/../../../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd",
@@ -189,7 +189,10 @@ def test_path_traversal(plain: Exporter) -> None:
 
 
 def test_oversize_header(plain: Exporter) -> None:
-    """400 or 431 beyond 8 KiB for one header and 64 headers; closed beyond 32 KiB for all of them."""
+    """A header over 8 KiB or more than 64 headers return 400 or 431.
+
+    Over 32 KiB in total, the connection closes.
+    """
     for request, status in (
         (get("/", f"X: {'x' * 9000}"), 400),
         (get(f"/{'x' * 9000}"), 400),
@@ -209,7 +212,7 @@ def test_oversize_header(plain: Exporter) -> None:
 
 
 def test_gzip_bomb(plain: Exporter) -> None:
-    """413, unread: 1 MB that would be 1 GB takes no memory."""
+    """A body returns 413 without being read. A 1 MB gzip bomb for 1 GB uses no memory."""
     bomb = gzip.compress(bytes(1 << 20), 9, mtime=0) * 1024
     peak_mb = memory_mb(plain, "VmHWM")
     head = (
@@ -226,7 +229,7 @@ def test_gzip_bomb(plain: Exporter) -> None:
 
 
 def test_smuggled_request(plain: Exporter) -> None:
-    """400 or 413, and closed: what follows two contradicting lengths is no request."""
+    """Two contradicting lengths return 400 or 413 and close the connection. No second request is read."""
     inner = get("/metrics")
     for lengths in (
         [f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked"],
@@ -240,9 +243,10 @@ def test_smuggled_request(plain: Exporter) -> None:
 
 
 def test_slowloris(plain: Exporter) -> None:
-    """Closed after 10 s without a whole request, also where bytes drip or other requests came before.
+    """A connection without a complete request is closed after 10 s.
 
-    A kept connection whose requests were whole stays open, and scrapes are answered meanwhile.
+    This includes clients that send byte by byte and clients with earlier requests. A persistent connection
+    with complete requests stays open, and scrapes are served meanwhile.
     """
     names = ("silent", "half", "drip", "kept, drip", "kept, half at once", "kept", "kept, in parts")
     with ExitStack() as stack:
@@ -273,7 +277,7 @@ def test_slowloris(plain: Exporter) -> None:
 
 
 def test_500_idle_connections(plain: Exporter) -> None:
-    """Those beyond 256 push out the idlest, and scrapes are answered."""
+    """Beyond 256 connections, the longest idle ones are closed, and scrapes are served."""
     before = descriptors(plain)
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(plain)) for _ in range(500)]
@@ -284,7 +288,7 @@ def test_500_idle_connections(plain: Exporter) -> None:
 
 
 def test_idle_tls_handshake(guarded: WebExporter) -> None:
-    """Closed after 5 s, before the handshake or in the middle of it; scrapes are answered meanwhile."""
+    """An unfinished TLS handshake is closed after 5 s. Meanwhile scrapes are served."""
     started_s = time.monotonic()
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(guarded)) for _ in range(500)]
@@ -298,7 +302,7 @@ def test_idle_tls_handshake(guarded: WebExporter) -> None:
 
 
 def test_slow_reader(servers: ExitStack, tmp_path: Path) -> None:
-    """Cut with a reset when its own scrape timeout is over, and its descriptor is freed; scrapes go on."""
+    """A slow reader is reset after its own scrape timeout, and its descriptor is freed. Scrapes continue."""
     driver = servers.enter_context(FakeDriver(tmp_path, gpus=8))
     args = ("--no-collector.zeus", "--no-collector.codecarbon")
     exporter = servers.enter_context(PrefilledExporter(env=driver.env, args=args))
@@ -319,7 +323,7 @@ def test_slow_reader(servers: ExitStack, tmp_path: Path) -> None:
 
 
 def test_scraper_id_flood(start: StartExporter) -> None:
-    """429 beyond 32 IDs, 400 for malformed ones; a known scraper goes on where it was."""
+    """More than 32 IDs return 429, malformed ones 400. A known scraper continues at its position."""
     exporter = start("--replay", "demo")
     wait_until(lambda: history(exporter), "samples")
     with urllib3.HTTPConnectionPool("127.0.0.1", exporter.port, maxsize=1) as known:
@@ -339,7 +343,7 @@ def test_scraper_id_flood(start: StartExporter) -> None:
 
 
 def test_stolen_scraper_id(plain: Exporter) -> None:
-    """409 for another address; the owner of the ID is still answered."""
+    """An ID from another address returns 409. The owner of the ID is still served."""
     assert plain.fetch("/history?scraper=good").status == 200
     with urllib3.HTTPConnectionPool(
         "127.0.0.1", plain.port, source_address=("127.0.0.2", 0), retries=False
@@ -349,7 +353,7 @@ def test_stolen_scraper_id(plain: Exporter) -> None:
 
 
 def test_garbage(plain: Exporter, guarded: WebExporter) -> None:
-    """400 or closed, with TLS and without."""
+    """Random bytes return 400 or close the connection, with and without TLS."""
     for exporter in (plain, guarded):
         for noise in (
             b"\0" * 100,
@@ -366,7 +370,7 @@ def test_garbage(plain: Exporter, guarded: WebExporter) -> None:
 
 
 def test_markup_in_the_host_header(plain: Exporter) -> None:
-    """Escaped on the landing page."""
+    """The landing page escapes the Host header."""
     page = plain.fetch("/", headers={"Host": "<script>alert(1)</script>"}).data
     assert b"<script>" not in page
     assert b"&lt;script&gt;" in page
@@ -377,7 +381,7 @@ def names_of(page: MetricsPage) -> set[str]:
 
 
 def test_label_injection_by_a_gpu_name(start: StartExporter, driver: FakeDriver) -> None:
-    """Escaped, in both formats and on /history; what is no text is replaced. No other series comes of it."""
+    """GPU names are escaped in both formats and on /history. Invalid text is replaced. No series is added."""
     driver.gpus[0].name = PAYLOAD
     driver.gpus[1].state.name = b'H100 \xff\xfe"\\'
     exporter = start("--no-collector.codecarbon", "--no-collector.zeus", driver=driver)
@@ -393,7 +397,7 @@ def test_label_injection_by_a_gpu_name(start: StartExporter, driver: FakeDriver)
 
 
 def test_label_injection_by_a_job_file(start: StartExporter, driver: FakeDriver, tmp_path: Path) -> None:
-    """Escaped; a line's end ends the value; links and what is too long or no text are refused."""
+    """Job values are escaped and end at a newline. Links, long values and invalid text are rejected."""
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     uuids = [gpu.uuid for gpu in driver.gpus]
@@ -423,7 +427,7 @@ def test_label_injection_by_a_job_file(start: StartExporter, driver: FakeDriver,
 
 
 def test_every_row_of_the_table_is_a_test_and_every_test_a_row() -> None:
-    """The last column names it."""
+    """The last column of the table of attacks names the test."""
     section = README.read_text().partition("## What attacks get\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[-2].strip() for line in section.splitlines() if line.startswith("|")]
     tests = {name for name in globals() if name.startswith("test_")}

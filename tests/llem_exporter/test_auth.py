@@ -25,7 +25,7 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebExporter]:
 
 
 def test_only_the_right_user_and_password_are_accepted(exporter: WebExporter) -> None:
-    """Every other Authorization header gets 401."""
+    """Every other Authorization header returns 401."""
     wrong = [
         "",
         "Basic",
@@ -47,7 +47,7 @@ def test_only_the_right_user_and_password_are_accepted(exporter: WebExporter) ->
 
 
 def test_names_and_passwords_may_hold_any_text(exporter: WebExporter) -> None:
-    """UTF-8, colons in the password, and more than the 72 bytes that bcrypt reads."""
+    """Passwords may contain UTF-8, colons, and more than the 72 bytes that bcrypt reads."""
 
     def status(user: str, password: str) -> int:
         encoded = b64encode(f"{user}:{password}".encode()).decode()
@@ -57,7 +57,7 @@ def test_names_and_passwords_may_hold_any_text(exporter: WebExporter) -> None:
 
 
 def test_no_password_is_logged(exporter: WebExporter) -> None:
-    """The log has neither right nor wrong passwords, nor hashes, at the most talkative level."""
+    """At the most verbose level, the log contains no passwords, right or wrong, and no hashes."""
     right, wrong = authorization("bob", "rightword"), authorization("bob", "wrongword")
     assert [exporter.ask(headers=headers).status for headers in (right, wrong)] == [200, 401]
     for secret in ("rightword", "wrongword", *right.values(), *wrong.values(), *USERS.values()):
@@ -89,7 +89,7 @@ def verdicts(
 
 
 def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
-    """One hash of an existing user is tried for either, so the time does not tell which names exist."""
+    """Both cost one hash of an existing user, so the response time does not reveal user names."""
     users = {name: hashed("word").encode() for name in (b"ann", b"bob")}
     checks = Checks()
     verifier = Verifier(checks, sleep=at_once)
@@ -109,7 +109,7 @@ def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
 
 
 def test_an_unknown_name_never_gets_in() -> None:
-    """Not even with the password of the user whose hash is tried in its place, nor once removed."""
+    """An unknown or removed user gets 401, even with the password of the user whose hash is checked."""
     users = {b"ann": hashed("word").encode()}
     verifier = Verifier(sleep=at_once)
 
@@ -126,7 +126,7 @@ def test_an_unknown_name_never_gets_in() -> None:
 
 
 def test_one_at_a_time_few_wait_and_equal_ones_share() -> None:
-    """Equal questions are verified once; those beyond the queue's limit are answered BUSY."""
+    """Equal requests are verified once. Requests beyond the limit of the queue get BUSY."""
     users = {b"ann": hashed("word").encode()}
     checks = Checks()
     verifier = Verifier(checks, sleep=at_once)
@@ -145,7 +145,7 @@ def test_one_at_a_time_few_wait_and_equal_ones_share() -> None:
     ("attackers", "elsewhere"), [("10.0.0.1", "10.0.0.2"), ("2001:db8::{}", "2001:db8:1::")]
 )
 def test_addresses_take_turns(attackers: str, elsewhere: str) -> None:
-    """A client from another address is next, in the place of one of those that fill the queue.
+    """In a full queue, a client from another address is next and replaces one of the waiting requests.
 
     All addresses of an IPv6 network count as one.
     """
@@ -164,7 +164,10 @@ def test_addresses_take_turns(attackers: str, elsewhere: str) -> None:
 
 
 def test_after_a_failure_it_rests() -> None:
-    """A wrong password is followed by a rest of four times its own time, a right one by none."""
+    """After a wrong password, the verifier pauses for four times the verification time.
+
+    After a right one it does not.
+    """
     users = {b"ann": hashed("word").encode()}
     now_s, slept = 0.0, []
 
@@ -187,7 +190,7 @@ def test_after_a_failure_it_rests() -> None:
 
 
 def test_what_is_remembered_is_bounded_and_a_flood_forgets_no_good_one() -> None:
-    """Thousands of wrong passwords later the right one is still known."""
+    """After thousands of wrong passwords, the right one is still cached."""
     users = {b"ann": hashed("word").encode()}
     asked = 0
 
@@ -213,13 +216,13 @@ def test_what_is_remembered_is_bounded_and_a_flood_forgets_no_good_one() -> None
 
 
 def test_a_header_without_credentials_is_no_credentials() -> None:
-    """A header that is not Basic, not base64 or without a colon is None."""
+    """A header that is not Basic, not base64 or has no colon gives None."""
     headers = ["Basic !", "Basic YW5u", "Digest x", "", "Basic \u00e9"]
     assert [credentials(header) for header in headers] == [None] * len(headers)
 
 
 def test_a_verification_that_takes_too_long_is_remembered_for_the_next_request() -> None:
-    """The first request is answered BUSY when its wait is over; the verification goes on."""
+    """The first request gets BUSY after its wait. The verification continues for the next request."""
     users, gate = {b"ann": hashed("word").encode()}, threading.Event()
 
     def check(password: bytes, against: bytes) -> bool:

@@ -68,7 +68,7 @@ def measuring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeDr
 
 
 def test_joules_and_grams_with_a_country(measuring: tuple[FakeDriver, Exporter]) -> None:
-    """The gpu component is the GPUs' energy, every component rises, and grams come with a country."""
+    """The gpu component equals the GPUs' energy, every component rises, and a country gives grams."""
     _, exporter = measuring
     first = measured(exporter)
     last = measured(exporter, first[READ_AT])
@@ -85,7 +85,7 @@ def test_joules_and_grams_with_a_country(measuring: tuple[FakeDriver, Exporter])
 
 
 def test_signals_of_the_exporters_leave_its_worker_alone(measuring: tuple[FakeDriver, Exporter]) -> None:
-    """A terminal and `systemctl kill` signal both: the same worker goes on, and no failure is logged."""
+    """SIGINT, SIGTERM and SIGHUP do not stop the worker, and no failure is logged."""
     _, exporter = measuring
     before = measured(exporter)
     worker = worker_of(exporter.pid)
@@ -98,7 +98,7 @@ def test_signals_of_the_exporters_leave_its_worker_alone(measuring: tuple[FakeDr
 
 
 def test_a_lost_gpu_is_no_part_of_a_total(measuring: tuple[FakeDriver, Exporter]) -> None:
-    """The gpu component goes, the log says so once, and after the GPU's return it starts again from 0."""
+    """When a GPU is lost, the gpu component disappears, with one log line. It restarts from 0 later."""
     driver, exporter = measuring
     gpu, success = f'{ENERGY}{{component="gpu"}}', 'llem_collector_success{collector="codecarbon"}'
     before = measured(exporter)
@@ -120,7 +120,7 @@ def test_a_lost_gpu_is_no_part_of_a_total(measuring: tuple[FakeDriver, Exporter]
 
 
 def test_a_node_without_gpus(tmp_path: Path) -> None:
-    """--gpus none publishes cpu and ram of a node that has no driver at all, and codecarbon is selected."""
+    """--gpus none publishes cpu and ram on a node without a driver. codecarbon is selected."""
     with FakeDriver(tmp_path, gpus=1) as driver:
         driver.unload()
         with Exporter(env=driver.env, args=["--gpus", "none"]) as exporter:
@@ -135,7 +135,7 @@ def test_a_node_without_gpus(tmp_path: Path) -> None:
 
 
 def test_it_can_be_switched_off(start: StartExporter, driver: FakeDriver) -> None:
-    """--no-collector.codecarbon starts no worker and publishes none of its series."""
+    """--no-collector.codecarbon starts no worker and publishes no CodeCarbon series."""
     exporter = start("--no-collector.codecarbon", driver=driver)
     assert not worker_of(exporter.pid)  # a worker is started before the exporter is ready
     found = values(exporter.metrics())
@@ -145,7 +145,7 @@ def test_it_can_be_switched_off(start: StartExporter, driver: FakeDriver) -> Non
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signals) -> None:
-    """However the exporter ends, its worker does too."""
+    """The worker ends for every way in which the exporter ends."""
     with driver, Exporter(env=driver.env) as exporter:
         worker = wait_until(lambda: worker_of(exporter.pid), "the worker")
         os.kill(exporter.pid, how)
@@ -157,7 +157,7 @@ def test_the_worker_ends_with_the_exporter(driver: FakeDriver, how: signal.Signa
 def test_the_worker_ends_with_the_exporter_while_the_driver_hangs(
     driver: FakeDriver, *, measures: bool
 ) -> None:
-    """Whatever call of the worker's does not return, it does not outlive a killed exporter."""
+    """The worker ends with a killed exporter, even if a driver call of the worker hangs."""
     with driver, Exporter(env=driver.env) as exporter:
         worker = wait_until(lambda: worker_of(exporter.pid), "the worker")
         if measures:

@@ -85,9 +85,9 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
 
 
 def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
-    """A killed worker is a failure until the next one measures, and so is an error in this process.
+    """A killed worker, or an exception, is a failure until the next measurement.
 
-    The duration is that of the call to CodeCarbon, with the driver's part in it.
+    The published duration is that of the CodeCarbon call, including the driver's time.
     """
     loaded.gpus[0].slow_call_s = 0.3
     failures = [KeyError("odd")]
@@ -112,7 +112,7 @@ def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
 
 
 def test_no_grams_without_a_country(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a country there are joules, no grams, and the log says so once."""
+    """Without a country there are joules but no grams, and one log line."""
     del loaded
     with Watched(0, 1) as watched:
         watched.measures()
@@ -125,7 +125,7 @@ def test_no_grams_without_a_country(loaded: FakeDriver, caplog: pytest.LogCaptur
 def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
     loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where CodeCarbon cannot see the GPUs that are there, their joules are absent and the log says why."""
+    """If CodeCarbon cannot see the GPUs, there are no GPU joules, and the log has the reason."""
     monkeypatch.setenv("PATH", loaded.env_without_nvidia_smi["PATH"])
     with Watched(0, 1) as watched:
         watched.measures()
@@ -134,7 +134,7 @@ def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
 
 
 def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
-    """No worker is started again for a country that CodeCarbon does not know."""
+    """The worker is not restarted if CodeCarbon does not know the country."""
     del loaded
     with Watched(0, country="XYZ") as watched:
         assert "XYZ" in watched.fails()
@@ -144,7 +144,7 @@ def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
 
 
 def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
-    """A driver that hangs is a failure after three periods, told once; the next worker measures again."""
+    """A hung driver is a failure after three periods, with one log line. The next worker measures."""
     with Watched(0, 1) as watched:
         watched.measures()
         stalled = worker_of(os.getpid())
@@ -161,7 +161,7 @@ def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.Log
 def test_a_worker_that_does_not_come_to_measure_is_replaced(
     loaded: FakeDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A driver that hangs from the start on is a failure after the time to start, told once."""
+    """A driver that hangs from the start is a failure after the start timeout, with one log line."""
     loaded.gpus[0].hung = True
     with Watched(0, start_s=2.0) as watched:
         stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
@@ -175,7 +175,7 @@ def test_a_worker_that_does_not_come_to_measure_is_replaced(
 
 
 def test_what_can_mend_is_tried_again(loaded: FakeDriver) -> None:
-    """A GPU that is lost when CodeCarbon starts keeps it from starting, and not for good."""
+    """If CodeCarbon cannot start because of a lost GPU, the start is retried."""
     loaded.gpus[1].lost = True
     with Watched(0) as watched:
         assert watched.fails().startswith("CodeCarbon does not start")
@@ -184,7 +184,7 @@ def test_what_can_mend_is_tried_again(loaded: FakeDriver) -> None:
 
 
 def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last line of its standard error is the reason."""
+    """The reason is the last line of the worker's standard error."""
     (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Watched() as watched:
@@ -194,7 +194,7 @@ def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.Monk
 def test_joules_without_one_of_the_gpus_are_withheld(
     loaded: FakeDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CodeCarbon counts on without it; when it is back, the counters start again: a reset that is seen."""
+    """Without one GPU, the GPU joules are not published. When it returns, the counters are reset."""
     lost = Event()
     with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
         watched.measures()

@@ -38,7 +38,7 @@ def refused(*args: str, **env: str) -> str:
 
 
 def test_help_names_every_option_and_loads_nothing_heavy() -> None:
-    """Of what is installed beside Python, only click."""
+    """--help imports click, and no other third-party package."""
     command = [sys.executable, "-X", "importtime", "-m", "llem_exporter", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
@@ -76,14 +76,14 @@ def test_version() -> None:
 
 
 def test_without_a_gpu_it_says_why_and_what_to_do() -> None:
-    """NVML's reason, and --replay."""
+    """The error contains NVML's reason and suggests --replay."""
     line = refused(FAKE_NVML_STATE="/none", LD_LIBRARY_PATH="")
     assert "NVML_ERROR_LIBRARY_NOT_FOUND" in line or "NVML_ERROR_DRIVER_NOT_LOADED" in line
     assert "--replay demo" in line
 
 
 def test_a_port_in_use_is_named(start: StartExporter) -> None:
-    """The address and the system's reason."""
+    """The error contains the address and the reason of the operating system."""
     exporter = start("--replay", "demo")
     done = run("--replay", "demo", "--web.listen-address", exporter.address)
     assert done.returncode == 1
@@ -91,14 +91,14 @@ def test_a_port_in_use_is_named(start: StartExporter) -> None:
 
 
 def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
-    """File, line and value."""
+    """The error contains the file, the line and the value."""
     path = tmp_path / "trace.csv"
     path.write_text("seconds,gpu,watts\n0,0,x\n")
     assert refused("--replay", str(path)) == f"Error: {path}, line 2: watts must be a number >= 0, not 'x'"
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    """With those that are."""
+    """The error lists the existing GPUs."""
     line = refused("--replay", "demo", "--gpus", "0,7")
     assert line.startswith("Error: no GPU '7' here; there are 0 (GPU-")
 
@@ -113,12 +113,12 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     ],
 )
 def test_options_that_leave_nothing_to_read_are_refused(args: list[str], said: str) -> None:
-    """The one line names the options."""
+    """If the options leave nothing to read, the error names them."""
     assert said in refused(*args)
 
 
 def test_none_needs_codecarbon(tmp_path: Path) -> None:
-    """Where CodeCarbon is not installed, the one line says how to install it."""
+    """If CodeCarbon is not installed, the error contains the pip command."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\nfind = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'codecarbon' else find(name, *rest)\n"
@@ -135,7 +135,7 @@ def test_none_needs_codecarbon(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_address_is_one_line(address: str, said: str) -> None:
-    """In the resolver's own words."""
+    """The error contains the message of the resolver."""
     done = run("--replay", "demo", "--web.listen-address", address)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, line.startswith("Error: cannot listen on ")) == (1, True)
@@ -156,21 +156,21 @@ def test_an_invalid_address_is_one_line(address: str, said: str) -> None:
     ],
 )
 def test_an_invalid_value_is_a_usage_error(option: str, value: str) -> None:
-    """The exit status is 2, and the message has the value."""
+    """The exit status is 2, and the message contains the value."""
     done = CliRunner().invoke(main, [option, value])
     assert done.exit_code == 2
     assert value in done.output
 
 
 def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
-    """Only those asked for are read."""
+    """Only the requested GPUs are read."""
     exporter = start("--gpus", f"0,{driver.gpus[2].uuid}", "--no-collector.zeus", driver=driver)
     assert {labels["gpu"] for labels in scrape(exporter).labels("llem_gpu_info")} == {"0", "2"}
     assert driver.calls()[1].fields <= 1
 
 
 def test_options_come_from_the_environment(start: StartExporter) -> None:
-    """LLEM_EXPORTER_ and the option's name."""
+    """LLEM_EXPORTER_OPTION sets an option."""
     exporter = start(LLEM_EXPORTER_REPLAY="demo", LLEM_EXPORTER_SAMPLE_INTERVAL="50ms")
     assert scrape(exporter).value("llem_sampler_interval_seconds") == 0.05
 
@@ -185,7 +185,7 @@ def has_ipv6_loopback() -> bool:
 
 
 def test_it_listens_on_ipv6_too() -> None:
-    """An address in brackets; the log has a URL, or where the machine has no ::1 one line that says so."""
+    """IPv6 addresses are in brackets. The log has a URL, or an error if the machine has no ::1."""
     done = subprocess.Popen(
         [sys.executable, "-m", "llem_exporter", "--replay", "demo", "--web.listen-address", "[::1]:0"],
         stderr=subprocess.PIPE,
@@ -202,7 +202,7 @@ def test_it_listens_on_ipv6_too() -> None:
 
 
 def test_importing_everything_opens_nothing() -> None:
-    """No NVML, no zeus, no thread at import: a fork afterwards is safe."""
+    """Imports load no NVML or zeus and start no thread, so a fork after them is safe."""
     code = (
         "import sys, threading, llem_exporter.exporter, llem_exporter.cli\n"
         "assert not {'pynvml', 'zeus', 'codecarbon', 'numpy'} & set(sys.modules), 'imported'\n"

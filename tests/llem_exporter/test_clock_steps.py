@@ -76,7 +76,7 @@ class Scraped(Rig):
 
 
 def test_without_steps_every_tick_is_scraped_once() -> None:
-    """The base of the tests below: a minute, whole, without a gap."""
+    """Without clock steps, a minute has all samples and no gap."""
     rig = Scraped()
     rig.tick(600)
     rig.scrape()
@@ -87,7 +87,7 @@ def test_without_steps_every_tick_is_scraped_once() -> None:
 
 @pytest.mark.parametrize("step_s", [3, 3600])
 def test_a_step_forward_is_a_gap(step_s: int) -> None:
-    """As long as the step; nothing is lost before or after it, and it is counted once."""
+    """A step forward is a gap of the same length. No sample is lost, and the step is counted once."""
     rig = Scraped()
     rig.tick(333)
     rig.time.set_wall(step_s)
@@ -102,7 +102,7 @@ def test_a_step_forward_is_a_gap(step_s: int) -> None:
 
 @pytest.mark.parametrize("step_s", [-3, -3600])
 def test_a_step_back_publishes_nothing_until_the_clock_has_passed(step_s: int) -> None:
-    """No time comes twice: silence until the last one and max_gap are over, which is a gap in both."""
+    """After a step back, samples are dropped until the last time plus max_gap, which is a gap."""
     rig = Scraped()
     rig.tick(333)
     rig.time.set_wall(step_s)
@@ -126,7 +126,7 @@ def test_a_step_back_publishes_nothing_until_the_clock_has_passed(step_s: int) -
 
 @pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0])
 def test_a_step_adds_no_joules(step_s: float) -> None:
-    """Nothing is integrated across it: the two sides are each their own."""
+    """No energy is integrated across a step."""
     rig = Scraped()
     rig.tick(339)
     before = rig.page().nvml_joules
@@ -148,7 +148,7 @@ def test_a_step_adds_no_joules(step_s: float) -> None:
 
 
 def test_a_scraper_that_is_new_while_time_is_caught_up_gets_each_sample_once() -> None:
-    """After a step back of 3 s in an exporter of 10 min: what it gets ascends, too."""
+    """After a step back of 3 s, a new scraper also gets ascending times."""
     rig = Scraped()
     connection = object()
     rig.tick(6000)
@@ -171,7 +171,7 @@ def test_a_scraper_that_is_new_while_time_is_caught_up_gets_each_sample_once() -
 
 @given(st.lists(st.tuples(st.integers(1, 80), st.floats(-15, 15)), min_size=1, max_size=6))
 def test_whatever_the_clock_does_the_scraped_trace_is_the_counter(script: list[tuple[int, float]]) -> None:
-    """Any steps at any time: published times ascend, and the trace's joules are the counter's to the bit."""
+    """For any steps, published times ascend, and the joules of the trace equal the counter to the bit."""
     rig = Scraped()
     rig.tick(5)
     for ticks, step_s in script:

@@ -70,7 +70,7 @@ def ticks(first: int, end: int) -> list[Reading]:
 
 
 def test_the_next_request_on_the_connection_confirms() -> None:
-    """Each response then carries what is new, once."""
+    """A request confirms the previous response. Each response then has only new readings."""
     rig, connection = Rig(), object()
     rig.tick(3)
     assert rig.scrape(connection) == ticks(0, 3)
@@ -83,7 +83,7 @@ def test_the_next_request_on_the_connection_confirms() -> None:
 
 
 def test_a_new_connection_is_offered_the_last_response_again_with_what_is_new() -> None:
-    """Only the last one: what was confirmed before is not repeated."""
+    """A new connection gets the last response again and new readings, but no confirmed ones."""
     rig, connection = Rig(), object()
     rig.tick(3)
     rig.scrape(connection)
@@ -95,7 +95,7 @@ def test_a_new_connection_is_offered_the_last_response_again_with_what_is_new() 
 
 
 def test_offered_twice_counts_as_delivered() -> None:
-    """A client that never uses a connection again gets every reading twice and no more."""
+    """A client that never reuses a connection gets every reading exactly twice."""
     rig = Rig()
     seen: list[Reading] = []
     for _ in range(5):
@@ -106,7 +106,7 @@ def test_offered_twice_counts_as_delivered() -> None:
 
 
 def test_a_response_that_was_not_written_to_its_end_is_no_offer() -> None:
-    """However often the connection breaks on the way, it is offered again; other connections do not count."""
+    """A response is offered again for each broken connection. Breaks of other connections do not count."""
     rig, connections = Rig(), [object() for _ in range(6)]
     rig.tick(2)
     rig.scrape(connections[0])
@@ -123,7 +123,7 @@ def test_a_response_that_was_not_written_to_its_end_is_no_offer() -> None:
 
 
 def test_a_connection_that_was_reset_offered_nothing() -> None:
-    """An answer that lay unread when the client gave up is not lost, even if that happens twice in a row."""
+    """A response that was unread at a connection reset is offered again, even twice in a row."""
     rig, connections = Rig(), [object() for _ in range(4)]
     rig.tick(2)
     for connection in connections[:3]:
@@ -137,7 +137,7 @@ def test_a_connection_that_was_reset_offered_nothing() -> None:
 
 
 def test_who_resets_every_connection_gets_on_all_the_same() -> None:
-    """Some clients close so; they get each reading a few times, and the next ones after it."""
+    """A client that resets every connection gets each reading a few times, then the next ones."""
     rig = Rig()
     seen: list[Reading] = []
     for _ in range(40):
@@ -151,7 +151,7 @@ def test_who_resets_every_connection_gets_on_all_the_same() -> None:
 
 
 def test_a_connection_is_compared_by_identity() -> None:
-    """Ports and names recur: an equal connection is another one."""
+    """Two connections that compare equal are different, because ports and names are reused."""
     rig = Rig()
     rig.tick(2)
     rig.scrape(["127.0.0.1", 4000])
@@ -160,7 +160,7 @@ def test_a_connection_is_compared_by_identity() -> None:
 
 @pytest.mark.parametrize(("age_s", "gets"), [(299, 10), (301, 0)])
 def test_where_an_unknown_id_begins(age_s: int, gets: int) -> None:
-    """At the exporter's start where that is less than 5 min ago by the monotonic clock, else now."""
+    """An unknown ID starts at the exporter's start if that is less than 5 min ago, else now."""
     rig, connection = Rig(), object()
     rig.tick(10)
     rig.time.sleep(age_s - 1)
@@ -170,7 +170,7 @@ def test_where_an_unknown_id_begins(age_s: int, gets: int) -> None:
 
 
 def test_after_a_break_of_both_kinds_each_id_has_its_own_cursor() -> None:
-    """What one ID confirms does not move another's."""
+    """A confirmation by one ID does not move the cursor of another."""
     rig, first, second = Rig(), object(), object()
     rig.tick(2)
     rig.scrape(first, name="a")
@@ -182,7 +182,7 @@ def test_after_a_break_of_both_kinds_each_id_has_its_own_cursor() -> None:
 
 
 def test_a_gpu_that_joins_later_is_handed_over_from_its_first_reading_on() -> None:
-    """Between an offer and its confirmation, and unseen between two offers: nothing of it is lost."""
+    """A GPU that joins between an offer and its confirmation, or between two offers, loses no reading."""
     rig, connection = Rig(capacity=8), object()
     rig.tick(3)
     assert rig.scrape(connection) == ticks(0, 3)
@@ -196,7 +196,7 @@ def test_a_gpu_that_joins_later_is_handed_over_from_its_first_reading_on() -> No
 
 
 def test_an_id_has_bounds() -> None:
-    """Empty, too long and unprintable ones are 400, and not kept."""
+    """Empty, too long and unprintable IDs return 400 and are not stored."""
     rig = Rig()
     for name in ("", "x" * (MAX_ID_CHARACTERS + 1), "a\nb", "\x00"):
         with pytest.raises(RefusedError, match="1 to 128 printable") as refused:
@@ -206,7 +206,7 @@ def test_an_id_has_bounds() -> None:
 
 
 def test_ids_are_bounded_in_number_and_forgotten_after_the_retention() -> None:
-    """The 33rd is 429, until one of the others was silent for longer than readings are held."""
+    """The 33rd ID returns 429, until another ID was inactive for longer than the retention."""
     rig = Rig()
     rig.begin(object(), "first")
     rig.time.sleep(1)
@@ -223,7 +223,7 @@ def test_ids_are_bounded_in_number_and_forgotten_after_the_retention() -> None:
 
 
 def test_who_is_silent_for_the_retention_is_forgotten_while_nobody_asks() -> None:
-    """What it missed is counted up to then, and no further."""
+    """An ID that was inactive for the retention is removed. Its later losses are not counted."""
     rig = Rig(capacity=9000)
     rig.scrape(object())
     rig.tick(9100)
@@ -235,7 +235,7 @@ def test_who_is_silent_for_the_retention_is_forgotten_while_nobody_asks() -> Non
 
 
 def test_who_comes_back_after_the_retention_gets_what_is_held() -> None:
-    """The rest is counted as evicted; nobody forgets the one who asks."""
+    """An ID that returns after the retention gets all stored readings. The rest counts as evicted."""
     rig, connection = Rig(capacity=9000), object()
     rig.tick(10)
     rig.scrape(connection)
@@ -246,7 +246,7 @@ def test_who_comes_back_after_the_retention_gets_what_is_held() -> None:
 
 
 def test_another_address_is_a_conflict_until_three_intervals_of_silence() -> None:
-    """409, counted, and the first one's cursor stays; then the other goes on where the first was."""
+    """Another address gets 409. After three intervals of silence it takes over the cursor."""
     rig, connection = Rig(), object()
     for _ in range(5):
         rig.tick(150)
@@ -263,7 +263,7 @@ def test_another_address_is_a_conflict_until_three_intervals_of_silence() -> Non
 
 
 def test_an_interval_is_the_median_of_five_arrivals_or_the_timeout() -> None:
-    """Before there are two arrivals it is the scraper's timeout, or 15 s; one outage changes little."""
+    """Before the second request, the interval is the scrape timeout or 15 s. An outage has little effect."""
     rig, connection = Rig(), object()
     assert rig.begin(connection, "unsaid").interval_s == 15.0
     assert rig.begin(connection, timeout_s=7.0).interval_s == 7.0
@@ -273,7 +273,10 @@ def test_an_interval_is_the_median_of_five_arrivals_or_the_timeout() -> None:
 
 
 def test_evicted_readings_are_counted_once_and_at_once() -> None:
-    """While nobody scrapes as well; what was offered once and not read counts when it cannot be again."""
+    """Evictions are counted without a scrape.
+
+    Readings offered once count when they cannot be offered again.
+    """
     rig = Rig(capacity=10)
     rig.tick(4)
     rig.scrape(object())
@@ -290,7 +293,7 @@ def test_evicted_readings_are_counted_once_and_at_once() -> None:
 
 
 def test_the_metrics_page_has_the_counts() -> None:
-    """All five, as the handover counts them."""
+    """The page has all five counts of the hand-over."""
     rig = Rig(capacity=5)
     rig.begin(connection := object())
     rig.handover.offer("a", T0_MS, [range(0), range(0)])
@@ -375,7 +378,7 @@ steps = st.one_of(
 def test_every_reading_is_delivered_or_counted_as_evicted(
     script: list[Ticks | Scrape], capacity: int
 ) -> None:
-    """Over any scrapes, broken connections, bites and evictions; the counters never go back."""
+    """Holds for any scrapes, broken connections, limits and evictions. Counters never fall."""
     rig, client = Rig(capacity), Client()
     whole = Scrape(reads_last=True, keeps_connection=True, breaks=False, most_ticks=9)
     client.scrape(rig, whole)  # known from now on

@@ -9,7 +9,7 @@ from llem_exporter.history import Ring
 
 
 def test_the_oldest_samples_go_when_the_ring_is_full() -> None:
-    """A ring of 3 holds the last 3 of 5, in order."""
+    """A ring of 3 contains the last 3 of 5 samples, in order."""
     ring = Ring(3)
     for number in range(5):
         ring.append(100 * number, float(number), None)
@@ -19,7 +19,7 @@ def test_the_oldest_samples_go_when_the_ring_is_full() -> None:
 
 
 def test_both_ends_of_a_cut_are_exclusive() -> None:
-    """after_ms < time < before_ms."""
+    """A cut contains the samples with after_ms < time < before_ms."""
     ring = Ring(10)
     for number in range(5):
         ring.append(100 * number, 1.0, 2.0)
@@ -28,7 +28,7 @@ def test_both_ends_of_a_cut_are_exclusive() -> None:
 
 
 def test_what_was_not_read_is_nan() -> None:
-    """A sample may have watts or joules alone."""
+    """A sample may have only watts or only joules. The other value is NaN."""
     ring = Ring(2)
     ring.append(1, None, 5.0)
     ring.append(2, 7.0, None)
@@ -45,7 +45,7 @@ def test_what_was_not_read_is_nan() -> None:
     before=st.integers(-5, 100),
 )
 def test_a_ring_is_the_tail_of_a_list(capacity: int, steps: list[int], after: int, before: int) -> None:
-    """Every cut of a ring equals the same cut of the last `capacity` samples of all."""
+    """A cut of a ring equals the same cut of the last `capacity` samples."""
     ring, times = Ring(capacity), list[int]()
     for step in steps:
         times.append((times[-1] if times else 0) + step)

@@ -42,7 +42,7 @@ def client(port: int, servers: ExitStack) -> Client:
 
 
 def test_neither_id_nor_since_or_both_is_400_with_a_scrape_config(client: Client) -> None:
-    """The body says what to write, for this very target."""
+    """The body contains a scrape config for this target."""
     for query in ("", "?scraper=a&since=0", "?limit=5"):
         answer = client.get(f"/history{query}", Host="node1:9955")
         assert answer.status == 400, query
@@ -52,7 +52,7 @@ def test_neither_id_nor_since_or_both_is_400_with_a_scrape_config(client: Client
 
 
 def test_a_scraper_that_would_lose_samples_is_refused(client: Client) -> None:
-    """426, which a target page shows as Upgrade Required; no ID is taken; `force` answers all the same."""
+    """Such a scraper gets 426, "Upgrade Required", and its ID is not stored. `force` overrides this."""
     agents = [
         "Prometheus/2.52.0",
         "Prometheus/2.53.0",
@@ -76,7 +76,7 @@ def test_a_scraper_that_would_lose_samples_is_refused(client: Client) -> None:
 
 
 def test_other_scrapers_are_answered(client: Client) -> None:
-    """Other versions of Prometheus, however alike, and other programs are not refused."""
+    """Other programs and other versions of Prometheus, even with similar numbers, are served."""
     agents = [
         "Prometheus/2.42.0+ds",
         "Prometheus/2.51.2",
@@ -93,7 +93,7 @@ def test_other_scrapers_are_answered(client: Client) -> None:
 
 
 def test_a_bad_limit_is_400_and_moves_no_cursor(client: Client) -> None:
-    """One line says what is wrong; the samples come with the next good request."""
+    """The body has one line. The next valid request gets the samples."""
     for limit in ("0", "-1", "1.5", "many", "", "9" * 10):
         answer = client.get(f"{SCRAPER}&limit={limit}")
         assert (answer.status, answer.text.count("\n")) == (400, 1), limit
@@ -102,14 +102,14 @@ def test_a_bad_limit_is_400_and_moves_no_cursor(client: Client) -> None:
 
 
 def test_a_bad_id_is_400(client: Client) -> None:
-    """IDs are printable and bounded in length."""
+    """IDs are printable and have a maximum length."""
     for name in ("", "x" * 129, "a%0Ab"):
         answer = client.get(f"/history?scraper={name}")
         assert (answer.status, answer.text) == (400, "a scraper's ID is 1 to 128 printable characters\n")
 
 
 def test_too_many_ids_are_429(client: Client) -> None:
-    """IDs are bounded in number; those that are known are still answered."""
+    """The number of IDs is limited. Known IDs are still served."""
     for number in range(MAX_SCRAPERS):
         assert client.get(f"/history?scraper={number}").status == 200
     assert client.get("/history?scraper=one-more").status == 429
@@ -117,7 +117,7 @@ def test_too_many_ids_are_429(client: Client) -> None:
 
 
 def test_a_scrape_on_the_same_connection_gets_what_is_new(rig: Rig, client: Client) -> None:
-    """Each sample once, every one of every GPU, whole ticks."""
+    """Each sample of every GPU is sent once, in whole ticks."""
     pages = []
     for _ in range(4):
         pages.append(client.get(SCRAPER))
@@ -129,7 +129,7 @@ def test_a_scrape_on_the_same_connection_gets_what_is_new(rig: Rig, client: Clie
 
 
 def test_a_new_connection_gets_the_last_answer_again(rig: Rig, client: Client) -> None:
-    """With what is new; what was confirmed before is not repeated."""
+    """A new connection also gets new samples. Confirmed samples are not repeated."""
     first = client.get(SCRAPER).times_ms
     rig.tick(5)
     second = client.get(SCRAPER).times_ms
@@ -141,7 +141,7 @@ def test_a_new_connection_gets_the_last_answer_again(rig: Rig, client: Client) -
 
 
 def test_a_request_that_fails_on_the_way_is_not_a_scrape(rig: Rig, client: Client) -> None:
-    """Nor is /history?since=: neither confirms, neither moves a cursor."""
+    """Failed requests and /history?since= do not confirm a response or move a cursor."""
     client.get(SCRAPER)
     assert client.get("/history?since=0").status == 200
     assert client.get(f"{SCRAPER}&limit=0").status == 400
@@ -151,7 +151,7 @@ def test_a_request_that_fails_on_the_way_is_not_a_scrape(rig: Rig, client: Clien
 
 
 def test_head_moves_no_cursor(rig: Rig, client: Client) -> None:
-    """Headers as of GET, no body, no ID taken."""
+    """HEAD returns the headers of GET and no body. Its ID is not stored."""
     head = client.get(SCRAPER, method="HEAD")
     assert (head.status, head.body) == (200, b"")
     assert head.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -164,7 +164,7 @@ def test_head_moves_no_cursor(rig: Rig, client: Client) -> None:
 def test_another_address_is_409_until_three_silent_intervals(
     rig: Rig, port: int, client: Client, servers: ExitStack
 ) -> None:
-    """The body names the ID and the address; then the other goes on where the first was."""
+    """The body names the ID and its address. After three intervals, the other address takes over."""
     for _ in range(5):
         rig.tick(50)
         client.get(SCRAPER)
@@ -181,7 +181,7 @@ def test_another_address_is_409_until_three_silent_intervals(
 def test_two_ids_from_two_addresses_get_everything_each(
     rig: Rig, port: int, client: Client, servers: ExitStack
 ) -> None:
-    """A cursor is an ID's."""
+    """Each ID has its own cursor."""
     servers.callback((other := Client(port, "127.0.0.2")).close)
     assert client.get(SCRAPER).times_ms == other.get("/history?scraper=prom-b").times_ms
     rig.tick(7)
@@ -200,14 +200,14 @@ def bites(rig: Rig, client: Client, path: str, every_ticks: int, **headers: str)
 
 
 def test_a_backlog_goes_out_in_bites_of_three_intervals(rig: Rig, client: Client) -> None:
-    """The scraper's timeout stands for its interval before there are two arrivals."""
+    """Before the second request, the scrape timeout is used as the interval."""
     rig.tick(900)
     counts = bites(rig, client, SCRAPER, 150, X_Prometheus_Scrape_Timeout_Seconds="10")
     assert counts == [300, 450, 450, 250, 150]
 
 
 def test_a_nonsense_timeout_is_none(rig: Rig, client: Client) -> None:
-    """Then an interval of 15 s is taken for usual."""
+    """With an invalid timeout, the interval is 15 s."""
     rig.tick(900)
     timeouts = ["nonsense", "nan", "inf", "-3", "0", "1e9", ""]
     answers = [
@@ -219,7 +219,7 @@ def test_a_nonsense_timeout_is_none(rig: Rig, client: Client) -> None:
 
 
 def test_max_samples_bounds_every_answer(rig: Rig, servers: ExitStack) -> None:
-    """Of all GPUs and series together, in whole ticks; `limit` in the URL goes before it."""
+    """The limit counts samples of all GPUs and series, in whole ticks. `limit` in the URL overrides it."""
     servers.callback((client := Client(servers.enter_context(served(rig, max_samples=61)))).close)
     assert bites(rig, client, SCRAPER, 10) == [30, 30, 30, 30, 20, 10]
     rig.tick(100)
@@ -228,9 +228,9 @@ def test_max_samples_bounds_every_answer(rig: Rig, servers: ExitStack) -> None:
 
 
 def test_what_is_offered_again_is_never_cut(client: Client) -> None:
-    """A smaller bite than the last answer would lose the rest of it; a bite of what is new comes with it.
+    """The last response is repeated whole even if the limit is smaller.
 
-    So a client that never uses a connection again gets on with every answer.
+    New samples are added up to the limit, so a client that never reuses a connection makes progress.
     """
     first = client.get(f"{SCRAPER}&limit=120").times_ms
     client.close()
@@ -244,7 +244,7 @@ def test_what_is_offered_again_is_never_cut(client: Client) -> None:
 
 
 def test_bites_too_small_to_keep_up_are_counted_as_evicted(servers: ExitStack) -> None:
-    """What the ring dropped before the scraper came to it is in the counter, and nothing else."""
+    """The counter has exactly the samples that the ring dropped before they were offered."""
     rig = Rig(GPUS, retention_ms=10_000)
     servers.callback((client := Client(servers.enter_context(served(rig)))).close)
     had = list[int]()
@@ -257,7 +257,7 @@ def test_bites_too_small_to_keep_up_are_counted_as_evicted(servers: ExitStack) -
 
 
 def test_the_page_comes_as_asked_for(client: Client) -> None:
-    """Text 0.0.4 or OpenMetrics, gzipped where accepted."""
+    """The format is text 0.0.4 or OpenMetrics, with gzip if accepted."""
     plain = client.get(f"{SCRAPER}-plain")
     assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     zipped = client.get(f"{SCRAPER}-zipped", Accept=OPENMETRICS, Accept_Encoding="gzip")
@@ -281,7 +281,7 @@ def test_the_page_comes_as_asked_for(client: Client) -> None:
 def test_who_goes_away_in_the_middle_is_offered_it_again(
     port: int, rig: Rig, client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it is reset after a few bytes of many: nothing in the log, nothing confirmed or lost."""
+    """If a client resets a response several times, nothing is logged, confirmed or lost."""
     path = f"{SCRAPER}&limit=1000000"
     client.get(path)
     rig.tick(4000)
@@ -314,7 +314,7 @@ def replayed() -> Iterator[Exporter]:
 
 
 def test_a_process_logs_nothing_of_it_either(replayed: Exporter) -> None:
-    """On the program itself: clients that reset the connection leave no line in the log."""
+    """In a real process, clients that reset the connection leave no log line."""
     before = replayed.log()
     for number in range(5):
         go_away(replayed.port, f"/history?scraper={number}", read_bytes=number)
@@ -324,7 +324,7 @@ def test_a_process_logs_nothing_of_it_either(replayed: Exporter) -> None:
 
 
 def test_an_answer_that_was_left_unread_comes_again(replayed: Exporter) -> None:
-    """Two scrapes time out in a row with their answers in the kernel's buffers: the third has it all."""
+    """If two scrapes in a row time out with unread responses, the third gets all samples."""
     path = "/history?scraper=p&limit=1000"
     first = times_ms(replayed.fetch_text("/history?since=0"), 0)[0]
     for _ in range(2):

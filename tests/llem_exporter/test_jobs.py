@@ -73,7 +73,7 @@ def jobs_on(exporter: Exporter) -> set[tuple[str, str, str]]:
     ],
 )
 def test_lines_are_jobs(text: str, expected: list[tuple[str, str]]) -> None:
-    """Each job= begins another job, what other keys say is for others."""
+    """Each job= starts a new job. Unknown keys are ignored."""
     assert parse(text, OURS) == tuple(Job(OURS, job, user) for job, user in expected)
 
 
@@ -90,7 +90,7 @@ def test_lines_are_jobs(text: str, expected: list[tuple[str, str]]) -> None:
     ],
 )
 def test_what_is_no_job_is_refused(text: str, reason: str) -> None:
-    """Text that could harm a page, a log or a store is refused, with its line."""
+    """Text that could harm a page, a log or a store is rejected with its line number."""
     with pytest.raises(RefusedError) as refused:
         parse(text, OURS)
     assert str(refused.value) == reason
@@ -101,7 +101,7 @@ def test_what_is_no_job_is_refused(text: str, reason: str) -> None:
     | st.lists(st.sampled_from(["job=", "user=", "=", "1", "\n", "\r", "a"])).map("".join)
 )
 def test_no_text_brings_anything_but_printable_values(text: str) -> None:
-    """Whatever a file holds, it is refused or gives jobs with printable, bounded values."""
+    """Any file is either rejected or gives jobs with printable values of limited length."""
     try:
         jobs = parse(text, OURS)
     except RefusedError as exc:
@@ -113,7 +113,7 @@ def test_no_text_brings_anything_but_printable_values(text: str) -> None:
 
 
 def test_files_are_found_by_uuid(tmp_path: Path) -> None:
-    """UUID and UUID.ANYTHING in either case count; dot-files, other GPUs' and stray files do not."""
+    """UUID and UUID.SUFFIX match in upper and lower case. Dot-files and other names do not."""
     put(tmp_path, UUID, "job=1\n")
     put(tmp_path, f"{UUID}.2", "job=2\nuser=bo\n")
     put(tmp_path, f"{UUID.upper()}.job.3", "job=3\n")
@@ -123,14 +123,14 @@ def test_files_are_found_by_uuid(tmp_path: Path) -> None:
 
 
 def test_one_job_in_two_files_is_one_series(tmp_path: Path) -> None:
-    """The same label set never comes twice: a page with it would be refused whole."""
+    """A label set occurs only once, because Prometheus rejects a page with duplicates."""
     put(tmp_path, UUID, "job=1\nuser=ada\njob=1\nuser=ada\n")
     put(tmp_path, f"{UUID}.1", "job=1\nuser=ada\n")
     assert listing(tmp_path).jobs == (Job(OURS, "1", "ada"),)
 
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:
-    """Symbolic links, FIFOs, sockets and directories are refused at once, and never waited for."""
+    """Symbolic links, FIFOs, sockets and directories are rejected without blocking."""
     secret = tmp_path / "secret"
     secret.write_text("job=secret\n")
     (tmp_path / f"{UUID}.link").symlink_to(secret)
@@ -147,7 +147,7 @@ def test_only_plain_files_are_opened(tmp_path: Path) -> None:
 
 
 def test_a_leased_file_is_not_waited_for(tmp_path: Path) -> None:
-    """The holder of a lease on a file can make others wait for it; this reading refuses it instead."""
+    """A file with a lease could block the reader. It is rejected instead."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # it tells the holder that somebody came
     put(tmp_path, f"{UUID}.leased", "job=1\n")
     with (tmp_path / f"{UUID}.leased").open("r+") as leased:
@@ -159,7 +159,7 @@ def test_a_leased_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
-    """A file, files or entries beyond the limits are refused or left out, with a reason."""
+    """Files that are too large, and files or entries beyond the limits, are rejected with a reason."""
     with (tmp_path / f"{UUID}.huge").open("wb") as huge:
         huge.truncate(10**12)
     assert listing(tmp_path).refused == (f"'{UUID}.huge': is larger than {MAX_BYTES} bytes",)
@@ -177,7 +177,7 @@ def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    """Bad UTF-8 in a file or its name is refused in words that can be printed."""
+    """Invalid UTF-8 in a file or its name is rejected with a printable reason."""
     put(tmp_path, UUID, b"job=1\nuser=\xff\n")
     (tmp_path / os.fsdecode(f"{UUID}.\xe9\n".encode("latin-1"))).write_text("job\n")
     found = listing(tmp_path)
@@ -187,7 +187,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_half_written_file_waits_for_its_end(tmp_path: Path) -> None:
-    """A last line without an end counts only once the file is found unchanged."""
+    """A last line without a newline counts only if the file is unchanged at the next reading."""
     files = JobFiles(str(tmp_path))
     path = tmp_path / UUID
     path.write_text("job=12")
@@ -200,7 +200,7 @@ def test_a_half_written_file_waits_for_its_end(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_directory_is_a_reason(tmp_path: Path) -> None:
-    """A directory that is not there, or is none, gives one line with its name."""
+    """A missing directory, or a path that is not a directory, gives an error with its name."""
     (tmp_path / "file").write_text("")
     for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
         with pytest.raises(ConfigError, match=reason):
@@ -233,7 +233,7 @@ SUCCESS, DURATION = metrics.COLLECTOR_SUCCESS.name, metrics.COLLECTOR_DURATION.n
 
 
 def test_a_directory_that_hangs_stops_no_scrape() -> None:
-    """While a reading hangs the page answers; the jobs vanish, and the page says for how long it hangs."""
+    """If a reading hangs, the page has no jobs but is served, and shows how long it hangs."""
     hung, hangs, released, clock = threading.Event(), threading.Event(), threading.Event(), FakeTime()
 
     def read(uuids: Collection[str]) -> Listing:
@@ -263,7 +263,7 @@ def test_a_directory_that_hangs_stops_no_scrape() -> None:
 
 
 def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One line when reading begins to fail, one when it is over, none in between."""
+    """One line is logged when readings start to fail, and one when they work again."""
     failing = [True]
 
     def refuse() -> NoReturn:
@@ -283,7 +283,7 @@ def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged in one line, and the directory is read again a moment later."""
+    """An unexpected exception is logged in one line, and the directory is read again."""
     found = Listing((Job(OURS, "1", ""),))
     answers: list[Listing | KeyError] = [KeyError("odd")]
 
@@ -309,7 +309,7 @@ def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptu
 
 
 def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDriver, tmp_path: Path) -> None:
-    """The directory may come after the exporter; jobs of several GPUs and several of one come and go."""
+    """The directory may be created later. Jobs on several GPUs and several jobs per GPU are supported."""
     directory = tmp_path / "jobs"
     exporter = start("--jobs.dir", str(directory), driver=driver)
     wait_until(lambda: "No such file or directory" in exporter.log(), "the missing directory, said")
@@ -332,7 +332,7 @@ def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDri
 
 
 def test_a_replayed_gpu_has_jobs_too(start: StartExporter, tmp_path: Path) -> None:
-    """A trace's GPU is a GPU, and its UUID is found in either case."""
+    """The UUID of a replayed GPU matches in upper and lower case."""
     exporter = start("--replay", "demo", "--jobs.dir", str(tmp_path))
     uuid = scrape(exporter).labels("llem_gpu_info", gpu=0)[0]["uuid"]
     put(tmp_path, uuid.upper(), "job=7\nuser=ada\n")

@@ -52,27 +52,27 @@ def test_three_samples_of_100_watts_are_20_joules() -> None:
 
 
 def test_nothing_is_counted_before_the_first_power_sample() -> None:
-    """A GPU without power has no joules, not 0 joules; its own counter is published all the same."""
+    """A GPU without power has no joules instead of 0. Its hardware counter is still published."""
     shown = page(filled(read(0, None, 12.5)), 0)
     assert (shown.nvml_joules, shown.integrated_s, shown.gap_s) == (None, None, None)
     assert (shown.joules, shown.sample_unix_s, shown.fresh) == (12.5, T0_MS / 1000, True)
 
 
 def test_a_missing_power_reading_is_bridged() -> None:
-    """None between two samples 200 ms apart costs nothing."""
+    """A missing reading between two samples 200 ms apart is not a gap."""
     shown = page(filled(read(0, 100.0), read(100, None, 5.0), read(200, 100.0)), 200)
     assert (shown.nvml_joules, shown.integrated_s, shown.gap_s) == (20.0, 0.2, 0.0)
 
 
 def test_a_hole_longer_than_max_gap_is_a_gap_with_its_seconds() -> None:
-    """301 ms apart: no joules, 0.301 s of gap; 300 ms apart: joules."""
+    """Samples 301 ms apart give 0.301 s of gap and no joules. 300 ms apart they give joules."""
     assert page(filled(read(0, 100.0), read(300, 100.0)), 300).nvml_joules == 30.0
     shown = page(filled(read(0, 100.0), read(301, 100.0)), 301)
     assert (shown.nvml_joules, shown.integrated_s, shown.gap_s) == (0.0, 0.0, 0.301)
 
 
 def test_an_open_gap_grows_while_nothing_is_read() -> None:
-    """Gap seconds do not wait for the GPU to come back, and its coming back does not shorten them."""
+    """Gap seconds grow before the GPU returns, and do not shrink when it returns."""
     ledger = filled(read(0, 100.0))
     assert page(ledger, 600).gap_s == 0.0
     assert page(ledger, 1000).gap_s == 0.7
@@ -82,7 +82,7 @@ def test_an_open_gap_grows_while_nothing_is_read() -> None:
 
 
 def test_gauges_vanish_after_a_second_and_counters_stay() -> None:
-    """By the monotonic clock, not by the wall clock."""
+    """The second is measured by the monotonic clock."""
     ledger = filled(read(0, 100.0, 7.0), read(100, 120.0, 8.0))
     ledger.set_status(Status(temperature_celsius=40.0), read(100, 120.0, 8.0).monotonic_s)
     shown = ledger.page(T0_MS + 999_999, 1.1)
@@ -93,7 +93,7 @@ def test_gauges_vanish_after_a_second_and_counters_stay() -> None:
 
 
 def test_the_slow_readings_are_published_for_five_seconds() -> None:
-    """At 5 s they are, a millisecond later they are not, though power is fresh."""
+    """Slow readings disappear after 5 s, even while power is read."""
     ledger = filled(read(0, 100.0))
     ledger.set_status(Status(temperature_celsius=40.0), 0.0)
     ledger.add(read(5000, 100.0))
@@ -102,7 +102,7 @@ def test_the_slow_readings_are_published_for_five_seconds() -> None:
 
 
 def test_the_peak_is_of_the_last_minute() -> None:
-    """A peak is forgotten after 60 s, and the next highest takes its place."""
+    """A peak expires after 60 s. Then the next highest value is the peak."""
     ledger = filled(read(0, 500.0), read(30_000, 300.0), read(40_000, 200.0))
     assert page(ledger, 40_000).peak_watts == 500.0
     ledger.add(read(60_001, 100.0))
@@ -124,12 +124,12 @@ def test_errors_are_counted_by_name() -> None:
     [(None, None), (nan, None), (inf, None), (-0.1, None), (0.0, 0.0), (100.06, 100.0), (100.07, 100.125)],
 )
 def test_a_sample_is_a_finite_number_of_eighths(value: float | None, sample: float | None) -> None:
-    """None, NaN, infinite and negative readings are no samples; others are rounded to 1/8."""
+    """None, NaN, infinite and negative readings are not samples. Others are rounded to 1/8."""
     assert rounded(value, 8) == sample
 
 
 def test_a_sample_before_a_settled_time_is_left_out_of_both() -> None:
-    """What was handed out as complete stays so: a straggler is neither in the history nor in the joules."""
+    """A sample older than the settled time is in neither the history nor the joules."""
     ledger = filled(read(0, 100.0), read(100, 100.0))
     assert len(ledger.trace(0, T0_MS + 200).times_ms) == 2
     ledger.add(read(199, 900.0))
@@ -139,7 +139,7 @@ def test_a_sample_before_a_settled_time_is_left_out_of_both() -> None:
 
 
 def test_after_a_clock_step_nothing_is_published_within_max_gap() -> None:
-    """The step is a gap in the history, too; the power gauge goes on meanwhile, without a time."""
+    """A step is a gap in the history. The power gauge is still published."""
     ledger = filled(read(0, 100.0), read(100, 100.0))
     ledger.add(read(-2900, 110.0, steps=1, at_s=0.2))
     shown = ledger.page(T0_MS - 2900, 0.2)
@@ -156,7 +156,7 @@ eighths = st.integers(0, 8 * 2000).map(lambda n: n / 8)
 
 @given(st.lists(st.tuples(st.integers(1, 400), eighths), min_size=2, max_size=200))
 def test_the_sums_are_exact(samples: list[tuple[int, float]]) -> None:
-    """Joules equal the same sum in rational arithmetic, rounded once: nothing is lost on the way."""
+    """Joules equal the sum in rational arithmetic, rounded once."""
     ledger, ms = new_ledger(), 0
     exact, covered_ms, gap_ms = Fraction(0), 0, 0
     times: list[tuple[int, Fraction]] = []
@@ -192,7 +192,7 @@ operations = st.lists(
 def test_published_times_ascend_and_no_counter_goes_back(
     script: list[tuple[str, float | None, int]],
 ) -> None:
-    """Over reads, scrapes, pulls and clock steps in any order; the history's joules are the counter's."""
+    """For reads, scrapes and clock steps in any order, the joules of the history equal the counter."""
     ledger, elapsed_ms, wall_ms, steps = new_ledger(), 0, T0_MS + 10_000, 0
     pulled: list[int] = []
     counters = [(0.0, 0.0, 0.0, 0.0)]

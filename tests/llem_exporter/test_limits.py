@@ -52,9 +52,9 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
 
 
 def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
-    """With 64 descriptors and 100 silent clients every scrape is answered and one line is logged.
+    """With 64 descriptors and 100 idle clients, every scrape is served and one line is logged.
 
-    The connection that a scraper of /history keeps is still there afterwards.
+    The persistent connection of a /history scraper stays open.
     """
     exporter = servers.enter_context(LimitedExporter(64))
     kept = http.client.HTTPConnection("127.0.0.1", exporter.port, timeout=30)
@@ -78,7 +78,7 @@ def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
 
 
 def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
-    """At the last descriptor idle connections are closed, scrapes are answered, and one line is logged."""
+    """Without free descriptors, idle connections are closed, scrapes are served, and one line is logged."""
     exporter = servers.enter_context(LimitedExporter(24, held=9))
     with crowd(exporter, 12):
         for _ in range(4):
@@ -105,7 +105,10 @@ def test_connections_that_were_answered_outlive_silent_ones(servers: ExitStack) 
 
 
 def test_a_burst_of_newcomers_pushes_out_no_scraper(servers: ExitStack) -> None:
-    """Answered connections outlive silent newcomers; among answered ones the longest idle goes."""
+    """Silent new connections are closed before served ones.
+
+    Of the served ones, the longest idle is closed.
+    """
     exporter = servers.enter_context(LimitedExporter(64))
     with ExitStack() as stack:
         asked = [stack.enter_context(connect(exporter)) for _ in range(15)]
@@ -126,7 +129,7 @@ def test_a_burst_of_newcomers_pushes_out_no_scraper(servers: ExitStack) -> None:
     "framing", ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello"]
 )
 def test_a_body_is_refused(exporter: Exporter, framing: str) -> None:
-    """413, and the connection is closed: what follows is not taken for a request."""
+    """A body returns 413 and closes the connection. The body is not read as a request."""
     with connect(exporter) as client:
         client.sendall(f"POST /metrics HTTP/1.1\r\nHost: x\r\n{framing}".encode())
         assert status_of(client) == 413
@@ -134,7 +137,7 @@ def test_a_body_is_refused(exporter: Exporter, framing: str) -> None:
 
 
 def test_a_large_body_is_not_read(exporter: Exporter) -> None:
-    """The connection ends long before 200 MB were sent."""
+    """The connection is closed long before 200 MB are sent."""
     with connect(exporter) as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000000\r\n\r\n")
         assert sends(client, b"x" * 1_000_000, times=200) < 20
@@ -150,9 +153,9 @@ def slow_readers(stack: ExitStack, exporter: Exporter, count: int, timeout_s: in
 
 
 def test_scrapes_at_once_have_a_limit(full: Exporter) -> None:
-    """Beyond 16 slow readers of /history the next one gets 503 and a Retry-After header.
+    """With 16 slow readers of /history, the next one gets 503 and a Retry-After header.
 
-    /metrics, the health pages and a known scraper on its own connection are answered.
+    /metrics, the health pages and a known scraper on its own connection are served.
     """
     with ExitStack() as stack, urllib3.HTTPConnectionPool("127.0.0.1", full.port, maxsize=1) as known:
         assert known.request("GET", "/history?scraper=a").status == 200
@@ -167,7 +170,7 @@ def test_scrapes_at_once_have_a_limit(full: Exporter) -> None:
 
 
 def test_an_answer_that_nobody_takes_is_cut(exporter: Exporter) -> None:
-    """One answer that fits into the exporter's buffers, and those of requests without end."""
+    """A client that does not read is cut, after one small response or during endless requests."""
     before = descriptors(exporter)
     request = get("/metrics", "X-Prometheus-Scrape-Timeout-Seconds: 2")
     with connect(exporter, 4096) as client, connect(exporter, 4096) as single:
@@ -179,7 +182,7 @@ def test_an_answer_that_nobody_takes_is_cut(exporter: Exporter) -> None:
 
 
 def test_other_methods_are_refused(exporter: Exporter) -> None:
-    """405, 400 for a malformed one, 413 for CONNECT, which is all body; others are answered afterwards."""
+    """Other methods return 405, malformed ones 400, and CONNECT 413. Later requests are served."""
     methods = ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "GETT", "get")
     statuses = {}
     for method in methods:
@@ -191,16 +194,16 @@ def test_other_methods_are_refused(exporter: Exporter) -> None:
 
 
 def test_an_upgrade_is_declined(exporter: Exporter) -> None:
-    """The page comes as for a request without the Upgrade header."""
+    """The Upgrade header is ignored."""
     with connect(exporter) as client:
         client.sendall(get("/-/healthy", "Connection: Upgrade", "Upgrade: websocket"))
         assert status_of(client) == 200
 
 
 def test_floods_of_queries_are_answered(exporter: Exporter) -> None:
-    """Thousands of parameters, a line that is too long and pipelined requests are answered or refused.
+    """Thousands of parameters, long lines and pipelined requests are served or rejected.
 
-    A scrape beside them is answered.
+    A scrape at the same time is served.
     """
     query = "&".join(f"a{number}=" for number in range(1_000))
     assert exporter.fetch(f"/history?since=0&{query}").status == 200
@@ -215,7 +218,7 @@ def test_floods_of_queries_are_answered(exporter: Exporter) -> None:
 
 @pytest.mark.full
 def test_clients_that_do_not_read_leave_no_memory(full: Exporter) -> None:
-    """Slow readers that are cut, and 1500 clients that ask for the whole history and go."""
+    """Slow readers that are cut, and 1500 clients that disconnect during /history, leak no memory."""
     full.fetch("/history?since=0")
     before, before_mb = descriptors(full), memory_mb(full, "RssAnon")
     for _ in range(3):
@@ -233,7 +236,7 @@ def test_clients_that_do_not_read_leave_no_memory(full: Exporter) -> None:
 
 @pytest.mark.full
 def test_tls_handshakes_that_never_end_leave_no_memory(servers: ExitStack, tmp_path: Path) -> None:
-    """Three times 500 of them take less than 60 MB."""
+    """Three times 500 unfinished TLS handshakes take less than 60 MB."""
     web = WebFolder(tmp_path)
     config = web.write(tls_server_config=web.tls())
     args = ("--replay", "demo", "--no-collector.codecarbon")

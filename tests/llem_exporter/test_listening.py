@@ -48,7 +48,7 @@ def healthy(url: str) -> bool:
 
 
 def test_it_listens_on_each_address(servers: ExitStack) -> None:
-    """The option may be given again; on loopback nobody is warned."""
+    """The option may be repeated. Loopback addresses give no warning."""
     exporter = servers.enter_context(AddressedExporter("127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0"))
     hosts = [url.rpartition(":")[0] for url in exporter.urls]
     assert hosts == ["http://127.0.0.1", "http://127.0.0.2", "http://127.0.0.3"]
@@ -57,7 +57,7 @@ def test_it_listens_on_each_address(servers: ExitStack) -> None:
 
 
 def test_everywhere_is_warned_about_once(servers: ExitStack) -> None:
-    """One line names all addresses that are not loopback, where neither TLS nor a password guards them."""
+    """Without TLS or a password, one line warns about all addresses that are not loopback."""
     exporter = servers.enter_context(AddressedExporter("127.0.0.1:0", ":0"))
     wait_until(lambda: WIDE.search(exporter.log()), "a warning")
     (wide,) = WIDE.findall(exporter.log())
@@ -67,7 +67,7 @@ def test_everywhere_is_warned_about_once(servers: ExitStack) -> None:
 
 
 def test_a_guarded_one_is_not_warned_about(servers: ExitStack, tmp_path: Path) -> None:
-    """With TLS the whole network may see it."""
+    """With TLS, there is no warning about non-loopback addresses."""
     web = WebFolder(tmp_path)
     config = web.write(tls_server_config=web.tls())
     context = client_context(web.authority)
@@ -79,7 +79,7 @@ def test_a_guarded_one_is_not_warned_about(servers: ExitStack, tmp_path: Path) -
 
 
 def test_ipv6_everywhere_is_ipv4_too(servers: ExitStack) -> None:
-    """[::]:PORT answers on both, as in Go; a machine without IPv6 says that it cannot."""
+    """[::]:PORT listens on IPv4 and IPv6, as in Go. A machine without IPv6 gives an error."""
     if not has_ipv6_loopback():
         done = run("--replay", "demo", "--web.listen-address", "[::1]:0")
         assert done.stderr.startswith("Error: cannot listen on [::1]:0: ")
@@ -92,7 +92,7 @@ def test_ipv6_everywhere_is_ipv4_too(servers: ExitStack) -> None:
 
 
 def test_of_several_addresses_one_in_use_ends_it(servers: ExitStack) -> None:
-    """One line names that one, and the others are free again."""
+    """The error names the address in use. The other addresses are closed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use$"):
@@ -118,7 +118,7 @@ class ActivatedExporter(Exporter):
 
 
 def test_it_serves_on_sockets_that_systemd_opened(servers: ExitStack) -> None:
-    """The connection that came before the start is answered; both sockets are named in the log."""
+    """A connection made before the start is served. The log names both sockets."""
     exporter = servers.enter_context(ActivatedExporter(args=("--replay", "demo")))
     assert f"listening on {exporter.url}\n" in exporter.log()
     assert healthy(f"http://127.0.0.2:{exporter.port}")
@@ -126,7 +126,7 @@ def test_it_serves_on_sockets_that_systemd_opened(servers: ExitStack) -> None:
 
 
 def test_without_sockets_from_systemd_it_says_so() -> None:
-    """Also where the sockets were meant for another process; the variables are removed."""
+    """Sockets meant for another process are an error as well. The variables are removed."""
     pid = str(os.getpid())
     for environ in (
         {},
@@ -141,7 +141,7 @@ def test_without_sockets_from_systemd_it_says_so() -> None:
 
 
 def test_what_is_no_listening_socket_is_named(tmp_path: Path) -> None:
-    """A pipe, and a socket of another kind: one line."""
+    """A pipe or a datagram socket gives an error of one line."""
     script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" --web.systemd-socket 3<&0'
     command = ["sh", "-c", script, "-", sys.executable, "-m", "llem_exporter", "--replay", "demo"]
     done = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=False)
@@ -162,7 +162,7 @@ def test_what_is_no_listening_socket_is_named(tmp_path: Path) -> None:
 def test_the_service_manager_is_notified_when_it_serves(
     servers: ExitStack, tmp_path: Path, form: str
 ) -> None:
-    """READY=1 is sent once, when it listens; to a path or to an abstract name."""
+    """READY=1 is sent once, when the exporter listens, to a path or to an abstract socket."""
     address = form.format(tmp_path if form.startswith("{") else os.getpid())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address.replace("@", "\0", 1))
@@ -177,7 +177,10 @@ def test_the_service_manager_is_notified_when_it_serves(
 
 
 def test_the_hand_over_knows_connections_under_tls(servers: ExitStack, tmp_path: Path) -> None:
-    """A second request on one connection confirms the first answer; on another one it does not."""
+    """A second request on the same connection confirms the first response.
+
+    On another connection it does not.
+    """
     web = WebFolder(tmp_path)
     config = web.write(tls_server_config=web.tls())
     exporter = servers.enter_context(WebExporter(config, context=client_context(web.authority)))

@@ -29,7 +29,7 @@ def lines_of(exporter: Exporter) -> list[dict[str, Any]]:
 
 
 def test_each_line_is_an_object(start: StartExporter) -> None:
-    """RFC 3339 in UTC with milliseconds, level, message, logger, and what a line is about as a field."""
+    """A line has the time (RFC 3339, UTC, milliseconds), level, message, logger and other fields."""
     before = time.time()
     exporter = start("--log.format", "json", "--replay", "demo")
     (line,) = lines_of(exporter)
@@ -41,7 +41,7 @@ def test_each_line_is_an_object(start: StartExporter) -> None:
 
 
 def test_a_scrape_leaves_no_line(start: StartExporter) -> None:
-    """Nor do refused requests, garbage, SIGHUP without a file, and connections that break off."""
+    """Scrapes, rejected requests, garbage, broken connections and SIGHUP without a file log nothing."""
     exporter = start("--log.format", "json", "--replay", "demo", "--log.level", "debug")
     settled = exporter.log()
     for path in ("/metrics", "/history?since=0", "/history", "/none", "/history?scraper=a"):
@@ -56,7 +56,7 @@ def test_a_scrape_leaves_no_line(start: StartExporter) -> None:
 
 
 def test_an_error_at_the_start_is_an_object_too() -> None:
-    """What is one line of text is one line of JSON; the status is the same."""
+    """An error at the start is one line of JSON. The exit status is 1."""
     done = run("--replay", "/none.csv", "--log.format", "json")
     line = json.loads(done.stderr)
     assert (done.returncode, line["level"]) == (1, "error")
@@ -73,7 +73,7 @@ def failed_reads(exporter: Exporter) -> float:
 def test_a_lost_gpu_is_a_line_when_it_goes_and_when_it_comes(
     start: StartExporter, driver: FakeDriver
 ) -> None:
-    """One line each, however often reading it fails in between."""
+    """The number of failed readings in between does not matter."""
     exporter = start(
         "--log.format", "json", "--no-collector.zeus", "--no-collector.codecarbon", driver=driver
     )
@@ -106,7 +106,7 @@ def logged_by(code: str) -> list[dict[str, Any]]:
 
 
 def test_what_others_say_is_json_too() -> None:
-    """Warnings, the loop's own errors, errors in threads, the error that ends it: each with its traceback."""
+    """Warnings, asyncio errors, errors in threads and the fatal error are JSON, with their exceptions."""
     lines = logged_by(
         """
 warnings.warn("careful\\nhere")
@@ -141,7 +141,7 @@ raise ValueError("three")
 
 
 def test_text_stays_as_it_was(start: StartExporter) -> None:
-    """Time, level and message."""
+    """A text line has the time, the level and the message."""
     exporter = start("--replay", "demo")
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} INFO listening on {exporter.url}\n", exporter.log()
@@ -149,7 +149,7 @@ def test_text_stays_as_it_was(start: StartExporter) -> None:
 
 
 def test_a_trouble_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    """However often it happens; after a quiet minute it is over, and may begin again."""
+    """A problem is logged once until it has not occurred for a minute. Then it may be logged again."""
     now_s = 0.0
     troubles = Troubles(logging.getLogger("troubles"), lambda: now_s)
     caplog.set_level(logging.INFO)

@@ -10,12 +10,12 @@ from tests.servers import program, wait_until
 
 
 def test_the_page_of_a_replayed_trace_is_golden() -> None:
-    """Byte for byte; golden_page.py says how to write it anew."""
+    """The page equals the golden file byte for byte. golden_page.py describes how to regenerate it."""
     assert render() == GOLDEN.read_text()
 
 
 def test_promtool_finds_nothing_wrong(start: StartExporter, driver: FakeDriver) -> None:
-    """`promtool check metrics` accepts the page of a trace and that of GPUs with every collector."""
+    """`promtool check metrics` accepts the page of a trace and the page of GPUs with all collectors."""
     exporter = start(driver=driver)
     awaited = ("llem_gpu_zeus_energy_joules_total{", "llem_codecarbon_energy_joules_total{")
     page = wait_until(
@@ -33,7 +33,7 @@ def test_promtool_finds_nothing_wrong(start: StartExporter, driver: FakeDriver) 
 
 
 def test_help_and_type_are_the_specs() -> None:
-    """Each family of the golden page has the help and kind of its spec."""
+    """Each family of the golden page has the help and the kind of its spec."""
     page = render()
     for spec in METRICS_PAGE:
         if f"{spec.name}" in page:

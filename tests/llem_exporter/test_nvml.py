@@ -29,7 +29,7 @@ def only(driver: FakeDriver) -> tuple[FakeGpu, nvml.NvmlDevice]:
 
 
 def test_a_gpu_says_who_it_is_and_what_it_draws(loaded: FakeDriver) -> None:
-    """All GPUs in NVML's order, each with its names and addresses, read in watts."""
+    """GPUs are in NVML's order, with names and addresses. Power is in watts."""
     devices = [nvml.NvmlDevice(index) for index in range(nvml.count_gpus())]
     assert [device.info.index for device in devices] == [0, 1, 2]
     assert [device.read_watts(0) for device in devices] == [100.0, 100.0, 100.0]
@@ -40,7 +40,7 @@ def test_a_gpu_says_who_it_is_and_what_it_draws(loaded: FakeDriver) -> None:
 
 
 def test_power_is_one_field_values_call(loaded: FakeDriver) -> None:
-    """A reading of power is one NVML call, and none of another kind."""
+    """A power reading makes exactly one NVML call."""
     fake, device = only(loaded)
     before = fake.calls()
     for _ in range(10):
@@ -63,7 +63,7 @@ def test_power_is_one_field_values_call(loaded: FakeDriver) -> None:
 def test_power_is_read_the_best_way_there_is(
     loaded: FakeDriver, architecture: Architecture, instant: bool, power: bool, source: str
 ) -> None:
-    """The instant field, else the older call, whose averaging depends on the architecture."""
+    """Power is the instant field, or else the older call, whose averaging depends on the architecture."""
     fake = loaded.gpus[0]
     fake.architecture, fake.instant_supported, fake.power_supported = architecture, instant, power
     device = nvml.NvmlDevice(0)
@@ -76,7 +76,7 @@ def test_power_is_read_the_best_way_there_is(
 
 
 def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
-    """On a GH200 power is the module's, as its energy counter is."""
+    """On a GH200, power is that of the module, like the energy counter."""
     fake = loaded.gpus[0]
     fake.module_watts = 50.0
     device = nvml.NvmlDevice(0)
@@ -85,7 +85,7 @@ def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
 
 
 def test_status_has_what_can_be_read(loaded: FakeDriver) -> None:
-    """Slow readings in base units; the reasons that hold clocks down by name."""
+    """Slow readings have base units. Throttle reasons have names."""
     fake, device = only(loaded)
     fake.throttle_reasons = 0x1 | 0x4 | 0x40
     status = device.read_status()
@@ -104,7 +104,7 @@ def test_status_has_what_can_be_read(loaded: FakeDriver) -> None:
     ("watts", "error"), [(0.0, "ZERO_POWER"), (1401.0, "POWER_ABOVE_LIMIT"), (4_294_967.295, "NOT_A_SAMPLE")]
 )
 def test_power_that_cannot_be_is_no_sample(loaded: FakeDriver, watts: float, error: str) -> None:
-    """0 W, more than twice the highest limit, and NVML's mark of no value; a spike is a sample."""
+    """0 W, more than twice the highest limit, and NVML's "no value" are errors. A spike is a sample."""
     fake, device = only(loaded)
     fake.power_limit_watts = 400.0  # the highest that it can be set to is 700 W
     fake.power_override_watts = watts
@@ -116,7 +116,7 @@ def test_power_that_cannot_be_is_no_sample(loaded: FakeDriver, watts: float, err
 
 
 def test_where_all_power_is_absurd_another_way_is_looked_for(loaded: FakeDriver) -> None:
-    """A GPU that is opened while its sensor fails has no power source, until it is opened anew."""
+    """A GPU opened while its sensor fails has no power source until it is reopened."""
     fake = loaded.gpus[0]
     fake.power_override_watts = 0.0
     device = nvml.NvmlDevice(0)
@@ -130,9 +130,9 @@ def test_where_all_power_is_absurd_another_way_is_looked_for(loaded: FakeDriver)
 
 
 def test_mig_slices_are_named(loaded: FakeDriver) -> None:
-    """By UUID and profile; not asked for at every reading, but again when the GPU is opened anew.
+    """MIG slices have a UUID and a profile.
 
-    The power is the whole GPU's.
+    They are read when the GPU is reopened, not at every reading. Power is that of the whole GPU.
     """
     fake, device = only(loaded)
     assert device.read_status().slices == ()
@@ -146,7 +146,7 @@ def test_mig_slices_are_named(loaded: FakeDriver) -> None:
 
 
 def test_a_lost_gpu_is_found_again(loaded: FakeDriver) -> None:
-    """While it is lost reopening fails as well; then the same object reads on."""
+    """While the GPU is lost, reopen() fails. Later the same object can read again."""
     fake, device = only(loaded)
     fake.lost = True
     with pytest.raises(DeviceLostError) as lost:
@@ -160,7 +160,7 @@ def test_a_lost_gpu_is_found_again(loaded: FakeDriver) -> None:
 
 
 def test_a_driver_loaded_anew_is_opened_anew(loaded: FakeDriver) -> None:
-    """NVML is initialised again after a reload, and the way to read power chosen again."""
+    """After a driver reload, NVML is initialised again and the power source is selected again."""
     fake, device = only(loaded)
     loaded.unload()
     with pytest.raises(DeviceLostError):
@@ -175,7 +175,7 @@ def test_a_driver_loaded_anew_is_opened_anew(loaded: FakeDriver) -> None:
 
 
 def test_an_error_that_may_pass_does_not_ask_to_reopen(loaded: FakeDriver) -> None:
-    """No permission today is no lost GPU."""
+    """A missing permission does not mean that the GPU is lost."""
     fake, device = only(loaded)
     fake.denied = frozenset({"fields"})
     with pytest.raises(DeviceError) as error:
@@ -184,7 +184,7 @@ def test_an_error_that_may_pass_does_not_ask_to_reopen(loaded: FakeDriver) -> No
 
 
 def test_a_driver_that_is_not_loaded_is_named(loaded: FakeDriver) -> None:
-    """NVML's own reason is in the message."""
+    """The message contains NVML's reason."""
     loaded.unload()
     with pytest.raises(ConfigError, match="NVML_ERROR_DRIVER_NOT_LOADED"):
         nvml.count_gpus()

@@ -34,7 +34,7 @@ def loaded(tmp_path: Path) -> Iterator[FakeDriver]:
 
 
 def test_samples_say_what_the_gpu_says(loaded: FakeDriver) -> None:
-    """Every interval and at both ends, in the units that their names have."""
+    """A sample is taken at every interval and at both ends, in the units of the field names."""
     gpu = loaded.gpus[1]
     gpu.temperature_celsius, gpu.utilization_percent = 61, 87
     gpu.memory_used_bytes, gpu.memory_total_bytes, gpu.memory_reserved_bytes = 30 << 30, 80 << 30, 0
@@ -58,7 +58,7 @@ def test_samples_say_what_the_gpu_says(loaded: FakeDriver) -> None:
 
 
 def test_what_cannot_be_read_is_none(loaded: FakeDriver) -> None:
-    """Each field for itself; a sampler can begin anew."""
+    """A field that cannot be read is None. A sampler can be restarted."""
     gpu = loaded.gpus[0]
     sampler = PowerThermalSampler(sample_interval_ms=20)
     gpu.throttle_reasons = 0x004
@@ -118,7 +118,7 @@ def polled(device: ScriptedDevice, time: FakeTime | None = None) -> tuple[Poller
 
 
 def test_it_waits_to_be_released_and_reads_once_more_at_the_end() -> None:
-    """Several GPUs can so begin as one; what is slow to read is read at the ends and once a second."""
+    """Pollers of several GPUs start together. Slow readings are read at both ends and once a second."""
     device, clock = ScriptedDevice(), FakeTime()
     poller, readings = polled(device, clock)
     assert poller.began(30)
@@ -138,7 +138,7 @@ def test_it_waits_to_be_released_and_reads_once_more_at_the_end() -> None:
 
 
 def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:
-    """Nobody waits longer than its patience, and the reading comes when the driver lets go."""
+    """Waiting for a hung GPU times out. The reading arrives when the driver call returns."""
     device = ScriptedDevice()
     device.answers.clear()
     poller, readings = polled(device)
@@ -153,7 +153,7 @@ def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:
 
 
 def test_an_absurd_value_is_no_sample() -> None:
-    """It has an error's name in place of watts."""
+    """An absurd value is an error without watts."""
     for value in (float("nan"), float("inf"), -1.0):
         device = ScriptedDevice()
         device.watts = value
@@ -164,7 +164,7 @@ def test_an_absurd_value_is_no_sample() -> None:
 
 
 def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
-    """Other errors are asked again at every tick."""
+    """A lost GPU is reopened once a second. After other errors it is read at every tick."""
     device, clock = ScriptedDevice(), FakeTime()
     device.fails = DeviceError("busy", "NVML_ERROR_TIMEOUT")
     poller, readings = polled(device, clock)
@@ -186,7 +186,7 @@ def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
 
 
 def test_an_interval_that_no_thread_can_keep_is_refused() -> None:
-    """0 would end the thread that samples, and less would keep a core busy."""
+    """0 would end the sampling thread. Less than 20 ms would keep a core busy."""
     intervals_ms = [0, -5, 19.9, float("nan"), float("inf")]
     for make, interval_ms in product((NVMLBackend, PowerThermalSampler), intervals_ms):
         with pytest.raises(ConfigError, match=r"sample_interval_ms .*20"):

@@ -17,7 +17,7 @@ class OrdinaryExporter(Exporter):
 
 
 def test_gpus_are_read_without_the_right_to_real_time_threads(driver: FakeDriver, servers: ExitStack) -> None:
-    """Every GPU has a power, and nothing is in the log."""
+    """Without permission for real-time threads, every GPU has power, and the log is empty."""
     args = ("--no-collector.zeus", "--no-collector.codecarbon")
     exporter = servers.enter_context(OrdinaryExporter(env=driver.env, args=args))
     wait_until(

@@ -27,14 +27,14 @@ def devices(tmp_path: Path, text: str = TRACE) -> list[ReplayDevice]:
 
 
 def test_watts_are_linear_between_rows_and_over_the_loops_end(tmp_path: Path) -> None:
-    """1.5 s a loop: up to the last row, and a median step on to the first row again."""
+    """A loop is 1.5 s: to the last row, and a median step back to the first row."""
     first = devices(tmp_path)[0]
     watts = [first.read_watts(START_MS + ms) for ms in (0, 250, 500, 1000, 1250, 1499, 1500, 1750, 1500_500)]
     assert watts == pytest.approx([100, 150, 200, 100, 100, 100, 100, 150, 200])
 
 
 def test_joules_go_on_over_loops(tmp_path: Path) -> None:
-    """Each loop adds its own joules and those of the way back to its first row."""
+    """Each loop adds its joules, including those of the step back to the first row."""
     first, second = devices(tmp_path)
     at = [0, 500, 1000, 1250, 1500, 2000, 15_000]
     assert [first.read_joules(START_MS + ms) for ms in at] == [1000, 1075, 1150, 1175, 1200, 1275, 3000]
@@ -44,7 +44,7 @@ def test_joules_go_on_over_loops(tmp_path: Path) -> None:
 
 
 def test_a_step_of_the_wall_clock_moves_no_joules_back(tmp_path: Path) -> None:
-    """The trace is played on, as evenly as time passes, in unix time that was set back by 7 s."""
+    """After the wall clock is set back by 7 s, the replay continues and joules do not fall."""
     path, steps_s = tmp_path / "trace.csv", [0.0]
     path.write_text(TRACE)
     device = open_devices(str(path), START_MS, lambda: steps_s[0])[0]
@@ -55,14 +55,14 @@ def test_a_step_of_the_wall_clock_moves_no_joules_back(tmp_path: Path) -> None:
 
 
 def test_a_gpu_whose_rows_begin_later_is_on_its_way_from_the_loop_before(tmp_path: Path) -> None:
-    """Before its first row a GPU is between its last row and that one."""
+    """Before its first row, a GPU is interpolated from its last row in the previous loop."""
     late = devices(tmp_path, "seconds,gpu,watts\n0,0,1\n1,0,1\n2,0,1\n1,1,100\n2,1,300\n")[1]
     assert [late.read_watts(START_MS + ms) for ms in (0, 500, 1000, 2000, 3000)] == [200, 150, 100, 300, 200]
     assert not late.has_joules
 
 
 def test_a_replayed_gpu_says_what_it_is(tmp_path: Path) -> None:
-    """Its UUID depends on the file's name and the GPU's number only, so series go on over restarts."""
+    """The UUID depends only on the file name and the GPU number, so series continue after a restart."""
     first, second = devices(tmp_path)
     again = devices(tmp_path)[0]
     assert (first.info.name, first.info.power_source, first.info.index) == ("replay", "replay", 0)
@@ -71,7 +71,7 @@ def test_a_replayed_gpu_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_the_packaged_trace_is_called_demo() -> None:
-    """`demo` plays the file that ships with the package: two GPUs with joules."""
+    """`demo` replays the packaged file, which has two GPUs with joules."""
     assert [device.has_joules for device in open_devices("demo", START_MS)] == [True, True]
 
 
@@ -105,7 +105,7 @@ MALFORMED = [
 
 
 def test_a_malformed_trace_is_refused_with_file_line_and_value(tmp_path: Path) -> None:
-    """One line that says where and what."""
+    """The error is one line."""
     path = tmp_path / "bad.csv"
     for text, message in MALFORMED:
         path.write_text(text)
@@ -117,7 +117,7 @@ def test_a_malformed_trace_is_refused_with_file_line_and_value(tmp_path: Path) -
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """No such file, a folder, and bytes that are no text."""
+    """A missing file, a folder, and invalid text are errors."""
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "none.csv", tmp_path, tmp_path / "bytes.csv"):
         with pytest.raises(ConfigError, match="not a readable trace"):

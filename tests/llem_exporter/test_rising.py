@@ -42,7 +42,7 @@ def refused(rising: RisingCounter, name: str = "COUNTER_FELL") -> None:
     [(3e6, 3e6 - 0.001, 700.0), (3e6, 3e6 - 1399, 700.0), (3e6, 3e6 - 1999, None), (2000.0, 1001.0, 700.0)],
 )
 def test_a_value_that_falls_back_a_little_is_none(first: float, then: float, limit_watts: float) -> None:
-    """Less than two seconds at the limit, or at 1000 W where none is known; and it stays so when reopened."""
+    """A fall below 2 s at the limit (by default 1000 W) is an error, also after reopen()."""
     rising = after(first, then, limit_watts)
     for _ in range(2):
         refused(rising)
@@ -51,7 +51,7 @@ def test_a_value_that_falls_back_a_little_is_none(first: float, then: float, lim
 
 @pytest.mark.parametrize(("first", "then"), [(3e6, 0.0), (3e6, 3e6 - 1400), (1000.0, 0.0), (1000.0, 499.0)])
 def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -> None:
-    """A fall of two seconds at the limit or more, and one to below half: a driver just loaded, again."""
+    """A fall of at least 2 s at the limit, or to below half, is a restart. The next rise is a reading."""
     counter = Scripted(first)
     rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     assert rising.read_joules(0) == first
@@ -65,7 +65,7 @@ def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -
 
 
 def test_a_restart_may_have_risen_by_what_the_time_allows() -> None:
-    """10 s at the limit and no more, where a GPU is read every 10 s."""
+    """A counter that is read every 10 s may rise by at most 12 s at the limit."""
     counter, time = Scripted(3e6), FakeTime()
     rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
     rising.read_joules(0)
@@ -79,7 +79,7 @@ def test_a_restart_may_have_risen_by_what_the_time_allows() -> None:
 
 @pytest.mark.parametrize("odd", [3e6 + 6000, 1.8e16])
 def test_a_jump_is_none(odd: float) -> None:
-    """What no GPU can have drawn since the last reading is withheld; the next good value is a reading."""
+    """A rise that exceeds the power limit is an error. The next valid value is a reading."""
     counter, time = Scripted(3e6), FakeTime()
     rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
     rising.read_joules(0)
@@ -92,7 +92,7 @@ def test_a_jump_is_none(odd: float) -> None:
 
 
 def test_a_long_silence_is_no_jump() -> None:
-    """A GPU that was lost for an hour has drawn what it has drawn."""
+    """A GPU that was lost for an hour may have used an hour of energy."""
     counter, time = Scripted(3e6), FakeTime()
     rising = RisingCounter(counter, lambda: 700.0, time.monotonic_s)
     rising.read_joules(0)
@@ -102,13 +102,13 @@ def test_a_long_silence_is_no_jump() -> None:
 
 
 def test_without_a_limit_no_jump_is_seen() -> None:
-    """Nobody knows what is too much: a trace that is replayed may have any watts."""
+    """Without a limit, any rise is valid. A replayed trace may have any watts."""
     assert after(3e6, 4e9, None).read_joules(0) == 4e9
 
 
 @pytest.mark.parametrize("odd", [[0.0], [0.0, 0.0, 0.0], [31.0, 5.0, 0.0], [0.0, 3e6 - 70], [0.0, 2e6]])
 def test_readings_that_fall_for_a_moment_are_none(odd: list[float]) -> None:
-    """Taken for a restart, the next good reading would add all that the card ever used."""
+    """If a short fall were a restart, the next reading would add the whole counter."""
     counter = Scripted(3e6)
     rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     rising.read_joules(0)
@@ -120,12 +120,12 @@ def test_readings_that_fall_for_a_moment_are_none(odd: list[float]) -> None:
 
 @pytest.mark.parametrize(("first", "then"), [(3e6, 3e6), (0.0, 5.0)])
 def test_what_does_not_fall_is_a_reading(first: float, then: float) -> None:
-    """Also where the sensor has nothing new yet."""
+    """An unchanged value is a reading as well."""
     assert after(first, then).read_joules(0) == then
 
 
 def test_it_is_read_on_from_where_it_was() -> None:
-    """What it counts after the fall is a reading when it has passed what was read before."""
+    """After a small fall, a value is a reading when it exceeds the previous reading."""
     counter = Scripted(3e6)
     rising = RisingCounter(counter, lambda: 700.0, FakeTime().monotonic_s)
     rising.read_joules(0)

@@ -68,7 +68,7 @@ class Rig:
     ("read_takes_s", "after_tick_ms"), [(0.0, 0), (0.0039, 0), (0.0052, 3), (0.101, 50), (0.298, 149)]
 )
 def test_a_sample_has_the_middle_of_its_read_for_its_time(read_takes_s: float, after_tick_ms: int) -> None:
-    """At most 2 ms after the tick it counts as on it; later it has its own whole millisecond."""
+    """Up to 2 ms after the tick, a sample has the time of the tick. Later it has its own millisecond."""
     rig = Rig()
     rig.tick()
     rig.device.watts_at = rig.slow(read_takes_s)
@@ -80,7 +80,7 @@ def test_a_sample_has_the_middle_of_its_read_for_its_time(read_takes_s: float, a
 
 
 def test_a_read_longer_than_max_gap_is_an_error_and_no_sample() -> None:
-    """Nobody knows when in those 301 ms the value was."""
+    """The time of a value within a read of 301 ms is unknown."""
     rig = Rig()
     rig.tick()
     rig.device.watts_at = rig.slow(0.301)
@@ -89,7 +89,7 @@ def test_a_read_longer_than_max_gap_is_an_error_and_no_sample() -> None:
 
 
 def test_a_call_that_hangs_is_noted_once_while_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
-    """After a second, by whoever looks; and its end, when the GPU's thread goes on."""
+    """A hang of over a second is counted by look(). Its end is logged by the GPU's thread."""
     rig, stopped = Rig(), threading.Event()
 
     def hang(_: int) -> float:
@@ -112,7 +112,7 @@ def test_a_call_that_hangs_is_noted_once_while_it_lasts(caplog: pytest.LogCaptur
 
 
 def test_watts_are_rounded_before_they_are_integrated() -> None:
-    """100.06 W are 100 W, in the gauge as in the joules."""
+    """100.06 W are 100 W in the gauge and in the joules."""
     shown = Rig(lambda _: 100.06).tick(11)
     assert (shown.watts, shown.nvml_joules) == (100.0, 100.0)
 
@@ -120,7 +120,7 @@ def test_watts_are_rounded_before_they_are_integrated() -> None:
 @pytest.mark.parametrize("read_takes_s", [0.0, 0.12, 0.25])
 @pytest.mark.parametrize("index", [0, 1, 7])
 def test_slow_readings_come_about_once_a_second(read_takes_s: float, index: int) -> None:
-    """However few ticks a GPU keeps."""
+    """This holds even if reads take longer than an interval."""
     rig = Rig(index=index)
     rig.device.status = Status(temperature_celsius=40.0)
     rig.device.watts_at = rig.slow(read_takes_s)
@@ -135,7 +135,7 @@ def test_slow_readings_come_about_once_a_second(read_takes_s: float, index: int)
 
 
 def test_slow_readings_are_shown_for_five_seconds() -> None:
-    """Not for ever, where power is read on and they are not."""
+    """They expire even while power is read."""
     rig = Rig()
     rig.tick()
     rig.gpu.ledger.set_status(Status(temperature_celsius=40.0), rig.time.monotonic_s())
@@ -146,7 +146,7 @@ def test_slow_readings_are_shown_for_five_seconds() -> None:
 def test_an_unexpected_exception_is_counted_by_its_type_and_the_gpu_read_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of power as of the slow readings; one line each."""
+    """This holds for power and slow readings. Each logs one line."""
     rig = Rig()
     rig.device.watts_at = failing(UnicodeDecodeError("utf-8", b"", 0, 1, "odd"))
     rig.tick(3)
@@ -161,7 +161,7 @@ def test_an_unexpected_exception_is_counted_by_its_type_and_the_gpu_read_on(
 
 
 def test_ten_failures_in_a_row_reopen_whatever_they_are_called() -> None:
-    """Each second from then on, until one succeeds; then it takes ten again."""
+    """The GPU is reopened once a second until a reading succeeds. Then the count starts again."""
     rig = Rig()
     rig.device.watts_at = failing(DeviceError("odd", "NVML_ERROR_UNKNOWN"))
     rig.tick(10)
@@ -177,7 +177,7 @@ def test_ten_failures_in_a_row_reopen_whatever_they_are_called() -> None:
 
 
 def test_an_absurd_reading_is_an_error_and_no_sample() -> None:
-    """NaN, infinite and negative power is counted, and bridged like any missing sample."""
+    """NaN, infinite and negative power is counted as an error and does not make a gap."""
     values = [float("nan"), float("inf"), -1.0, 1e308]
     rig = Rig()
     rig.tick()
@@ -191,7 +191,7 @@ def test_an_absurd_reading_is_an_error_and_no_sample() -> None:
 
 
 def test_each_quantity_is_read_once_a_tick() -> None:
-    """One reading of power and one of the energy counter: each costs the driver something."""
+    """A tick makes one reading of power and one of the energy counter."""
     power, energy = list[int](), list[float]()
 
     def watts_at(unix_ms: int) -> float:
@@ -208,7 +208,7 @@ def test_each_quantity_is_read_once_a_tick() -> None:
 
 
 def test_a_failing_gpu_is_asked_at_every_tick() -> None:
-    """An error that may pass is counted each time, by the driver's name."""
+    """A temporary error is counted each time, by the driver's name."""
     rig = Rig()
     rig.device.watts_at = failing(DeviceError("slow", "NVML_ERROR_TIMEOUT"))
     assert rig.tick(9).errors == {"NVML_ERROR_TIMEOUT": 9}
@@ -216,7 +216,10 @@ def test_a_failing_gpu_is_asked_at_every_tick() -> None:
 
 
 def test_a_lost_gpu_is_opened_anew_once_a_second_until_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
-    """No call in between; one log line when it goes and one when it comes; counters go on, a gap between."""
+    """A lost GPU is not read, only reopened.
+
+    The loss and the return are logged, and the time between is a gap.
+    """
     rig = Rig()
     rig.tick(11)
     rig.device.watts_at = failing(DeviceLostError("gone", "NVML_ERROR_GPU_IS_LOST"))
@@ -239,7 +242,7 @@ def test_a_lost_gpu_is_opened_anew_once_a_second_until_it_is_back(caplog: pytest
 
 
 def test_power_and_energy_counter_fail_each_for_itself() -> None:
-    """A counter is read while power is not, and the other way round."""
+    """The counter is read while power cannot be read, and vice versa."""
     rig = Rig()
     counter = Counter(lambda: 7.03)
     rig.gpu.attach(counter)
@@ -255,7 +258,7 @@ def test_power_and_energy_counter_fail_each_for_itself() -> None:
 
 @pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0, 0.15, -0.15])
 def test_a_clock_step_repeats_no_time_and_invents_no_joules(step_s: float) -> None:
-    """Published times ascend, with a hole longer than max_gap where the step was."""
+    """Published times ascend. A step makes a hole longer than max_gap."""
     rig = Rig()
     rig.tick(50)
     rig.time.set_wall(step_s)
@@ -278,7 +281,7 @@ def test_a_clock_step_repeats_no_time_and_invents_no_joules(step_s: float) -> No
 def test_whatever_the_clock_does_joules_stay_below_power_times_true_time(
     script: list[tuple[int, float]],
 ) -> None:
-    """Any steps in any order: published times ascend, and never more is integrated than has passed."""
+    """For any steps, published times ascend, and the integrated time does not exceed the elapsed time."""
     rig = Rig()
     start_s = rig.time.monotonic_s()
     for ticks, step_s in script:
@@ -295,7 +298,7 @@ def test_whatever_the_clock_does_joules_stay_below_power_times_true_time(
 
 
 def test_pulls_end_at_the_tick_that_the_slowest_gpu_waits_for() -> None:
-    """Whole ticks: none of half the GPUs; but a read of more than max_gap is not waited for."""
+    """A pull has whole ticks of all GPUs. It does not wait for a read longer than max_gap."""
     time = FakeTime()
     clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
     sampler = Sampler([FormulaDevice(lambda _: 1.0)] * 2, clock, INTERVAL_MS, 60_000)
@@ -337,7 +340,7 @@ def failing_now(error: Exception) -> Callable[[], float]:
     ("after_tick_ms", "pause_ms"), [(0, 3), (2, 1), (3.1, 0), (50, 0), (98.9, 0), (99.5, 3.5)]
 )
 def test_long_work_leaves_a_pause_around_each_tick(after_tick_ms: float, pause_ms: float) -> None:
-    """From 1 ms before a tick until 3 ms after it; at other times there is none."""
+    """The pause is from 1 ms before a tick until 3 ms after it."""
     time = FakeTime(1_795_507_546.0 + after_tick_ms / 1000)
     clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
     sampler = Sampler([FormulaDevice(lambda _: 1.0)], clock, INTERVAL_MS, 60_000)

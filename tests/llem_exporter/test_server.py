@@ -28,7 +28,7 @@ def exporter() -> Iterator[Exporter]:
 
 
 def test_every_path_has_its_answer(exporter: Exporter) -> None:
-    """Landing page, health, readiness; 404 for the rest; other methods are refused."""
+    """Landing page, health and readiness are served. Other paths return 404, other methods are rejected."""
     landing = exporter.fetch("/")
     assert (landing.status, landing.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     for part in ("llem-exporter", "/metrics", "/history", "scrape_configs:", exporter.address):
@@ -40,7 +40,7 @@ def test_every_path_has_its_answer(exporter: Exporter) -> None:
 
 
 def test_answers_tell_no_versions(exporter: Exporter) -> None:
-    """The Server header names no library and no version."""
+    """The Server header contains no library and no version."""
     servers = {
         exporter.fetch(path).headers["Server"] for path in ("/", "/metrics", "/history?since=0", "/none")
     }
@@ -49,7 +49,7 @@ def test_answers_tell_no_versions(exporter: Exporter) -> None:
 
 @pytest.mark.parametrize("path", [b"/", b"/history"])
 def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Exporter, path: bytes) -> None:
-    """The target has the port, and no name is looked up: a name server that is down would delay scrapes."""
+    """The target has the port. No name is looked up, because a dead name server would delay scrapes."""
     with socket.create_connection(("127.0.0.1", exporter.port), 30) as client:
         client.sendall(b"GET " + path + b" HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
@@ -57,7 +57,7 @@ def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Expo
 
 
 def test_head_is_get_without_the_body(exporter: Exporter) -> None:
-    """HEAD answers with the status and headers of GET."""
+    """HEAD returns the status and headers of GET."""
     for path in ("/", "/metrics", "/history?since=0", "/-/healthy", "/-/ready"):
         head, get = exporter.fetch(path, method="HEAD"), exporter.fetch(path)
         assert (head.status, head.data) == (200, b""), path
@@ -65,7 +65,7 @@ def test_head_is_get_without_the_body(exporter: Exporter) -> None:
 
 
 def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
-    """Text 0.0.4 or OpenMetrics, gzipped where accepted; never a timestamp, nor a `_created` series."""
+    """The format is text 0.0.4 or OpenMetrics, with gzip if accepted, without timestamps and `_created`."""
     plain = exporter.fetch("/metrics")
     assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = [line for line in plain.data.decode().splitlines() if not line.startswith("#")]
@@ -82,7 +82,7 @@ def test_metrics_come_as_asked_for(exporter: Exporter) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
 def test_a_malformed_accept_header_gets_plain_text(exporter: Exporter, path: str) -> None:
-    """It is not an error of the exporter's."""
+    """A malformed Accept header is not a server error."""
     for accept in ("application/openmetrics-text;version=x", "text/plain;version=abc.def"):
         answer = exporter.fetch(path, headers={"Accept": accept})
         assert (answer.status, answer.headers["Content-Type"][:26]) == (200, "text/plain; version=0.0.4;")
@@ -90,7 +90,7 @@ def test_a_malformed_accept_header_gets_plain_text(exporter: Exporter, path: str
 
 @pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
 def test_gzip_is_sent_where_it_is_accepted(exporter: Exporter, path: str) -> None:
-    """A weight of 0 refuses it."""
+    """A weight of 0 disables gzip."""
     wanted = {
         "gzip;q=0": False,
         "gzip; q=0.000": False,
@@ -107,14 +107,14 @@ def test_gzip_is_sent_where_it_is_accepted(exporter: Exporter, path: str) -> Non
 
 @pytest.mark.parametrize(("path", "status"), [(b"/", b"200"), (b"/history", b"400")])
 def test_a_host_header_may_hold_any_bytes(exporter: Exporter, path: bytes, status: bytes) -> None:
-    """It is not an error of the exporter's."""
+    """Arbitrary bytes are not a server error."""
     with socket.create_connection(("127.0.0.1", exporter.port), 30) as client:
         client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: \xff\r\n\r\n")
         assert client.recv(4096).split()[1] == status
 
 
 def test_head_of_history_is_answered_as_get_and_moves_no_cursor(exporter: Exporter) -> None:
-    """400 without an ID; no scraper is remembered by a HEAD."""
+    """HEAD without an ID returns 400. HEAD stores no scraper."""
     before = scrape(exporter).value("llem_history_scrapers")
     for query, status in (("", 400), ("?since=x", 400), ("?scraper=a&limit=0", 400), ("?scraper=a", 200)):
         assert exporter.fetch(f"/history{query}", method="HEAD").status == status
@@ -122,7 +122,7 @@ def test_head_of_history_is_answered_as_get_and_moves_no_cursor(exporter: Export
 
 
 def test_history_needs_since(exporter: Exporter) -> None:
-    """400, and the body says what to write; one line for what cannot be a time."""
+    """A missing `since` returns 400 with instructions. An invalid time gives one line."""
     missing = exporter.fetch("/history")
     assert (missing.status, "?since=UNIX_SECONDS" in missing.data.decode()) == (400, True)
     for bad in ("yesterday", "nan", "inf", "-1", "1e999999999", "", "9" * 500):
@@ -132,7 +132,7 @@ def test_history_needs_since(exporter: Exporter) -> None:
 
 
 def test_history_is_every_sample_once_in_order(exporter: Exporter) -> None:
-    """Pulls that each begin where the last ended give what one pull gives: each sample once, ascending."""
+    """Consecutive pulls give the same samples as one pull: each once, in order."""
     pulled: dict[tuple[str, str], list[int]] = {}
 
     def newest_ms() -> int:
@@ -153,7 +153,7 @@ def test_history_is_every_sample_once_in_order(exporter: Exporter) -> None:
 
 
 def test_history_comes_as_openmetrics_and_gzipped(exporter: Exporter) -> None:
-    """Seconds with three digits, counter families without _total, # EOF, and all families of the page."""
+    """OpenMetrics has seconds with three digits, counter families without _total, # EOF, and all families."""
     headers = {"Accept": OPENMETRICS, "Accept-Encoding": "gzip"}
     answer = exporter.fetch("/history?since=0", headers=headers)
     assert answer.headers["Content-Encoding"] == "gzip"
@@ -174,7 +174,7 @@ def test_history_comes_as_openmetrics_and_gzipped(exporter: Exporter) -> None:
 
 
 def test_gzip_is_one_stream(exporter: Exporter) -> None:
-    """The chunks of a gzipped history are one gzip file, equal to the plain page over the same samples."""
+    """The chunks of a gzipped history are one gzip stream with the same samples as the plain page."""
     pool = urllib3.HTTPConnectionPool("127.0.0.1", exporter.port)
     raw = pool.request(
         "GET", "/history?since=0", headers={"Accept-Encoding": "gzip"}, decode_content=False
@@ -189,7 +189,7 @@ def sampled_ms(page: MetricsPage, gpu: str) -> int:
 
 
 def test_history_joules_are_the_counters_to_the_bit(exporter: Exporter) -> None:
-    """Between two scrapes' sample times, the history's trapezoid is exactly the counter's difference."""
+    """Between two scrapes' sample times, the history's trapezoid equals the rise of the counter."""
     before = scrape(exporter)
 
     def later_page() -> MetricsPage | None:
@@ -217,7 +217,7 @@ def test_history_joules_are_the_counters_to_the_bit(exporter: Exporter) -> None:
 
 
 def test_a_connection_is_kept(exporter: Exporter) -> None:
-    """Two requests go over one connection."""
+    """Two requests use one connection."""
     with urllib3.HTTPConnectionPool("127.0.0.1", exporter.port, maxsize=1) as pool:
         for path in ("/metrics", "/history?since=0", "/metrics"):
             assert pool.request("GET", path).status == 200
@@ -229,5 +229,5 @@ def test_a_connection_is_kept(exporter: Exporter) -> None:
     [("0", 0), ("1795507546.1", 1_795_507_546_100), ("1795507546.1009", 1_795_507_546_100), ("1e9", 10**12)],
 )
 def test_since_is_read_exactly(text: str, milliseconds: int) -> None:
-    """Milliseconds are rounded down, without a float's error."""
+    """`since` is rounded down to milliseconds, without float errors."""
     assert parse_since(text) == milliseconds

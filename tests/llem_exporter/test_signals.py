@@ -30,7 +30,7 @@ def full(servers: ExitStack, tmp_path: Path) -> Exporter:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_although_connections_are_open(start: StartExporter, number: signal.Signals) -> None:
-    """It logs nothing, and its exit status is 0."""
+    """SIGTERM gives exit status 0 and no log line."""
     exporter = start("--replay", "demo")
     with connect(exporter), connect(exporter) as kept:
         kept.sendall(get("/metrics"))
@@ -41,9 +41,9 @@ def test_it_ends_although_connections_are_open(start: StartExporter, number: sig
 
 
 def test_a_scrape_in_progress_is_finished_or_cut(full: Exporter) -> None:
-    """At SIGTERM an answer is sent whole, or its client sees that the end is missing.
+    """At SIGTERM, a response is sent whole, or the client can detect that it is incomplete.
 
-    The process ends although a client does not read.
+    The process ends even if a client does not read.
     """
     pages, failures = list[bytes](), list[Exception]()
     begun = threading.Barrier(5)
@@ -74,7 +74,7 @@ def test_a_scrape_in_progress_is_finished_or_cut(full: Exporter) -> None:
 
 
 def test_sighup_never_ends_it(servers: ExitStack) -> None:
-    """Neither at its start nor during scrapes, which are all answered."""
+    """SIGHUP does not end the exporter, at its start or during scrapes. All scrapes are served."""
     exporter = Exporter(args=("--replay", "demo"))
     hung_up = threading.Event()
 

@@ -15,7 +15,7 @@ def clock_of(time: FakeTime, interval_ms: int = 100) -> WallClock:
 
 
 def test_ticks_are_the_next_points_of_the_grid() -> None:
-    """Ticks lie on whole intervals of unix time, each slept to exactly."""
+    """Ticks are at whole intervals of unix time. The sleep ends exactly at the tick."""
     time = FakeTime()
     ticker = Ticker(clock_of(time), 100, time.sleep)
     first_ms = (int(START_UNIX_S * 1000) // 100 + 1) * 100
@@ -26,7 +26,7 @@ def test_ticks_are_the_next_points_of_the_grid() -> None:
 
 
 def test_what_takes_too_long_costs_the_ticks_that_passed_meanwhile() -> None:
-    """After 250 ms of work the next tick is the next one on the grid, not a backlog of two."""
+    """After 250 ms of work, the missed ticks are skipped."""
     time = FakeTime()
     ticker = Ticker(clock_of(time), 100, time.sleep)
     before = next(ticker)
@@ -35,7 +35,7 @@ def test_what_takes_too_long_costs_the_ticks_that_passed_meanwhile() -> None:
 
 
 def test_waking_too_early_repeats_no_tick() -> None:
-    """A sleep that ends a little before its deadline does not yield the same tick again."""
+    """A sleep that ends slightly early does not repeat a tick."""
     time = FakeTime()
     ticker = Ticker(clock_of(time), 100, lambda seconds: time.sleep(seconds * 0.999))
     ticks = [tick.unix_ms for tick in islice(ticker, 50)]
@@ -44,7 +44,7 @@ def test_waking_too_early_repeats_no_tick() -> None:
 
 @pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0, 0.06, -0.06])
 def test_a_step_is_taken_over_when_observed_and_counted_once(step_s: float) -> None:
-    """The mapping stays even until observe() looks, then follows the wall clock at once."""
+    """The mapping is unchanged until observe(). Then it follows the wall clock at once."""
     time = FakeTime()
     clock = clock_of(time)
     time.set_wall(step_s)
@@ -57,7 +57,7 @@ def test_a_step_is_taken_over_when_observed_and_counted_once(step_s: float) -> N
 
 
 def test_a_small_change_is_slewed_in() -> None:
-    """20 ms are no step: they are taken over by at most 1 ms a second."""
+    """A change of 20 ms is not a step. It is slewed by at most 1 ms per second."""
     time = FakeTime()
     clock = clock_of(time)
     time.set_wall(0.02)
@@ -73,7 +73,7 @@ def test_a_small_change_is_slewed_in() -> None:
     steps_s=st.lists(st.floats(-5000, 5000), max_size=4),
 )
 def test_no_tick_comes_twice_in_a_row(interval_ms: int, steps_s: list[float]) -> None:
-    """Whatever steps the clock makes, neighbouring ticks differ and each lies on the grid."""
+    """For any clock steps, neighbouring ticks differ, and all ticks are on the grid."""
     time = FakeTime()
     clock = clock_of(time, interval_ms)
     ticker = Ticker(clock, interval_ms, time.sleep)

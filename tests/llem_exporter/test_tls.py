@@ -84,7 +84,10 @@ def serial_of(exporter: WebExporter, context: ssl.SSLContext) -> str:
 
 
 def test_pages_come_over_tls(web: WebFolder, serve: Serve) -> None:
-    """TLS 1.3, a verified certificate and HTTP/1.1 for every page; the log has an https URL."""
+    """Every page is served over TLS 1.3 and HTTP/1.1 with a verified certificate.
+
+    The log has an https URL.
+    """
     exporter = serve(tls_server_config=web.tls(), http_server_config={"http2": "true"})
     assert exporter.context is not None
     exporter.context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -114,7 +117,7 @@ def only(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
 def test_versions_are_those_of_the_file(
     web: WebFolder, limit: dict[str, object], good: ssl.TLSVersion, bad: ssl.TLSVersion
 ) -> None:
-    """min_version and max_version are kept; suites of TLS 1.3 alone leave none for 1.2."""
+    """min_version and max_version apply. With only TLS 1.3 cipher suites, TLS 1.2 is not possible."""
     server = loaded(web.write(tls_server_config=web.tls(**limit)))
     handshake(server, client_context(web.authority, prepare=only(good)))
     with pytest.raises(ssl.SSLError):
@@ -122,7 +125,7 @@ def test_versions_are_those_of_the_file(
 
 
 def test_suites_and_the_curve_are_those_of_the_file(web: WebFolder) -> None:
-    """The one suite of TLS 1.2 that is named is used, and the one curve."""
+    """Only the configured TLS 1.2 cipher suite and curve are used."""
     suite = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"
     tls = web.tls(cipher_suites=[suite], curve_preferences=["CurveP384"])
     server = loaded(web.write(tls_server_config=tls))
@@ -139,7 +142,7 @@ def test_suites_and_the_curve_are_those_of_the_file(web: WebFolder) -> None:
 
 
 def test_a_client_certificate_is_verified_if_given(web: WebFolder) -> None:
-    """No certificate is accepted, one of another authority is not."""
+    """A client without a certificate is accepted. A certificate of another authority is rejected."""
     server = loaded(web.write(tls_server_config=web.client_tls("VerifyClientCertIfGiven")))
     handshake(server, client_context(web.authority))
     handshake(server, client_context(web.authority, web.client()))
@@ -148,7 +151,10 @@ def test_a_client_certificate_is_verified_if_given(web: WebFolder) -> None:
 
 
 def test_a_client_must_have_an_allowed_name(web: WebFolder, serve: Serve) -> None:
-    """A DNS name, an address or a mail address, exactly; any other gets 403 and no second request."""
+    """A DNS name, IP address or mail address must match exactly.
+
+    Other clients get 403 and are disconnected.
+    """
     allowed = ["prom.example", "127.0.0.9", "::1", "prom@mail.example", "xn--bcher-kva.example"]
     exporter = serve(tls_server_config=web.client_tls(client_allowed_sans=["x.example", *allowed]))
 
@@ -179,14 +185,14 @@ def test_pem_may_stand_in_the_file(web: WebFolder) -> None:
 
 
 def test_paths_are_relative_to_the_config_file(web: WebFolder) -> None:
-    """They are not relative to the working directory; an absolute path is itself."""
+    """Relative paths are relative to the config file, not to the working directory."""
     config = web.write(tls_server_config=web.tls(key_file=str(web.folder / "key.pem")))
     assert Path.cwd() != web.folder
     handshake(loaded(config), client_context(web.authority))
 
 
 def test_what_openssl_refuses_is_an_error_of_ours(web: WebFolder) -> None:
-    """As where FIPS is configured and its provider is missing."""
+    """An OpenSSL failure is a ConfigError, for example if FIPS is configured without its provider."""
     settings = web.folder / "openssl.cnf"
     settings.write_text("openssl_conf=a\n[a]\nalg_section=b\n[b]\ndefault_properties=fips=yes\n")
     code = """
@@ -213,7 +219,7 @@ except ConfigError as exc:
 
 
 def test_a_wrong_file_stops_the_start(web: WebFolder) -> None:
-    """One line with the file, the key and what is wrong, and exit 1."""
+    """The error is one line with the file, the key and the reason. The exit status is 1."""
     config = web.write(tls_server_config=web.tls(key_file="none.pem"))
     done = subprocess.run(
         [sys.executable, "-m", "llem_exporter", *REPLAY, "--web.config.file", str(config)],
@@ -267,7 +273,7 @@ class Scrapers:
 
 
 def test_a_renewed_certificate_fails_no_scrape(web: WebFolder, serve: Serve) -> None:
-    """Two renewals under running scrapes: new connections get the new certificate, kept ones live on."""
+    """During two renewals, new connections get the new certificate and old connections stay open."""
     exporter = serve(tls_server_config=web.client_tls(), client=web.client())
     assert exporter.context is not None
     context, seen = exporter.context, {serial_of(exporter, exporter.context)}
@@ -282,9 +288,9 @@ def test_a_renewed_certificate_fails_no_scrape(web: WebFolder, serve: Serve) -> 
 
 
 def test_half_a_renewed_pair_keeps_the_old_one(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
-    """With a new certificate and the old key the old pair is served, and one error is logged.
+    """With a new certificate and the old key, the old pair is used, and one error is logged.
 
-    With the new key the new pair is served, and one line is logged.
+    With the new key, the new pair is used, and one line is logged.
     """
     caplog.set_level(logging.INFO)
     config, client = WebConfig.load(web.write(tls_server_config=web.tls())), client_context(web.authority)
@@ -306,7 +312,7 @@ def test_half_a_renewed_pair_keeps_the_old_one(web: WebFolder, caplog: pytest.Lo
 
 
 def test_new_authorities_hold_for_open_connections(web: WebFolder, serve: Serve) -> None:
-    """A connection made under the old list of authorities gets 403; a new one must show a new certificate."""
+    """After a change of authorities, old connections get 403. New ones need a new certificate."""
     exporter = serve(tls_server_config=web.client_tls(), client=web.client())
     with exporter.pool() as pool:
         assert pool.request("GET", "/metrics").status == 200
@@ -318,7 +324,7 @@ def test_new_authorities_hold_for_open_connections(web: WebFolder, serve: Serve)
 
 
 def test_a_server_can_be_given_tls_while_it_runs(web: WebFolder, servers: ExitStack) -> None:
-    """From then on plain HTTP gets no page, also on a connection that was open before."""
+    """Then plain HTTP gets no page, also on existing connections."""
     exporter = servers.enter_context(WebExporter(web.write()))
     with exporter.pool() as pool:
         assert pool.request("GET", "/metrics").status == 200
@@ -366,7 +372,7 @@ def scraped(
 
 @pytest.mark.full
 def test_prometheus_scrapes_over_tls_with_certificate_and_password(scraped: Prometheus) -> None:
-    """Both pages, every scrape; the jobs without one of the two are down."""
+    """Prometheus scrapes both pages. Jobs without the certificate or the password are down."""
     scraped.wait_for('count_over_time(up{job="llem"}[1m]) >= 5')
     scraped.wait_for('count_over_time(llem_gpu_power_trace_watts{gpu="0"}[1m]) >= 30')
     for job in ("llem", "history"):

@@ -20,7 +20,10 @@ GPUS = [
 
 
 def test_text_has_milliseconds() -> None:
-    """Format 0.0.4: a counter's family has its full name, times are milliseconds; NaN makes no line."""
+    """In text format 0.0.4, counter families have their full name and times are milliseconds.
+
+    NaN has no line.
+    """
     assert "".join(slices(GPUS, openmetrics=False)) == (
         "# HELP llem_gpu_power_trace_watts Every power sample, with its own timestamp.\n"
         "# TYPE llem_gpu_power_trace_watts gauge\n"
@@ -35,7 +38,7 @@ def test_text_has_milliseconds() -> None:
 
 
 def test_openmetrics_has_seconds_to_the_millisecond() -> None:
-    """OpenMetrics: parsed by its own parser, a counter's family has no _total, labels come back unescaped."""
+    """The OpenMetrics parser reads the page. Counter families have no _total, and labels are unescaped."""
     text = "".join(slices(GPUS, openmetrics=True))
     watts, joules = text_string_to_metric_families(text + "# EOF\n")  # type: ignore[no-untyped-call]
     assert (watts.name, watts.type, watts.unit) == ("llem_gpu_power_trace_watts", "gauge", "watts")
@@ -50,7 +53,7 @@ def test_openmetrics_has_seconds_to_the_millisecond() -> None:
 
 
 def test_every_millisecond_survives_openmetrics() -> None:
-    """Seconds with three digits are the millisecond itself, whichever it is, now and in 2100."""
+    """Seconds with three digits give back any millisecond, from now to 2100."""
     for first_ms in (MS, 4_102_444_800_000):
         times = array("q", range(first_ms, first_ms + 1000))
         zeros = array("d", bytes(8 * 1000))
@@ -60,7 +63,7 @@ def test_every_millisecond_survives_openmetrics() -> None:
 
 
 def test_slices_are_short_and_lose_nothing() -> None:
-    """10,000 samples come in slices of 300 lines at most."""
+    """10,000 samples are sent in slices of at most 300 lines."""
     count = 10_000
     times, values = array("q", range(MS, MS + count)), array("d", range(count))
     parts = list(slices([(GPUS[0][0], Trace(times, values, values))], openmetrics=False))

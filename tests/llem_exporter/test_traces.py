@@ -26,7 +26,7 @@ def trace(gpu: str) -> list[Row]:
 
 
 def test_script_reproduces_the_trace_to_the_byte() -> None:
-    """The script beside the trace writes exactly that trace."""
+    """The script next to the trace writes exactly this trace."""
     made = subprocess.run(
         [sys.executable, str(TRACES / "make_llm_serving.py")], capture_output=True, check=True
     )
@@ -37,7 +37,7 @@ def test_script_reproduces_the_trace_to_the_byte() -> None:
 
 @pytest.mark.parametrize("gpu", ["0", "1"])
 def test_joules_are_the_exact_trapezoid(gpu: str) -> None:
-    """Between any two neighbouring rows the counter rises by the trapezoid of their watts, exactly."""
+    """Between two rows, the counter rises exactly by the trapezoid of their watts."""
     rows = trace(gpu)
     assert len(rows) == 1201
     assert rows[-1][0] == 60
@@ -49,7 +49,7 @@ def test_joules_are_the_exact_trapezoid(gpu: str) -> None:
 
 @pytest.mark.parametrize("gpu", ["0", "1"])
 def test_watts_look_like_llm_serving_and_close_the_loop(gpu: str) -> None:
-    """Multiples of 1/8 W with idle, prefill and decode; the last row has the first one's watts."""
+    """Watts are multiples of 1/8 with idle, prefill and decode phases. The last row equals the first."""
     watts = [watts for _, watts, _ in trace(gpu)]
     assert all((8 * value).denominator == 1 for value in watts)
     assert 69 < min(watts) < 90
@@ -59,6 +59,6 @@ def test_watts_look_like_llm_serving_and_close_the_loop(gpu: str) -> None:
 
 
 def test_gpus_are_unlike() -> None:
-    """The two GPUs do not idle and work at the same times."""
+    """The two GPUs have different phases."""
     pairs = zip(trace("0"), trace("1"), strict=True)
     assert sum((first[1] > 200) != (second[1] > 200) for first, second in pairs) > 100

@@ -7,7 +7,7 @@ from llem_exporter.turns import PacedSelector
 
 
 def test_what_has_come_waits_for_as_long_as_the_pause_says() -> None:
-    """It is returned all the same, and nothing sleeps where there is no pause."""
+    """select() sleeps for the pause and then returns the events. Without a pause it does not sleep."""
     pauses_s, slept_s = [0.004, 0.0], list[float]()
     near, far = socket.socketpair()
     with near, far, PacedSelector(lambda: pauses_s.pop(0), slept_s.append) as selector:
@@ -20,7 +20,7 @@ def test_what_has_come_waits_for_as_long_as_the_pause_says() -> None:
 
 
 def test_no_turn_begins_in_a_pause() -> None:
-    """A loop that is always busy sleeps for the pause before each of its turns."""
+    """A busy event loop sleeps for the pause before each iteration."""
     slept_s = list[float]()
 
     async def busy() -> None:

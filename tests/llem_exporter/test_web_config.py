@@ -48,13 +48,13 @@ def serve(web: WebFolder, servers: ExitStack) -> Serve:
 
 
 def test_an_empty_file_is_plain_http_for_everyone(web: WebFolder, servers: ExitStack) -> None:
-    """As in the toolkit."""
+    """As in exporter-toolkit, an empty file means plain HTTP without authentication."""
     web.file.write_text("# nothing\n")
     assert servers.enter_context(WebExporter(web.file)).ask().status == 200
 
 
 def test_headers_come_with_every_answer(serve: Serve) -> None:
-    """With pages, streams, refusals and errors."""
+    """Headers are sent with pages, streams, rejections and errors."""
     exporter = serve(http_server_config={"headers": HEADERS}, basic_auth_users={"ann": hashed("word")})
     answers = {
         200: exporter.ask("/metrics", ANN),
@@ -69,7 +69,7 @@ def test_headers_come_with_every_answer(serve: Serve) -> None:
 
 
 def test_requests_can_be_limited(serve: Serve) -> None:
-    """Beyond a burst of 3, 429 with a Retry-After header; a wrong password is counted, too."""
+    """After a burst of 3, requests get 429 with a Retry-After header. Wrong passwords count."""
     exporter = serve(rate_limit={"interval": "1h", "burst": "3"}, basic_auth_users={"ann": hashed("word")})
     statuses = [exporter.ask(headers=headers).status for headers in (ANN, ANN, None, ANN)]
     assert statuses == [200, 200, 401, 429]
@@ -77,7 +77,7 @@ def test_requests_can_be_limited(serve: Serve) -> None:
 
 
 def test_one_more_request_is_allowed_each_interval() -> None:
-    """The bucket fills by one each interval, to the burst and no further."""
+    """The bucket gains one request per interval, up to the burst."""
     now_s = 0.0
     bucket = TokenBucket(2.0, 3, lambda: now_s)
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
@@ -90,7 +90,7 @@ def test_one_more_request_is_allowed_each_interval() -> None:
 
 
 def test_users_and_headers_change_with_the_file(web: WebFolder, serve: Serve) -> None:
-    """Without a restart or signal: a removed user is locked out, a new one gets in."""
+    """No restart or signal is needed. A removed user is rejected, a new one is accepted."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [200, 401]
     headers = {"headers": {"X-Frame-Options": "sameorigin"}}
@@ -101,7 +101,7 @@ def test_users_and_headers_change_with_the_file(web: WebFolder, serve: Serve) ->
 
 
 def test_a_running_exporter_does_not_become_more_open(web: WebFolder, serve: Serve) -> None:
-    """A wrong, missing, emptied or half-written file changes nothing; a good one is taken over again."""
+    """An invalid, missing, emptied or incomplete file changes nothing. A valid one is applied."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     gone = "basic_auth_users is gone; to serve without it, restart"
     wrong = "basic_auth_users: {ann: word}"
@@ -122,7 +122,7 @@ def test_a_running_exporter_does_not_become_more_open(web: WebFolder, serve: Ser
 
 
 def test_a_wrong_file_is_logged_once(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
-    """One line for each thing that is wrong, and one when the file is good again."""
+    """Each error is logged once. One line is logged when the file is valid again."""
     caplog.set_level(logging.INFO)
     good = {"basic_auth_users": {"ann": hashed("word")}}
     config = WebConfig.load(web.write(**good))
@@ -137,7 +137,7 @@ def test_a_wrong_file_is_logged_once(web: WebFolder, caplog: pytest.LogCaptureFi
 
 
 def test_tls_and_its_clients_stay_guarded(web: WebFolder, servers: ExitStack) -> None:
-    """Neither TLS, nor certificates of clients, nor the list of their names can be dropped at run time."""
+    """TLS, client certificates and the list of allowed names cannot be removed at run time."""
     strict = web.client_tls(client_allowed_sans=["prom.example"])
     context = client_context(web.authority, web.client("prom.example"))
     stranger = client_context(web.authority, web.client("other.example"))
@@ -153,13 +153,13 @@ def test_tls_and_its_clients_stay_guarded(web: WebFolder, servers: ExitStack) ->
 
 
 def test_sighup_reads_a_file_that_has_not_changed(serve: Serve) -> None:
-    """The log says that the file was read again."""
+    """The log has a line that the file was read again."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     exporter.read_again(lambda: None)
 
 
 def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
-    """As a mounted secret is renewed: the file is a link through a folder's link, which moves."""
+    """A mounted secret is renewed through a symbolic link to a folder."""
     caplog.set_level(logging.INFO)
     for name in ("one", "two"):
         (web.folder / name).mkdir()
@@ -175,7 +175,7 @@ def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCapt
 
 
 def test_a_file_that_is_being_written_is_not_taken(web: WebFolder) -> None:
-    """A change counts once the files were the same at two calls."""
+    """A change is applied only if the files are the same at two checks."""
     config = WebConfig.load(web.write(basic_auth_users={"ann": hashed("word")}))
     assert config.is_guarded
     context = None
@@ -192,7 +192,7 @@ def test_a_file_that_is_being_written_is_not_taken(web: WebFolder) -> None:
 
 
 def test_without_a_file_nothing_is_guarded() -> None:
-    """And nothing is ever read again."""
+    """Without a config file there is no authentication, and nothing is read again."""
     config = WebConfig.load(None)
     assert (config.ssl_context, config.is_guarded) == (None, False)
     assert config.reload_if_changed(force=True) is False

@@ -78,7 +78,7 @@ def error_of(text: str) -> str | None:
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_key(text: str, said: str) -> None:
-    """What is wrong, with which value, and what is right."""
+    """The error has the key, the value and the expected form."""
     with pytest.raises(ConfigError) as error:
         web_settings.parse(text)
     assert said in str(error.value)
@@ -86,7 +86,7 @@ def test_a_mistake_is_one_line_that_names_its_key(text: str, said: str) -> None:
 
 
 def test_all_that_the_toolkit_knows_is_read() -> None:
-    """Every key of exporter-toolkit's format, with its defaults where there is none."""
+    """Every key of the exporter-toolkit format is read, with its default."""
     settings = web_settings.parse(f"""
 tls_server_config:
   cert_file: server.crt
@@ -119,7 +119,7 @@ basic_auth_users:
 
 
 def test_a_file_may_ask_for_nothing() -> None:
-    """As in the toolkit: plain HTTP for everyone."""
+    """As in exporter-toolkit, an empty file means plain HTTP without authentication."""
     for text in (
         "",
         "# nothing\n",
@@ -130,7 +130,7 @@ def test_a_file_may_ask_for_nothing() -> None:
 
 
 def test_a_client_certificate_that_nobody_verifies_is_not_asked_for() -> None:
-    """RequestClientCert proves nothing in the toolkit either."""
+    """RequestClientCert verifies nothing in exporter-toolkit either."""
     tls = web_settings.parse(PAIR + ", client_auth_type: RequestClientCert}").tls
     assert tls is not None
     assert tls.client_auth is ClientAuth.NONE
@@ -138,7 +138,7 @@ def test_a_client_certificate_that_nobody_verifies_is_not_asked_for() -> None:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
 def test_any_text_is_settings_or_one_line(text: str) -> None:
-    """Nothing else comes out of a file, whatever it holds."""
+    """Any file gives settings or a ConfigError."""
     assert (error_of(text) or "fine").isprintable()
 
 
@@ -155,12 +155,12 @@ SECTIONS = st.dictionaries(
 
 @given(SECTIONS)
 def test_any_nesting_of_known_keys_is_settings_or_one_line(sections: object) -> None:
-    """The keys in wrong places, with wrong kinds of values."""
+    """Known keys in wrong places or with wrong types give settings or an error."""
     assert (error_of(json.dumps(sections)) or "fine").isprintable()
 
 
 def test_no_secret_is_shown() -> None:
-    """Neither in what settings look like, nor in an error."""
+    """Secrets are in no repr and in no error."""
     settings = web_settings.parse(
         f"tls_server_config: {{cert_file: c, key: SECRET}}\nbasic_auth_users: {{a: '{HASH}'}}"
     )
@@ -187,7 +187,7 @@ def test_no_secret_is_shown() -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, said: str) -> None:
-    """A pipe that nobody writes to is not waited for."""
+    """Reading does not block on a pipe without a writer."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long.yml").write_text("#" * 70_000)
     (tmp_path / "latin.yml").write_bytes(b"a: \xe9")
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, said: st
 def test_a_pem_file_that_cannot_be_used_is_named(
     tmp_path: Path, files: dict[str, bytes | None], said: str
 ) -> None:
-    """The key, the file, and OpenSSL's words."""
+    """The error has the key, the file, and OpenSSL's message."""
     web = WebFolder(tmp_path)
     web.write(tls_server_config=web.client_tls())
     for name, content in files.items():
@@ -241,7 +241,7 @@ def test_a_pem_file_that_cannot_be_used_is_named(
     ],
 )
 def test_what_openssl_is_not_asked_for_is_named(tmp_path: Path, more: dict[str, object], said: str) -> None:
-    """Suites and curves by the toolkit's names only."""
+    """Only the toolkit's names of cipher suites and curves are valid."""
     web = WebFolder(tmp_path)
     with pytest.raises(ConfigError) as error:
         WebConfig.load(web.write(tls_server_config=web.tls(**more)))
@@ -249,7 +249,7 @@ def test_what_openssl_is_not_asked_for_is_named(tmp_path: Path, more: dict[str, 
 
 
 def test_an_encrypted_key_asks_nobody(tmp_path: Path) -> None:
-    """No prompt on a terminal; the key is named."""
+    """There is no password prompt. The error names the key."""
     from cryptography.hazmat.primitives.serialization import (
         BestAvailableEncryption,
         Encoding,

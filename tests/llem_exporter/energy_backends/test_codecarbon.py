@@ -31,7 +31,7 @@ tell([m, same, [t for t in touched if "/dev/null" not in t]])
 def test_it_goes_nowhere_and_leaves_nothing(
     steady: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No connection, no file, no signal, no log; a user's own CodeCarbon settings change nothing."""
+    """CodeCarbon opens no connection, writes no file or log, and ignores the user's settings."""
     home = tmp_path / "home"
     home.mkdir()
     (home / ".codecarbon.config").write_text("[codecarbon]\nsave_to_file = true\npue = 2\n")
@@ -60,7 +60,7 @@ def test_it_goes_nowhere_and_leaves_nothing(
 
 
 def test_without_a_country_joules_and_no_grams(steady: FakeDriver) -> None:
-    """It says so; one GPU's joules are its own; a country that is none is an error."""
+    """Without a country there are joules, no grams, and a warning. An unknown country is an error."""
     program = """
 tell([window(eb.CodeCarbonBackend(gpu_indices=[1]), 0.5), failure(eb.CodeCarbonBackend("DE").check)])
 """
@@ -72,7 +72,7 @@ tell([window(eb.CodeCarbonBackend(gpu_indices=[1]), 0.5), failure(eb.CodeCarbonB
 
 
 def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:
-    """CPU and memory, with that scope; the same where GPUs are hidden."""
+    """Without a visible GPU, the joules are those of CPU and memory, with the scope "node"."""
     program = "tell(window(eb.CodeCarbonBackend(), 0.5))"
     hidden = ask(program, {**steady.env, "CUDA_VISIBLE_DEVICES": ""})
     steady.unload()
@@ -82,7 +82,7 @@ def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:
 
 
 def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None:
-    """From 3.3 on it counts 0 J in silence where there is no nvidia-smi: here no joules, and the reason."""
+    """Without nvidia-smi, CodeCarbon 3.3 counts 0 J. The backend gives no joules and a warning."""
     measured = ask("tell(window(eb.CodeCarbonBackend(), 0.5))", steady.env_without_nvidia_smi)
     if version("codecarbon") < "3.3":
         assert measured["total_j"] == pytest.approx(400 * measured["duration"], rel=0.2)
@@ -93,7 +93,7 @@ def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None
 
 
 def test_a_gpu_that_is_lost_before_or_after_the_start_is_told(steady: FakeDriver) -> None:
-    """CodeCarbon swallows its errors: at the start that is ConfigError, at the end no joules."""
+    """A GPU that is lost at the start is a ConfigError. If it is lost later, there are no joules."""
     program = """
 backend = eb.CodeCarbonBackend(gpu_indices=[0])
 tracker = backend.start_tracking()
@@ -112,7 +112,7 @@ tell([shown(backend.stop_tracking(tracker)), failure(eb.CodeCarbonBackend(gpu_in
 
 
 def test_a_gpu_beside_it_that_is_lost_stops_codecarbon(steady: FakeDriver) -> None:
-    """It opens every GPU of the node, whichever it is to measure."""
+    """If any GPU of the node is lost, CodeCarbon does not start, because it opens all GPUs."""
     steady.gpus[1].lost = True
     said = ask("tell(failure(eb.CodeCarbonBackend(gpu_indices=[0]).check))", steady.env)
     assert said.startswith("CodeCarbon does not start")
@@ -120,7 +120,7 @@ def test_a_gpu_beside_it_that_is_lost_stops_codecarbon(steady: FakeDriver) -> No
 
 @pytest.mark.full
 def test_gpu_joules_are_the_true_ones(tmp_path: Path) -> None:
-    """Within 10 % over 20 s, which CodeCarbon's own period of 15 s does not divide."""
+    """Over 20 s, the joules are within 10 %. CodeCarbon's period is 15 s."""
     with FakeDriver(tmp_path, gpus=2) as driver:
         measured = ask("tell(window(eb.CodeCarbonBackend(), 20))", driver.env)
         exact = sum(driver.exact_joules(gpu, measured["start"], measured["end"]) for gpu in range(2))

@@ -25,7 +25,7 @@ def test_the_true_joules_lie_within_the_bounds(
     lags_s: tuple[float, float],
     edges: tuple[float, float],
 ) -> None:
-    """Wherever in its call the counter was read, and however far it lagged, up to 0.5 s."""
+    """The bounds hold for any read time within the call and any counter lag up to 0.5 s."""
     first_s, last_s = calls_s[0] * within[0], 2.0 + calls_s[1] * within[1]
     counted_j = joules_of(watts, first_s - lags_s[0], last_s - lags_s[1])
     first = CounterReading(1000.0, 0.0, calls_s[0])
@@ -58,7 +58,7 @@ def joules_of(watts: list[float], start_s: float, end_s: float) -> float:
 def test_a_fall_is_a_reset_or_a_late_value(
     last_j: float, limit_watts: float | None, joules: float | None, reset: bool, late: bool
 ) -> None:
-    """Less than the limit x 2 s is late, and then nothing is counted; after a reset the new value is."""
+    """A fall of less than limit x 2 s is a late value: no joules. After a reset the new value is counted."""
     first, last = CounterReading(5000.0, 0.0, 0.0), CounterReading(last_j, 10.0, 10.0)
     energy = counter_energy(first, last, (0.0, 10.0), limit_watts)
     assert (energy.joules, energy.reset, energy.late) == (joules, reset, late)
@@ -68,7 +68,7 @@ def test_a_fall_is_a_reset_or_a_late_value(
 
 
 def test_without_a_limit_nothing_bounds_it() -> None:
-    """0 below, infinity above."""
+    """Without a power limit, the bounds are 0 and infinity."""
     first, last = CounterReading(0.0, 0.0, 0.0), CounterReading(100.0, 1.0, 1.0)
     energy = counter_energy(first, last, (0.0, 1.0), None)
     assert (energy.low_j, energy.high_j) == (0.0, math.inf)

@@ -29,7 +29,7 @@ tell([len(sampling), len(both), sorted(running())])
 
 
 def test_a_tracker_that_is_never_stopped_ends_when_nobody_holds_it(steady: FakeDriver) -> None:
-    """Its threads end and no longer read the GPU."""
+    """When a tracker is garbage collected, its threads end and no longer read the GPU."""
     sampling, both, left = ask(FORGOTTEN, steady.env)
     assert both > sampling >= 1
     assert left == []
@@ -51,10 +51,10 @@ tell(window(eb.get_backend("codecarbon", gpu_indices=[0]), 0.3)["total_j"])
 
 
 def test_a_stop_does_not_wait_for_a_gpu_that_hangs(steady: FakeDriver) -> None:
-    """It returns while the call hangs and names the GPU; the other GPU keeps its joules.
+    """stop_tracking() returns during a hung call and names the GPU. The other GPU keeps its joules.
 
-    The sampler has what it read of GPU 1 before, a counter without its last reading has nothing. CodeCarbon
-    reads all GPUs, so that it works again only when none hangs.
+    nvml has the joules that it measured on GPU 1 before the hang. zeus has none, because the last reading is
+    missing. CodeCarbon reads all GPUs, so it works again only when no GPU hangs.
     """
     with Child(STOPPED_WHILE_IT_HANGS, steady.env) as child:
         assert child.hear() == "begun"
@@ -81,7 +81,7 @@ def test_a_stop_does_not_wait_for_a_gpu_that_hangs(steady: FakeDriver) -> None:
 
 
 def test_a_forked_child_opens_a_driver_that_forgets(steady: FakeDriver) -> None:
-    """Where NVML is uninitialised in a child, the backends that the parent used initialise it again."""
+    """If a child must initialise NVML again, the backends that the parent used do so."""
     steady.forgets_fork = True
     program = """
 backends = [eb.get_backend(name, gpu_indices=[0, 1]) for name in ("nvml", "zeus")]
@@ -102,7 +102,7 @@ tell([list(window(backend, 0.2)["per_gpu_j"]) for backend in backends])
 
 
 def test_a_lock_that_another_thread_held_at_the_fork_is_free_in_the_child(steady: FakeDriver) -> None:
-    """That thread does not exist in the child; in the parent the lock stays held until it is released."""
+    """The child has no such thread. In the parent the lock stays held until it is released."""
     program = """
 import threading
 from llem_exporter.energy_backends.fork_lock import ForkLock
@@ -132,7 +132,7 @@ tell([still, lock.locked()])
 
 
 def test_no_backend_holds_a_lock_that_a_forked_child_finds_held() -> None:
-    """What the backends' modules lock is free in a child, whatever the parent's threads do at the fork."""
+    """No backend module has a plain Lock, which could stay held in a forked child."""
     for found in pkgutil.iter_modules(energy_backends.__path__):
         module = importlib.import_module(f"{energy_backends.__name__}.{found.name}")
         held = [name for name, value in vars(module).items() if isinstance(value, type(threading.Lock()))]

@@ -38,19 +38,19 @@ VISIBLE: list[tuple[str | None, list[int]]] = [
 
 
 def test_forms_of_cuda_visible_devices() -> None:
-    """Numbers, UUIDs and their unique prefixes, slices; the first that names no GPU ends the list."""
+    """Numbers, UUIDs, unique UUID prefixes and MIG slices are read. The first invalid entry ends the list."""
     found = {value: visible(value, UUIDS, SLICES.get) for value, _ in VISIBLE}
     assert {value: [gpu.index for gpu in found[value]] for value in found} == dict(VISIBLE)
     assert all(gpu.uuid == UUIDS[gpu.index] for gpus in found.values() for gpu in gpus)
 
 
 def test_a_slice_is_known_as_one() -> None:
-    """The measurement is then of more than what was named."""
+    """A GPU that is visible through a MIG slice is marked as such."""
     assert visible("MIG-1234,0", UUIDS, SLICES.get) == (Gpu(2, "GPU-cccc-3", mig=True), Gpu(0, "GPU-aaaa-1"))
 
 
 def test_only_a_whole_number_names_a_gpu() -> None:
-    """0.0 would be a TypeError in the driver's wrapper, and True would be GPU 1."""
+    """A value that is not an integer is a ConfigError. True would otherwise select GPU 1."""
     indices: list[Any] = [0.0, True, False, "0", None, [0]]
     for index in indices:
         with pytest.raises(ConfigError, match="is no GPU's index"):
@@ -58,7 +58,7 @@ def test_only_a_whole_number_names_a_gpu() -> None:
 
 
 def test_an_index_that_is_none_is_a_config_error_everywhere(steady: FakeDriver) -> None:
-    """NumPy's whole numbers are indices as well."""
+    """Every backend rejects an invalid index. NumPy integers are valid."""
     program = """
 import numpy as np
 from llem_exporter.power_thermal import PowerThermalSampler

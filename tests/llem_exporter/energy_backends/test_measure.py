@@ -9,7 +9,7 @@ from tests.llem_exporter.energy_backends.child import ask, site_without
 
 
 def test_a_block_is_measured_by_what_works(steady: FakeDriver) -> None:
-    """Zeus here, each visible GPU; the object is filled in when the block ends."""
+    """measure() uses Zeus for each visible GPU. The measurement is set when the block ends."""
     program = """
 with measure() as measured:
     before = measured.measurement
@@ -26,7 +26,7 @@ tell([before, shown(measured.measurement), measured.duration_sec, [w.code for w 
 
 
 def test_a_block_that_fails_is_measured_too(steady: FakeDriver) -> None:
-    """Its own exception comes out, also where the measurement fails at its end."""
+    """The block's own exception is raised, even if the measurement fails at the end."""
     program = """
 told = []
 for backend in (eb.NVMLBackend(1, sample_interval_ms=1000), eb.ZeusBackend([1])):
@@ -65,7 +65,7 @@ tell(told)
 
 
 def test_where_nothing_works_the_block_runs_and_is_timed(steady: FakeDriver, tmp_path: Path) -> None:
-    """No measurement, and the whole chain of reasons."""
+    """If no backend is available, there is no measurement, and a warning lists all reasons."""
     steady.unload()
     program = """
 with measure() as measured:
@@ -90,7 +90,7 @@ tell([measured.measurement, measured.duration_sec, [[w.code, w.message] for w in
 
 
 def test_off_is_silent_and_a_name_must_work(steady: FakeDriver) -> None:
-    """None times the block only; a backend that cannot work raises before the block runs."""
+    """None only times the block. A named backend that is not available raises before the block runs."""
     program = """
 ran = []
 def refused():

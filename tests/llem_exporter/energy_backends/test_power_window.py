@@ -29,7 +29,7 @@ def integrated(readings: list[Reading], start_s: float, end_s: float) -> WindowE
 
 
 def test_a_trapezoid_is_cut_at_both_edges() -> None:
-    """Joules of the window only, by linear interpolation; the bounds are those of the cut pairs."""
+    """The edges of the window are interpolated linearly. The bounds are those of the cut pairs."""
     ramp = [reading(n / 10, 100.0 * n) for n in range(6)]
     energy = integrated(ramp, 0.05, 0.45)
     assert energy.joules == pytest.approx((50 + 450) / 2 * 0.4)
@@ -40,7 +40,7 @@ def test_a_trapezoid_is_cut_at_both_edges() -> None:
 
 
 def test_nothing_is_invented_across_a_gap() -> None:
-    """A gap adds no joules; the bounds hold 0 to the limit there, and nothing bounds it without a limit."""
+    """A gap adds no joules. The bounds over it are 0 and the limit, or infinity without a limit."""
     times = [0.0, 0.1, 0.2, 0.8, 0.9, 1.0]
     energy = integrated([reading(t, 100.0) for t in times], 0.0, 1.0)
     assert energy.joules == pytest.approx(40)
@@ -51,7 +51,7 @@ def test_nothing_is_invented_across_a_gap() -> None:
 
 
 def test_a_gpu_that_answers_late_or_no_more_has_gaps_at_the_edges() -> None:
-    """Before its first sample and after its last there is no coverage."""
+    """There is no coverage before the first sample and after the last."""
     failing = [reading(t, None) for t in (0.0, 0.1, 0.2)]
     energy = integrated([*failing, *(reading(t, 100.0) for t in (0.3, 0.4, 0.5))], 0.0, 1.0)
     assert energy.joules == pytest.approx(20)
@@ -60,14 +60,14 @@ def test_a_gpu_that_answers_late_or_no_more_has_gaps_at_the_edges() -> None:
 
 @pytest.mark.parametrize("watts", [[], [100.0]])
 def test_one_sample_is_no_measurement(watts: list[float]) -> None:
-    """None, not 0."""
+    """With fewer than two samples, joules are None, not 0."""
     readings = [reading(0.0, None), *(reading(0.5, value) for value in watts)]
     energy = integrated(readings, 0.0, 1.0)
     assert (energy.joules, energy.coverage, energy.low_j) == (None, 0.0, 0.0)
 
 
 def test_a_read_longer_than_a_gap_is_no_sample() -> None:
-    """Nobody knows when in it the value was."""
+    """A read that takes longer than max_gap is an error, because the time of its value is unknown."""
     window = PowerWindow(0.3)
     window.add(reading(0.0, 100.0))
     window.begin(0.0)
@@ -87,7 +87,7 @@ steps = st.lists(
 def test_the_true_joules_lie_within_the_bounds(
     script: list[tuple[float, float, float, float]], first: float, last: float, levels: list[float]
 ) -> None:
-    """Whenever in its call each value was true, and whenever between two such instants power changed."""
+    """The bounds hold for any time of a value within its call and any time of a power change."""
     readings, read_s, changes_s = [reading(0.0, levels[0])], [0.0], [0.0]
     middle_s = 0.0
     for (step_s, call_s, within_call, within_pair), watts in zip(script, levels[1:], strict=False):

@@ -31,25 +31,25 @@ def auto(driver: FakeDriver, site: Path | None = None, **env: str) -> tuple[str 
 
 
 def test_auto_is_zeus(steady: FakeDriver) -> None:
-    """Where every GPU has a counter."""
+    """auto selects zeus if every GPU has an energy counter."""
     assert auto(steady) == ("zeus", {})
 
 
 def test_without_zeus_auto_is_nvml(steady: FakeDriver, tmp_path: Path) -> None:
-    """Where zeus is not installed, and it says how to install it."""
+    """If zeus is not installed, auto selects nvml. The reason contains the pip command."""
     name, reasons = auto(steady, site_without(tmp_path, "zeus"))
     assert (name, reasons) == ("nvml", {"zeus": "zeus is not installed; pip install 'llem-energy[zeus]'"})
 
 
 def test_before_volta_auto_is_nvml(steady: FakeDriver) -> None:
-    """Where one GPU is too old for a counter: Zeus would poll it."""
+    """If a GPU is older than Volta, auto selects nvml: the GPU has no energy counter."""
     steady.gpus[1].architecture = Architecture.PASCAL
     name, reasons = auto(steady)
     assert (name, reasons) == ("nvml", {"zeus": "GPU 1 is older than Volta and has no energy counter"})
 
 
 def test_without_a_counter_auto_is_nvml(steady: FakeDriver) -> None:
-    """Where one GPU should have a counter and does not answer it; but not where that one is hidden."""
+    """If the counter of a visible GPU cannot be read, auto selects nvml. Hidden GPUs do not count."""
     steady.gpus[1].energy_supported = False
     name, reasons = auto(steady)
     assert name == "nvml"
@@ -58,7 +58,7 @@ def test_without_a_counter_auto_is_nvml(steady: FakeDriver) -> None:
 
 
 def test_without_a_gpu_auto_is_codecarbon(steady: FakeDriver) -> None:
-    """Where there is no driver, or no visible GPU."""
+    """Without a driver or a visible GPU, auto selects codecarbon."""
     name, reasons = auto(steady, CUDA_VISIBLE_DEVICES="")
     assert name == "codecarbon"
     assert reasons["nvml"] == "no GPU is visible: CUDA_VISIBLE_DEVICES is ''"
@@ -70,7 +70,7 @@ def test_without_a_gpu_auto_is_codecarbon(steady: FakeDriver) -> None:
 
 
 def test_with_nothing_auto_is_none(steady: FakeDriver, tmp_path: Path) -> None:
-    """Neither library, no driver: no backend, and every reason in one line of the log."""
+    """Without libraries and driver, auto selects no backend. One log line has all reasons."""
     steady.unload()
     site = site_without(tmp_path, "zeus", "codecarbon")
     name, reasons = auto(steady, site)
@@ -80,7 +80,7 @@ def test_with_nothing_auto_is_none(steady: FakeDriver, tmp_path: Path) -> None:
 
 
 def test_a_backend_named_that_cannot_work_says_why(steady: FakeDriver, tmp_path: Path) -> None:
-    """ConfigError, with the reason and what to do."""
+    """A named backend that is not available is a ConfigError with the reason."""
     program = """
 asked = [("zeus", None), ("nvml", None), ("nvml", [1]), ("nvml", [0]), ("nvml", [7]), ("codecarbon", None)]
 asked.append(("nvlm", None))
@@ -102,7 +102,7 @@ tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for n
 
 
 def test_zeus_named_where_zeus_cannot_count_says_why(steady: FakeDriver) -> None:
-    """Installed is not enough."""
+    """zeus is not available if a GPU has no energy counter, even if it is installed."""
     program = """
 tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_available(),
       eb.ZeusBackend([0]).is_available()])
@@ -116,7 +116,7 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
 
 
 def test_a_zeus_that_cannot_be_imported_is_told(steady: FakeDriver, tmp_path: Path) -> None:
-    """A dependency of its monitor is missing: found when it is used, told, and measure() takes the next."""
+    """If a dependency of ZeusMonitor is missing, start_tracking() fails and measure() uses nvml."""
     program = """
 backend = eb.select_energy_backend("zeus")
 with measure() as measured:
@@ -131,7 +131,7 @@ tell([failure(backend.start_tracking), measured.measurement.backend,
 
 
 def test_none_is_none_and_costs_no_library() -> None:
-    """Off on purpose: nothing is probed or logged, and only the standard library is imported."""
+    """With "none", nothing is probed or logged, and only the standard library is imported."""
     program = """
 import logging, sys
 before = set(sys.modules)
@@ -154,7 +154,7 @@ print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter'}))
 
 
 def test_what_is_public() -> None:
-    """Sorted names that all exist."""
+    """__all__ is sorted, and all names exist."""
     assert energy_backends.__all__ == sorted(energy_backends.__all__)
     assert all(hasattr(energy_backends, name) for name in energy_backends.__all__)
     assert nvml.EnergyMeasurement is energy_backends.EnergyMeasurement is EnergyMeasurement
@@ -181,7 +181,7 @@ class Custom:
 
 
 def test_a_registered_backend_is_taken_by_name() -> None:
-    """It is listed, made with what it is given, and asked whether it is available."""
+    """A registered backend is listed, gets its arguments, and is checked with is_available()."""
     energy_backends.register_backend("custom-1", Custom)
     assert energy_backends.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
     chosen = energy_backends.select_energy_backend("custom-1", gpu_indices=[0])
@@ -193,7 +193,7 @@ def test_a_registered_backend_is_taken_by_name() -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    """Ours and the words of the selector are taken."""
+    """Existing backend names, "auto" and "none" cannot be registered."""
     for name in ("zeus", "auto", "none"):
         with pytest.raises(ConfigError, match="already"):
             energy_backends.register_backend(name, Custom)

@@ -60,7 +60,7 @@ def errors_of(driver: FakeDriver, measured: dict[str, Any]) -> list[float]:
 def test_windows_are_exact_within_their_bounds(tmp_path: Path) -> None:
     """The bounds of overlapping windows of both backends contain the exact joules.
 
-    How close the joules come is a figure of tests/bench/bench_backends.py: a busy machine changes it.
+    tests/bench/bench_backends.py measures the size of the errors, which depends on the load of the machine.
     """
     with FakeDriver(tmp_path, gpus=16) as driver:
         answers = ask(OVERLAPPED, driver.env)
@@ -76,7 +76,7 @@ def test_windows_are_exact_within_their_bounds(tmp_path: Path) -> None:
 
 
 def test_a_window_holds_the_whole_block(steady: FakeDriver) -> None:
-    """It begins before the block does and ends after it, and nothing that is measured later is in it."""
+    """The window starts before the block and ends after it, but before stop_tracking() returns."""
     program = """
 for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1])):
     called = time.time()
@@ -95,7 +95,7 @@ for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1])):
 
 
 def test_visible_devices_mean_the_same_gpu_everywhere(steady: FakeDriver) -> None:
-    """However GPU 1 is named, each backend measures NVML's GPU 1; the program's own Zeus is untouched."""
+    """For each way to name GPU 1, every backend measures NVML's GPU 1. The user's own Zeus is unaffected."""
     forms = ["1", f"{steady.gpus[1].uuid}", steady.gpus[1].uuid[:12], "1,7,0"]
     program = f"""
 from zeus.monitor import ZeusMonitor
@@ -122,7 +122,7 @@ tell([told, own.end_window("mine", sync_execution=False).gpu_energy])
 
 
 def test_a_mig_slice_is_measured_as_its_whole_gpu(steady: FakeDriver) -> None:
-    """No slice has a sensor: the joules are the GPU's, and a warning says so."""
+    """A MIG slice has no sensor. The joules are those of the whole GPU, with a warning."""
     steady.gpus[1].mig_slices = 2
     slices = "MIG-" + steady.gpus[1].uuid.removeprefix("GPU-")[:-2] + "01"
     program = """
@@ -137,9 +137,9 @@ tell([shown(backend.stop_tracking(tracker)) for backend, tracker in zip(backends
 
 
 def test_a_gpu_lost_in_the_middle_keeps_nothing_from_the_other(steady: FakeDriver) -> None:
-    """Its joules end where it was lost, its coverage falls, and a warning names it.
+    """The joules of a lost GPU end when it is lost. Its coverage is below 1, and a warning names it.
 
-    A counter without its last reading has no joules at all.
+    zeus has no joules for it, because the last reading is missing.
     """
     with Child(together("zeus", "nvml"), steady.env) as child:
         child.hear()
@@ -163,7 +163,7 @@ def test_a_gpu_lost_in_the_middle_keeps_nothing_from_the_other(steady: FakeDrive
 
 
 def test_a_gpu_that_comes_back_is_measured_again(steady: FakeDriver) -> None:
-    """The driver is loaded anew in the middle: a gap for nvml, and joules on either side."""
+    """A driver reload in a window is a gap for nvml. Joules are counted before and after it."""
     with Child(together("nvml"), steady.env) as child:
         child.hear()
         time.sleep(0.5)
@@ -186,7 +186,7 @@ def test_a_gpu_that_comes_back_is_measured_again(steady: FakeDriver) -> None:
 
 
 def test_a_counter_that_restarts_counts_from_there(steady: FakeDriver) -> None:
-    """The joules after the reset, a warning, and bounds that hold what was lost with it."""
+    """After a counter reset, the new value is counted, with a warning. The bounds include the lost joules."""
     with Child(together("zeus"), steady.env) as child:
         child.hear()
         time.sleep(0.3)
@@ -204,7 +204,7 @@ def test_a_counter_that_restarts_counts_from_there(steady: FakeDriver) -> None:
 
 
 def test_a_counter_that_did_not_move_has_measured_nothing(steady: FakeDriver) -> None:
-    """No joules instead of 0, and Zeus's own warning becomes ours."""
+    """If the counter does not change, there are no joules instead of 0, and a warning."""
     for gpu in steady.gpus:
         gpu.energy_update_period_s = 100.0
     measured = ask("tell(window(eb.ZeusBackend(), 0.1))", steady.env)
@@ -214,7 +214,7 @@ def test_a_counter_that_did_not_move_has_measured_nothing(steady: FakeDriver) ->
 
 
 def test_a_gpus_set_up_and_warmth_are_warned_of(steady: FakeDriver) -> None:
-    """Persistence mode off, and more than 10 degrees between start and end; 10 are not."""
+    """Persistence mode off, and a temperature change of more than 10 degrees, give warnings."""
     for gpu in steady.gpus:
         gpu.temperature_celsius = 40
     steady.gpus[0].persistence_mode = False
@@ -231,7 +231,7 @@ def test_a_gpus_set_up_and_warmth_are_warned_of(steady: FakeDriver) -> None:
 
 
 def test_an_averaged_reading_asks_for_longer_windows(steady: FakeDriver) -> None:
-    """20 s where NVML reads a 1 s average of power, which Volta does not; and few samples are a warning."""
+    """If power is a 1 s average, the recommended window is 20 s, else 5 s. Few samples give a warning."""
     for gpu in steady.gpus:
         gpu.instant_supported = False
     steady.gpus[1].architecture = Architecture.VOLTA
@@ -245,14 +245,14 @@ def test_an_averaged_reading_asks_for_longer_windows(steady: FakeDriver) -> None
 
 @pytest.mark.parametrize(("source", "least_s"), [("instant", 5.0), ("legacy", 5.0), ("average", 20.0)])
 def test_a_window_is_short_up_to_a_length(source: str, least_s: float) -> None:
-    """The length itself is enough."""
+    """A window shorter than the recommended length gives a warning. One of that length does not."""
     (warning,) = doubts.of_window(least_s - 0.001, source)
     assert warning.code == "short_window"
     assert list(doubts.of_window(least_s, source)) == []
 
 
 def test_edges_are_those_of_the_slowest_read(steady: FakeDriver) -> None:
-    """A driver whose calls take 50 ms: the bounds grow with them and hold."""
+    """If driver calls take 50 ms, the bounds are wider and contain the exact joules."""
     steady.gpus[1].slow_call_s = 0.05
     with Child(together("zeus", "nvml"), steady.env) as child:
         child.hear()
@@ -263,7 +263,7 @@ def test_edges_are_those_of_the_slowest_read(steady: FakeDriver) -> None:
 
 
 def test_a_tracker_stopped_twice_answers_the_same(steady: FakeDriver) -> None:
-    """And each tracker is a measurement of its own, also from several threads."""
+    """A second stop returns the same measurement. Trackers in several threads are independent."""
     program = """
 from concurrent.futures import ThreadPoolExecutor
 answers = []
@@ -280,7 +280,7 @@ tell(answers)
 
 
 def test_a_forked_child_measures_with_its_parents_backend(steady: FakeDriver) -> None:
-    """Used in the parent first; only a measurement that the parent began cannot end in the child."""
+    """A forked child can use the parent's backend, but cannot stop a measurement of the parent."""
     program = """
 for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1], sample_interval_ms=1000)):
     window(backend, 0.1)
@@ -301,7 +301,7 @@ for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1], sample_inte
 
 
 def test_a_superchip_is_measured_as_its_module(steady: FakeDriver) -> None:
-    """On a GH200 counter and power are the module's: 50 W more here, and the scope says so."""
+    """On a GH200, counter and power are those of the module, 50 W more here. The scope is "module"."""
     steady.gpus[0].module_watts = 50.0
     with Child(together("zeus", "nvml", indices=(0,)), steady.env) as child:
         child.hear()

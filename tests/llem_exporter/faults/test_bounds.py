@@ -34,7 +34,7 @@ def integrated(exporter: Exporter, start_unix_s: float, end_unix_s: float, backe
 
 
 def test_the_exact_joules_are_inside_the_bounds(start: StartExporter, tmp_path: Path) -> None:
-    """A different fault on each GPU in the middle of a window of bursty load: by nvml and by zeus."""
+    """With a different fault on each GPU during a window of bursty load, nvml and zeus bounds hold."""
     with FakeDriver(tmp_path, gpus=len(NAMES)) as driver:
         exporter = start("--no-collector.codecarbon", driver=driver)
         all_read(exporter, len(NAMES))

@@ -54,7 +54,7 @@ def test_a_collector_fails_where_its_quantity_cannot_be_read_of_one_gpu(
     gone: str,
     works: list[int],
 ) -> None:
-    """Its backend is not available then; the other one is, and both are when the fault is over."""
+    """If a backend cannot read one GPU, only that backend is unavailable, until the fault is cleared."""
     all_read(shared_exporter)
     setattr(shared_steady.gpus[1], setting, fault)
     assert states(page_without(shared_exporter, gone, gpu="1")) == [works, works]
@@ -65,7 +65,7 @@ def test_a_collector_fails_where_its_quantity_cannot_be_read_of_one_gpu(
 def test_where_all_are_lost_no_duration_of_a_reading_is_left(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """The collectors' failure is published, the time of a reading that no GPU gives is not."""
+    """If all GPUs are lost, collector failures are published, but no duration of a reading."""
     all_read(shared_exporter)
     for gpu in shared_steady.gpus:
         gpu.lost = True
@@ -79,7 +79,7 @@ def test_where_all_are_lost_no_duration_of_a_reading_is_left(
 
 
 def test_one_absurd_reading_is_bridged(begin: Begin, steady: FakeDriver) -> None:
-    """Its neighbours are two intervals apart, which is no gap."""
+    """A single absurd reading makes no gap: its neighbours are two intervals apart."""
     exporter = begin("--no-collector.zeus", "--sample-interval", "1s")
     before = all_read(exporter, zeus=False)
     steady.gpus[1].power_override_watts = 10_000.0
@@ -98,7 +98,7 @@ def test_one_absurd_reading_is_bridged(begin: Begin, steady: FakeDriver) -> None
 
 
 def test_before_volta_there_is_power_and_no_counter(begin: Begin, steady: FakeDriver) -> None:
-    """Zeus is not available, which is no failure; nvml is selected; power is read by the old call."""
+    """Before Volta, zeus is unavailable without an error, nvml is selected, and the old call reads power."""
     for gpu in steady.gpus:
         gpu.architecture = Architecture.PASCAL
     exporter = begin()

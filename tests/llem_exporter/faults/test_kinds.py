@@ -61,7 +61,7 @@ def span(exporter: Exporter) -> tuple[MetricsPage, MetricsPage]:
 
 
 def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mixed: FakeDriver) -> None:
-    """No series of a slice has watts or joules: the sum over the node is that of the whole GPUs."""
+    """MIG slices have no watts or joules. The sum over the node is that of the whole GPUs."""
     shown = all_read(exporter, 4)
     uuid = mixed.gpus[int(DIVIDED)].uuid
     slices = [
@@ -80,7 +80,7 @@ def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mi
 
 
 def test_a_superchip_is_its_module(span: tuple[MetricsPage, MetricsPage]) -> None:
-    """On a GH200 watts, our joules and the counter are all the module's, and the scope says so."""
+    """On a GH200, watts, joules and counter are those of the module. The scope is "module"."""
     first, last = span
     assert first.value(INFO, gpu=SUPERCHIP, scope="module") == 1
     assert first.value(INFO, gpu=DIVIDED, scope="gpu") == 1
@@ -91,7 +91,7 @@ def test_a_superchip_is_its_module(span: tuple[MetricsPage, MetricsPage]) -> Non
 def test_every_counter_is_its_own_gpus_whatever_cuda_may_see(
     span: tuple[MetricsPage, MetricsPage], mixed: FakeDriver
 ) -> None:
-    """CUDA_VISIBLE_DEVICES hides no GPU and renumbers none."""
+    """CUDA_VISIBLE_DEVICES neither hides nor renumbers GPUs."""
     first, last = span
     module_joules = 80.0 * rise(first, last, STAMP, SUPERCHIP)
     steps = {SUPERCHIP: module_joules}
@@ -100,7 +100,7 @@ def test_every_counter_is_its_own_gpus_whatever_cuda_may_see(
 
 
 def test_labels_are_escaped(exporter: Exporter) -> None:
-    """A GPU's name may hold quotes, backslashes and newlines."""
+    """A GPU name may contain quotes, backslashes and newlines."""
     (labels,) = scrape(exporter).labels(INFO, gpu=ODDLY_NAMED)
     assert labels["name"] == NAME
 
@@ -108,7 +108,7 @@ def test_labels_are_escaped(exporter: Exporter) -> None:
 def test_each_sample_costs_one_call_and_one_more_for_the_counter(
     exporter: Exporter, mixed: FakeDriver
 ) -> None:
-    """The slow readings come once a second."""
+    """A sample needs one call for power and one for the counter. Slow readings need calls once a second."""
     outer, calls = all_read(exporter, 4), mixed.calls()
     first = scrape(exporter)
     last = page_when(exporter, lambda page: rise(first, page, SAMPLES, SUPERCHIP) >= 15, "samples")
@@ -125,7 +125,7 @@ def test_each_sample_costs_one_call_and_one_more_for_the_counter(
 
 @pytest.mark.full
 def test_slices_that_change_are_named_anew(exporter: Exporter) -> None:
-    """An administrator may divide a GPU while the exporter runs; its power has no gap of that."""
+    """If MIG slices change while the exporter runs, the page shows them. Power has no gap."""
     shown = page_with(exporter, MIG, 1, gpu=REDIVIDED)
     assert shown.value(POWER, gpu=REDIVIDED) == 400.0
     assert shown.value(GAP, gpu=REDIVIDED) < shown.value(COVERED, gpu=REDIVIDED)

@@ -24,7 +24,7 @@ IMPORT_ERROR, EXIT = "ImportError('built for another Python')", "SystemExit('no 
 def test_libraries_that_cannot_be_imported(
     start: StartExporter, steady: FakeDriver, tmp_path: Path, zeus: str, codecarbon: str
 ) -> None:
-    """The log says why, their collectors fail, and power goes on; SystemExit is an error like any other."""
+    """Any import error, also SystemExit, is logged. The collector fails, and power is still read."""
     for package, error in (("zeus", zeus), ("codecarbon", codecarbon)):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text(f"raise {error}\n")

@@ -51,7 +51,7 @@ def exporter(driver: FakeDriver, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDriver) -> None:
-    """Everything in METRICS_PAGE is there; joules agree with the true ones; zeus is selected."""
+    """The page has every metric of METRICS_PAGE. Joules match the exact joules. zeus is selected."""
     first = all_read(exporter)
     page_with(exporter, metrics.CODECARBON_EMISSIONS.name)
     driver.gpus[0].denied = frozenset({"fields"})
@@ -69,7 +69,7 @@ def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDrive
 
 
 def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:
-    """The exporter listens alone: its port is free when it ends, whatever CodeCarbon's process does."""
+    """The worker holds no socket of the exporter, so the port is free when the exporter exits."""
     page_with(exporter, CARBON, 1, component="gpu")
 
     def sockets_of(pid: int) -> set[str]:
@@ -82,7 +82,7 @@ def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:
 
 
 def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: FakeDriver) -> None:
-    """Its collector fails, what it had counted stays; GPUs are read without a gap, and zeus is selected."""
+    """If CodeCarbon dies, its counters stay. GPUs are read without a gap, and zeus is selected."""
     before = page_with(exporter, CARBON, 1, component="gpu")
     os.kill(worker_of(exporter.pid), signal.SIGKILL)
     page_when(exporter, lambda page: page.value(SUCCESS, collector="codecarbon") == 0, "the failure")
@@ -97,7 +97,7 @@ def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: F
 
 
 def test_an_interrupt_ends_it_cleanly(exporter: Exporter) -> None:
-    """Exit status 0, no traceback."""
+    """SIGINT gives exit status 0 and no traceback."""
     exporter.process.send_signal(signal.SIGINT)
     assert exporter.process.wait(60) == 0
     assert "Traceback" not in exporter.log()

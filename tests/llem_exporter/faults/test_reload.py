@@ -40,7 +40,10 @@ def counts_from_reset(
 
 
 def test_a_reloaded_driver_is_read_again(shared_exporter: Exporter, shared_steady: FakeDriver) -> None:
-    """Gauges go with the driver and come with it: the hardware's counter restarts from 0, ours goes on."""
+    """While the driver is unloaded there are no gauges.
+
+    The hardware counter restarts from 0, ours continues.
+    """
     before = all_read(shared_exporter)
     shared_steady.unload()
     gone_s = time.time()
@@ -65,7 +68,7 @@ def test_a_reloaded_driver_is_read_again(shared_exporter: Exporter, shared_stead
 def test_gpus_that_are_renumbered_keep_their_joules(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """GPUs 0 and 2 change places over a reload: each UUID goes on with its own power under its new number."""
+    """If GPUs 0 and 2 swap their numbers in a reload, each UUID keeps its own counters."""
     before = all_read(shared_exporter)
     first, last = shared_steady.gpus[0], shared_steady.gpus[2]
     watts = {gpu.uuid: gpu.load.low_watts for gpu in (first, last)}
@@ -89,7 +92,7 @@ def test_gpus_that_are_renumbered_keep_their_joules(
 def test_an_nvml_that_hangs_while_it_is_reopened(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """After a reload nvmlInit does not return: pages are answered, and when it does the GPUs are back."""
+    """If nvmlInit hangs after a reload, pages are still served. The GPUs return when it ends."""
     before = all_read(shared_exporter)
     shared_steady.unload()
     shared_steady.init_hung = True
@@ -111,7 +114,10 @@ def test_an_nvml_that_hangs_while_it_is_reopened(
 def test_the_zeus_counter_goes_on_over_a_restart(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """Killed with -9 and started again: what was used meanwhile is in the counter, ours starts at 0."""
+    """After SIGKILL and a restart, the hardware counter includes the time between.
+
+    Our counter starts at 0.
+    """
     before = all_read(shared_exporter)
     shared_exporter.kill()
     shared_exporter.start()
@@ -126,7 +132,7 @@ def test_the_zeus_counter_goes_on_over_a_restart(
 def test_a_gpu_that_was_lost_at_the_start_and_has_another_number_now(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """It joins under its own UUID, and no GPU is read twice."""
+    """A renumbered GPU joins under its own UUID. No GPU is read twice."""
     first, second = shared_steady.gpus[:2]
     shared_exporter.kill()
     second.lost = True
@@ -145,7 +151,7 @@ def test_a_gpu_that_was_lost_at_the_start_and_has_another_number_now(
 
 
 def test_a_replaced_driver_ends_the_process(shared_exporter: Exporter, shared_steady: FakeDriver) -> None:
-    """A process keeps the old library as long as it lives: one line, status 1, and a new process reads."""
+    """If the driver is replaced, the exporter logs one line and exits with 1. A new process can read."""
     all_read(shared_exporter)
     shared_steady.replaced = True
     reset_from_s = time.time()

@@ -170,7 +170,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
 
 
 def test_what_cannot_be_read_leaves_the_page_and_counters_stay(recording: Recording) -> None:
-    """Gauges of an unreadable GPU disappear, its counters and its info are still published."""
+    """The gauges of an unreadable GPU disappear. Its counters and its info stay."""
     for name in GONE:
         page, gpu = recording.without[name], GPUS[name]
         counters = [NVML, SAMPLES, *([] if ZEUS in GONE[name] else [ZEUS])]
@@ -183,7 +183,7 @@ def test_what_cannot_be_read_leaves_the_page_and_counters_stay(recording: Record
 
 
 def test_each_fault_is_counted_by_its_name(recording: Recording) -> None:
-    """One error each: the driver's own name, or ours where the driver answers nonsense."""
+    """Each fault is counted under the driver's error name, or under ours for an invalid value."""
     _, page = recording.during[-1]
     counted = {
         name: {labels["error"] for labels in page.labels(ERRORS, gpu=gpu)} for name, gpu in GPUS.items()
@@ -196,7 +196,7 @@ def test_each_fault_is_counted_by_its_name(recording: Recording) -> None:
 
 
 def test_no_page_shows_a_reading_older_than_a_second(recording: Recording) -> None:
-    """By the page's own timestamps, and, of a GPU that is gone, by the time of the fault."""
+    """No sample on the page is older than a second, and failed GPUs disappear within a second."""
     late = 0
     for asked_s, page in recording.during:
         for labels in page.labels(STAMP):
@@ -208,7 +208,7 @@ def test_no_page_shows_a_reading_older_than_a_second(recording: Recording) -> No
 
 
 def test_power_and_counter_fail_each_by_itself(recording: Recording) -> None:
-    """Without power the counter and the temperature are published on; without the counter power is."""
+    """Without power, counter and temperature are still published. Without the counter, power is."""
     before, (_, held) = recording.before, recording.during[-1]
     for name in POWER_FAULTS:
         assert held.get(POWER, gpu=GPUS[name]) is None
@@ -219,7 +219,7 @@ def test_power_and_counter_fail_each_by_itself(recording: Recording) -> None:
 
 
 def test_a_gpu_that_hangs_stops_no_other(recording: Recording) -> None:
-    """The others are sampled and handed over while it hangs, and its gap grows."""
+    """While one GPU hangs, the others are sampled and handed over, and its gap grows."""
     gone_page, (asked_s, held) = recording.without["hung"], recording.during[-1]
     assert rise(gone_page, held, SAMPLES, GPUS["hung"]) == 0
     assert held.value(GAP, gpu=GPUS["hung"]) >= asked_s - recording.set_s - 2 * READ_SECONDS
@@ -231,12 +231,12 @@ def test_a_gpu_that_hangs_stops_no_other(recording: Recording) -> None:
 
 
 def test_sigterm_ends_the_process_while_a_gpu_hangs(recording: Recording) -> None:
-    """The exit status is 0."""
+    """With a hung GPU, SIGTERM gives exit status 0."""
     assert recording.exit_status == 0
 
 
 def test_covered_and_gap_seconds_are_all_the_time_and_joules_are_exact(recording: Recording) -> None:
-    """Whatever the fault: gaps where power could not be read, and nowhere else."""
+    """For every fault, there are gaps only while power could not be read."""
     held_s = recording.cleared_s - recording.set_s
     for name, gpu in GPUS.items():
         if name == "spike":  # its joules are not those of its load
@@ -249,7 +249,7 @@ def test_covered_and_gap_seconds_are_all_the_time_and_joules_are_exact(recording
 
 
 def test_hardware_counters_lose_and_invent_nothing(recording: Recording) -> None:
-    """What was used during the fault is in the counter after it; a fall shows as what it is."""
+    """The counter includes the energy used during the fault. A fall of the counter is not hidden."""
     driver, before, back = recording.driver, recording.before, recording.back
     steps = {"counter fell": -FALL_JOULES}
     errors = {
@@ -266,7 +266,7 @@ def test_hardware_counters_lose_and_invent_nothing(recording: Recording) -> None
 
 
 def test_no_trace_holds_what_no_gpu_reads(recording: Recording) -> None:
-    """Power of 0 W and 10 kW is no sample, a spike is; a hardware counter falls by its own restart alone."""
+    """0 W and 10 kW are not samples, a spike is. A counter falls only after a restart of the counter."""
     for name, gpu in GPUS.items():
         watts = {value for _, value in recording.traces["llem_gpu_power_trace_watts", gpu]}
         assert watts == {recording.watts(name), *([SPIKE_WATTS] if name == "spike" else [])}, name
@@ -291,5 +291,5 @@ def test_no_trace_holds_what_no_gpu_reads(recording: Recording) -> None:
 def test_the_log_has_one_line_for_a_fault_and_one_for_its_end(
     recording: Recording, name: str, failed: str, recovered: str
 ) -> None:
-    """However long it lasts and however many readings fail."""
+    """The number of lines does not depend on the duration or the number of failed readings."""
     assert (recording.logged(name, failed), recording.logged(name, recovered)) == (1, 1)

@@ -9,7 +9,7 @@ from tests.llem_exporter.test_sampler import Rig
 
 
 def test_slow_readings_that_come_alone_never_expire() -> None:
-    """Without power they are published for a second, and come well within it."""
+    """Without power, slow readings expire after a second, and are read more often than that."""
     rig, stopped, times_s = Rig(), threading.Event(), list[float]()
 
     def denied(_: int) -> float:

@@ -42,7 +42,7 @@ PATIENCE_SECONDS = 2.0
 
 
 def test_an_nvml_that_hangs_ends_the_start(steady: FakeDriver) -> None:
-    """After --driver.timeout there is one line, and the status is 1."""
+    """After --driver.timeout the exporter logs one line and exits with status 1."""
     steady.init_hung = True
     started_s = time.monotonic()
     done = run("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "1.5s", **steady.env)
@@ -54,7 +54,7 @@ def test_an_nvml_that_hangs_ends_the_start(steady: FakeDriver) -> None:
 def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
     begin: Begin, steady: FakeDriver
 ) -> None:
-    """First nvmlInit hangs, then every GPU; with the first that answers the exporter starts, others join."""
+    """If nvmlInit or GPUs hang, the exporter waits for the first GPU. The others join later."""
     steady.init_hung = True
     for gpu in steady.gpus:
         gpu.hung = True
@@ -78,7 +78,7 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
 
 
 def test_gpus_of_which_none_answers_end_the_start(steady: FakeDriver) -> None:
-    """The line says how many hang."""
+    """If all GPUs hang, the exporter exits, and the log line has the number of hung GPUs."""
     for gpu in steady.gpus:
         gpu.hung = True
     done = run("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "3s", **steady.env)
@@ -87,7 +87,7 @@ def test_gpus_of_which_none_answers_end_the_start(steady: FakeDriver) -> None:
 
 
 def test_where_every_gpu_has_failed_the_start_does_not_wait(steady: FakeDriver) -> None:
-    """One line for each GPU and a last one, long before --driver.timeout."""
+    """If every GPU fails, the exporter exits long before --driver.timeout, with a line for each GPU."""
     for gpu in steady.gpus:
         gpu.lost = True
     done = run("--driver.timeout", "1h", **steady.env)
@@ -181,7 +181,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyStart]:
 
 
 def test_gpus_that_cannot_be_opened_are_counted_without_uuid(faulty: FaultyStart) -> None:
-    """Lost, hung and denied ones are not on the page but by their errors; the log names each."""
+    """The page has only the errors of lost, hung and denied GPUs. The log names each."""
     for name, error in UNOPENED.items():
         assert faulty.first.labels(INFO, gpu=GPUS[name]) == []
         assert faulty.first.value(ERRORS, gpu=GPUS[name], uuid="", error=error) >= 1, name
@@ -196,7 +196,7 @@ def test_gpus_that_cannot_be_opened_are_counted_without_uuid(faulty: FaultyStart
 
 
 def test_what_cannot_be_read_at_the_start_is_an_error_and_no_series(faulty: FaultyStart) -> None:
-    """Without power there is no power source; counter and slow readings are published by themselves."""
+    """Without power, the power source is "none". Counter and slow readings are still published."""
     for name, error in NO_POWER.items():
         gpu = GPUS[name]
         assert faulty.first.value(INFO, gpu=gpu, power_source="none") == 1, name
@@ -209,14 +209,14 @@ def test_what_cannot_be_read_at_the_start_is_an_error_and_no_series(faulty: Faul
 
 
 def test_a_backend_is_available_once_it_reads_every_gpu(faulty: FaultyStart) -> None:
-    """Power can be read of all GPUs in the end, the counter of one of them cannot."""
+    """In the end nvml can read all GPUs. zeus cannot read the counter of one of them."""
     for page, works in ((faulty.first, [0, 0]), (faulty.recovered, [1, 0])):
         assert [page.value(SUCCESS, collector=name) for name in ("nvml", "zeus")] == works
         assert [page.value(AVAILABLE, backend=name) for name in ("nvml", "zeus")] == works
 
 
 def test_every_gpu_joins_when_it_can_be_read(faulty: FaultyStart) -> None:
-    """With its own power, power source and counter, and with its samples in /history."""
+    """Each GPU joins with its own power, power source and counter, and has samples in /history."""
     for fake in faulty.driver.gpus:
         gpu = str(fake.index)
         assert faulty.recovered.value(POWER, gpu=gpu) == fake.load.low_watts
@@ -227,7 +227,7 @@ def test_every_gpu_joins_when_it_can_be_read(faulty: FaultyStart) -> None:
 
 
 def test_slow_readings_leave_the_page_with_a_gpu_of_which_nothing_else_is_read(faulty: FaultyStart) -> None:
-    """No reading of power shows that it is lost: the slow ones expire by themselves."""
+    """Without power and counter, the slow readings of a lost GPU expire."""
     fake = faulty.driver.gpus[int(GPUS["neither"])]
     _neither(fake, True)
     page_without(faulty.exporter, POWER, STAMP, gpu=str(fake.index))
