@@ -19,7 +19,7 @@ CONFIG = GRAFANA / "alertmanager" / "alertmanager.yml"
 
 @pytest.mark.full
 def test_alertmanager_takes_its_configuration() -> None:
-    """amtool finds nothing wrong."""
+    """amtool accepts the configuration."""
     checked = subprocess.run(
         [program("amtool", "prometheus-alertmanager"), "check-config", str(CONFIG)],
         capture_output=True,
@@ -31,7 +31,7 @@ def test_alertmanager_takes_its_configuration() -> None:
 
 
 def test_every_alert_that_the_configuration_names_exists() -> None:
-    """Each name and each word of an inhibition rule's patterns matches an alert."""
+    """Each name in the patterns of an inhibition rule matches an alert."""
     config = yaml.safe_load(CONFIG.read_text())
     for rule in config["inhibit_rules"]:
         for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
@@ -44,7 +44,7 @@ def test_every_alert_that_the_configuration_names_exists() -> None:
 
 @pytest.mark.full
 def test_alertmanager_sends_alerts_where_they_belong() -> None:
-    """By amtool's own routing: each severity has a receiver that exists."""
+    """amtool routes each severity to an existing receiver."""
     for severity in ("critical", "warning", "info"):
         routed = subprocess.run(
             [
@@ -84,7 +84,7 @@ def inhibitions() -> Iterator[tuple[str, str, str]]:
 def test_what_follows_from_something_worse_is_silent_on_the_same_node_or_gpu_only(
     servers: ExitStack, tmp_path: Path
 ) -> None:
-    """A real Alertmanager inhibits each alert by each that explains it, and not those of others."""
+    """A real Alertmanager inhibits an alert by its cause, only on the same node or GPU."""
     alertmanager = servers.enter_context(Alertmanager(tmp_path, yaml.safe_load(CONFIG.read_text())))
     pairs = list(inhibitions())
     assert len(pairs) > 15
@@ -115,7 +115,7 @@ def test_what_follows_from_something_worse_is_silent_on_the_same_node_or_gpu_onl
 
 
 def test_an_alert_silences_none_that_is_worse() -> None:
-    """An alert inhibits others that are at most as severe, and never itself."""
+    """An alert inhibits only alerts of the same or lower severity, and not itself."""
     order = ["info", "warning", "critical"]
     severities = {name: order.index(rule["labels"]["severity"]) for name, rule in alerts().items()}
     assert [

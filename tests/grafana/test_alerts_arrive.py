@@ -112,7 +112,7 @@ def faulty(rig: Rig) -> Rig:
 
 
 def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
-    """No expression fails, and each threshold and each rule about power, joules and quality has values."""
+    """No rule fails, and the recording rules have values."""
     rig.prometheus.wait_for("fleet:llem_gpu_energy_joules:increase5m")
     # More at first: what came before the first scrape is caught up on.
     rig.prometheus.wait_for("abs(instance:llem_history_confirmed_samples:ratio5m - 1) < 0.1")
@@ -129,7 +129,7 @@ def test_every_rule_runs_on_a_real_page(rig: Rig) -> None:
 
 
 def test_a_hardware_counter_that_counts_too_much_arrives(faulty: Rig) -> None:
-    """zeus and nvml disagree about one GPU, and only about that."""
+    """LlemBackendsDisagree fires for the GPU with the wrong counter, and for no other."""
     gpu = faulty.driver.gpus[MISCOUNTING]
     notice = faulty.webhook.wait_for("LlemBackendsDisagree", "firing", 2 * ARRIVES_S)
     assert notice.labels["uuid"] == gpu.uuid
@@ -142,7 +142,7 @@ def test_a_hardware_counter_that_counts_too_much_arrives(faulty: Rig) -> None:
 
 
 def test_a_load_near_the_limit_arrives_with_its_labels_and_text_and_resolves(faulty: Rig) -> None:
-    """Of six GPUs, the one under load has the alert."""
+    """The alert fires only for the one of six GPUs that is under load."""
     gpu, webhook = faulty.driver.gpus[NEAR_LIMIT], faulty.webhook
     notice = webhook.wait_for("LlemGpuNearPowerLimit", "firing", ARRIVES_S)
     assert notice.labels == {
@@ -170,7 +170,7 @@ def test_a_load_near_the_limit_arrives_with_its_labels_and_text_and_resolves(fau
 
 
 def test_a_sudden_drop_while_in_use_arrives_and_resolves(faulty: Rig) -> None:
-    """The drop lasts only seconds here: it is repeated where a busy machine missed it."""
+    """The drop lasts only seconds. It is repeated if a busy machine missed it."""
     gpu, webhook = faulty.driver.gpus[DROPPING], faulty.webhook
     for _ in range(DROPS):
         gpu.set_load(constant(650.0))
@@ -197,7 +197,7 @@ def test_power_brake_and_heat_arrive(faulty: Rig) -> None:
 
 
 def test_a_lost_gpu_and_a_killed_exporter_arrive_and_resolve(faulty: Rig) -> None:
-    """A killed exporter raises one alert, that it is down, and none that its GPUs have vanished."""
+    """A killed exporter fires LlemExporterDown, but not LlemGpuVanished for its GPUs."""
     gpu, webhook = faulty.driver.gpus[LOST], faulty.webhook
     notice = webhook.wait_for("LlemGpuVanished", "firing", ARRIVES_S)
     assert notice.labels["uuid"] == gpu.uuid

@@ -43,7 +43,7 @@ def managed() -> list[dict[str, Any]]:
 
 
 def test_the_file_is_what_the_rules_make() -> None:
-    """The file is what `python -m grafana.make_alerts` writes from alerts.yml."""
+    """The file equals the output of `python -m grafana.make_alerts` for alerts.yml."""
     assert TARGET.read_text() == provisioning()
 
 
@@ -60,7 +60,7 @@ def test_every_alert_is_there_with_its_expression_times_and_labels() -> None:
 
 
 def test_grafana_knows_every_field() -> None:
-    """Fields and words are those that Grafana's provisioning reads; an unknown one would be ignored."""
+    """All fields exist in Grafana's provisioning, which ignores unknown fields."""
     for group in groups():
         assert set(group) == GROUP_FIELDS
     uids = [rule["uid"] for rule in managed()]
@@ -76,7 +76,7 @@ def test_grafana_knows_every_field() -> None:
 
 
 def test_the_condition_is_true_for_each_series_that_is_there() -> None:
-    """Also for one whose value is 0: C is above 0 where A is any number."""
+    """The condition is also true for a series with the value 0: C is above 0 if A is any number."""
     for rule in managed():
         query, exists, above = rule["data"]
         assert exists["model"]["expression"].startswith(f"is_number(${query['refId']})")
@@ -87,7 +87,7 @@ def test_the_condition_is_true_for_each_series_that_is_there() -> None:
 
 
 def test_texts_read_the_number_as_grafana_gives_it() -> None:
-    """$value is a text in Grafana; ${...} would be taken from Grafana's environment."""
+    """In Grafana, $value is a text, and ${...} is an environment variable."""
     for rule in managed():
         for text in rule["annotations"].values():
             assert not re.search(r"\$value\b", text)
@@ -96,7 +96,7 @@ def test_texts_read_the_number_as_grafana_gives_it() -> None:
 
 
 def test_another_datasource(tmp_path: Path, monkeypatch: Any) -> None:
-    """`make_alerts UID` asks that datasource."""
+    """`make_alerts UID` uses the datasource with that UID."""
     monkeypatch.setattr("grafana.make_alerts.TARGET", tmp_path / "out" / "alerts.yaml")
     main(["mimir"])
     text = (tmp_path / "out" / "alerts.yaml").read_text()

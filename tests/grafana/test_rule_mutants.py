@@ -32,7 +32,7 @@ def unnoticed(folder: Path, mutants: Mapping[str, list[Trial]]) -> list[str]:
 
 
 def test_the_loads_of_the_cases_lie_close_to_each_threshold(tmp_path: Path) -> None:
-    """A threshold that is 2 % higher or lower is noticed: a load just above must fire, one just below not."""
+    """The cases detect a threshold that is changed by 2 %, up or down."""
     mutants = {}
     for threshold, value in thresholds().items():
         for side in (-1, 1):
@@ -55,7 +55,7 @@ def _seconds(duration: str) -> int:
 
 
 def test_the_minutes_of_the_cases_lie_close_to_each_duration(tmp_path: Path) -> None:
-    """An alert that waits or stays for less than half or more than twice as long is noticed."""
+    """The cases detect a duration of less than half or more than twice its value."""
 
     def mutated(alert: str, key: str, factor: float) -> Callable[[Rule], Rule]:
         def change(rule: Rule) -> Rule:

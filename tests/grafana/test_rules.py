@@ -35,7 +35,7 @@ def failures(
 
 @pytest.mark.parametrize("what", ["config", "rules"])
 def test_prometheus_takes_the_files(prometheus_release: PrometheusRelease, what: str) -> None:
-    """promtool finds nothing to complain about, by all its rules."""
+    """promtool accepts the files, with all lint checks."""
     files = [str(FOLDER / "prometheus.yml")] if what == "config" else AS_THEY_ARE
     linted = [] if what == "config" and prometheus_release.major < 3 else ["--lint=all"]
     checked = subprocess.run(
@@ -51,7 +51,7 @@ def test_prometheus_takes_the_files(prometheus_release: PrometheusRelease, what:
 
 @pytest.mark.full
 def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None:
-    """Every expression is one for VictoriaMetrics, too; Debian's vmalert is older than that field."""
+    """VictoriaMetrics accepts every expression. Debian's vmalert does not know keep_firing_for."""
     files = write_rules(tmp_path, lambda rule: {key: rule[key] for key in rule if key != "keep_firing_for"})
     dry = [program("vmalert", "victoria-metrics"), "-dryRun", *(f"-rule={path}" for path in files)]
     checked = subprocess.run(dry, capture_output=True, text=True, check=False, timeout=60)
@@ -62,19 +62,19 @@ def test_vmalert_takes_the_rules_without_keep_firing_for(tmp_path: Path) -> None
 
 
 def test_rules_do_what_they_must(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
-    """In each case the alerts fire, stay quiet and end at the right minutes, with the right words."""
+    """In each case, alerts fire, stay silent and resolve at the right minutes, with the right text."""
     assert failures(prometheus_release, tmp_path, every()) == []
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_no_rule_fails_on_the_data_of_any_case(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
-    """All rules are evaluated in each case, also those whose results the case does not check."""
+    """Each case evaluates all rules, including those that it does not check."""
     assert failures(prometheus_release, tmp_path, every(), all_rules=True) == []
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not() -> None:
-    """Each alert has a check of its text, too."""
+    """Each alert also has a check of its text."""
     cases = every()
     texts = {check.alert for case in cases for check in case.checks if isinstance(check, Message)}
     fires = set().union(*(case.alerts(fires=True) for case in cases))
@@ -83,7 +83,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not()
 
 
 def test_every_metric_exists() -> None:
-    """Each name in an expression is a metric of the exporter, `up`, `ALERTS` or the result of a rule."""
+    """Each name in an expression is a metric of the exporter, `up`, `ALERTS` or a recorded metric."""
     ours = {spec.name for spec in metrics.METRICS_PAGE if spec.kind is not Kind.HISTOGRAM}
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     for rule in rules():
@@ -98,7 +98,7 @@ def test_every_metric_exists() -> None:
 
 
 def test_each_threshold_is_used_and_stands_in_one_place() -> None:
-    """A threshold that no alert reads would be a setting without effect."""
+    """Each threshold is used by an alert, and alerts contain no other numbers."""
     every = " ".join(rule["expr"] for rule in alerts().values())
     for name in thresholds():
         assert THRESHOLD + name in every, name
@@ -108,8 +108,7 @@ def test_each_threshold_is_used_and_stands_in_one_place() -> None:
 
 
 def test_what_is_recorded_seldom_is_looked_back_for() -> None:
-    """A result as far apart as Prometheus looks back for one is missing for a moment between two: `for` would
-    start anew."""
+    """Alerts use last_over_time() for rules with long intervals. A missing result would restart `for`."""
     seldom = [
         rule["record"]
         for group in document("recording.yml")["groups"]
@@ -123,13 +122,13 @@ def test_what_is_recorded_seldom_is_looked_back_for() -> None:
 
 
 def test_recorded_names_have_level_metric_and_operation() -> None:
-    """As Prometheus' own documentation wants them."""
+    """The names follow the Prometheus documentation: level:metric:operation."""
     for rule in rules("recording.yml"):
         assert re.fullmatch(r"(uuid|gpu|instance|fleet):llem_[a-z_]+:[a-z]+\d*[md]?", rule["record"]), rule
 
 
 def test_each_alert_says_what_is_wrong_and_what_to_do() -> None:
-    """A severity, a summary, a description with its value, and a heading in README to go to."""
+    """An alert has a severity, a summary, a description with its value, and a section in the README."""
     runbook = (FOLDER.parent / "README.md").read_text()
     for name, rule in alerts().items():
         assert set(rule) == {"alert", "expr", "for", "keep_firing_for", "labels", "annotations"}, name
@@ -141,7 +140,7 @@ def test_each_alert_says_what_is_wrong_and_what_to_do() -> None:
 
 
 def test_history_may_be_as_long_as_the_exporter_makes_it() -> None:
-    """sample_limit lies above what README says for 16 GPUs at this scrape interval."""
+    """sample_limit exceeds the README's number for 16 GPUs at this scrape interval."""
     config = document("prometheus.yml")
     metrics_job, history_job = config["scrape_configs"]
     interval_s = int(config["global"]["scrape_interval"].removesuffix("s"))

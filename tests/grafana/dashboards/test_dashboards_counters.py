@@ -97,7 +97,7 @@ def integrated(stored: Prometheus) -> dict[str, Any]:
 def test_a_restart_costs_the_hardwares_counter_nothing(
     stored: Prometheus, integrated: dict[str, Any]
 ) -> None:
-    """zeus counts on while the exporter is down; two jobs that scrape one exporter are one GPU."""
+    """zeus counts while the exporter is down. Two jobs that scrape one exporter count as one GPU."""
     exact = WATTS["restarted"] * (ENDS - BEGINS)
     near = 2 * SCRAPE_SECONDS * WATTS["restarted"]
     assert column(stored, "Joules")["restarted"] == pytest.approx(exact, abs=near)
@@ -108,7 +108,7 @@ def test_a_restart_costs_the_hardwares_counter_nothing(
 
 
 def test_a_restart_is_a_gap_of_the_exporters_own(stored: Prometheus, integrated: dict[str, Any]) -> None:
-    """nvml starts again at 0: what it counted is kept, the hole is not filled, and the means still agree."""
+    """After a restart, nvml keeps the counted joules. The gap is not filled, and the means still agree."""
     near = 2 * SCRAPE_SECONDS * WATTS["restarted"]
     joules = column(stored, "nvml")["restarted"]
     assert joules == pytest.approx(integrated["restarted"]["joules_by_backend"]["nvml"], abs=near)
@@ -119,7 +119,7 @@ def test_a_restart_is_a_gap_of_the_exporters_own(stored: Prometheus, integrated:
 
 
 def test_a_gpu_that_moved_is_one_card(stored: Prometheus, integrated: dict[str, Any]) -> None:
-    """Its joules at both instances are one row; between the two, the dashboard has a gap and says so."""
+    """The joules of a GPU at two instances are one row. The time between the instances is a gap."""
     joules = column(stored, "Joules")["moved"]
     near = 4 * SCRAPE_SECONDS * WATTS["moved"]
     hole_s = MOVE[1] - MOVE[0]
@@ -129,7 +129,7 @@ def test_a_gpu_that_moved_is_one_card(stored: Prometheus, integrated: dict[str, 
 
 
 def test_a_pod_that_follows_another_loses_nothing(stored: Prometheus, integrated: dict[str, Any]) -> None:
-    """At one instance, the joules that both pods counted are added, and so is what they cover."""
+    """If a pod replaces another at the same instance, joules and coverage of both are added."""
     near = 4 * SCRAPE_SECONDS * WATTS["repodded"]
     gpu = integrated["repodded"]
     assert column(stored, "Joules")["repodded"] == pytest.approx(gpu["joules"], abs=near)
@@ -141,7 +141,7 @@ def test_a_pod_that_follows_another_loses_nothing(stored: Prometheus, integrated
 def test_what_was_before_the_first_scrape_is_no_energy(
     stored: Prometheus, integrated: dict[str, Any]
 ) -> None:
-    """A GPU that came in the middle has the joules from then on, and its coverage says how little that is."""
+    """A GPU that appears later has joules from its first scrape, and a coverage below 1."""
     near = 2 * SCRAPE_SECONDS * WATTS["late"]
     assert column(stored, "Joules")["late"] == pytest.approx(integrated["late"]["joules"], abs=near)
     share = (ENDS - 1200) / (ENDS - BEGINS)
@@ -152,7 +152,7 @@ def test_what_was_before_the_first_scrape_is_no_energy(
 
 
 def test_a_gpu_that_is_lost_has_no_power(stored: Prometheus, integrated: dict[str, Any]) -> None:
-    """Its joules end where it was last read, the gap is told, and its line ends: it does not fall to 0 W."""
+    """The joules of a lost GPU end at its last reading. Its line ends and does not fall to 0 W."""
     near = 2 * SCRAPE_SECONDS * WATTS["lost"]
     assert column(stored, "Joules")["lost"] == pytest.approx(integrated["lost"]["joules"], abs=near)
     assert column(stored, "Gaps")["lost"] == pytest.approx(ENDS - LOST_AT, abs=2 * SCRAPE_SECONDS)
@@ -165,13 +165,13 @@ def test_a_gpu_that_is_lost_has_no_power(stored: Prometheus, integrated: dict[st
 
 
 def test_the_peak_is_the_windows_own(stored: Prometheus, integrated: dict[str, Any]) -> None:
-    """A peak before the window, which the gauge still shows in its first minute, is not the window's."""
+    """The peak gauge covers the last minute. A peak before the window is not shown."""
     assert column(stored, "Peak")["restarted"] == HIGHEST - 90 == integrated["restarted"]["peak_watts"]
     assert column(stored, "Peak")["moved"] == WATTS["moved"]
 
 
 def test_each_card_has_one_row(stored: Prometheus) -> None:
-    """The table's rows are the cards, wherever they were and whoever scraped them."""
+    """The table has one row per card, for any number of instances and jobs."""
     panel = named("job-window.json", "GPUs in this window")
     identities, *_ = targets(panel)
     assert by_label(ask(stored, VIEW, panel, identities), "uuid").keys() == WATTS.keys()
@@ -192,7 +192,7 @@ def frame(number: int, found: list[Any]) -> dict[str, Any]:
 
 
 def test_grafana_makes_one_row_a_card(stored: Prometheus, npm_packages: Path) -> None:
-    """Grafana's own transformations merge the queries' answers into a row a card, columns in order."""
+    """Grafana's transformations merge the query results into one row per card, with ordered columns."""
     panel = named("job-window.json", "GPUs in this window")
     frames = [frame(number, ask(stored, VIEW, panel, one)) for number, one in enumerate(targets(panel))]
     rows = {row["UUID"]: row for row in table(npm_packages, panel, frames)}
@@ -206,7 +206,7 @@ def test_grafana_makes_one_row_a_card(stored: Prometheus, npm_packages: Path) ->
 
 
 def test_an_hours_bar_is_that_hours_energy(stored: Prometheus) -> None:
-    """The bar at the end of an hour has the joules of that hour, as the figure of the same range has."""
+    """The bar at the end of an hour shows the joules of that hour, as does the total of the same range."""
     panel = named("power.json", "Energy by hour")
     view = View(VIEW.end_s - HOUR, VIEW.end_s, SCRAPE_SECONDS, typed=VIEW.typed)
     (bar,) = (numbers(one) for target in targets(panel) for one in ask(stored, view, panel, target))

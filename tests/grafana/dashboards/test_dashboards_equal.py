@@ -85,7 +85,7 @@ def pair(request: pytest.FixtureRequest, scraped: Scraped) -> Pair:
 
 
 def test_joules_and_kwh(pair: Pair) -> None:
-    """Each GPU's joules and kWh, by zeus and nvml, within one scrape interval of peak power at each edge."""
+    """Joules and kWh of each GPU (zeus, nvml) differ at most by a scrape interval at peak power per edge."""
     assert list(pair.shown) == COLUMNS
     assert len(pair.shown["Joules"]) == len(pair.window["gpus"]) in (1, MANY)
     for gpu in pair.window["gpus"]:
@@ -99,7 +99,7 @@ def test_joules_and_kwh(pair: Pair) -> None:
 
 
 def test_mean_and_peak(pair: Pair) -> None:
-    """Each GPU's mean power within the same joules over the window; its peak to the sample."""
+    """Mean power differs at most by the same joules. The peak is that of a sample."""
     for gpu in pair.window["gpus"]:
         shown = {name: values[gpu["uuid"]] for name, values in pair.shown.items()}
         near = pair.edge_joules(gpu) / gpu["covered_s"]
@@ -109,7 +109,7 @@ def test_mean_and_peak(pair: Pair) -> None:
 
 
 def test_coverage_and_gaps(pair: Pair) -> None:
-    """Coverage and gap seconds are the integrator's, but for a scrape interval at each edge."""
+    """Coverage and gap seconds differ from the integrator by at most a scrape interval at each edge."""
     duration_s = pair.window["duration_sec"]
     for gpu in pair.window["gpus"]:
         shown = {name: values[gpu["uuid"]] for name, values in pair.shown.items()}
@@ -121,7 +121,7 @@ def test_coverage_and_gaps(pair: Pair) -> None:
 
 
 def test_totals(scraped: Scraped, pair: Pair) -> None:
-    """The figures above the table, and those of the other dashboards, are the sums over its rows."""
+    """The totals above the table, and in other dashboards, are the sums over the rows."""
     instance = pair.window["gpus"][0]["instances"][0]
     joules = sum(pair.shown["Joules"].values())
     for dashboard, title in (("job-window.json", "Energy"), ("power.json", "Energy of the range")):
@@ -144,7 +144,7 @@ def test_totals(scraped: Scraped, pair: Pair) -> None:
 
 @pytest.mark.parametrize("node", ["one", "many"])
 def test_emissions_and_cost(scraped: Scraped, node: str) -> None:
-    """Grams at CodeCarbon's rate where it runs, else at the one typed in; price and PUE as typed in."""
+    """Grams use CodeCarbon's rate if it runs, else the variable. Price and PUE use their variables."""
     instance = getattr(scraped.nodes, node)
     options = ["--emissions", "--price", PRICE, "--pue", PUE]
     window = integrated(
@@ -162,7 +162,7 @@ def test_emissions_and_cost(scraped: Scraped, node: str) -> None:
 
 
 def test_no_scrape_is_no_energy(scraped: Scraped) -> None:
-    """Before anything was scraped there are no joules: nothing is drawn, and nothing is 0."""
+    """Before the first scrape, a panel has no data instead of 0."""
     panel = named("power.json", "Energy of the range")
     (target,) = targets(panel)
     view = scraped.view()
@@ -172,7 +172,7 @@ def test_no_scrape_is_no_energy(scraped: Scraped) -> None:
 
 @pytest.mark.parametrize(("node", "gpus"), [("one", ()), ("many", ()), ("many", ("3", "17"))])
 def test_the_command_beside_the_table_runs(scraped: Scraped, node: str, gpus: tuple[str, ...]) -> None:
-    """The llem-integrate command that is shown, variables filled in, measures the table's window and GPUs."""
+    """The displayed llem-integrate command, with variables filled in, measures the same window and GPUs."""
     instance = getattr(scraped.nodes, node)
     view = scraped.view(instance, gpus=gpus)
     panel = named("job-window.json", "With llem-integrate")

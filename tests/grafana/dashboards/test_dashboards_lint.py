@@ -41,19 +41,19 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def test_the_files_are_what_the_source_makes() -> None:
-    """grafana/dashboards holds exactly what `python -m grafana.make_dashboards` writes."""
+    """grafana/dashboards contains exactly the output of `python -m grafana.make_dashboards`."""
     assert {path.name: path.read_text() for path in FOLDER.iterdir()} == documents()
 
 
 def test_it_is_written_by_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The generator writes every file, and creates the folder."""
+    """The generator writes every file and creates the folder."""
     monkeypatch.setattr("grafana.make_dashboards.FOLDER", tmp_path / "new")
     sys.modules["grafana.make_dashboards"].main()
     assert {path.name for path in (tmp_path / "new").iterdir()} == documents().keys()
 
 
 def test_the_queries_parse(prometheus_release: PrometheusRelease, tmp_path: Path) -> None:
-    """promtool accepts the expression of each query once the variables are filled in."""
+    """promtool accepts each expression after the variables are filled in."""
     rules = [
         {"record": f"query:{number}", "expr": A_WEEK.fill(text, panel)}
         for number, (text, panel) in enumerate(
@@ -74,7 +74,7 @@ def test_the_queries_parse(prometheus_release: PrometheusRelease, tmp_path: Path
 
 
 def test_each_dashboard_can_be_provisioned() -> None:
-    """A fixed uid that is unique, no id, not editable, a schema that Grafana 9 reads."""
+    """A dashboard has a fixed, unique uid, no id, is not editable, and has a schema that Grafana 9 reads."""
     problems = []
     for name, dashboard in DASHBOARDS.items():
         rules = {
@@ -93,7 +93,7 @@ def test_each_dashboard_can_be_provisioned() -> None:
 
 
 def test_the_datasource_is_a_variable() -> None:
-    """One variable for the datasource, by the name and with the label that the linter wants."""
+    """There is one datasource variable, with the name and label that the linter requires."""
     sources = {
         name: [
             (variable["name"], variable["label"], variable["query"])
@@ -106,7 +106,7 @@ def test_the_datasource_is_a_variable() -> None:
 
 
 def test_job_instance_and_gpu_can_be_chosen() -> None:
-    """Each is a variable of several values, All is .+, by label_values of our metrics."""
+    """job, instance and gpu are multi-value variables from label_values of our metrics. All is .+."""
     expected = {
         "type": "query",
         "datasource": DATASOURCE,
@@ -131,7 +131,10 @@ def test_job_instance_and_gpu_can_be_chosen() -> None:
 
 
 def test_a_panel_says_what_it_shows() -> None:
-    """A title, a description that is a sentence, a unit; each query has the datasource variable."""
+    """A panel has a title, a unit and a description of full sentences.
+
+    Queries use the datasource variable.
+    """
     problems = []
     for name, panel in PANELS.items():
         rules = {
@@ -146,7 +149,7 @@ def test_a_panel_says_what_it_shows() -> None:
 
 
 def test_titles_and_ids_are_unique() -> None:
-    """Inside one dashboard a panel can be named."""
+    """Titles and IDs of panels are unique within a dashboard."""
     problems = []
     for (name, dashboard), key in itertools.product(DASHBOARDS.items(), ("id", "title")):
         values = [panel[key] for panel in dashboard["panels"]]
@@ -155,7 +158,7 @@ def test_titles_and_ids_are_unique() -> None:
 
 
 def test_no_panel_overlaps_another() -> None:
-    """Every panel has its own place inside 24 columns, and no row leaves a hole on its right."""
+    """Panels do not overlap, fit into 24 columns, and fill each row to the right."""
     problems = []
     for name, dashboard in DASHBOARDS.items():
         taken: dict[tuple[int, int], str] = {}
@@ -174,7 +177,7 @@ def test_no_panel_overlaps_another() -> None:
 
 
 def test_every_selector_follows_the_variables() -> None:
-    """Each metric is known, and is matched by job and instance; one of a GPU by gpu, too."""
+    """Each metric exists and is filtered by job and instance. GPU metrics are also filtered by gpu."""
     problems = []
     for name, expression in queries():
         selectors = SELECTOR.findall(expression)
@@ -192,7 +195,7 @@ def test_every_selector_follows_the_variables() -> None:
 
 
 def test_ranges_are_grafanas() -> None:
-    """A line's ranges are $__rate_interval, a figure's $__range, and so is a line's rank, at the end."""
+    """Lines use $__rate_interval. Single values, and the ranks of lines, use $__range."""
     problems = []
     for name, panel in QUERIED.items():
         for target in panel["targets"]:
@@ -211,7 +214,7 @@ def test_ranges_are_grafanas() -> None:
 
 
 def test_watts_are_never_summed_over_time() -> None:
-    """No sum_over_time, and no counter's function over a metric of watts: energy comes from counters."""
+    """No sum_over_time, and no rate or increase of watts. Energy comes only from counters."""
     problems = []
     for name, expression in queries():
         if "sum_over_time" in expression:
@@ -225,7 +228,7 @@ def test_watts_are_never_summed_over_time() -> None:
 
 
 def test_increase_is_said_to_extrapolate() -> None:
-    """Joules of a range, and what follows from them, come with a word on the edges."""
+    """The description of joules over a range mentions that increase() extrapolates at the edges."""
     ratios = {"Mean power", "Intensity in use, g/kWh", "Longest gaps"}
     problems = [
         name
@@ -240,14 +243,14 @@ def test_increase_is_said_to_extrapolate() -> None:
 
 
 def test_few_colours() -> None:
-    """Four colours beside Grafana's own palette and its text."""
+    """Dashboards use four colours besides Grafana's palette and text colour."""
     text = "".join(documents().values())
     used = set(re.findall(r'"(?:fixedColor|color)": "([^"]+)"', text))
     assert used <= {BLUE, GREEN, ORANGE, RED, "text"}
 
 
 def test_lines_have_names() -> None:
-    """Lines that are told apart by labels have those labels in their names."""
+    """Lines that differ in labels have these labels in their names."""
     problems = [
         name
         for name, panel in QUERIED.items()

@@ -29,7 +29,7 @@ def drawn(scraped: Scraped, view: View, panel: dict[str, Any]) -> tuple[list[dic
 
 
 def test_every_query_has_data_with_one_gpu(scraped: Scraped) -> None:
-    """Each query of each panel gives finite values with one GPU, and Prometheus returns no warning."""
+    """With one GPU, each query returns finite values and no warning."""
     view = scraped.view(scraped.nodes.one)
     assert [
         f"{name}: {problem}" for name, panel in QUERIED.items() for problem in drawn(scraped, view, panel)[1]
@@ -37,7 +37,7 @@ def test_every_query_has_data_with_one_gpu(scraped: Scraped) -> None:
 
 
 def test_no_panel_draws_over_64_lines(scraped: Scraped) -> None:
-    """The same over two nodes and 65 GPUs; with the most lines to choose from, a panel draws at most 64."""
+    """With two nodes, 65 GPUs and the most lines selected, a panel draws at most 64 lines."""
     exporters = {scraped.nodes.one, scraped.nodes.many}
     most = {"stat": 1, "timeseries": MOST_LINES, "table": math.inf}
     found = []
@@ -56,7 +56,7 @@ def test_no_panel_draws_over_64_lines(scraped: Scraped) -> None:
     ("dashboard", "title"), [("power.json", "Top consumers"), ("emissions.json", "GPUs")]
 )
 def test_tables_of_the_highest_have_their_rows_alone(scraped: Scraped, dashboard: str, title: str) -> None:
-    """Of 65 GPUs the 8 with most joules, the same in each column."""
+    """Each column has the same 8 of 65 GPUs, those with the most joules."""
     panel = named(dashboard, title)
     columns = [
         by_label(ask(scraped.prometheus, scraped.view(lines="8"), panel, one), "uuid")
@@ -73,7 +73,7 @@ def test_tables_of_the_highest_have_their_rows_alone(scraped: Scraped, dashboard
 
 
 def test_what_is_no_exporter_does_not_count_as_one_that_is_down(scraped: Scraped) -> None:
-    """Another job's target that cannot be scraped is no exporter of ours."""
+    """A failed target of another job is not counted as an exporter."""
     assert scraped.prometheus.query('up{job="others"} == 0')
     panel = named("health.json", "Exporters up")
     (target,) = targets(panel)
@@ -82,14 +82,14 @@ def test_what_is_no_exporter_does_not_count_as_one_that_is_down(scraped: Scraped
 
 
 def test_the_choice_of_lines_is_the_same_at_each_point(scraped: Scraped) -> None:
-    """Of 65 GPUs exactly as many are drawn as were asked for, over the whole range."""
+    """Over the whole range, exactly the selected number of 65 GPUs is drawn."""
     panel = named("power.json", "Power against limit")
     (powers, *_) = targets(panel)
     assert len(ask(scraped.prometheus, scraped.view(lines="8"), panel, powers)) == 8
 
 
 def test_variables_offer_what_there_is(scraped: Scraped) -> None:
-    """The variables' queries list both jobs, both nodes, and all GPUs of those chosen."""
+    """The variables list both jobs, both nodes, and all GPUs of the selected nodes."""
     offered: dict[str, dict[str, set[str]]] = {name: {} for name in DASHBOARDS}
     for name, dashboard in DASHBOARDS.items():
         for variable in dashboard["templating"]["list"]:
@@ -107,7 +107,7 @@ def test_variables_offer_what_there_is(scraped: Scraped) -> None:
 
 
 def test_chosen_gpus_alone_are_shown(scraped: Scraped) -> None:
-    """Two GPUs chosen of 64: the table has their two rows."""
+    """With two of 64 GPUs selected, the table has two rows."""
     panel = named("job-window.json", "GPUs in this window")
     view = scraped.view(scraped.nodes.many, gpus=("3", "17"))
     identities, *columns = (ask(scraped.prometheus, view, panel, target) for target in targets(panel))
@@ -117,7 +117,7 @@ def test_chosen_gpus_alone_are_shown(scraped: Scraped) -> None:
 
 
 def test_a_card_with_mig_slices_is_one_gpu(scraped: Scraped) -> None:
-    """Slices are published, and yet the cards are counted once."""
+    """A card with MIG slices is counted once."""
     assert scraped.prometheus.query(
         f'count by (uuid) (llem_gpu_mig_info{{instance="{scraped.nodes.many}"}}) == {MIG_SLICES}'
     )

@@ -15,17 +15,17 @@ ALL_PANELS = list(PANELS.values())
 
 @pytest.mark.parametrize("package", [NEWEST, *OLDER])
 def test_they_are_dashboards(npm_packages: Path, package: str) -> None:
-    """Each file fits the type Dashboard of Grafana 9 to 13, and has nothing that the type has not."""
+    """Each file matches the Dashboard type of Grafana 9 to 13 and has no unknown fields."""
     assert complaints(npm_packages, whole(list(DASHBOARDS.values()), package)) == ""
 
 
 def test_options_are_those_of_their_panels(npm_packages: Path) -> None:
-    """Options and lines' settings fit the types of their kind of panel."""
+    """Options and field settings match the types of their kind of panel."""
     assert complaints(npm_packages, options(ALL_PANELS)) == ""
 
 
 def test_the_compiler_would_notice(npm_packages: Path) -> None:
-    """A wrong value, an unknown key and an option of another kind of panel are each refused."""
+    """A wrong value, an unknown key and an option of another kind of panel are rejected."""
     dashboard: dict[str, Any] = json.loads(json.dumps(next(iter(DASHBOARDS.values()))))
     dashboard["graphTooltip"] = "1"
     dashboard["panels"][0]["grid"] = {}
@@ -37,7 +37,7 @@ def test_the_compiler_would_notice(npm_packages: Path) -> None:
 
 
 def test_units_are_grafanas(npm_packages: Path) -> None:
-    """Every unit of a panel or a column is one that @grafana/data has."""
+    """Every unit of a panel or a column exists in @grafana/data."""
     used = {panel["fieldConfig"]["defaults"]["unit"] for panel in ALL_PANELS}
     for panel in ALL_PANELS:
         for override in panel["fieldConfig"]["overrides"]:

@@ -37,7 +37,7 @@ def provisioned(kind: str) -> Any:
 
 
 def test_it_is_a_compose_file() -> None:
-    """compose-spec's strict parser takes it, anchors filled in."""
+    """The strict parser of compose-spec accepts the file, with anchors filled in."""
     parsed = PyCompose.from_yaml(yaml.safe_dump(COMPOSE))
     assert set(parsed.service_names()) == SERVICES.keys()
 
@@ -52,7 +52,7 @@ def test_it_is_a_compose_file() -> None:
     ],
 )
 def test_a_mistake_would_be_noticed(key: str, value: object) -> None:
-    """The same file with a key or a value that Compose does not know is refused."""
+    """The parser rejects the same file with an unknown key or value."""
     wrong = json.loads(json.dumps(COMPOSE))
     wrong["services"]["prometheus"][key] = value
     with pytest.raises(ValueError, match=r"services\.prometheus"):
@@ -60,7 +60,7 @@ def test_a_mistake_would_be_noticed(key: str, value: object) -> None:
 
 
 def test_images_are_pinned() -> None:
-    """Every image has a registry and a version, or is built here from the exporter's own recipe."""
+    """Every image has a registry and a version, or is built from the exporter's Dockerfile."""
     problems = []
     for name, service in SERVICES.items():
         if build := service.get("build"):
@@ -72,7 +72,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_images_are_those_that_were_tested() -> None:
-    """Prometheus is the version that the tests build, Grafana the one whose types the dashboards fit."""
+    """Prometheus has the version that the tests build. Grafana has the version of the schema tests."""
     build = ROOT / "tests" / "servers" / "build_prometheus"
     tested = re.search(r"\bversion=(\S+)", build.read_text())
     assert tested
@@ -82,7 +82,7 @@ def test_images_are_those_that_were_tested() -> None:
 
 
 def test_ports_are_on_loopback() -> None:
-    """Nothing is served to another host, and no port is taken twice in one profile."""
+    """All ports are on loopback, and no port is used twice in a profile."""
     problems = [
         f"{name}: {port}"
         for name, service in SERVICES.items()
@@ -96,7 +96,10 @@ def test_ports_are_on_loopback() -> None:
 
 
 def test_a_service_can_do_no_more_than_it_must() -> None:
-    """No capabilities and no new privileges; configuration is mounted read-only, and is there."""
+    """Services have no capabilities and no new privileges.
+
+    Their configuration exists and is mounted read-only.
+    """
     problems = []
     for name, service in SERVICES.items():
         if service["cap_drop"] != ["ALL"] or service["security_opt"] != ["no-new-privileges:true"]:
@@ -111,7 +114,7 @@ def test_a_service_can_do_no_more_than_it_must() -> None:
 
 
 def test_without_a_gpu_it_replays() -> None:
-    """The profile that .env chooses is replay; each has one service, which is `exporter` to the others."""
+    """.env selects the profile "replay". Each profile has one service, with the alias `exporter`."""
     chosen = dict(line.split("=") for line in (GRAFANA / ".env").read_text().splitlines() if line[0] != "#")
     assert chosen == {"COMPOSE_PROFILES": "replay"}
     by_profile = {profile: name for name, one in SERVICES.items() for profile in one.get("profiles", [])}
@@ -126,7 +129,7 @@ def test_without_a_gpu_it_replays() -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["replay", "gpu"])
 def test_the_exporters_options_are_taken(tmp_path: Path, name: str) -> None:
-    """The exporter starts with the service's own options, but for the address, and has GPUs on its page."""
+    """The exporter starts with the options of the service, except the address, and its page has GPUs."""
     listen, *options = SERVICES[name]["command"]
     assert listen == f"--web.listen-address=:{EXPORTER_PORT}"
     with FakeDriver(tmp_path, gpus=1) as driver, Exporter(env=driver.env, args=options) as exporter:
@@ -135,7 +138,7 @@ def test_the_exporters_options_are_taken(tmp_path: Path, name: str) -> None:
 
 
 def test_who_asks_whom() -> None:
-    """Prometheus scrapes the exporter and tells Alertmanager, by the names that they have in this network."""
+    """Prometheus scrapes the exporter and sends alerts to Alertmanager, by their names in this network."""
     config = yaml.safe_load((GRAFANA / "prometheus" / "prometheus.yml").read_text())
     targets = {
         target
@@ -155,7 +158,7 @@ def test_who_asks_whom() -> None:
     ("name", "source"), [("prometheus", "./prometheus"), ("alertmanager", "./alertmanager")]
 )
 def test_configuration_is_where_it_is_looked_for(name: str, source: str) -> None:
-    """--config.file is inside what is mounted, and the file is there."""
+    """--config.file is inside a mounted folder, and the file exists."""
     (file,) = (
         word.partition("=")[2] for word in SERVICES[name]["command"] if word.startswith("--config.file")
     )
@@ -188,7 +191,7 @@ PROVIDER_KEYS = {
 
 
 def test_datasources() -> None:
-    """Each has only keys that Grafana knows, a uid, and a service for its address; one is the default."""
+    """Each datasource has only known keys, a uid, and a service as address. One is the default."""
     file = provisioned("datasources")
     assert file.keys() == {"apiVersion", "datasources"}
     assert file["apiVersion"] == 1
@@ -203,14 +206,14 @@ def test_datasources() -> None:
 
 
 def test_the_datasource_knows_the_scrape_interval() -> None:
-    """$__rate_interval rests on it."""
+    """$__rate_interval depends on the scrape interval of the datasource."""
     config = yaml.safe_load((GRAFANA / "prometheus" / "prometheus.yml").read_text())
     (default,) = (one for one in provisioned("datasources")["datasources"] if one.get("isDefault"))
     assert default["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
 
 
 def test_alert_rules_ask_the_provisioned_datasource() -> None:
-    """Grafana-managed rules name a datasource that is provisioned."""
+    """Grafana-managed rules use a provisioned datasource."""
     known = {one["uid"] for one in provisioned("datasources")["datasources"]} | {"__expr__"}
     named = re.findall(
         r"datasourceUid: (\S+)", "".join(path.read_text() for path in (PROVISIONING / "alerting").iterdir())
@@ -219,7 +222,7 @@ def test_alert_rules_ask_the_provisioned_datasource() -> None:
 
 
 def test_dashboards_are_found() -> None:
-    """The provider's path is where the dashboards are mounted, and the home page is one of them."""
+    """The path of the provider is the mount point of the dashboards. The home page is one of them."""
     file = provisioned("dashboards")
     assert file.keys() == {"apiVersion", "providers"}
     assert file["apiVersion"] == 1
