@@ -24,7 +24,7 @@ def twice() -> Twice:
 
 
 def test_two_questions_wait_for_each_other() -> None:
-    """Each is only answered once the other has been asked, too; answers come in the order of questions."""
+    """Two requests run at the same time. Their results come in the order of the requests."""
     both, second = threading.Barrier(2, timeout=60), threading.Event()
 
     def question(number: int) -> Callable[[], int]:
@@ -43,13 +43,13 @@ def test_two_questions_wait_for_each_other() -> None:
 
 
 def test_a_source_that_says_nothing_is_asked_by_one_thread() -> None:
-    """All questions come from the thread that reads the answers, each when it is wanted."""
+    """By default, all requests run in the thread that reads the results, each when it is needed."""
     with answers(store(), [threading.get_ident] * 3) as found:
         assert list(found) == [threading.get_ident()] * 3
 
 
 def test_who_leaves_early_asks_no_more() -> None:
-    """After the first of twenty answers no other question begins than those on their way."""
+    """If the reader stops after the first of twenty results, no new request starts."""
     asked, left = list[int](), threading.Event()
     before = set(threading.enumerate())
 
@@ -65,7 +65,7 @@ def test_who_leaves_early_asks_no_more() -> None:
 
 
 def test_what_a_question_raises_is_raised() -> None:
-    """The answers before it are heard."""
+    """An exception of a request is raised after the earlier results."""
 
     def fails() -> int:
         raise SourceError("gone")
@@ -77,7 +77,10 @@ def test_what_a_question_raises_is_raised() -> None:
 
 
 def test_an_early_question_is_under_way_before_its_answer_is_wanted() -> None:
-    """It is asked at once of a source that takes several, else when it is called; its error comes then."""
+    """A source with parallel requests starts at once.
+
+    Others start when the result is read. Errors come then.
+    """
     asked = threading.Event()
 
     def ask() -> int:

@@ -58,7 +58,7 @@ def framed(*found: bytes) -> bytes:
 
 
 def test_frames_are_the_bodys(body: bytes) -> None:
-    """Each frame is read, and written again is what came."""
+    """Each frame is read. Written again, the frames equal the body."""
     found = messages(body)
     assert len(found) == 2
     assert framed(*found) == body
@@ -78,7 +78,7 @@ def bytes_of(message: bytes, number: int) -> list[bytes]:
 
 
 def test_chunks_with_a_field_of_the_future_are_the_same(body: bytes) -> None:
-    """A field that is not known, in each chunk or in one, changes no sample."""
+    """An unknown field, in one chunk or in all, changes no sample."""
     unknown = wire.number_field(15, 7)
     for message in messages(body):
         (series,) = bytes_of(message, 1)
@@ -104,7 +104,7 @@ def decoded(message: bytes) -> tuple[list[int], list[float]]:
 
 
 def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
-    """A body that ends inside a frame is an error with the number of the frame."""
+    """If a body ends inside a frame, the error has the number of the frame."""
     (first, second) = messages(body)
     ends = {0: [], len(framed(first)): [first], len(body): [first, second]}
     for size in range(0, len(body) + 1, 7):
@@ -116,7 +116,7 @@ def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
 
 
 def test_frames_are_whole_however_they_are_read(body: bytes) -> None:
-    """Frames are the same where reads end inside them, and where one is longer than several reads."""
+    """Frames are the same if reads end inside them, or if a frame is longer than several reads."""
     first, second = messages(body)
     times = 2**20 // len(body) + 1
     many = [first, second] * times
@@ -126,7 +126,7 @@ def test_frames_are_whole_however_they_are_read(body: bytes) -> None:
 
 
 def test_any_changed_byte_is_an_error(body: bytes) -> None:
-    """A checksum lets no changed byte pass, nor does a length."""
+    """Checksums and lengths detect any changed byte."""
     noise = random.Random(1)
     places = [*range(12), *(noise.randrange(len(body)) for _ in range(500))]
     for place in places:
@@ -137,13 +137,13 @@ def test_any_changed_byte_is_an_error(body: bytes) -> None:
 
 
 def test_words_after_the_frames_are_an_error(body: bytes) -> None:
-    """The error that a failing server writes behind its frames is no frame."""
+    """Text that a failing server writes after its frames is an error."""
     with pytest.raises(chunked.FrameError, match="frame 3 "):
         messages(body + b"some error from the storage\n")
 
 
 def test_a_message_that_is_none(body: bytes) -> None:
-    """A damaged message under a correct checksum is samples or an error that names its frame."""
+    """A damaged message with a correct checksum gives samples, or an error that names its frame."""
     (message, _) = messages(body)
     noise = random.Random(2)
     said: set[str] = set()
@@ -183,7 +183,7 @@ def retyping(encoding: int) -> Callable[[Asked, Reply], Reply]:
 
 
 def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subtests) -> None:
-    """Histograms have no samples to integrate, and the error says what they are."""
+    """Native histograms are an error that names them: they have no samples to integrate."""
     for encoding in (2, 3, 5, 6):
         with (
             subtests.test(encoding=encoding),
@@ -194,7 +194,7 @@ def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subt
 
 
 def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtests: pytest.Subtests) -> None:
-    """Chunks that are not read here cost one request: the server decodes them itself."""
+    """Unknown chunk encodings cost one request. The server then sends decoded samples."""
     expected = fetch(by_remote_read(server.url), T0, T0 + 150_000)
     for encoding in (XOR2, 9, 0):
         with (
@@ -209,7 +209,7 @@ def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtest
 
 @pytest.mark.full
 def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
-    """Where a server writes XOR2 chunks its samples are those of its JSON; older ones write XOR."""
+    """The samples of XOR2 chunks equal those of the server's JSON. Older servers write XOR."""
     args = ["--enable-feature=xor2-encoding"]
     config = {"global": {"scrape_interval": "1s"}}
     server = Prometheus.on_blocks(tmp_path, trace_text(100), args=args, release=prometheus_release)
@@ -230,7 +230,7 @@ def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: Prometheu
 
 @pytest.mark.parametrize("place", ["frame", "samples", "snappy"])
 def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: str) -> None:
-    """The error for chunks or samples that cannot be decoded has the server and the frame."""
+    """If chunks or samples cannot be decoded, the error has the server and the frame."""
 
     def damaged(_: Asked, reply: Reply) -> Reply:
         if "protobuf" not in reply.headers.get("Content-Type", ""):

@@ -108,7 +108,7 @@ def page() -> dict[str, Samples]:
 def test_decoded_equals_what_the_server_says(
     tmp_path: Path, page: dict[str, Samples], prometheus_release: PrometheusRelease, servers: ExitStack
 ) -> None:
-    """Times and values of every kind are those of the server's own JSON, by either decoder."""
+    """With both decoders, times and values of every kind equal the server's JSON."""
     prometheus = Prometheus.on_blocks(tmp_path, openmetrics(page), release=prometheus_release)
     servers.enter_context(prometheus)
     answer = prometheus.query("m[3h]", (T0 + BLOCK_MS) / 1000)
@@ -149,7 +149,7 @@ def some_series(draw: st.DrawFn) -> Samples:
 @settings(max_examples=settings().max_examples // 4)
 @given(st.lists(some_series(), min_size=1, max_size=8))
 def test_any_series_comes_back(series: list[Samples]) -> None:
-    """What promtool writes of any series is decoded to the bits that went in, by either decoder."""
+    """With both decoders, any series written by promtool is decoded bit for bit."""
     named = {f"{place:02}": samples for place, samples in enumerate(series)}
     with tempfile.TemporaryDirectory() as directory:
         chunks = made_by_promtool(Path(directory), named)
@@ -179,7 +179,7 @@ class VanishingTarget(BaseHTTPRequestHandler):
 def test_stale_markers_keep_their_bits(
     tmp_path: Path, prometheus_release: PrometheusRelease, servers: ExitStack
 ) -> None:
-    """A series that vanishes and comes back has a stale marker, to the bit, between its values."""
+    """A series that disappears and returns has a stale marker between its values, bit for bit."""
     VanishingTarget.scrapes = 0
     target = servers.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), VanishingTarget))
     threading.Thread(target=target.serve_forever, daemon=True).start()

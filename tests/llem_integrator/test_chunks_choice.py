@@ -37,7 +37,7 @@ def decoder(request: pytest.FixtureRequest) -> str:
 
 
 def test_any_order_and_any_repetition(real: Chunks, decoder: str) -> None:
-    """Chunks may come in any order, overlap in time and come twice: each is decoded on its own."""
+    """Chunks may be out of order, overlap and repeat. Each is decoded separately."""
     order = np.random.default_rng(1).integers(0, len(real), 400)
     decode_into = decoders()[decoder]
     times, values, counts = decode(
@@ -54,7 +54,7 @@ def test_any_order_and_any_repetition(real: Chunks, decoder: str) -> None:
 
 
 def test_more_chunks_than_one_group(real: Chunks, decoder: str) -> None:
-    """Tens of thousands of chunks are as many copies of the same samples."""
+    """Tens of thousands of equal chunks give the same samples each."""
     once = decode(real.data, real.offsets, real.lengths, decode_into=decoders()[decoder])
     many = real.repeated(400)
     assert len(many) > 2 * side_by_side.GROUP_ROWS
@@ -65,20 +65,23 @@ def test_more_chunks_than_one_group(real: Chunks, decoder: str) -> None:
 
 @pytest.mark.parametrize("kind", [bytes, memoryview, lambda data: np.frombuffer(data, np.uint8), bytearray])
 def test_any_buffer(real: Chunks, decoder: str, kind: type) -> None:
-    """Bytes, views and arrays decode alike."""
+    """Bytes, memoryviews and arrays give the same samples."""
     times, _, counts = decode(kind(real.data), real.offsets, real.lengths, decode_into=decoders()[decoder])
     assert times[: counts[0]].tolist() == list(range(T0, T0 + 100 * counts[0], 100))
 
 
 def test_no_chunks_are_no_samples(decoder: str) -> None:
-    """Nothing in, nothing out."""
+    """No chunks give no samples."""
     none = np.empty(0, np.int64)
     for found in decode(b"", none, none, decode_into=decoders()[decoder]):
         assert len(found) == 0
 
 
 def test_out_is_written_and_kept_within(real: Chunks, decoder: str) -> None:
-    """Given room, the results are views of it and what lies behind them stays; too little is not used."""
+    """A large enough output buffer is used, and bytes after the samples are unchanged.
+
+    A small one is ignored.
+    """
     decode_into = decoders()[decoder]
     plain = decode(real.data, real.offsets, real.lengths, decode_into=decode_into)
     for room, used in ((SAMPLES + 7, True), (SAMPLES - 1, False)):
@@ -108,7 +111,7 @@ def test_threads_decode_at_once(real: Chunks, decoder: str) -> None:
 
 
 def test_numpy_decodes_little_and_numba_much() -> None:
-    """Numba is loaded once the samples decoded reach what it takes to pay, and not before."""
+    """Numba is loaded only when enough samples are decoded."""
     choice = DecoderChoice(pays_samples=1000)
     assert choice.decoder(600) is side_by_side.decode_into
     assert not choice.wait()
@@ -118,7 +121,7 @@ def test_numpy_decodes_little_and_numba_much() -> None:
 
 
 def test_announced_work_loads_numba_ahead() -> None:
-    """Numba is loaded as soon as so much is announced that it pays; less leaves numpy at work."""
+    """Numba is loaded as soon as the announced work is large enough. Otherwise numpy is used."""
     choice = DecoderChoice(pays_samples=1000)
     choice.expect(999)
     assert not choice.wait()
@@ -161,12 +164,12 @@ def run(program: str, *args: str, **env: str) -> str:
 
 
 def test_little_work_imports_no_numba() -> None:
-    """An hour of eight GPUs is decoded without the half second and the memory that numba takes."""
+    """An hour of eight GPUs is decoded without numba, which needs half a second and memory."""
     assert run(LITTLE_WORK) == "False\n"
 
 
 def test_without_numba_numpy_goes_on() -> None:
-    """Where numba is not installed nothing is said, and numpy decodes however much there is."""
+    """If numba is not installed, numpy decodes any amount, without a message."""
     told, _, decoded = run(MUCH_WORK, "without numba").partition("\n")
     assert told.startswith("False ")
     assert decoded == "(array([0]), array([1.5]), array([1]))\n"
@@ -193,7 +196,7 @@ def in_folder(folder: Path) -> Path:
 @pytest.mark.full
 @pytest.mark.parametrize("installed", [in_archive, in_folder])
 def test_numba_without_a_place_for_its_cache(tmp_path: Path, installed: Callable[[Path], Path]) -> None:
-    """Installed where nothing can be written, without a home: compiled for this process, and nothing said."""
+    """Without a writable folder, numba compiles for this process, without a message."""
     site = str(installed(tmp_path))
     nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "NUMBA_CACHE_DIR": "/dev/null/numba"}
     told, _, decoded = run(MUCH_WORK, "with numba", site, **nowhere).partition("\n")
@@ -203,7 +206,7 @@ def test_numba_without_a_place_for_its_cache(tmp_path: Path, installed: Callable
 
 @pytest.mark.full
 def test_numbas_cache_is_used_again(tmp_path: Path) -> None:
-    """The second process finds what the first has compiled, and compiles nothing."""
+    """A second process uses the numba cache of the first and compiles nothing."""
     written = []
     for _ in range(2):
         run(MUCH_WORK, "with numba", NUMBA_CACHE_DIR=str(tmp_path))

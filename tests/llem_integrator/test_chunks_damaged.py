@@ -94,7 +94,7 @@ def decoder(request: pytest.FixtureRequest) -> str:
 
 
 def test_error_names_the_chunk_and_what_is_wrong(decoder: str, subtests: pytest.Subtests) -> None:
-    """The message has the chunk's number, its place and the fault, whatever bytes follow it."""
+    """The message has the number and the offset of the chunk, and the fault."""
     for (name, (payload, words)), behind in product(DAMAGED.items(), (b"", b"\xff" * 100)):
         chunks = packed([GOOD, GOOD, payload, GOOD])
         with subtests.test(name=name, behind=behind):
@@ -108,14 +108,14 @@ def test_error_names_the_chunk_and_what_is_wrong(decoder: str, subtests: pytest.
 
 @pytest.mark.parametrize(("offset", "length"), [(-1, 20), (0, 1000), (10_000, 20), (3, -5), (0, 2**63 - 1)])
 def test_chunk_outside_the_buffer_is_refused(offset: int, length: int) -> None:
-    """A place that is not wholly inside the buffer is an error, not a read."""
+    """A position that is not completely inside the buffer is an error."""
     places = np.array([0, offset]), np.array([len(GOOD), length])
     with pytest.raises(ChunkError, match=rf"XOR chunk 1 at byte {offset}: .* truncated"):
         decode(GOOD, *places)
 
 
 def test_every_truncation_is_an_error(decoder: str, real: Chunks) -> None:
-    """A real chunk that lost any number of its last bytes does not decode."""
+    """A real chunk that is truncated at any byte is an error."""
     whole = real.payload(0)
     for length in range(len(whole)):
         with pytest.raises(ChunkError, match="XOR chunk 0 at byte 0"):
@@ -123,14 +123,14 @@ def test_every_truncation_is_an_error(decoder: str, real: Chunks) -> None:
 
 
 def test_time_may_go_backwards(decoder: str) -> None:
-    """Times that fall are no fault: who reads them sorts."""
+    """Falling times are valid. The caller sorts them."""
     back = chunk(3, varint(2**64 - 100), bit_bytes("0 0 0"))
     times, _, _ = decode(back, np.array([0]), np.array([len(back)]), decode_into=decoders()[decoder])
     assert times.tolist() == [1000, 900, 800]
 
 
 def test_bytes_behind_the_last_sample_are_nobodys(decoder: str) -> None:
-    """A chunk may be followed by anything, within its length too."""
+    """Bytes after the last sample are ignored, even within the length of the chunk."""
     filled = GOOD + b"\xff" * 9
     times, values, _ = decode(filled, np.array([0]), np.array([len(filled)]), decode_into=decoders()[decoder])
     assert (times.tolist(), values.tolist()) == ([1000, 1100, 1200], [1.0] * 3)
@@ -138,7 +138,7 @@ def test_bytes_behind_the_last_sample_are_nobodys(decoder: str) -> None:
 
 @pytest.mark.parametrize("unchanged", [0, 1, 30])
 def test_window_that_was_never_set_is_the_whole_value(decoder: str, unchanged: int) -> None:
-    """As in Prometheus's own reader, and however late it is used first."""
+    """As in Prometheus, a value that reuses an unset XOR window has all 64 bits."""
     flips = f"{struct.unpack('>Q', struct.pack('>d', 1.0))[0]:064b}"
     payload = chunk(unchanged + 3, varint(100), bit_bytes("0" + "00" * unchanged + "0 10" + flips))
     _, values, _ = decode(payload, np.array([0]), np.array([len(payload)]), decode_into=decoders()[decoder])
@@ -147,7 +147,7 @@ def test_window_that_was_never_set_is_the_whole_value(decoder: str, unchanged: i
 
 @given(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_first_sample_has_any_bits_and_any_time(value_bits: int, unix_ms: int) -> None:
-    """NaN payloads and times before 1970 come out as they went in, by either decoder."""
+    """With both decoders, NaN payloads and times before 1970 are unchanged."""
     zigzag = (unix_ms << 1) ^ (unix_ms >> 63)
     payload = struct.pack(">H", 1) + varint(zigzag % 2**64) + struct.pack(">Q", value_bits)
     chunks = packed([payload] * 3)
@@ -173,7 +173,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Chunks:
 
 @given(st.data())
 def test_either_decoder_says_the_same_of_altered_bytes(real: Chunks, data: st.DataObject) -> None:
-    """Of bytes that were altered anywhere, both decoders make the same bits, or find the same fault."""
+    """For bytes altered anywhere, both decoders return the same bits or the same error."""
     altered = bytearray(real.data)
     low, high = int(real.offsets[0]), len(altered) - 1
     for at, byte in data.draw(st.lists(st.tuples(st.integers(low, high), st.integers(0, 255)), max_size=20)):
@@ -213,7 +213,7 @@ def altered_payload(rng: Random, payload: bytes) -> bytes:
 
 @pytest.mark.parametrize("seed", range(settings().max_examples // 20))
 def test_either_decoder_finds_the_same_faults(real: Chunks, seed: int) -> None:
-    """Of thousands of altered chunks the same ones have the same faults, and the others the same bits."""
+    """For thousands of altered chunks, both decoders return the same errors and bits."""
     rng = Random(seed)
     long = [real.payload(place) for place in range(len(real)) if real.lengths[place] > 40]
     chunks = packed([altered_payload(rng, rng.choice(long)) for _ in range(3000)])
@@ -267,7 +267,7 @@ print(found["decoded"], found["refused"])
 
 
 def test_nothing_is_read_beyond_the_buffer(tmp_path: Path, real: Chunks) -> None:
-    """Altered chunks at the very end of memory are decoded or refused, without a crash."""
+    """Altered chunks at the end of memory are decoded or rejected, without a crash."""
     rounds, paths = 3 * settings().max_examples, []
     for which in (0, 2, 3, 5, 6):
         paths.append(tmp_path / str(which))

@@ -37,7 +37,7 @@ def window(start: float, end: float) -> list[str]:
 
 
 def test_json(file: str) -> None:
-    """The JSON has the contract's fields in its order, and null for what is unknown."""
+    """The JSON has the documented fields in their order. Unknown values are null."""
     done = run("--source", file, *window(43.3, 73.3), "--format", "json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
@@ -61,7 +61,7 @@ def test_json(file: str) -> None:
 
 
 def test_table(file: str) -> None:
-    """The table shows a line a GPU, the total, and what no bound holds."""
+    """The table has a line per GPU, the total, and the sensor error that no bound includes."""
     done = run("--source", file, *window(43.3, 73.3))
     assert done.returncode == 0
     row = next(line for line in done.stdout.splitlines() if line.startswith("1 "))
@@ -72,7 +72,7 @@ def test_table(file: str) -> None:
 
 
 def test_standard_input_and_twice_the_same_bytes(file: str) -> None:
-    """A page on standard input is read, and the same data prints the same bytes."""
+    """Standard input is read. The same data gives the same bytes."""
     text = Path(file).read_text()
     args = ("--source", "-", *window(0, 60), *window(60, 120), "--format", "json")
     first, second = run(*args, stdin=text), run(*args, stdin=text)
@@ -94,7 +94,7 @@ EXIT_CODES: list[tuple[list[str], int]] = [
 
 
 def test_exit_codes(file: str, llem_integrate: Callable[..., Done], subtests: pytest.Subtests) -> None:
-    """0 done, 3 no joules, 4 coverage, 3 before 4 before 0; the result is printed all the same."""
+    """0 is success, 3 no joules, 4 low coverage. 3 overrides 4. The result is printed in all cases."""
     for args, code in EXIT_CODES:
         with subtests.test(args=args):
             done = llem_integrate("--source", file, "--format", "json", *args)
@@ -129,7 +129,7 @@ ERRORS: list[tuple[list[str], int, str]] = [
 
 
 def test_errors_are_one_line(llem_integrate: Callable[..., Done], subtests: pytest.Subtests) -> None:
-    """An error is one line on stderr, with the exit code of its kind."""
+    """An error is one line on stderr. Its kind determines the exit code."""
     for args, code, message in ERRORS:
         with subtests.test(args=args):
             done = llem_integrate(*args)
@@ -140,7 +140,7 @@ def test_errors_are_one_line(llem_integrate: Callable[..., Done], subtests: pyte
 
 
 def test_the_windows_of_a_job_in_a_file(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """--job measures the GPU that showed the job, from the first scrape that did to the last."""
+    """--job measures the GPU with the job, from the first scrape with the job to the last."""
     labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955", "exported_job": "4711", "job": "llem"}
     shown = [(second * 1000, 1.0) for second in range(40, 81, 5)]
     path = tmp_path / "page.om"
@@ -155,7 +155,7 @@ def test_the_windows_of_a_job_in_a_file(tmp_path: Path, llem_integrate: Callable
 def test_options_from_the_environment(
     file: str, llem_integrate: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LLEM_INTEGRATE_* set the options; windows and matchers are lines, which may have spaces."""
+    """LLEM_INTEGRATE_* set options. Windows and matchers are separated by newlines and may contain spaces."""
     monkeypatch.setenv("LLEM_INTEGRATE_SOURCE", file)
     monkeypatch.setenv("LLEM_INTEGRATE_FORMAT", "json")
     monkeypatch.setenv("LLEM_INTEGRATE_GPU", "1")
@@ -173,7 +173,7 @@ def test_options_from_the_environment(
 
 
 def test_every_option_has_its_own_variable() -> None:
-    """The variable of an option is its name, whatever its parameter is called."""
+    """The variable is named after the option, not after its parameter."""
     options = {option.opts[0]: option.envvar for option in cli.command.params if option.name != "version"}
     assert "--window" in options
     assert options == {
@@ -203,7 +203,7 @@ REDIRECTED = [
 
 
 def test_closed_and_full_streams(file: str, subtests: pytest.Subtests) -> None:
-    """A stream that is closed or full is a line and no traceback; a reader that goes away is neither."""
+    """A closed or full stream is an error of one line. A reader that exits is not an error."""
     for redirected, code, message in REDIRECTED:
         with subtests.test(redirected=redirected):
             done = piped(f"--source {file} {' '.join(window(40, 80))} {redirected}")
@@ -212,7 +212,7 @@ def test_closed_and_full_streams(file: str, subtests: pytest.Subtests) -> None:
 
 
 def test_an_encoding_without_the_signs(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signs that the terminal's encoding lacks are replaced."""
+    """Characters that the terminal's encoding lacks are replaced."""
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = run("--source", file, *window(43.3, 73.3))
     assert (done.returncode, done.stderr) == (0, "")
@@ -220,7 +220,7 @@ def test_an_encoding_without_the_signs(file: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_values_that_no_gpu_has(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """Values near the largest float are no samples, and no figure of the JSON is infinite."""
+    """Values near the largest float are not samples. No number in the JSON is infinite."""
     path = tmp_path / "page.om"
     path.write_text(page(scraped(0, watts=1e305)))
     done = llem_integrate("--source", str(path), *window(40, 80), "--format", "json")
@@ -229,13 +229,13 @@ def test_values_that_no_gpu_has(tmp_path: Path, llem_integrate: Callable[..., Do
 
 
 def test_warnings_are_one_line_each(file: str, llem_integrate: Callable[..., Done]) -> None:
-    """A long warning is not broken where the output is no terminal."""
+    """A long warning is not wrapped if the output is not a terminal."""
     done = llem_integrate("--source", file, *window(40, 80), "--gpu", "0,GPU-" + "9 9" * 80)
     assert f"warning: no GPU GPU-{'9 9' * 80} in the window" in done.stdout.splitlines()
 
 
 def test_help_and_version(llem_integrate: Callable[..., Done]) -> None:
-    """--help lists the exit codes, --version the version."""
+    """--help lists the exit codes. --version prints the version."""
     assert "Exit: 0 done" in llem_integrate("--help").stdout
     assert "llem-integrate" in llem_integrate("--version").stdout
 
@@ -257,7 +257,7 @@ def listens(pid: str) -> bool:
 def test_a_demo_that_is_stopped_leaves_nothing_running(
     sent: signal.Signals, code: int, last: list[str], measures: bool
 ) -> None:
-    """A signal ends the demo and its exporter, which prints nothing, while that starts and later."""
+    """A signal during or after the start ends the demo and its exporter, which prints nothing."""
     command = [sys.executable, "-m", "llem_integrator", "--demo"]
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
@@ -276,7 +276,7 @@ def test_a_demo_that_is_stopped_leaves_nothing_running(
 
 
 def test_a_demo_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has the reason of an exporter that does not start for another reason than a missing GPU."""
+    """If the exporter does not start, the error contains its reason."""
     monkeypatch.setenv("LLEM_EXPORTER_SAMPLE_INTERVAL", "1us")
     done = run("--demo")
     assert done.returncode == 1

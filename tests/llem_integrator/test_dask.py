@@ -107,7 +107,7 @@ def approximately(found: Any) -> Any:
 
 @pytest.mark.full
 def test_two_workers_give_the_local_answer_to_the_bit(workers: Cluster, prometheus: str) -> None:
-    """Joules, bounds, peaks, gaps, counts and words of every window, out of a running Prometheus."""
+    """With a running Prometheus, all values and messages of every window are the same."""
     local = answered(prometheus)
     with DaskCluster(workers.address, Store(prometheus)) as dask:
         assert answered(prometheus, dask) == local
@@ -116,14 +116,14 @@ def test_two_workers_give_the_local_answer_to_the_bit(workers: Cluster, promethe
 
 
 def test_a_file_is_read_by_each_worker(workers: Cluster, file: str) -> None:
-    """A file at the same path on each worker gives the local answer."""
+    """A file with the same path on each worker gives the local result."""
     with DaskCluster(workers.address, Store(file)) as dask:
         assert answered(file, dask) == answered(file)
 
 
 @pytest.mark.full
 def test_samples_off_the_grid_are_the_same_to_12_digits(workers: Cluster, tmp_path: Path) -> None:
-    """Watts that are no multiples of 1/8 have rests, which are summed in another order."""
+    """Watts that are not multiples of 1/8 have rounding errors that depend on the order of the sum."""
     path = tmp_path / "page.om"
     path.write_text(recorded(grid=997.0))
     local = answered(str(path))
@@ -134,7 +134,7 @@ def test_samples_off_the_grid_are_the_same_to_12_digits(workers: Cluster, tmp_pa
 
 @pytest.mark.full
 def test_gaps_that_nobody_publishes_are_settled_once(workers: Cluster, tmp_path: Path) -> None:
-    """Steps that change from part to part, and GPUs that come late: the first samples settle it for all."""
+    """If the sample interval is not published, the first samples of a GPU determine max_gap for all parts."""
     steps = [100] * 1500 + [250] * 600 + [1000] * 300
     times = [0]
     for step in steps:
@@ -168,7 +168,7 @@ class Killing:
 
 @pytest.mark.full
 def test_a_worker_killed_in_the_middle_changes_nothing(prometheus: str) -> None:
-    """kill -9 of one of two workers: the other reads what was lost again."""
+    """After SIGKILL of one of two workers, the other repeats the lost work."""
     with cluster() as running, DaskCluster(running.address, Store(prometheus)) as dask:
         killing = Killing(running.workers[0])
         assert answered(prometheus, dask, killing) == answered(prometheus)
@@ -179,7 +179,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(prometheus: str) -> None:
 
 @pytest.mark.full
 def test_without_any_worker_it_ends(prometheus: str) -> None:
-    """When the last worker has died it waits for a while, then says so."""
+    """If the last worker dies, the run waits for a while and then fails."""
     with cluster() as running, DaskCluster(running.address, Store(prometheus), patience_s=3) as dask:
         killing = Killing(*running.workers)
         with pytest.raises(SourceError, match=r"^no Dask worker at tcp://\S+ for 3 s \(start some"):
@@ -188,7 +188,7 @@ def test_without_any_worker_it_ends(prometheus: str) -> None:
 
 @pytest.mark.full
 def test_without_its_scheduler_it_ends(prometheus: str) -> None:
-    """A scheduler that dies in the middle ends it."""
+    """If the scheduler dies, the run fails."""
     with cluster() as running, DaskCluster(running.address, Store(prometheus)) as dask:
         killing = Killing(running.scheduler)
         with pytest.raises(SourceError, match=r"^the Dask scheduler at tcp://\S+ went away$"):

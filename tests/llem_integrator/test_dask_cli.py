@@ -62,7 +62,7 @@ def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 @pytest.mark.full
 def test_it_prints_what_it_prints_alone(workers: Cluster, prometheus: str) -> None:
-    """The same bytes with --dask and without, and nothing of Dask's own."""
+    """The output is the same with and without --dask. Dask prints nothing."""
     found = run(prometheus, workers.address, "--backend", "nvml")
     asked = ["--source", prometheus, "--window", f"{BEGIN + 3},{BEGIN + 99.7}", "--backend", "nvml"]
     alone = subprocess.run(
@@ -77,14 +77,14 @@ def test_it_prints_what_it_prints_alone(workers: Cluster, prometheus: str) -> No
 
 @pytest.mark.full
 def test_no_scheduler_is_one_line(prometheus: str) -> None:
-    """Where nothing listens it says so, within seconds."""
+    """If nothing listens on the address, there is an error within seconds."""
     line = one_line(run(prometheus, f"tcp://127.0.0.1:{free_port()}"), 1)
     assert "no Dask scheduler answers at tcp://127.0.0.1:" in line
 
 
 @pytest.mark.full
 def test_another_server_is_no_scheduler(prometheus: str) -> None:
-    """A port where something else listens, which never says a word of Dask's, is given up."""
+    """A server that does not speak Dask's protocol is an error after a timeout."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         line = one_line(run(prometheus, f"127.0.0.1:{mute.getsockname()[1]}"), 1)
     assert "no Dask scheduler answers at 127.0.0.1:" in line
@@ -93,7 +93,7 @@ def test_another_server_is_no_scheduler(prometheus: str) -> None:
 def test_a_wrong_address_is_usage(
     tmp_path: Path, llem_integrate: Callable[..., Done], subtests: pytest.Subtests
 ) -> None:
-    """An address that cannot be a scheduler's is an error before anything is connected."""
+    """An invalid scheduler address is a usage error before any connection."""
     text = tmp_path / "page.om"
     text.write_text(page(scraped(0)))
     asked = ["--source", str(text), "--window", f"{BEGIN + 3},{BEGIN + 99.7}"]
@@ -107,7 +107,7 @@ def test_a_wrong_address_is_usage(
 
 @pytest.mark.full
 def test_what_only_one_can_read_is_refused(workers: Cluster, tmp_path: Path) -> None:
-    """Standard input, an exporter's short history, and the demo."""
+    """--dask rejects standard input, an exporter and the demo."""
     with StandIn(lambda _: Reply(body=b"llem-exporter")) as exporter:
         assert "is not" in one_line(run(exporter.url, workers.address), 2)
     text = tmp_path / "page.om"
@@ -125,7 +125,7 @@ def test_what_only_one_can_read_is_refused(workers: Cluster, tmp_path: Path) -> 
 
 @pytest.mark.full
 def test_secrets_travel_and_show_nowhere(workers: Cluster, prometheus: str, tmp_path: Path) -> None:
-    """Workers send the header that the store wants; no log, no error and no answer has it."""
+    """Workers send the configured header to the store. No log, error or result contains it."""
     token = tmp_path / "token"
     token.write_text(SECRET)
     broken = threading.Event()
@@ -154,7 +154,7 @@ def test_secrets_travel_and_show_nowhere(workers: Cluster, prometheus: str, tmp_
 
 @pytest.mark.full
 def test_an_error_of_the_store_is_told_as_it_is(workers: Cluster, prometheus: str) -> None:
-    """What a worker hears from the store is the line that is printed, without its secrets in any log."""
+    """A store error on a worker is printed as one line. No log contains secrets."""
 
     def refuse(asked: Asked) -> Reply | None:
         by_worker = asked.path.startswith("/api/v1/read")
@@ -170,7 +170,7 @@ def test_an_error_of_the_store_is_told_as_it_is(workers: Cluster, prometheus: st
 
 @pytest.mark.full
 def test_warnings_of_the_store_reach_the_user(workers: Cluster, prometheus: str) -> None:
-    """What the store says to a worker stands in the answer."""
+    """Warnings that the store sends to a worker are in the result."""
 
     def warned(asked: Asked, reply: Reply) -> Reply:
         words = asked.path.encode() + asked.body
@@ -192,7 +192,7 @@ def test_warnings_of_the_store_reach_the_user(workers: Cluster, prometheus: str)
 
 @pytest.mark.full
 def test_a_scheduler_that_dies_is_one_line(prometheus: str) -> None:
-    """A scheduler that dies while workers read is one line, without any of Dask's own."""
+    """If the scheduler dies during the run, there is one line, without messages of Dask."""
     with cluster(1) as running, holding(prometheus) as (store, asked):
         child = subprocess.Popen(
             command(store.url, running.address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -227,7 +227,7 @@ def holding(upstream: str) -> Iterator[tuple[StandIn, threading.Event]]:
 
 @pytest.mark.full
 def test_ctrl_c_takes_the_work_back(prometheus: str) -> None:
-    """An interrupt ends it with 130 while workers wait for the store, and leaves the scheduler no task."""
+    """SIGINT while workers wait for the store gives exit code 130 and leaves no task at the scheduler."""
     with cluster(1) as running, holding(prometheus) as (store, asked):
         child = subprocess.Popen(
             command(store.url, running.address), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

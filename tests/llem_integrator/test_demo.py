@@ -7,7 +7,7 @@ from llem_integrator import Request, demo
 
 @pytest.mark.full
 def test_the_demo_measures_what_its_trace_holds() -> None:
-    """The exact joules lie inside the bounds; the counter's differ from them by a register's step."""
+    """The bounds contain the exact joules. The counter differs from them by at most one counter step."""
     _, result, said = demo.run(Request(), lambda _: None)
     assert "replayed trace" in said
     assert len(result.gpus) == 2

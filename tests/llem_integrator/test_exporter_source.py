@@ -15,7 +15,7 @@ POWER = "llem_gpu_power_watts"
 
 
 def test_an_exporters_history_is_fetched_once() -> None:
-    """The margins that a window is read with are in the first answer."""
+    """The first response includes the margins around the window."""
     with StandIn(lambda _: Reply(body=b"llem_gpu_power_watts 1 1795507546\n# EOF\n")) as server:
         source = ExporterSource(Http(server.url))
         for margin_ms in (30_000, 300_000, 30_000, 300_000):
@@ -27,7 +27,7 @@ def test_an_exporters_history_is_fetched_once() -> None:
 
 
 def test_an_exporter_without_samples_has_no_data() -> None:
-    """A page of plain facts, as of an exporter just started, is an answer and not an error."""
+    """The page of an exporter that has just started has no samples. This is not an error."""
     with answering(200, b"llem_gpu_info 1\n# EOF\n") as url:
         source = ExporterSource(Http(url))
         assert list(whole(source.pieces(POWER, (), T0, T0 + 5, lambda _: None))) == []
@@ -38,7 +38,7 @@ PAGE = b"".join(b"llem_gpu_power_watts %d %d.5\n" % (i, T0 // 1000 + i) for i in
 
 
 def test_a_gzipped_history_is_the_same_history() -> None:
-    """It is parsed as it comes, whatever it is sent in."""
+    """The history is parsed while it arrives, with any encoding."""
     replies = (
         Reply(body=PAGE),
         Reply(body=PAGE, chunked=True),
@@ -65,7 +65,7 @@ HALVES = [
 
 
 def test_half_a_history_is_none(subtests: pytest.Subtests) -> None:
-    """What was cut, damaged, or is no history is one line, and no sample of it is used."""
+    """A truncated, damaged or invalid history is an error of one line. None of its samples are used."""
     for reply, message in HALVES:
         with subtests.test(reply=str(reply)[:80]), StandIn(always(reply)) as server:
             source = ExporterSource(Http(server.url, sleep=lambda _: None))

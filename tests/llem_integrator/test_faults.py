@@ -13,7 +13,7 @@ from tests.llem_integrator.pages import scraped, trace
 
 
 def test_a_window_hears_of_its_own_wrong_samples(tmp_path: Path) -> None:
-    """Not of those of its neighbours, though all are read in one piece; an edge belongs to both."""
+    """A window has warnings only for its own samples. A sample on an edge belongs to both windows."""
     samples = [(ms, 100.0) for ms in range(0, 120_000, 100)]
     samples += [(33_350, -1.0), (34_250, -2.0), (60_000, math.inf), (90_000, 107.0)]
     path = file_of(tmp_path, scraped(0), trace(0, sorted(samples)))
@@ -25,7 +25,7 @@ def test_a_window_hears_of_its_own_wrong_samples(tmp_path: Path) -> None:
 
 
 def test_many_marks_are_few_and_miss_none() -> None:
-    """A million wrong samples are kept as some hundred, and counted where they are."""
+    """A million bad samples are stored as at most 256 marks. Their counts per window are approximate."""
     unix_ms = np.random.default_rng(5).permutation(np.arange(0, 10_000_000, 10))
     kept = Marks.of(unix_ms)
     assert len(kept.unix_ms) <= 256

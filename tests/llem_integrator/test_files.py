@@ -33,7 +33,7 @@ def command(*args: str) -> list[str]:
 
 
 def test_a_format_is_told_by_its_content(tmp_path: Path) -> None:
-    """Whatever a file is called, and in however many parts it was compressed, its samples are the same."""
+    """The format does not depend on the file name or on the number of compressed members."""
     (tmp_path / "plain").write_bytes(TEXT)
     expected = fetch(open_source(str(tmp_path / "plain")), T0, T0 + 10**6)
     assert [len(one) for one in expected] == [3000, 3000]
@@ -49,7 +49,7 @@ def test_a_format_is_told_by_its_content(tmp_path: Path) -> None:
 def test_standard_input_is_read_as_a_file_is(
     tmp_path: Path, name: str, llem_integrate: Callable[..., Done]
 ) -> None:
-    """A pipe that brings the first bytes one by one gives the bytes of a file's answer."""
+    """A pipe that delivers its first bytes one by one gives the same result as a file."""
     content = {"plain": TEXT, **packed(TEXT)}[name]
     (tmp_path / "file").write_bytes(content)
     expected = llem_integrate("--source", str(tmp_path / "file"), *WINDOW)
@@ -67,7 +67,7 @@ def test_standard_input_is_read_as_a_file_is(
 
 
 def test_compressed_files_that_are_cut_short(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """Wherever: also between two parts, where only the text's own end tells."""
+    """A truncation is an error, also between two members, where the text itself is incomplete."""
     for name in ["gzip", "gzip members", "zstd", "zstd frames"]:
         with subtests.test(name=name):
             content = packed(TEXT)[name]
@@ -93,7 +93,7 @@ def test_compressed_files_that_are_cut_short(tmp_path: Path, subtests: pytest.Su
 
 @pytest.mark.parametrize("name", ["gzip", "zstd"])
 def test_compressed_files_that_are_damaged(tmp_path: Path, name: str) -> None:
-    """A byte changed, or something else after the end, is an error and never other samples."""
+    """A changed byte, or extra data at the end, is an error and never gives other samples."""
     content = packed(TEXT)[name]
     path = tmp_path / "damaged"
     expected = [one.values.tolist() for one in fetch_bytes(path, content)]
@@ -118,7 +118,7 @@ def fetch_bytes(path: Path, content: bytes) -> list[Series]:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A missing file, a folder, and bytes that are no text are one line each."""
+    """A missing file, a folder, and invalid text are errors of one line."""
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "later").write_bytes(b'm 1 2\nm{x="\xff"} 1 2\n# EOF\n')
     for name, message in (
@@ -132,7 +132,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_end_is_refused_early(tmp_path: Path) -> None:
-    """Zeros, packed or not, are one line; it is given up after a MiB, in little memory."""
+    """Endless zeros, compressed or not, are rejected after 1 MiB."""
     bombs = {
         "zeros": bytes(8 * MEBIBYTE),
         "gzip": gzip.compress(bytes(192 * MEBIBYTE), 1),
@@ -183,7 +183,7 @@ def ended(*args: str, largest_file: int = resource.RLIM_INFINITY) -> tuple[int, 
 
 @pytest.mark.full
 def test_a_million_lines_in_little_memory(tmp_path: Path) -> None:
-    """They are 80 MB of text; what is kept of them lies on the disk."""
+    """A million lines are 80 MB of text. Their samples are stored on disk."""
     path = tmp_path / "long.gz"
     with gzip.open(path, "wb", 1) as file:
         file.writelines(long_text(1_200_000))
@@ -195,7 +195,7 @@ def test_a_million_lines_in_little_memory(tmp_path: Path) -> None:
 
 
 def test_no_place_for_samples_is_one_line(tmp_path: Path) -> None:
-    """A disk that is full, here as files that may not grow, is said with the way out."""
+    """A full disk is an error of one line with a hint. The test uses a file size limit."""
     path = tmp_path / "long"
     with path.open("wb") as file:
         file.writelines(long_text(1_200_000))
@@ -208,7 +208,7 @@ def test_no_place_for_samples_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sign", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGKILL])
 def test_the_temporary_file_is_gone_with_the_process(tmp_path: Path, sign: signal.Signals) -> None:
-    """However it ends: while it runs, its file has no name already."""
+    """The temporary file is unlinked while the process runs, so it never remains."""
     process = subprocess.Popen(
         command("--source", "-", *WINDOW), stdin=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
@@ -233,7 +233,7 @@ def deleted(pid: int, folder: Path) -> Iterable[bool]:
 
 
 def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
-    """Ctrl-C before a byte has come: status 130, soon, and no word of threads."""
+    """Ctrl-C before any input gives exit status 130 soon, without thread errors."""
     process = subprocess.Popen(
         command("--source", "-", *WINDOW), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -250,7 +250,7 @@ def test_an_interrupt_ends_the_wait_for_standard_input() -> None:
 
 
 def test_pieces_follow_each_other_and_hold_every_sample_once() -> None:
-    """Of samples in any order, over several series of unlike lengths; no piece is much over a million."""
+    """Samples may be in any order over several series. A piece has about a million samples at most."""
     random = np.random.default_rng(7)
     every = [
         Series(

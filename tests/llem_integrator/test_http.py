@@ -43,7 +43,7 @@ def once_in(times: int, change: Callable[[Reply], Reply]) -> Callable[[Asked, Re
 
 @pytest.mark.parametrize("remote_read", [True, False])
 def test_answers_cut_at_random_bytes_are_fetched_again(traced: Prometheus, remote_read: bool) -> None:
-    """A transfer that breaks anywhere in a slab is begun again where the last whole piece ended."""
+    """A broken transfer is resumed after the last complete piece."""
     noise = random.Random(7)
 
     def cut(reply: Reply) -> Reply:
@@ -62,7 +62,7 @@ def test_answers_cut_at_random_bytes_are_fetched_again(traced: Prometheus, remot
 def test_answers_that_are_always_cut_are_an_error(
     traced: Prometheus, remote_read: bool, subtests: pytest.Subtests
 ) -> None:
-    """An answer that never comes whole is an error after five tries."""
+    """After five incomplete responses, there is an error."""
     for size in (0, 1, 40, 1000):
         waits_s: list[float] = []
         with subtests.test(size=size), between(traced.url, cut_at(size)) as proxy:
@@ -73,7 +73,7 @@ def test_answers_that_are_always_cut_are_an_error(
 
 
 def test_a_length_that_is_not_told_is_an_error(traced: Prometheus) -> None:
-    """An answer without a length, which could be cut between two frames, is an error."""
+    """A response without a length is an error, because it could be cut between two frames."""
     with (
         between(traced.url, lambda _, reply: replace(reply, chunked=False, length=-1)) as proxy,
         pytest.raises(SourceError, match="its end cannot be told from a broken connection"),
@@ -82,7 +82,7 @@ def test_a_length_that_is_not_told_is_an_error(traced: Prometheus) -> None:
 
 
 def test_a_busy_server_is_asked_again(traced: Prometheus, subtests: pytest.Subtests) -> None:
-    """Every other request refused costs time, and no samples; Retry-After is waited for."""
+    """If every other request fails, no sample is lost. Retry-After is respected."""
     expected = fetch(source(traced.url), T0, END)
     for status in (429, 500, 502, 503, 504):
         waits_s: list[float] = []
@@ -94,7 +94,7 @@ def test_a_busy_server_is_asked_again(traced: Prometheus, subtests: pytest.Subte
 
 
 def test_a_server_that_stays_busy_is_an_error() -> None:
-    """Five tries, further and further apart; one that asks for minutes is not waited for."""
+    """There are five attempts with increasing delays. A Retry-After of minutes is an error."""
     for headers, expected in (({}, [0.3, 0.6, 1.2, 2.4]), ({"Retry-After": "600"}, [])):
         waits_s: list[float] = []
         with answering(429, b"", headers=headers) as url, pytest.raises(SourceError, match="answered 429"):
@@ -103,7 +103,7 @@ def test_a_server_that_stays_busy_is_an_error() -> None:
 
 
 def test_a_query_that_took_too_long_is_not_asked_again() -> None:
-    """A query that timed out on the server is an error at once."""
+    """A query that times out on the server is an error at once."""
     body = b'{"status":"error","errorType":"timeout","error":"query timed out in expression evaluation"}'
     with StandIn(lambda _: Reply(503, body)) as server:
         with pytest.raises(SourceError, match="503: query timed out"):
@@ -115,7 +115,7 @@ def test_a_query_that_took_too_long_is_not_asked_again() -> None:
 def test_a_server_killed_in_the_middle(
     tmp_path: Path, prometheus_release: PrometheusRelease, back: bool
 ) -> None:
-    """If it comes back during the waits every sample is there; if not, the error names it."""
+    """If the server restarts between attempts, all samples are read. Otherwise the error names it."""
     with Prometheus.on_blocks(tmp_path, trace_text(2000), release=prometheus_release) as server:
 
         def wait(_: float) -> None:
@@ -147,7 +147,7 @@ SECRETS = HttpConfig(
 
 
 def test_a_redirect_to_the_same_host_keeps_the_headers(subtests: pytest.Subtests) -> None:
-    """A path that moved gets the question and the credentials of the first one; 303 makes it a GET."""
+    """The redirected request has the same body and credentials. 303 makes it a GET."""
     for status in (301, 302, 303, 307, 308):
 
         def reply(asked: Asked, status: int = status) -> Reply:
@@ -163,7 +163,7 @@ def test_a_redirect_to_the_same_host_keeps_the_headers(subtests: pytest.Subtests
 
 
 def test_a_redirect_to_another_host_drops_the_headers() -> None:
-    """Tokens, tenants and the password of the URL are not sent to another host."""
+    """Tokens, tenants and the password in the URL are not sent to another host."""
     with StandIn(lambda _: Reply(body=b"{}")) as other:
         with StandIn(lambda asked: Reply(307, headers={"Location": other.url + asked.path})) as server:
             for url in (server.url, server.url.replace("//", "//ann:hidden@")):
@@ -176,7 +176,7 @@ def test_a_redirect_to_another_host_drops_the_headers() -> None:
 
 
 def test_redirects_may_be_off_and_are_bounded() -> None:
-    """follow_redirects: false gives the redirect itself; a circle ends."""
+    """With follow_redirects: false, the redirect is the response. Loops end."""
     with StandIn(lambda asked: Reply(302, headers={"Location": asked.path})) as server:
         assert Http(server.url, HttpConfig(follow_redirects=False)).request("GET", "/x").status == 302
         assert len(server.asked) == 1
@@ -185,7 +185,7 @@ def test_redirects_may_be_off_and_are_bounded() -> None:
 
 
 def test_a_hanging_server_does_not_hold_who_leaves() -> None:
-    """Ctrl-C ends the wait for an answer before the server gives it."""
+    """Ctrl-C ends the wait for a response."""
     main_thread, released = threading.main_thread().ident, threading.Event()
     assert main_thread is not None
 

@@ -83,14 +83,14 @@ def secure(
 
 
 def test_promtools_file_opens_a_real_prometheus(secure: Secure) -> None:
-    """With its client certificate and password a Prometheus behind TLS answers as any other."""
+    """With a client certificate and a password, Prometheus behind TLS can be read."""
     source = open_source(secure.server.url, read_config(secure.written(secure.whole)))
     assert [len(one) for one in fetch(source, T0, T0 + 60_000)] == [500, 500]
     assert source.address == secure.server.url
 
 
 def test_options_open_it_too(secure: Secure) -> None:
-    """The same by options, on the command line and from the environment."""
+    """The same settings work as command line options and as environment variables."""
     password = secure.folder / "password"
     password.write_text(PASSWORD + "\n")
     options = {
@@ -131,7 +131,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 
 
 def test_who_is_not_let_in_is_told_why(secure: Secure, subtests: pytest.Subtests) -> None:
-    """Wrong passwords, certificates that nobody vouches for, and none: one line, without the password."""
+    """A wrong password, and an invalid or missing certificate, give one line without the password."""
     for change, words in REFUSED:
         with subtests.test(change=change, words=words):
             with pytest.raises(SourceError, match=words) as caught:
@@ -140,7 +140,7 @@ def test_who_is_not_let_in_is_told_why(secure: Secure, subtests: pytest.Subtests
 
 
 def test_a_server_of_another_name(secure: Secure) -> None:
-    """The name in the certificate counts: server_name says which, and skipping the check skips it."""
+    """The name in the certificate must match server_name, unless verification is off."""
     url = secure.server.url
     tls = dict(secure.whole["tls_config"])  # type: ignore[call-overload]
     for name, opens in (("localhost", True), ("127.0.0.1", True), ("elsewhere", False)):
@@ -163,7 +163,7 @@ def sent(config: HttpConfig, url: Callable[[str], str] = str) -> Mapping[str, st
 
 
 def test_headers_of_every_kind_are_sent(tmp_path: Path) -> None:
-    """Tenants and credentials of each form, in the file itself or in files beside it."""
+    """Tenants and all forms of credentials are sent, from the file or from files that it names."""
     (tmp_path / "secret").write_text("from-file\n")
     forms = {
         "authorization: {credentials: abc}": {"authorization": "Bearer abc"},
@@ -191,7 +191,7 @@ def test_headers_of_every_kind_are_sent(tmp_path: Path) -> None:
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
-    """A header or a token by option replaces the file's, and leaves the rest."""
+    """A header or token option overrides the file. Other settings are kept."""
     (tmp_path / "token").write_text("new")
     config = HttpConfig(headers=(("Authorization", "Bearer old"), ("X-Scope-OrgID", "a"), ("X-B", "b")))
     config = with_options(config, headers=["x-scope-orgid: c"], bearer_token_file=str(tmp_path / "token"))
@@ -228,7 +228,7 @@ BAD_FILES = [
 
 
 def test_what_a_file_may_not_say(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """Each mistake is one line with the file and the key, and never with a value."""
+    """Each error is one line with the file and the key, without the value."""
     for text, message in BAD_FILES:
         with subtests.test(text=text, message=message):
             file = tmp_path / "http.yml"
@@ -240,7 +240,7 @@ def test_what_a_file_may_not_say(tmp_path: Path, subtests: pytest.Subtests) -> N
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    """A missing file, certificates that are none and options that lack their other half are named."""
+    """Missing files, invalid certificates, and options without their counterpart are named."""
     (tmp_path / "junk").write_bytes(b"\xff\x00")
     junk = str(tmp_path / "junk")
     for path, message in ((str(tmp_path / "none"), "cannot read"), (junk, "not text")):
@@ -265,13 +265,13 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 def test_secrets_are_in_no_text_of_a_configuration() -> None:
-    """Not in its repr, as a traceback or a debugger shows it."""
+    """The repr, as shown in a traceback or a debugger, contains no secrets."""
     config = HttpConfig(headers=(("Authorization", "Bearer hidden"),), proxy_url="http://ann:hidden@proxy:1")
     assert "hidden" not in repr(config) + str(config)
 
 
 def test_a_proxy_is_asked_for_the_store() -> None:
-    """proxy_url gets requests with the whole address, and its own credentials only."""
+    """The proxy gets requests with the full URL, and only its own credentials."""
     with StandIn(lambda _: Reply(body=b"{}")) as proxy:
         config = HttpConfig(proxy_url=proxy.url.replace("//", "//ann:word@"))
         assert Http("http://store.example:9090", config).request("GET", "/x").status == 200

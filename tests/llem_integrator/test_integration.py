@@ -27,7 +27,7 @@ def codes(result: WindowResult) -> list[str]:
 
 
 def test_zeus_comes_first_and_nvml_is_reported_beside_it() -> None:
-    """auto takes the hardware's counter, and shows what the other says of the same window."""
+    """auto selects the hardware counter and also reports the joules of nvml for the same window."""
     result = answer(page(scraped(0), scraped(1, watts=250.0)))
     assert (result.backend, result.valid, result.scope, result.warnings) == ("zeus", True, "gpu", ())
     assert [gpu.joules for gpu in result.gpus] == pytest.approx([3000, 7500], rel=1e-12)
@@ -46,13 +46,13 @@ def test_zeus_comes_first_and_nvml_is_reported_beside_it() -> None:
 
 
 def test_a_value_belongs_to_when_it_was_read() -> None:
-    """Two scrapers that read the same counter at other delays give the same joules."""
+    """Two scrapers that read the same counter with different delays give the same joules."""
     early, late = (answer(page(scraped(0, read_late_ms=ms))).gpus[0].joules for ms in (0, 390))
     assert early == pytest.approx(late, rel=1e-9)
 
 
 def test_the_trace_is_taken_where_it_covers() -> None:
-    """nvml is the trapezoid over the trace where that covers, else the exporter's counter."""
+    """nvml is the trapezoid of the trace if the trace covers the window, else the exporter's counter."""
     samples = [(ms, 100.0) for ms in range(0, 120_000, 100)]
     named = Request(backend=Backend.NVML)
     full = answer(page(scraped(0), trace(0, samples)), request=named)
@@ -62,7 +62,7 @@ def test_the_trace_is_taken_where_it_covers() -> None:
 
 
 def test_the_trace_serves_the_edges_of_the_counter() -> None:
-    """Where only the counter covers the middle, the trace makes its edges closer than interpolation."""
+    """If only the counter covers the middle, the trace gives more exact edges than interpolation."""
 
     # 100 W until 44 s, then 300 W: the counter knows only what each 5 s step rose by in all.
     def joules_at(second: float) -> float:
@@ -84,7 +84,7 @@ def test_the_trace_serves_the_edges_of_the_counter() -> None:
 
 
 def test_trace_replicas_merge_by_time() -> None:
-    """Two servers that each missed another half give the whole trace."""
+    """Two servers, each with another half of the trace, give the whole trace."""
     one = trace(0, [(ms, 100.0) for ms in range(0, 60_000, 100)], replica="a")
     two = trace(0, [(ms, 100.0) for ms in range(40_000, 120_000, 100)], replica="b")
     result = answer(page(one, two))
@@ -93,7 +93,7 @@ def test_trace_replicas_merge_by_time() -> None:
 
 
 def test_conflicting_trace_samples_are_said() -> None:
-    """Equal times with unlike values keep the larger, with a warning."""
+    """For different values at the same time, the larger one is used, with a warning."""
     one = trace(0, [(ms, 100.0) for ms in range(0, 120_000, 100)], replica="a")
     result = answer(page(one, trace(0, [(60_000, 90.0)], replica="b")))
     assert result.gpus[0].joules == pytest.approx(3000)
@@ -101,7 +101,7 @@ def test_conflicting_trace_samples_are_said() -> None:
 
 
 def test_the_gauge_serves_only_where_nothing_else_is() -> None:
-    """With neither trace nor counter, the scraped gauge is integrated by the same rule."""
+    """Without a trace and a counter, the scraped gauge is integrated in the same way."""
     lines = [line for line in scraped(0) if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
     result = answer(page(lines))
     assert (result.backend, result.gpus[0].method) == ("nvml", "trapezoid")
@@ -109,7 +109,7 @@ def test_the_gauge_serves_only_where_nothing_else_is() -> None:
 
 
 def test_two_replicas_of_one_counter_never_look_like_a_reset() -> None:
-    """HA replicas that scrape at other times are not merged: no reset, no added counter."""
+    """HA replicas with different scrape times are not merged, so there is no reset."""
     one = scraped(0, prometheus_replica="a")
     two = scraped(0, prometheus_replica="b", seconds=range(2, 121, 5), read_late_ms=10)
     result = answer(page(one, two))
@@ -118,7 +118,7 @@ def test_two_replicas_of_one_counter_never_look_like_a_reset() -> None:
 
 
 def test_a_gpu_is_its_uuid_across_instances() -> None:
-    """A pod that moved leaves two label sets of one GPU, and no reset of the hardware's counter."""
+    """A pod that moved leaves two label sets of one GPU. The hardware counter has no reset."""
     before = scraped(0, seconds=range(0, 60, 5))
     after = scraped(3, seconds=range(60, 121, 5), uuid="GPU-0", instance="10.0.0.7:9955", started_s=58)
     result = answer(page(before, after))
@@ -133,7 +133,7 @@ def test_a_gpu_is_its_uuid_across_instances() -> None:
 
 
 def test_a_scrape_gap_is_nothing_to_a_hardware_counter() -> None:
-    """A minute without scrapes inside the window: the counter goes on; one at its edge is a gap."""
+    """A minute without scrapes inside the window is no gap. At an edge it is one."""
     holed = page(scraped(0, seconds=[*range(0, 31, 5), *range(90, 121, 5)]))
     inside = answer(holed, (20.0, 110.0))
     assert inside.gpus[0].joules == pytest.approx(9000)
@@ -145,26 +145,26 @@ def test_a_scrape_gap_is_nothing_to_a_hardware_counter() -> None:
 
 
 def test_half_covered() -> None:
-    """A window that begins before the data says 0.5."""
+    """A window whose first half is before the data has coverage 0.5."""
     result = answer(page(scraped(0, read_late_ms=0)), (-30.0, 30.0))
     assert (result.gpus[0].coverage, result.reasons) == (0.5, ("coverage",))
 
 
 def test_the_newest_samples_are_missing() -> None:
-    """A window that ends after the newest sample says how many seconds are missing."""
+    """If a window ends after the newest sample, a warning has the missing seconds."""
     result = answer(page(scraped(0, read_late_ms=0)), (100.0, 125.0))
     assert codes(result) == ["sample_gap", "newest_missing"]
     assert "5.000 s" in result.warnings[1].message
 
 
 def test_before_the_data_there_is_nothing() -> None:
-    """A window before the data has no GPUs, no joules, and says so."""
+    """A window before the data has no GPUs and no joules. The reason is no_data."""
     result = answer(page(scraped(0)), (-600.0, -500.0))
     assert (result.gpus, result.total_j, result.reasons, result.backend) == ((), None, ("no_data",), "none")
 
 
 def test_no_total_where_a_gpu_is_missing() -> None:
-    """A GPU that only llem_gpu_info shows has null joules, and then so has the total."""
+    """A GPU with only llem_gpu_info has null joules. Then the total is null as well."""
     info = [line for line in scraped(1) if line.startswith("llem_gpu_info")]
     result = answer(page(scraped(0), info))
     assert [gpu.joules for gpu in result.gpus] == [pytest.approx(3000), None]
@@ -172,7 +172,7 @@ def test_no_total_where_a_gpu_is_missing() -> None:
 
 
 def test_each_node_chooses_for_itself() -> None:
-    """A node without zeus uses nvml, the other keeps zeus: mixed."""
+    """If one node has no zeus and the other does, the backend is "mixed"."""
     other = scraped(0, uuid="GPU-9", instance="n2:9955", zeus=False)
     result = answer(page(scraped(0), other))
     assert (result.backend, result.valid) == ("mixed", True)
@@ -180,7 +180,7 @@ def test_each_node_chooses_for_itself() -> None:
 
 
 def test_on_one_node_all_gpus_share_a_backend() -> None:
-    """One GPU without an energy counter sends its whole node to nvml, with the reason."""
+    """If one GPU has no energy counter, its whole node uses nvml. The reason names the GPU."""
     result = answer(page(scraped(0), scraped(1, zeus=False)))
     assert result.backend == "nvml"
     assert not result.considered[0].usable
@@ -188,19 +188,19 @@ def test_on_one_node_all_gpus_share_a_backend() -> None:
 
 
 def test_a_named_backend_without_data_is_no_data() -> None:
-    """--backend zeus where there is no zeus gives no joules, whatever nvml has."""
+    """--backend zeus without zeus data gives no joules, even if nvml has data."""
     result = answer(page(scraped(0, zeus=False)), request=Request(backend=Backend.ZEUS))
     assert (result.gpus[0].joules, result.reasons) == (None, ("no_data",))
 
 
 def test_backend_none_is_silent() -> None:
-    """none: no joules, no warning, nothing wrong."""
+    """With "none" there are no joules and no warning. The result is valid."""
     result = answer(page(scraped(0)), request=Request(backend=Backend.NONE))
     assert (result.total_j, result.warnings, result.reasons, result.valid) == (None, (), (), True)
 
 
 def test_disagreement_beyond_five_percent_is_said() -> None:
-    """zeus at 110 W and nvml at 100 W of one window is a warning, with both figures."""
+    """110 W by zeus and 100 W by nvml for the same window give a warning."""
     lines = [line for line in scraped(0) if "zeus" not in line]
     labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
     zeus = [(s * 1000, 2e9 + 110 * (s - 0.2)) for s in range(0, 121, 5)]
@@ -209,7 +209,7 @@ def test_disagreement_beyond_five_percent_is_said() -> None:
 
 
 def test_only_the_gpus_asked_for() -> None:
-    """GPUs are chosen by index, by uuid or by label matchers; one that is not there makes it no_data."""
+    """GPUs are selected by index, UUID or matchers. A missing GPU makes the result no_data."""
     text = page(scraped(0), scraped(1), scraped(0, uuid="GPU-9", instance="n2:9955"))
     assert [gpu.uuid for gpu in answer(text, request=Request(gpus=("1", "GPU-9"))).gpus] == ["GPU-1", "GPU-9"]
     matched = Request(selectors=(parse_selector('instance="n2:9955"'),))
@@ -222,14 +222,14 @@ def test_only_the_gpus_asked_for() -> None:
 
 
 def test_max_gap_can_be_given() -> None:
-    """--max-gap replaces what the samples say, and the result shows it."""
+    """--max-gap overrides the value derived from the samples. The result shows it."""
     result = answer(page(scraped(0)), request=Request(max_gap_ms=1000))
     assert result.gpus[0].max_gap_s == 1.0
     assert result.gpus[0].gap_s == pytest.approx(1.5 + 3.5)
 
 
 def test_a_reset_counter_is_said() -> None:
-    """A driver reload in the window is counted and warned of."""
+    """A driver reload in the window is counted as a reset, with a warning."""
     lines = [line for line in scraped(0) if "zeus" not in line]
     labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
     zeus = [(s * 1000, (2e9 if s < 60 else -5950) + 100 * s) for s in range(0, 121, 5)]
@@ -264,7 +264,7 @@ ALL_PARTS = {"cpu": 50.0, "gpu": 200.0, "ram": 10.0}
 
 
 def test_codecarbon_comes_third() -> None:
-    """Where zeus and nvml have nothing, CodeCarbon's gpu component answers; one GPU gets it whole."""
+    """Without zeus and nvml, CodeCarbon's gpu component is used. A single GPU gets all of it."""
     info = [line for line in scraped(0) if line.startswith("llem_gpu_info")]
     result = answer(page(info, carbon(ALL_PARTS)))
     assert (result.backend, result.scope, result.valid) == ("codecarbon", "gpu", True)
@@ -277,7 +277,7 @@ def test_codecarbon_comes_third() -> None:
 
 
 def test_codecarbon_does_not_split_gpus() -> None:
-    """With two GPUs it gives a total, no joules of a GPU, and says why that is not valid."""
+    """With two GPUs, CodeCarbon gives a total but no joules per GPU. The result is not valid."""
     named = Request(backend=Backend.CODECARBON)
     result = answer(page(scraped(0), scraped(1), carbon(ALL_PARTS)), request=named)
     assert result.total_j == pytest.approx(6000)
@@ -290,7 +290,7 @@ def test_codecarbon_does_not_split_gpus() -> None:
 
 @pytest.mark.parametrize("match", ['gpu!="1"', 'instance="n1:9955",uuid!="GPU-1"'])
 def test_codecarbons_total_is_not_that_of_the_one_gpu_that_matches(match: str) -> None:
-    """Matchers hide a node's other GPUs, and CodeCarbon counted them."""
+    """CodeCarbon's total includes GPUs that the matchers exclude."""
     selectors = (parse_selector(match),)
     named = answer(
         page(scraped(0), scraped(1), carbon(ALL_PARTS)),
@@ -302,7 +302,7 @@ def test_codecarbons_total_is_not_that_of_the_one_gpu_that_matches(match: str) -
 
 
 def test_a_node_without_gpus_has_its_cpu_and_ram() -> None:
-    """No GPU anywhere: cpu + ram, scope node."""
+    """Without GPUs, the total is cpu + ram and the scope is "node"."""
     result = answer(page(carbon(ALL_PARTS)))
     assert (result.backend, result.scope, result.gpus, result.valid) == ("codecarbon", "node", (), True)
     assert result.total_j == pytest.approx(60 * 30)
@@ -318,7 +318,7 @@ def test_a_node_without_gpus_has_its_cpu_and_ram() -> None:
 
 
 def test_codecarbon_restarted_covers_nothing_of_that_step() -> None:
-    """CodeCarbon counts from 0 when its exporter starts; the step in which it did is a gap."""
+    """CodeCarbon counts from 0 after a restart of its exporter. The step with the restart is a gap."""
     info = [line for line in scraped(0) if line.startswith("llem_gpu_info")]
     result = answer(page(info, carbon(ALL_PARTS, restart_s=57.0)))
     assert result.reasons == ("coverage",)
@@ -327,7 +327,7 @@ def test_codecarbon_restarted_covers_nothing_of_that_step() -> None:
 
 
 def test_emissions_are_the_nodes_grams_per_joule() -> None:
-    """--emissions: a GPU's joules at the rate that CodeCarbon published for its node in that window."""
+    """--emissions multiplies a GPU's joules by CodeCarbon's rate for its node in the window."""
     asked = Request(emissions=True)
     result = answer(page(scraped(0), carbon(ALL_PARTS, grams_per_joule=1e-4)), request=asked)
     assert result.gpus[0].emissions_g == pytest.approx(0.3)
@@ -338,7 +338,7 @@ def test_emissions_are_the_nodes_grams_per_joule() -> None:
 
 
 def test_codecarbon_takes_no_gpus_joules_away() -> None:
-    """Where nobody covers enough, a total without a split is no better than the GPUs' own joules."""
+    """If no backend covers enough, joules per GPU are preferred to a total without a split."""
     text = page(scraped(0), scraped(1), carbon(ALL_PARTS))
     result = answer(text, (-20.0, 20.0))
     assert (result.backend, result.reasons) == ("zeus", ("coverage",))
@@ -349,7 +349,7 @@ def test_codecarbon_takes_no_gpus_joules_away() -> None:
 
 
 def test_a_peak_is_never_below_the_mean() -> None:
-    """Gauges that missed the peak show none; the peak gauge is read where it looks back into the window."""
+    """If gauges missed the peak, it is null. The peak gauge is used if its minute is inside the window."""
     lines = [line for line in scraped(0) if not line.startswith("llem_gpu_power_watts")]
     labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
     low = series("llem_gpu_power_watts", labels, [(s * 1000, 20.0) for s in range(0, 121, 5)])
@@ -365,7 +365,7 @@ def without_zeus(lines: list[str]) -> list[str]:
 
 
 def test_another_exporters_counter_is_not_a_rise() -> None:
-    """A port that now leads to an exporter which ran for a day: the step between them covers nothing."""
+    """If a port leads to another exporter, the step between the two counters is a gap."""
     before = without_zeus(scraped(0, seconds=range(0, 60, 5)))
     after = without_zeus(scraped(0, instance="n1:9956", seconds=range(60, 121, 5), started_s=-86_400))
     gpu = answer(page(before, after)).gpus[0]
@@ -385,7 +385,7 @@ def test_another_exporters_counter_is_not_a_rise() -> None:
 
 
 def test_a_restart_that_the_joules_do_not_show_is_one() -> None:
-    """Joules that rose while the covered seconds fell are a restart: both count from 0."""
+    """If joules rise while covered seconds fall, both were reset."""
     labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
     joules = [(0, 1000.0), (5000, 1500.0), (10_000, 2900.0), (15_000, 3400.0), (20_000, 3900.0)]
     seconds = [(0, 100.0), (5000, 105.0), (10_000, 3.0), (15_000, 8.0), (20_000, 13.0)]
@@ -396,14 +396,14 @@ def test_a_restart_that_the_joules_do_not_show_is_one() -> None:
 
 
 def test_a_hole_is_not_bridged_because_little_was_read_around_it() -> None:
-    """A window inside a hole of ten minutes, with one sample on either side in reach, has no joules."""
+    """A window inside a gap of ten minutes, with one sample near each side, has no joules."""
     lines = scraped(0, seconds=[*range(0, 301, 15), *range(885, 1300, 15)])
     gauge = [line for line in lines if line.startswith(("llem_gpu_info", "llem_gpu_power_watts"))]
     assert answer(page(gauge), (588.0, 597.0)).total_j is None
 
 
 def test_max_gap_is_settled_once_in_a_run() -> None:
-    """Later windows, whose samples are coarser, are judged by what the run began with."""
+    """The first samples of a run determine max_gap, also for later windows with coarser samples."""
     lines = scraped(0, seconds=[*range(0, 301, 5), *range(330, 1300, 30)])
     gauge = [line for line in lines if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
     windows = [Window(T0 * 1000 + a * 10**6, T0 * 1000 + b * 10**6) for a, b in ((10, 200), (950, 1200))]
@@ -413,7 +413,7 @@ def test_max_gap_is_settled_once_in_a_run() -> None:
 
 
 def test_a_renumbered_gpu_has_the_index_of_the_window() -> None:
-    """Cards that swapped their numbers before the window are found by what they are called in it."""
+    """If cards swapped their numbers before the window, the numbers in the window are used."""
     text = page(
         scraped(0, uuid="GPU-A", seconds=range(0, 61, 5)),
         scraped(1, uuid="GPU-B", seconds=range(0, 61, 5), watts=250.0),
@@ -426,7 +426,7 @@ def test_a_renumbered_gpu_has_the_index_of_the_window() -> None:
 
 
 def test_label_sets_beside_the_window_serve_its_edges() -> None:
-    """A set that ended before the window, and one that begins after it, hold a hardware counter's edges."""
+    """Label sets that end before the window or begin after it give the edges of a hardware counter."""
     before = scraped(0, seconds=range(0, 45, 5), read_late_ms=0)
     after = scraped(0, instance="n1:9956", seconds=range(46, 121, 5), read_late_ms=0)
     whole = answer(page(before, after), (43.3, 73.3)).gpus[0]
@@ -438,7 +438,7 @@ def test_label_sets_beside_the_window_serve_its_edges() -> None:
 
 
 def test_without_read_times_the_bounds_allow_for_the_scrape() -> None:
-    """A counter whose read times are not stored is up to half a second off, and its bounds say so."""
+    """Without stored read times, the bounds include an error of half a second."""
     lines = [line for line in scraped(0) if "sample_timestamp" not in line]
     known, unknown = answer(page(scraped(0))).gpus[0], answer(page(lines)).gpus[0]
     assert unknown.joules_low is not None

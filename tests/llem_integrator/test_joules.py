@@ -47,7 +47,7 @@ def test_three_samples_of_100_watts_are_20_joules() -> None:
 
 
 def test_a_missing_sample_is_bridged_and_a_hole_is_a_gap() -> None:
-    """Samples 200 ms apart are a pair; beyond max_gap there is no energy, but gap seconds."""
+    """Samples 200 ms apart are integrated. Beyond max_gap there are gap seconds and no joules."""
     bridged = trapezoid(times(0, 200), watts(100, 300), window(0, 200), 300, 700)
     assert (bridged.joules, bridged.gap_s) == (40.0, 0.0)
     holed = trapezoid(times(0, 100, 1100, 1200), watts(100, 100, 100, 100), window(0, 1200), 300, 700)
@@ -56,7 +56,7 @@ def test_a_missing_sample_is_bridged_and_a_hole_is_a_gap() -> None:
 
 
 def test_a_step_of_just_max_gap_is_no_gap() -> None:
-    """A pair as far apart as max_gap is integrated, one a millisecond further is not."""
+    """A pair exactly max_gap apart is integrated. A millisecond more is a gap."""
     bridged = trapezoid(times(0, 300), watts(100, 100), window(0, 300), 300, 700)
     assert (bridged.joules, bridged.gap_s, bridged.largest_gap_s) == (30.0, 0.0, 0.0)
     holed = trapezoid(times(0, 300, 601), watts(100, 100, 100), window(0, 601), 300, 700)
@@ -64,14 +64,14 @@ def test_a_step_of_just_max_gap_is_no_gap() -> None:
 
 
 def test_the_peak_is_that_of_the_samples_in_the_window() -> None:
-    """A sample at the end of the window is in it, and one behind it is not."""
+    """A sample at the end of the window counts, a later one does not."""
     trace = times(0, 100, 200), watts(100, 200, 300)
     for end_ms, peak in ((200, 300.0), (199, 200.0)):
         assert trapezoid(*trace, window(0, end_ms), 300, 700).peak_watts == peak
 
 
 def test_one_sample_is_no_measurement() -> None:
-    """One sample covers nothing, and nothing covered is null, never 0 J."""
+    """With one sample there is no coverage, and joules are null, not 0."""
     for trace in (times(0), times()), (times(0, 5000), times(5000)):
         for unix_ms in trace:
             result = trapezoid(unix_ms, np.full(len(unix_ms), 100.0), window(-100, 100), 300, 700)
@@ -79,18 +79,18 @@ def test_one_sample_is_no_measurement() -> None:
 
 
 def test_a_window_inside_one_pair_needs_no_sample_of_its_own() -> None:
-    """Both edges are interpolated."""
+    """A window between two samples is interpolated at both edges."""
     result = trapezoid(times(0, 100), watts(0, 100), window(25, 75), 300, 700)
     assert (result.joules, result.coverage, result.sample_count) == (2.5, 1.0, 0)
 
 
 def test_a_window_inside_a_gap_has_nothing() -> None:
-    """A cut gap stays a gap, however short the cut."""
+    """Any part of a gap is a gap."""
     assert trapezoid(times(0, 1000), watts(9, 9), window(400, 500), 300, 700).joules is None
 
 
 def test_outside_the_samples_there_is_no_coverage() -> None:
-    """A window that begins before the data is covered from the first sample on."""
+    """If a window begins before the data, the coverage begins at the first sample."""
     result = trapezoid(times(0, 100, 200), watts(10, 10, 10), window(-200, 200), 300, None)
     assert (result.joules, result.coverage, result.high) == (2.0, 0.5, None)
     late = trapezoid(times(0, 100, 200), watts(10, 10, 10), window(100, 300), 300, None)
@@ -99,7 +99,7 @@ def test_outside_the_samples_there_is_no_coverage() -> None:
 
 @given(traces(), st.lists(st.integers(-500, 8_000_000), min_size=3, max_size=3, unique=True))
 def test_additive(trace: tuple[Array, Array], edges_us: list[int]) -> None:
-    """J[a,c] = J[a,b] + J[b,c], and so for covered and gap seconds."""
+    """J[a,c] = J[a,b] + J[b,c]. The same holds for covered and gap seconds."""
     a, b, c = (edge / 1000 for edge in sorted(edges_us))
     whole, left, right = (trapezoid(*trace, window(*w), 300, 700) for w in ((a, c), (a, b), (b, c)))
     for name in ("covered_s", "gap_s"):
@@ -111,7 +111,7 @@ def test_additive(trace: tuple[Array, Array], edges_us: list[int]) -> None:
 
 @given(traces(), st.data())
 def test_cutting_into_chunks_changes_nothing(trace: tuple[Array, Array], data: st.DataObject) -> None:
-    """Chunks that share their edge sample add up to the whole, in the counter's units to the bit."""
+    """Chunks that share their edge sample add up to the whole, exactly in units of the counter."""
     unix_ms, values = trace
     cut = data.draw(st.integers(0, len(unix_ms) - 1))
     whole = window(0, float(unix_ms[-1] - T0))
@@ -124,7 +124,7 @@ def test_cutting_into_chunks_changes_nothing(trace: tuple[Array, Array], data: s
 
 @given(traces())
 def test_array_equals_scalar_and_exact_arithmetic(trace: tuple[Array, Array]) -> None:
-    """The array's joules are those of a loop over floats, and of exact fractions."""
+    """The joules of arrays equal those of a loop over floats and of exact fractions."""
     unix_ms, values = trace
     loop, exact = 0.0, Fraction(0)
     for i in range(len(unix_ms) - 1):
@@ -138,7 +138,7 @@ def test_array_equals_scalar_and_exact_arithmetic(trace: tuple[Array, Array]) ->
 
 @given(traces(), st.floats(0.001, 1000), st.integers(0, 4_000_000), st.integers(1, 4_000_000))
 def test_scale_and_bounds(trace: tuple[Array, Array], factor: float, start_us: int, length_us: int) -> None:
-    """Joules scale with power, and lie inside their bounds."""
+    """Joules are proportional to power and inside their bounds."""
     cut = window(start_us / 1000, (start_us + length_us) / 1000)
     one = trapezoid(*trace, cut, 300, 700)
     if one.joules is None:
@@ -158,7 +158,7 @@ def counter(offsets_ms: list[int], joules: list[float], seconds: list[float] | N
 
 
 def test_a_hardware_counter_between_scrapes() -> None:
-    """Edges inside a step are interpolated, and the bounds are the readings around them."""
+    """Edges within a step are interpolated. The bounds are the readings around them."""
     read = counter([0, 5000, 10000, 15000, 20000], [1000, 2000, 4000, 4500, 6000])
     result = counted(read, window(2500, 12500), 15000, 700)
     assert (result.joules, result.coverage, result.method) == (500 + 2000 + 250, 1.0, "counter")
@@ -173,7 +173,10 @@ def test_the_counter_may_lag_at_both_edges() -> None:
 
 
 def test_a_reading_outside_that_is_missing_is_bounded_by_the_limit() -> None:
-    """Without a reading past the end, the limit bounds what it would say; without a limit nothing does."""
+    """Without a reading after the end, the power limit gives the upper bound.
+
+    Without a limit there is none.
+    """
     read = counter([0, 5000, 10000], [0, 500, 1000])
     result = counted(read, window(0, 10000), 15000, 700)
     assert (result.joules, result.high) == (1000.0, 1000 + 0.5 * 700 + 1 / 8)
@@ -181,7 +184,7 @@ def test_a_reading_outside_that_is_missing_is_bounded_by_the_limit() -> None:
 
 
 def test_a_step_that_an_edge_cuts_is_no_invented_energy() -> None:
-    """A step longer than max_gap counts only where the window holds it whole; the cut-off part is a gap."""
+    """A step longer than max_gap counts only if it is completely inside the window. A part of it is a gap."""
     read = counter([0, 1000, 61000, 62000], [0, 100, 7000, 7100])
     cut = counted(read, window(500, 31000), 3000, 700)
     assert (cut.joules, cut.covered_s, cut.gap_s, cut.largest_gap_s) == (50.0, 0.5, 30.0, 30.0)
@@ -192,7 +195,7 @@ def test_a_step_that_an_edge_cuts_is_no_invented_energy() -> None:
 
 
 def test_a_reset_counts_the_value_after_it() -> None:
-    """A hardware counter that restarts adds its new value; high adds the limit over that step."""
+    """A restarted hardware counter adds its new value. The upper bound adds the limit over that step."""
     read = counter([0, 5000, 10000, 15000], [50_000, 51_000, 300, 1300])
     result = counted(read, window(0, 14000), 15000, 700)
     assert (result.joules, result.resets, result.late) == (1000 + 300 + 800, 1, 0)
@@ -200,28 +203,28 @@ def test_a_reset_counts_the_value_after_it() -> None:
 
 
 def test_a_small_fall_of_a_hardware_counter_is_a_late_value() -> None:
-    """A fall of less than limit x 2 s is held at the running maximum, and is no reset."""
+    """A fall of less than limit x 2 s is a late value: the running maximum is used."""
     read = counter([0, 100, 200, 300], [50_000, 50_100, 50_050, 50_200])
     result = counted(read, window(0, 300), 300, 700)
     assert (result.joules, result.resets, result.late) == (200.0, 0, 1)
 
 
 def test_a_young_counter_that_restarts_is_reset_not_late() -> None:
-    """A fall below limit x 2 s that the next readings do not make up for is a reset."""
+    """A fall below limit x 2 s is a reset if the next readings do not exceed the old value."""
     read = counter([0, 20_000, 40_000, 60_000, 80_000], [800, 1200, 0, 400, 800])
     result = counted(read, window(0, 80_000), 60_000, 700)
     assert (result.joules, result.resets, result.late) == (400 + 0 + 400 + 400, 1, 0)
 
 
 def test_a_young_counter_that_restarts_and_soon_counts_higher_is_reset() -> None:
-    """A driver that is loaded anew twice in seconds: what the GPU draws after it is not less for that."""
+    """A reset is also detected if the counter soon exceeds the old value."""
     read = counter([0, 1000, 2000, 3000, 4000], [600, 700, 0, 500, 1000])
     result = counted(read, window(0, 4000), 3000, 700)
     assert (result.joules, result.resets, result.late) == (100 + 0 + 500 + 500, 1, 0)
 
 
 def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
-    """Without a limit a small fall invents nothing and a deep one is a reset."""
+    """Without a limit, a small fall is a late value and a deep one is a reset."""
     late = counted(counter([0, 100, 200], [3e9, 3e9 - 100, 3e9 + 50]), window(0, 200), 300, None)
     assert (late.joules, late.late) == (50.0, 1)
     reset = counted(counter([0, 100, 200], [3e9, 10, 60]), window(0, 200), 300, None)
@@ -229,7 +232,7 @@ def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
 
 
 def test_an_exporters_counter_covers_what_its_seconds_say() -> None:
-    """A restart is a gap with its seconds, and the high bound has the limit over them."""
+    """A restart is a gap. The upper bound includes the power limit over its seconds."""
     read = counter([0, 5000, 20000, 25000], [1000, 1500, 300, 800], [10, 15, 3, 8])
     result = counted(read, window(0, 25000), 45000, 700)
     assert (result.joules, result.covered_s, result.gap_s, result.largest_gap_s) == (1300.0, 13.0, 12.0, 12.0)
@@ -241,7 +244,7 @@ def test_an_exporters_counter_covers_what_its_seconds_say() -> None:
 
 
 def test_an_exporters_small_fall_is_a_reset_too() -> None:
-    """Only a hardware counter can be late: ours never goes back but by a restart."""
+    """Only a hardware counter has late values. The exporter's counter falls only at a restart."""
     read = counter([0, 5000], [20, 10], [0.2, 0.1])
     assert counted(read, window(0, 5000), 15000, 700).resets == 1
 
@@ -251,7 +254,7 @@ def test_an_exporters_small_fall_is_a_reset_too() -> None:
     st.lists(st.integers(0, 200_000), min_size=3, max_size=3, unique=True),
 )
 def test_counter_is_additive(steps: list[int], edges_ms: list[int]) -> None:
-    """J[a,c] = J[a,b] + J[b,c] for bridged counter steps."""
+    """J[a,c] = J[a,b] + J[b,c] holds for bridged counter steps."""
     read = counter([5000 * i for i in range(len(steps))], (np.cumsum(steps) / 8).tolist())
     a, b, c = sorted(edges_ms)
     whole, left, right = (counted(read, window(*w), 15000, 700) for w in ((a, c), (a, b), (b, c)))
@@ -264,7 +267,7 @@ def test_counter_is_additive(steps: list[int], edges_ms: list[int]) -> None:
     st.integers(1, 200_000),
 )
 def test_counter_bounds_hold_the_joules(steps: list[int], start_ms: int, length_ms: int) -> None:
-    """low <= joules <= high for any window."""
+    """For any window, low <= joules <= high."""
     read = counter([5000 * i for i in range(len(steps))], (np.cumsum(steps) / 8).tolist())
     result = counted(read, window(start_ms, start_ms + length_ms), 15000, 700)
     if result.joules is not None:
@@ -274,7 +277,7 @@ def test_counter_bounds_hold_the_joules(steps: list[int], start_ms: int, length_
 
 
 def test_the_exporters_trapezoid_and_its_counter_agree_to_the_bit() -> None:
-    """The counter's published floats give back the very sum that the trace gives."""
+    """The published counter gives exactly the sum of the trace."""
     rng = np.random.default_rng(7)
     values = rng.integers(0, 5600, 5000) / 8
     unix_ms = T0 + np.cumsum(rng.choice([100, 100, 101, 103], 5000))

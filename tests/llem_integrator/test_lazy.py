@@ -12,7 +12,7 @@ from tests.llem_integrator.measured import results_of, two_gpus
 
 
 def test_a_batch_is_made_once_and_only_when_it_is_looked_at(tmp_path: Path) -> None:
-    """Lengths are known before; the first GPU looked at has those of all windows made."""
+    """The length is known earlier. Access to one GPU creates the GPUs of all windows."""
     (result,) = results_of(two_gpus(tmp_path), (0, 100))
     made = list[tuple[GpuEnergy, ...]]([tuple(result.gpus), tuple(result.gpus)[::-1]])
     calls: list[int] = []
@@ -30,7 +30,7 @@ def test_a_batch_is_made_once_and_only_when_it_is_looked_at(tmp_path: Path) -> N
 
 
 def test_they_are_a_sequence_like_a_tuple(tmp_path: Path) -> None:
-    """Equal to it both ways, indexed and sliced as it, and itself after a copy or on another machine."""
+    """Equality, indices and slices are those of a tuple, also after a copy or pickling."""
     result, other = results_of(two_gpus(tmp_path), (0, 100), (10, 100))
     as_tuple = tuple(result.gpus)
     assert result.gpus == as_tuple

@@ -17,7 +17,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_all_is_sorted_and_there() -> None:
-    """Every public name is there, once and in order, and is the same object as at its home."""
+    """Every public name exists, once and in order, and is the object of its defining module."""
     names = llem_integrator.__all__
     assert names == sorted(set(names))
     for name in names:
@@ -29,7 +29,7 @@ def test_all_is_sorted_and_there() -> None:
 
 
 def test_type_checkers_see_what_there_is() -> None:
-    """The imports that only type checkers read are those of __all__."""
+    """The imports for type checkers match __all__."""
     tree = ast.parse(Path(llem_integrator.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -37,7 +37,7 @@ def test_type_checkers_see_what_there_is() -> None:
 
 
 def test_the_import_loads_nothing() -> None:
-    """`import llem_integrator` loads no library, and --help none of the heavy ones."""
+    """`import llem_integrator` imports no library, and --help imports none of the large ones."""
     heavy = "{'numpy', 'urllib3', 'rich', 'pyarrow', 'pandas', 'matplotlib', 'click'} & set(sys.modules)"
     code = f"import sys, llem_integrator; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -48,7 +48,7 @@ def test_the_import_loads_nothing() -> None:
 
 
 def test_windows_of_instants() -> None:
-    """Unix seconds and datetimes with a zone are the same window; what is neither is an error."""
+    """Unix seconds and datetimes with a zone give the same window. Other values are an error."""
     start, end = datetime(2026, 11, 24, 8, 5, tzinfo=UTC), datetime(2026, 11, 24, 8, 6, 0, 1, UTC)
     window = Window.between(start, end, "a")
     assert window == Window.between(start.timestamp(), end.timestamp(), "a")
@@ -59,7 +59,7 @@ def test_windows_of_instants() -> None:
 
 
 def test_results_become_frames(tmp_path: Path) -> None:
-    """A row a window and GPU, with types; what is unknown is null; figures have their columns."""
+    """A data frame has one row per window and GPU, with types. Unknown values are null."""
     path = two_gpus(tmp_path)
     measured = results_of(path, (40, 80), (-900, -800))
     results = Results.of(open_source(path), measured, Figures(price_per_kwh=0.36))
@@ -77,7 +77,7 @@ def test_results_become_frames(tmp_path: Path) -> None:
 
 
 def test_results_show_themselves(tmp_path: Path) -> None:
-    """A notebook gets tables with nothing in them that is markup, a terminal the usual one."""
+    """A notebook shows escaped HTML tables, a terminal shows the usual table."""
     path = two_gpus(tmp_path)
     measured = results_of(path, (40, 80), (-900, -800))
     results = Results.of(open_source(path), measured, Figures(idle_watts=50.0))
@@ -95,14 +95,14 @@ def test_results_show_themselves(tmp_path: Path) -> None:
 
 
 def test_errors_are_of_one_tree() -> None:
-    """What a store or a value does wrong is one line of a class that can be caught."""
+    """Errors of a store or a value have one line and a common base class."""
     with pytest.raises(SourceError, match=r"missing\.om"):
         open_source("missing.om")
     assert issubclass(SourceError, llem_integrator.LLEMError)
 
 
 def test_the_readmes_example_runs(tmp_path: Path) -> None:
-    """The example of the README, on a file in place of its server, gives joules."""
+    """The example in the README gives joules, with a file instead of its server."""
     (example,) = re.findall(r"```python\n(from llem_integrator import .*?)```", README, re.DOTALL)
     source = f'open_source("{two_gpus(tmp_path)}")'
     example, changed = re.subn(r'open_source\("[^"]+"\)', source, example)

@@ -12,14 +12,14 @@ BAD = [
 
 
 def test_bad_matchers(subtests: pytest.Subtests) -> None:
-    """What is no matcher, or no string of PromQL, is refused, and so is no matcher at all."""
+    """Invalid matchers, invalid PromQL strings and an empty selector are rejected."""
     for text in BAD:
         with subtests.test(text=text), pytest.raises(ConfigError):
             parse_selector(text)
 
 
 def test_matchers_apply_as_in_promql() -> None:
-    """Absent labels are empty, and regular expressions are anchored and dots match newlines."""
+    """Missing labels are empty. Regular expressions are anchored, and a dot matches a newline."""
     labels = {"a": "xy", "n": "1\n2"}
     texts = {
         'a="xy"': True,
@@ -36,7 +36,7 @@ def test_matchers_apply_as_in_promql() -> None:
 
 
 def test_a_regular_expression_is_read_where_it_is_applied(subtests: pytest.Subtests) -> None:
-    """A server's regular expressions are its own; one that fails here fails when labels are matched."""
+    """A server evaluates its own regular expressions. An error here is raised when labels are matched."""
     for pattern in ["(", "x{99999999999}", "(" * 5000 + ")" * 5000]:
         with subtests.test(pattern=pattern):
             (matcher,) = parse_selector(f'x=~"{pattern}"')

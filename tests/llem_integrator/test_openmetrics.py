@@ -15,7 +15,7 @@ from tests.servers import Prometheus
 
 
 def test_an_openmetrics_file_gives_what_prometheus_gives(tmp_path: Path, traced: Prometheus) -> None:
-    """The same page read from a file and through a server are the same series."""
+    """The same page gives the same series from a file and from a server."""
     file = tmp_path / "page.om"
     file.write_text(trace_text(600))
     found, expected = (fetch(open_source(where), T0, T0 + 59_900) for where in (str(file), traced.url))
@@ -24,7 +24,7 @@ def test_an_openmetrics_file_gives_what_prometheus_gives(tmp_path: Path, traced:
 
 
 def test_openmetrics_details() -> None:
-    """Escapes, exemplars, spaces in values, samples without a time and without labels are read."""
+    """Escapes, exemplars, spaces in values, and samples without a time or without labels are parsed."""
     source = parse(
         '# HELP a b\nm{x="a \\"b\\" } c\\n\\\\",y=""} 1.5 12.345\n'
         'm{x="q"} +Inf 12\nm{x="q"} 2 13 # {trace="t"} 1 9\ni{v="1"} 1\nn 4 14\n# EOF\n',
@@ -38,7 +38,7 @@ def test_openmetrics_details() -> None:
 
 
 def test_a_label_is_not_what_a_line_ends_at(subtests: pytest.Subtests) -> None:
-    """Only newlines end lines, and only what follows a sample is an exemplar."""
+    """Only newlines end lines, and only text after a sample is an exemplar."""
     for label in ("a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"):
         text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
         with subtests.test(label=label):
@@ -47,7 +47,7 @@ def test_a_label_is_not_what_a_line_ends_at(subtests: pytest.Subtests) -> None:
 
 
 def test_values_that_are_no_samples_of_ours() -> None:
-    """Values beyond any GPU's are bad readings, and a fact that is no number is none."""
+    """Values that no GPU can have are bad readings. Without a time, invalid values are ignored."""
     source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
     (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
     assert (one.values.tolist(), one.bad) == ([2], 1)
@@ -69,7 +69,7 @@ NO_PAGES = [
 
 
 def test_openmetrics_that_is_not(subtests: pytest.Subtests) -> None:
-    """A page cut short, of another format or without times is refused with its place."""
+    """A truncated page, another format, or missing times give an error with the line."""
     for text, message in NO_PAGES:
         with subtests.test(text=text, message=message), pytest.raises(SourceError, match=message):
             parse(text, "page")
@@ -77,6 +77,6 @@ def test_openmetrics_that_is_not(subtests: pytest.Subtests) -> None:
 
 @given(st.text(alphabet='m{}x="\\, 1.e-N#EOF\n', max_size=60))
 def test_any_text_is_a_page_or_a_source_error(text: str) -> None:
-    """No text makes the parser raise anything else."""
+    """No text raises another exception."""
     with suppress(SourceError):
         parse(text + "\n# EOF", "page")

@@ -173,7 +173,7 @@ def broken(line: str, place: str, odd: str) -> str:
 def test_runs_are_read_as_single_lines_are(
     runs: list[list[str]], odd: list[tuple[str, str]], other: str | None, data: st.DataObject
 ) -> None:
-    """Whatever follows whatever, in pieces of any size: the same samples, or refused by both."""
+    """Any sequence of lines, in pieces of any size, gives the same result as a parser of single lines."""
     lines = [line for run in runs for line in run]
     for place, token in odd if lines else []:
         at = data.draw(st.integers(0, len(lines) - 1))
@@ -189,7 +189,7 @@ def test_runs_are_read_as_single_lines_are(
 
 
 def test_a_token_inside_many_lines_is_read_as_alone() -> None:
-    """Any token is read the same in a run of one series, and among several, as in a line of its own."""
+    """A token has the same meaning in a run of one series, among several series, and in a line of its own."""
     wrong = []
     tokens = dict.fromkeys((*NUMBERS, *TIMES, *ODD, *ODD_TIMES))
     for heads, place, odd in product((HEADS[:1], HEADS[3:4], HEADS[:5]), ("value", "time"), tokens):
@@ -203,7 +203,7 @@ def test_a_token_inside_many_lines_is_read_as_alone() -> None:
 
 
 def test_a_field_too_few_and_one_too_many_are_not_two_lines() -> None:
-    """Together they would be as many numbers as two samples have."""
+    """Both lines together have as many numbers as two samples."""
     lines = [f"m {i} {i}" for i in range(400)]
     lines[300:302] = ["m 1", "m 2 3 4"]
     with pytest.raises(SourceError, match="line 302"):
@@ -211,7 +211,7 @@ def test_a_field_too_few_and_one_too_many_are_not_two_lines() -> None:
 
 
 def test_the_line_at_fault_is_named(subtests: pytest.Subtests) -> None:
-    """Also inside of a run, and after other blocks."""
+    """The line number is correct within a run and after other blocks."""
     for number in [1, 2, 17, 1500, 3000]:
         for bad in ["m 1e 2", "m 1 nan", "m 1 2 3", "5 6", "m{ 1 2", "m \0 1"]:
             with subtests.test(number=number, bad=bad):
@@ -225,7 +225,7 @@ def test_the_line_at_fault_is_named(subtests: pytest.Subtests) -> None:
 
 
 def test_what_windows_and_editors_add_is_no_data() -> None:
-    """A byte order mark, returns before newlines, and empty lines."""
+    """Byte order marks, carriage returns and empty lines are ignored."""
     text = b"\xef\xbb\xbf" + b"m 1 12\r\nm 2 13\r\n" * 200 + b"\r\n# EOF\r\n"
     for size in (1, 7, 1 << 20):
         source = read([text[at : at + size] for at in range(0, len(text), size)], "page", names=None)
@@ -234,14 +234,14 @@ def test_what_windows_and_editors_add_is_no_data() -> None:
 
 
 def test_one_label_set_in_two_spellings_is_one_series() -> None:
-    """As promtool writes it, as OpenMetrics has it, and with its labels in another order."""
+    """promtool's form, OpenMetrics, and another order of the labels give one series."""
     text = b'm{a="1",b="2"} 1 12\n{__name__="m", b="2", a="1"} 2 13000\n{"m",b="2",a="1",} 3 14\n# EOF\n'
     (one,) = whole(read([text], "page", names=None).pieces("m", (), 0, 20_000, lambda _: None))
     assert (one.labels, one.values.tolist()) == ({"a": "1", "b": "2"}, [1, 2, 3])
 
 
 def test_of_other_programs_metrics_nothing_is_kept() -> None:
-    """Nor do their native histograms, and names that are not plain, stand in the way."""
+    """Native histograms and quoted names of other programs are skipped."""
     text = (
         b'{__name__="h", le="x"} {count:3, sum:2.5, (0.5,1]:3} 1795507546000\n'
         b'{"my.metric", "label.name"="x"} 1 1795507546000\nup{} 1 1795507546.000\n'
@@ -255,7 +255,7 @@ def test_of_other_programs_metrics_nothing_is_kept() -> None:
 
 
 def test_a_dump_that_ends_inside_a_line_is_cut_short() -> None:
-    """Its number may be half of one; and OpenMetrics beside it still needs its end."""
+    """The last number of such a dump may be incomplete. OpenMetrics needs # EOF."""
     line = f'{{__name__="{POWER}"}} 5 17955075460'.encode()
     with pytest.raises(SourceError, match="last line, 1, has no end"):
         read([line], "page")
@@ -265,7 +265,7 @@ def test_a_dump_that_ends_inside_a_line_is_cut_short() -> None:
 
 
 def test_promtools_escapes_are_read(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
-    """A label of a dump is what went into the blocks, whatever characters it has."""
+    """A label of a dump equals the label in the blocks, for any characters."""
     labels = ["a\u2028b", "\x7f\t\x01", "é\n\\n", 'a" 1 2', "\ufeff", "\U0001f600"]
     escaped = [label.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') for label in labels]
     lines = [f'{POWER}{{x="{label}"}} {i}.125 1795507546.123' for i, label in enumerate(escaped)]

@@ -117,7 +117,7 @@ half_minutes = st.integers(0, 290_000) | st.integers(0, 29).map(lambda tens: ten
 def test_any_split_by_time_and_series_gives_the_whole(
     cuts_ms: list[int], count: int, asked: list[tuple[int, int]]
 ) -> None:
-    """Results are the same, label sets that overlap, holes and conflicts included."""
+    """This includes overlapping label sets, gaps and conflicts."""
     edges = [(0, 300_000), *((start, start + length) for start, length in asked)]
     windows = [Window((T0 + start) * 1000, (T0 + end) * 1000) for start, end in edges]
     whole = list(integrate(NODE, windows, Request()))

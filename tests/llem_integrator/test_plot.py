@@ -54,7 +54,7 @@ def gaps_s(envelope: Envelope) -> list[tuple[float, float]]:
 def test_columns_hold_lowest_highest_and_mean(
     samples: list[tuple[int, int]], columns: int, parts: int
 ) -> None:
-    """However samples are cut into pieces, each column has exactly those that fall into it."""
+    """For any division into pieces, each column has exactly the samples of its time range."""
     samples.sort()
     times = np.array([ms for ms, _ in samples], np.int64)
     watts = np.array([value / 8 for _, value in samples])
@@ -74,7 +74,7 @@ def test_columns_hold_lowest_highest_and_mean(
 
 
 def test_a_gap_is_shaded_and_breaks_the_line(tmp_path: Path) -> None:
-    """Eight seconds without samples are one gap, to the column; where samples are, none is."""
+    """Eight seconds without samples are one gap of the right columns. There is no other gap."""
     kept = [sample for sample in SAMPLES if not 50_000 < sample[0] < 58_000]
     envelope = plotted(file_of(tmp_path, scraped(0), trace(0, kept)), (30, 90))["GPU-0"]
     width_s = (envelope.grid.end_ms - envelope.grid.start_ms) / envelope.grid.columns / 1000
@@ -87,14 +87,14 @@ def test_a_gap_is_shaded_and_breaks_the_line(tmp_path: Path) -> None:
 
 
 def test_gaps_reach_to_the_edges_of_the_window(tmp_path: Path) -> None:
-    """What lies before the first sample and after the last is a gap, inside the window only."""
+    """Before the first sample and after the last is a gap, within the window."""
     kept = [sample for sample in SAMPLES if 40_000 <= sample[0] <= 60_000]
     envelope = plotted(file_of(tmp_path, scraped(0), trace(0, kept)), (30, 90))["GPU-0"]
     assert np.array(gaps_s(envelope)) == pytest.approx(np.array([(30, 40), (60, 90)]), abs=0.05)
 
 
 def test_only_windows_are_read(tmp_path: Path) -> None:
-    """Between two windows far apart nothing is read, nothing is a gap, and no line is drawn."""
+    """Between two distant windows, nothing is read or drawn, and there is no gap."""
     samples = [(ms, 100.0) for ms in range(0, 3_600_000, 500)]
     path = file_of(tmp_path, scraped(0, seconds=range(0, 3601, 15)), trace(0, samples))
     envelope = plotted(path, (60, 120), (3000, 3060), columns=4000)["GPU-0"]
@@ -105,7 +105,7 @@ def test_only_windows_are_read(tmp_path: Path) -> None:
 
 
 def test_the_gauge_stands_in_for_the_trace(tmp_path: Path) -> None:
-    """A GPU without a trace shows its scraped gauge; one without any power is one gap."""
+    """A GPU without a trace shows its gauge. A GPU without power is one gap."""
     lonely = {"gpu": "2", "uuid": "GPU-2", "instance": "n1:9955", "name": "H100"}
     info = lines_of("llem_gpu_info", lonely, [(ms, 1.0) for ms in range(0, 120_000, 5000)])
     found = plotted(file_of(tmp_path, scraped(0), trace(0, SAMPLES), scraped(1, watts=250.0), info), (30, 90))
@@ -117,7 +117,7 @@ def test_the_gauge_stands_in_for_the_trace(tmp_path: Path) -> None:
 
 
 def test_two_servers_hold_one_trace(tmp_path: Path) -> None:
-    """Halves of a trace that two Prometheus hold make one line without a gap."""
+    """Two halves of a trace from two Prometheus servers give one line without a gap."""
     halves = [trace(0, SAMPLES[n::2], replica=str(n)) for n in (0, 1)]
     envelope = plotted(file_of(tmp_path, scraped(0), *halves), (30, 90))["GPU-0"]
     assert envelope.gaps_ms() == []
@@ -125,7 +125,7 @@ def test_two_servers_hold_one_trace(tmp_path: Path) -> None:
 
 
 def test_many_gpus_are_a_band(tmp_path: Path) -> None:
-    """The band goes from the lowest to the highest of all, and breaks only where nobody has samples."""
+    """The band is from the minimum to the maximum of all GPUs. It has a gap only if no GPU has samples."""
     parts = [
         trace(gpu, [(ms, 100.0 * (gpu + 1)) for ms, _ in SAMPLES if gpu or ms < 50_000]) for gpu in range(3)
     ]
@@ -142,7 +142,7 @@ def test_many_gpus_are_a_band(tmp_path: Path) -> None:
 def test_a_store_gives_the_plot_of_the_file(
     tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
 ) -> None:
-    """A Prometheus that holds the same samples gives the same envelopes and gaps, to the bit."""
+    """A Prometheus with the same samples gives the same envelopes and gaps, to the bit."""
     path = two_gpus(tmp_path)
     text = Path(path).read_text()
     server = servers.enter_context(
@@ -176,7 +176,7 @@ class Hours:
 
 
 def test_memory_does_not_grow_with_the_window(tmp_path: Path) -> None:
-    """An hour takes as much memory as a quarter of it, and every sample is in."""
+    """An hour needs as much memory as a quarter of an hour. All samples are included."""
     path = file_of(tmp_path, *(scraped(gpu) for gpu in range(16)))
     (result,) = results_of(path, (30, 90))
     peaks = []
@@ -213,7 +213,10 @@ def words(svg: bytes) -> str:
 
 
 def test_svg_says_in_text_what_it_shows(tmp_path: Path, plot: Callable[..., bytes]) -> None:
-    """Title and a caption a GPU are text with joules, backend and coverage; twice it is the same file."""
+    """The title and a caption per GPU are text with joules, backend and coverage.
+
+    The file is reproducible.
+    """
     source = two_gpus(tmp_path)
     first, second = (plot(source, tmp_path / f"{name}.svg") for name in ("a", "b"))
     assert first == second
@@ -226,7 +229,7 @@ def test_svg_says_in_text_what_it_shows(tmp_path: Path, plot: Callable[..., byte
 
 
 def test_png_of_many_gpus_is_not_endless(tmp_path: Path, plot: Callable[..., bytes]) -> None:
-    """Of 64 GPUs the largest have a row each, and the others one row together."""
+    """Of 64 GPUs, the largest have a row each. The others share a row."""
     parts = [trace(gpu, [(ms, 100.0 + gpu) for ms in range(0, 120_000, 5000)]) for gpu in range(64)]
     source, bridged = file_of(tmp_path, *parts), ("--max-gap", "15s")
     png = plot(source, tmp_path / "a.png", *bridged)
@@ -240,7 +243,7 @@ def test_png_of_many_gpus_is_not_endless(tmp_path: Path, plot: Callable[..., byt
 
 
 def test_names_are_no_markup(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """Formulas, tags and escapes in a name are text; letters that the font lacks are no warning."""
+    """Formulas, tags and escapes in names are text. Missing glyphs give no warning."""
     jobs = tmp_path / "jobs.csv"
     jobs.write_text(f"name,start,end\n$x_1$ </script><b>\x1b[31m\u8bad,{BEGIN + 30},+30s\n", "utf-8")
     plots = ["--plot", str(tmp_path / "a.svg"), "--plot", str(tmp_path / "a.html")]
@@ -257,7 +260,7 @@ def test_names_are_no_markup(tmp_path: Path, llem_integrate: Callable[..., Done]
 def test_without_windows_that_have_gpus_there_is_still_a_plot(
     tmp_path: Path, llem_integrate: Callable[..., Done]
 ) -> None:
-    """A window without any GPU gives an empty plot and its own exit code."""
+    """Without GPUs, the plot is empty, and the exit code is that of the window."""
     files = [tmp_path / f"a.{suffix}" for suffix in ("png", "svg", "html")]
     plots = [part for file in files for part in ("--plot", str(file))]
     done = llem_integrate("--source", two_gpus(tmp_path), "--window", f"{BEGIN - 900},+60s", *plots)
@@ -266,7 +269,7 @@ def test_without_windows_that_have_gpus_there_is_still_a_plot(
 
 
 def test_matplotlib_is_loaded_only_for_a_picture() -> None:
-    """Reading and drawing a page do without it."""
+    """Reading data and writing an HTML page do not import matplotlib."""
     code = "import sys, llem_integrator.plot.page, llem_integrator.presentation as _; "
     code += "print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -64,7 +64,7 @@ async def state(page: Page) -> tuple[float, float, int]:
 
 
 def test_the_page_shows_joules_and_gaps(tmp_path: Path) -> None:
-    """A caption a GPU, a gap in its colour where samples are missing, and nowhere else."""
+    """The page has a caption per GPU, and the gap colour exactly where samples are missing."""
 
     async def look(page: Page) -> None:
         captions = await page.value(
@@ -86,7 +86,7 @@ def test_the_page_shows_joules_and_gaps(tmp_path: Path) -> None:
 
 
 def test_zoom(tmp_path: Path) -> None:
-    """Dragging, buttons, the wheel and a double click change what is shown; the address keeps it."""
+    """Dragging, buttons, the wheel and a double click change the range. The URL keeps it."""
 
     async def look(page: Page) -> None:
         box = await page.value(
@@ -122,7 +122,7 @@ def test_zoom(tmp_path: Path) -> None:
 
 
 def test_64_gpus_are_64_rows(tmp_path: Path) -> None:
-    """Every GPU has its row, and its own gap."""
+    """Every GPU has its own row and gap."""
     parts = [trace(gpu, [(ms, 100.0 + gpu) for ms in range(0, 120_000, 500)]) for gpu in range(63)]
     parts.append(trace(63, [(ms, 90.0) for ms in range(0, 120_000, 500) if not 60_000 < ms < 70_000]))
     source = file_of(tmp_path, *parts, *(scraped(gpu) for gpu in range(64)))
@@ -136,7 +136,7 @@ def test_64_gpus_are_64_rows(tmp_path: Path) -> None:
 
 
 def test_names_are_text(tmp_path: Path) -> None:
-    """A job's name that looks like markup is shown as it is written."""
+    """A job name that looks like markup is shown as text."""
     jobs = tmp_path / "jobs.csv"
     name = "</script><img src=x onerror=alert(1)>"
     jobs.write_text(f"name,start,end\n{name},{BEGIN + 30},+30s\n")

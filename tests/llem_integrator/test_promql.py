@@ -23,7 +23,7 @@ def by_json(url: str) -> PrometheusSource:
 
 
 def test_prometheus_gives_every_sample_once_over_many_pages(traced: Prometheus) -> None:
-    """Half an hour at 10 Hz comes back whole, in order, over pages; edges are closed on both sides."""
+    """Half an hour at 10 Hz is read completely and in order. Both edges are inclusive."""
     source = by_json(traced.url)
     shares: list[float] = []
     found = list(whole(source.pieces(POWER, (), T0 - 60_000, T0 + 2_100_000, shares.append)))
@@ -39,13 +39,13 @@ def test_prometheus_gives_every_sample_once_over_many_pages(traced: Prometheus) 
 
 
 def test_prometheus_matches_labels(traced: Prometheus) -> None:
-    """A selector reaches the server as it was written, quotes and all."""
+    """A selector reaches the server unchanged, including quotes."""
     found = fetch(by_json(traced.url + "/"), T0, T0 + 900, '{gpu=~"1|7",uuid!="x\\"y"}')
     assert [one.labels["gpu"] for one in found] == ["1"]
 
 
 def test_a_page_is_never_much_more_than_was_meant() -> None:
-    """Pages that grew over an empty hour shrink before the samples come, not after."""
+    """Pages that grew over an empty hour shrink before the first samples."""
     begin_ms, end_ms, samples_per_ms = T0 + 3_600_000, T0 + 4_200_000, 10
     sizes: list[int] = []
 
@@ -80,19 +80,19 @@ def limited(
 
 
 def test_prometheus_sample_limit_halves_the_page(limited: Prometheus) -> None:
-    """A server that hands out few samples at once is asked for shorter pages, and nothing is lost."""
+    """If a server limits the samples per query, pages are shorter, and no sample is lost."""
     assert [len(one) for one in fetch(by_json(limited.url), T0, T0 + 2_000_000)] == [9_700, 9_700]
 
 
 def test_a_summary_of_more_than_a_server_evaluates_is_put_together(limited: Prometheus) -> None:
-    """Where the whole range is too much at once, its parts give the same last and highest values."""
+    """If the whole range exceeds a limit, its parts give the same last value and maximum."""
     for kind in (Summary.MAX, Summary.LAST):
         found = list(by_json(limited.url).summary(POWER, (), T0, T0 + 2_000_000, kind))
         assert sorted(float(one.values[0]) for one in found) == [96, 97], kind
 
 
 def test_a_fall_between_two_parts_of_a_range_is_counted_once(limited: Prometheus) -> None:
-    """Resets of a range that is asked for in parts are all its falls, at the seams and elsewhere."""
+    """If a range is queried in parts, each fall is counted once, also between parts."""
     source = by_json(limited.url)
     middle = 40 * 97 * 100  # a sample that is lower than the one before: the first of a part
     for end in (2 * middle - 1, 2 * middle - 3, 2 * middle - 101, 2 * middle + 1, 969_900):
@@ -125,7 +125,7 @@ NO_SAMPLES = [
 
 
 def test_answers_that_are_not_samples(subtests: pytest.Subtests) -> None:
-    """An answer that holds no samples is an error of one line."""
+    """A response without samples is an error of one line."""
     for status, body, message in NO_SAMPLES:
         with subtests.test(status=status, body=body[:80]), answering(status, body) as url:
             source = by_json(url)
@@ -146,7 +146,7 @@ def test_half_a_response_is_an_error() -> None:
 
 
 def test_a_servers_warnings_are_kept() -> None:
-    """The warnings of a store are those of its source."""
+    """Warnings of the server are warnings of the source."""
     body = json.dumps(SUCCESS | {"data": {"result": []}, "warnings": ["half of me is down"]}).encode()
     with answering(200, body) as url:
         source = by_json(url)
@@ -155,7 +155,7 @@ def test_a_servers_warnings_are_kept() -> None:
 
 
 def test_a_summary_without_a_number_is_none() -> None:
-    """Summaries that are NaN, infinite, negative or beyond any GPU's are left out; warnings may be null."""
+    """NaN, infinite, negative and too large summaries are skipped. Warnings may be null."""
     found = [{"metric": {"gpu": value}, "value": [1, value]} for value in ("NaN", "+Inf", "-1", "1e300", "7")]
     body = json.dumps(SUCCESS | {"data": {"result": found}, "warnings": None}).encode()
     with answering(200, body) as url:
@@ -164,7 +164,7 @@ def test_a_summary_without_a_number_is_none() -> None:
 
 
 def test_escapes_are_promqls(traced: Prometheus) -> None:
-    """Every escape means the same here and on the server, which gets the value unchanged."""
+    """Escapes have the same meaning here and on the server, which gets the value unchanged."""
     text = r"""x="\a\b\f\n\r\t\v\\\"\x41\101\u00e9\U0001f50b\xc3\xa9 é", y='it\'s \\d'"""
     first, second = parse_selector(text)
     assert first.value == '\a\b\f\n\r\t\v\\"AA\u00e9\U0001f50b\u00e9 \u00e9'

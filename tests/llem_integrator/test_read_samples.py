@@ -37,7 +37,7 @@ def written(*columns: Samples) -> bytes:
 @example([[(DAY, 1.0)] * 150 + [(DAY, 0.0)] * 150, [(DAY + 1, 2.0)] * 130 + [(0, 0.0)]], 1)
 @example([[(DAY, float(i % 2)) for i in range(3000)]], 1)
 def test_what_was_written_is_read(columns: list[Samples], times: int) -> None:
-    """Times and values to the bit, long runs and mixed ones, of one form and of any."""
+    """Times and values are equal to the bit, for long and mixed runs, in every encoding."""
     repeated = [found * times for found in columns]
     read = list(samples.timeseries(written(*repeated)))
     assert [labels(key) for key, _, _ in read] == [{"gpu": str(n)} for n in range(len(columns))]
@@ -49,13 +49,13 @@ def test_what_was_written_is_read(columns: list[Samples], times: int) -> None:
 
 @given(st.binary(max_size=80))
 def test_any_bytes_are_samples_or_refused(message: bytes) -> None:
-    """Nothing else is raised."""
+    """No bytes raise another exception."""
     with suppress(ValueError, SourceError):
         list(samples.timeseries(message))
 
 
 def test_a_cut_answer_is_refused() -> None:
-    """A message that ends anywhere but where it should is none."""
+    """A message that is truncated anywhere is an error."""
     whole = written([(DAY + i, 5.0) for i in range(50)])
     for size in range(3, len(whole)):
         with pytest.raises(ValueError, match="byte"):
@@ -63,7 +63,7 @@ def test_a_cut_answer_is_refused() -> None:
 
 
 def test_native_histograms_are_refused() -> None:
-    """They have no samples to integrate."""
+    """Native histograms have no samples to integrate."""
     series = wire.bytes_field(1, wire.bytes_field(1, b"a")) + wire.bytes_field(4, b"\x08\x01")
     with pytest.raises(SourceError, match="native histograms"):
         list(samples.timeseries(wire.bytes_field(1, wire.bytes_field(1, series))))

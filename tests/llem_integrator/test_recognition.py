@@ -25,7 +25,7 @@ def saying(**facts: str) -> Reply:
 
 
 def test_a_prometheus_is_read_by_remote_read(traced: Prometheus) -> None:
-    """A real one is known by what it says of itself."""
+    """A real Prometheus is recognised by its build information."""
     with between(traced.url) as proxy:
         source = open_source(proxy.url)
         fetch(source, T0, T0 + 1000)
@@ -34,7 +34,7 @@ def test_a_prometheus_is_read_by_remote_read(traced: Prometheus) -> None:
 
 
 def test_a_prometheus_under_a_path(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
-    """What comes before /api is kept, as --web.external-url or a proxy makes it."""
+    """The path before /api is kept, as with --web.external-url or a proxy."""
     args = ["--web.route-prefix=/prom/a"]
     text = trace_text(10)
     with PrefixedPrometheus.on_blocks(tmp_path, text, args=args, release=prometheus_release) as server:
@@ -49,7 +49,7 @@ class PrefixedPrometheus(Prometheus):
 
 
 def test_a_mimir_is_read_by_remote_read_for_its_tenant(traced: Prometheus) -> None:
-    """A stand-in: a real Prometheus behind Mimir's prefix, its name and its tenants."""
+    """The stand-in is a Prometheus with Mimir's prefix, name and tenants."""
 
     def mimir(asked: Asked) -> Reply | None:
         if asked.headers.get("x-scope-orgid") != "team":
@@ -99,7 +99,7 @@ class Thanos:
 
 
 def test_a_thanos_is_asked_for_every_raw_sample(traced: Prometheus) -> None:
-    """A stand-in: without its parameters it would merge replicas, leave stores out, and downsample."""
+    """Without its parameters, Thanos would merge replicas, skip stores and downsample. This is a stand-in."""
     thanos = Thanos()
     with between(traced.url, before=thanos.before) as proxy:
         source = open_source(proxy.url)
@@ -114,7 +114,7 @@ def test_a_thanos_is_asked_for_every_raw_sample(traced: Prometheus) -> None:
 
 
 def test_a_thanos_that_lacks_a_store_is_an_error(traced: Prometheus) -> None:
-    """With partial_response=false it fails, and so do we."""
+    """With partial_response=false, Thanos returns an error, which is raised."""
     failed = (
         b'{"status":"error","errorType":"execution","error":"expanding series: store-1: connection refused"}'
     )
@@ -129,7 +129,7 @@ def test_a_thanos_that_lacks_a_store_is_an_error(traced: Prometheus) -> None:
 
 
 def test_a_build_of_ones_own_is_a_prometheus(traced: Prometheus, subtests: pytest.Subtests) -> None:
-    """A server with an unknown version that answers as a Prometheus is one."""
+    """A server with an unknown version and the Prometheus API is a Prometheus."""
     for version in ("", "0.1", "3.1.0-dev", "main"):
 
         def own(asked: Asked, version: str = version) -> Reply | None:
@@ -140,7 +140,7 @@ def test_a_build_of_ones_own_is_a_prometheus(traced: Prometheus, subtests: pytes
 
 
 def test_a_store_that_does_not_say_what_it_is(traced: Prometheus) -> None:
-    """One that answers queries and nothing else is taken as it is."""
+    """A server that supports only queries is used as it is."""
 
     def quiet(asked: Asked) -> Reply | None:
         return None if asked.path.startswith("/api/v1/query") else Reply(404)
@@ -151,13 +151,13 @@ def test_a_store_that_does_not_say_what_it_is(traced: Prometheus) -> None:
 
 
 def test_an_exporter_is_its_own_store() -> None:
-    """A running llem-exporter is known by its landing page."""
+    """A running llem-exporter is recognised by its landing page."""
     with Exporter(args=["--replay", "demo"]) as exporter:
         assert isinstance(open_source(exporter.url), ExporterSource)
 
 
 def test_a_password_page_is_no_exporter() -> None:
-    """Where nothing may be read without a password, that is what is said."""
+    """If every path needs a password, the error says so."""
     with (
         StandIn(lambda _: Reply(403, b"who are you")) as server,
         pytest.raises(SourceError, match="answered 403: it wants other credentials"),

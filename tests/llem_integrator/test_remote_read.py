@@ -127,7 +127,7 @@ def odd(
 
 @pytest.mark.parametrize("form", list(Form))
 def test_remote_read_gives_what_json_gives(odd: Prometheus, form: Form) -> None:
-    """Chunks and samples are those of the server's JSON, for all kinds of values and any window."""
+    """Chunks and samples equal the server's JSON, for all kinds of values and any window."""
     cuts = random.Random(5)
     windows = [(-10_000, 20_000_000), (0, 0), (1, 99), (-9, -1)]
     windows += [(cuts.randrange(100_000), cuts.randrange(100_000, 300_000)) for _ in range(20)]
@@ -141,28 +141,31 @@ def test_remote_read_gives_what_json_gives(odd: Prometheus, form: Form) -> None:
 
 
 def test_overlapping_blocks_are_merged(odd: Prometheus) -> None:
-    """Chunks that overlap give each time once; of unequal values at one time the server's is kept."""
+    """Overlapping chunks give each time once.
+
+    For different values at one time, the server's value is used.
+    """
     found = fetch(by_remote_read(odd.url), OVERLAPS_MS, OVERLAPS_MS + 200_000)
     assert same(found, fetch(by_json(odd.url), OVERLAPS_MS, OVERLAPS_MS + 200_000))
     assert found[0].unix_ms.tolist() == [OVERLAPS_MS + ms for ms in sorted({ms for ms, _ in FIRST + SECOND})]
 
 
 def test_a_series_may_come_in_many_frames(odd: Prometheus) -> None:
-    """Frames of a few chunks each are put together."""
+    """Frames of a few chunks each are joined."""
     found = fetch(by_remote_read(odd.url), T0 + 50, END)
     assert [len(one) for one in found] == [19_999, 19_999]
     assert same(found, fetch(by_json(odd.url), T0 + 50, END))
 
 
 def test_a_limit_of_samples_makes_slabs_shorter(odd: Prometheus) -> None:
-    """A server that hands out few samples at once is asked for less time, and nothing is lost."""
+    """If a server limits the samples per query, slabs are shorter, and no sample is lost."""
     with answering_in(Form.SAMPLES, odd) as url:
         found = fetch(by_remote_read(url), T0, END)
     assert [len(one) for one in found] == [20_000, 20_000]
 
 
 def test_external_labels_are_not_the_series_own(odd: Prometheus) -> None:
-    """Remote read adds the server's external labels, which its JSON does not have; they are left out."""
+    """Remote read adds external labels, which the JSON does not have. They are removed."""
     found = fetch(by_remote_read(odd.url), T0, T0 + 100_000)
     assert found[0].labels == {"gpu": "0", "instance": "n1", "uuid": "GPU-0"}
     assert same(found, fetch(by_json(odd.url), T0, T0 + 100_000))
@@ -170,7 +173,7 @@ def test_external_labels_are_not_the_series_own(odd: Prometheus) -> None:
 
 @pytest.mark.parametrize("form", list(Form))
 def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus, form: Form) -> None:
-    """An empty hour is one piece, a dense one many; together they hold each sample once."""
+    """An empty hour is one piece, a dense one is many. Together they have each sample once."""
     shares: list[float] = []
     start_ms, end_ms = T0 - 3_600_000, END + 4_000_000
     with answering_in(form, traced) as url:
@@ -188,7 +191,7 @@ def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus, form: Form
 
 
 def test_an_answer_that_is_left_leaves_nothing_running(traced: Prometheus) -> None:
-    """A reader who stops before or after the first piece leaves no thread, and can ask again."""
+    """A reader that stops before or after the first piece leaves no thread and can read again."""
     before = set(threading.enumerate())
     for after in (0, 1):
         source = by_remote_read(traced.url)
@@ -201,7 +204,7 @@ def test_an_answer_that_is_left_leaves_nothing_running(traced: Prometheus) -> No
 
 
 def test_two_answers_side_by_side(traced: Prometheus) -> None:
-    """Answers of one source that are read in turn do not disturb each other, nor does the end of one."""
+    """Two concurrent reads of one source are independent, even if one ends early."""
     source = by_remote_read(traced.url)
     expected = fetch(source, T0, END)
     first, second = (iter(source.pieces(POWER, (), T0, END, lambda _: None)) for _ in range(2))
@@ -225,7 +228,7 @@ def test_a_piece_that_is_kept_stays_as_it_is(traced: Prometheus) -> None:
 
 
 def test_where_remote_read_is_off_json_answers(traced: Prometheus, subtests: pytest.Subtests) -> None:
-    """Behind a proxy that lets only queries pass the samples are the same, and it is asked once."""
+    """If remote read is not available, JSON gives the same samples. Remote read is tried once."""
     for status in (400, 403, 404, 405, 501):
 
         def off(asked: Asked, status: int = status) -> Reply | None:
@@ -239,7 +242,7 @@ def test_where_remote_read_is_off_json_answers(traced: Prometheus, subtests: pyt
 
 
 def test_remote_read_that_stops_in_the_middle_is_an_error(traced: Prometheus) -> None:
-    """A refusal after the first piece is an error: the first piece does not come again as JSON."""
+    """If remote read fails after the first piece, it is an error. JSON is not tried."""
     seen: list[str] = []
 
     def off(asked: Asked) -> Reply | None:
@@ -254,7 +257,7 @@ def test_remote_read_that_stops_in_the_middle_is_an_error(traced: Prometheus) ->
 
 
 def test_matchers_of_every_kind_reach_the_server(odd: Prometheus) -> None:
-    """Equal, unequal and both regular expressions select as they do in PromQL."""
+    """All four kinds of matchers select the same series as in PromQL."""
     source = by_remote_read(odd.url)
     for text in ('gpu="2"', 'gpu!="2"', 'gpu=~"[12]"', 'gpu!~"[12]"', 'none=""', 'none="x"'):
         expected = odd.query(f"{POWER}{{{text}}}", KINDS_MS / 1000 + 1)

@@ -55,7 +55,7 @@ def gauges(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 
 def test_json_adds_fields_only_where_they_are_asked_for(results: list[WindowResult]) -> None:
-    """Figures add their fields to each GPU and their notes to the document; without them nothing is added."""
+    """Figures add fields to each GPU and notes to the document. Without figures, there are none."""
     plain, full = (json.loads(written("json", results, figures)) for figures in (None, EVERYTHING))
     assert list(plain) == ["schema", "source", "windows"]
     assert list(full) == ["schema", "source", "notes", "windows"]
@@ -70,7 +70,7 @@ def test_json_adds_fields_only_where_they_are_asked_for(results: list[WindowResu
 
 
 def test_numbers_are_the_same_in_every_format(results: list[WindowResult]) -> None:
-    """JSON, CSV, Parquet and OpenMetrics hold the very same doubles, unrounded."""
+    """JSON, CSV, Parquet and OpenMetrics contain the same doubles, not rounded."""
     document = json.loads(written("json", results, EVERYTHING))
     gpus = [gpu for window in document["windows"] for gpu in window["gpus"]]
     rows = [row for row in csv_rows(written("csv", results, EVERYTHING)) if row["uuid"]]
@@ -88,7 +88,7 @@ def test_numbers_are_the_same_in_every_format(results: list[WindowResult]) -> No
 
 
 def test_a_window_without_gpus_has_its_reasons_everywhere(results: list[WindowResult]) -> None:
-    """Where there is no GPU, a row or sample still says that the window was asked for, and what failed."""
+    """Without GPUs, a row or sample has the window and the reason."""
     last = csv_rows(written("csv", results))[-1]
     assert (last["valid"], last["reasons"], last["uuid"], last["joules"]) == ("false", "no_data", "", "")
     assert float(last["start"]) == BEGIN - 900
@@ -102,7 +102,7 @@ def test_a_window_without_gpus_has_its_reasons_everywhere(results: list[WindowRe
 
 
 def test_parquet_has_types(results: list[WindowResult]) -> None:
-    """Numbers, flags, lists and times are what they are, and the notes are with their columns."""
+    """Numbers, flags, lists and times have their types. Columns have their notes."""
     table = pyarrow.parquet.read_table(io.BytesIO(written("parquet", results, EVERYTHING)))
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["start"], types["joules"], types["valid"], types["sample_count"], types["warnings"]) == (
@@ -117,7 +117,7 @@ def test_parquet_has_types(results: list[WindowResult]) -> None:
 
 
 def test_openmetrics_passes_promtool(results: list[WindowResult]) -> None:
-    """promtool finds nothing to say of the page, timestamps are on no line, and every metric has a help."""
+    """promtool accepts the page. Lines have no timestamps, and every metric has a help."""
     text = written("openmetrics", results, EVERYTHING)
     command = [program("promtool", "prometheus"), "check", "metrics"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
@@ -130,7 +130,7 @@ def test_openmetrics_passes_promtool(results: list[WindowResult]) -> None:
 
 
 def test_openmetrics_names_windows_once(results: list[WindowResult]) -> None:
-    """Names that come again are numbered, whatever they are called, and any sign can be in them."""
+    """Repeated names are numbered. Names may contain any character."""
     names = ["a", "a", "a (2)", 'q"\\\n', None, None]
     same = [replace(results[0], name=name) for name in names]
     metrics = gauges(written("openmetrics", same))
@@ -140,7 +140,7 @@ def test_openmetrics_names_windows_once(results: list[WindowResult]) -> None:
 
 
 def test_a_table_in_a_file_has_a_line_for_each_gpu(tmp_path: Path) -> None:
-    """However wide it is, nothing is folded; and each line says whose it is where nodes are several."""
+    """A wide table is not wrapped. With several nodes, each line has its node."""
     nodes = [f"{'node' * 20}{number}.example.org:9955" for number in range(2)]
     path = file_of(tmp_path, *(scraped(0, uuid=f"GPU-{node}", instance=node) for node in nodes))
     lines = written("table", results_of(path, (10, 110)), EVERYTHING).splitlines()
@@ -153,7 +153,7 @@ def test_a_table_in_a_file_has_a_line_for_each_gpu(tmp_path: Path) -> None:
 
 
 def test_csv_columns_are_stable(results: list[WindowResult]) -> None:
-    """The columns are those of the README, in its order; figures add theirs at the end."""
+    """The columns have the order of the README. Figures add columns at the end."""
     plain, full = (written("csv", results, figures).partition("\n")[0] for figures in (None, EVERYTHING))
     assert full == plain + ",price,idle_j,active_j,calibrated"
     assert plain.startswith(
@@ -165,7 +165,7 @@ def test_csv_columns_are_stable(results: list[WindowResult]) -> None:
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
 def test_each_window_is_printed_before_the_next_is_measured(results: list[WindowResult], form: str) -> None:
-    """A result is out before the next one is asked for."""
+    """A result is printed before the next window is requested."""
     out, lengths = io.StringIO(), []
 
     def coming() -> Iterator[WindowResult]:
@@ -189,7 +189,7 @@ def test_each_window_is_printed_before_the_next_is_measured(results: list[Window
 def test_windows_are_not_held(
     results: list[WindowResult], form: str, few: int, many_more: int, tmp_path: Path
 ) -> None:
-    """More windows take no more memory."""
+    """The memory does not depend on the number of windows."""
     write, peaks = writer(form), []
     for windows in (few, many_more):
         with (tmp_path / "out").open("wb" if form in BINARY else "w") as out:
@@ -201,7 +201,7 @@ def test_windows_are_not_held(
 
 
 def test_json_never_holds_what_is_no_number(results: list[WindowResult]) -> None:
-    """NaN is refused, not written."""
+    """NaN raises an error and is not written."""
     gpu = results[0].gpus[0]._replace(joules=math.nan)
     with pytest.raises(ValueError, match="JSON"):
         written("json", [replace(results[0], gpus=(gpu,))])
@@ -224,7 +224,7 @@ for form in FORMATS:
 
 
 def test_twice_the_same_bytes(tmp_path: Path) -> None:
-    """Another process with another hash seed writes the same bytes, figures and all."""
+    """A process with another hash seed writes the same bytes, including figures."""
     cards = tmp_path / "cards.csv"
     cards.write_text("uuid,gain,offset_watts\nGPU-0,1.05,-2\n")
     windows = ["--window", f"{BEGIN + 40},+40s", "--window", f"{BEGIN - 30},+60s"]

@@ -20,7 +20,7 @@ def result(tmp_path: Path) -> WindowResult:
 
 
 def test_price_and_emissions_are_of_the_joules_and_the_pue(result: WindowResult) -> None:
-    """Both are joules in kWh, times PUE, times the rate; joules themselves never change."""
+    """Both are kWh x PUE x rate. The joules do not change."""
     shown = Figures(emissions=True, grams_per_kwh=360.0, pue=1.5, price_per_kwh=0.36).of(result)
     assert [gpu.joules for gpu in shown.gpus] == [gpu.joules for gpu in result.gpus]
     assert [gpu.emissions_g for gpu in shown.gpus] == pytest.approx([0.6, 1.5])
@@ -29,7 +29,7 @@ def test_price_and_emissions_are_of_the_joules_and_the_pue(result: WindowResult)
 
 
 def test_codecarbons_rate_gets_the_pue_and_the_calibration(result: WindowResult) -> None:
-    """Grams at the node's own rate are multiplied by PUE, and follow the true joules."""
+    """Grams at the node's rate are multiplied by PUE and by the calibration of the joules."""
     gpu = result.gpus[0]._replace(emissions_g=2.0)
     measured = replace(result, gpus=(gpu,))
     assert Figures(emissions=True, pue=1.5).of(measured).gpus[0].emissions_g == 3.0
@@ -39,7 +39,10 @@ def test_codecarbons_rate_gets_the_pue_and_the_calibration(result: WindowResult)
 
 
 def test_idle_is_at_most_the_joules(result: WindowResult) -> None:
-    """Idle watts over the covered time are idle, the rest is active; below idle all is idle."""
+    """Idle watts over the covered time are idle, the rest is active.
+
+    Below idle power, all joules are idle.
+    """
     shown = Figures(idle_watts=150.0).of(result)
     idle = [gpu.idle_j for gpu in shown.gpus]
     active = [gpu.active_j for gpu in shown.gpus]
@@ -49,7 +52,7 @@ def test_idle_is_at_most_the_joules(result: WindowResult) -> None:
 
 
 def test_what_has_no_joules_has_no_figures(tmp_path: Path) -> None:
-    """None stays None: no price of nothing, and a calibration that makes no joules."""
+    """Without joules there is no price, and the calibration adds none."""
     figures = Figures(True, 400.0, 1.2, 0.3, {"GPU-0": Correction(1.0, 5.0)}, 50.0)
     shown = figures.of(results_of(two_gpus(tmp_path), (-900, -800))[0])
     assert (shown.gpus, shown.total_j) == ((), None)
@@ -61,7 +64,7 @@ def test_what_has_no_joules_has_no_figures(tmp_path: Path) -> None:
 
 
 def test_calibration_is_of_watts(result: WindowResult) -> None:
-    """true = gain x reading + offset: joules get the offset over the covered time, watts as it is."""
+    """true = gain x reading + offset. For joules, the offset is multiplied by the covered time."""
     shown = Figures(calibration={"GPU-1": Correction(1.1, -5.0)}).of(result)
     read, true = result.gpus[1], shown.gpus[1]
     assert read.joules is not None
@@ -79,7 +82,7 @@ def test_calibration_is_of_watts(result: WindowResult) -> None:
 
 
 def test_calibrated_bounds_hold_the_gaps(tmp_path: Path) -> None:
-    """high has the offset over the gaps, too: there the true power may be the limit's."""
+    """The upper bound includes the offset over gaps, because it includes the power limit there."""
     result = results_of(two_gpus(tmp_path), (-30, 30))[0]
     read = result.gpus[1]
     assert read.gap_s > 20
@@ -91,7 +94,7 @@ def test_calibrated_bounds_hold_the_gaps(tmp_path: Path) -> None:
 
 
 def test_a_total_without_a_split_stays(result: WindowResult) -> None:
-    """What no GPU has of a total is not calibrated, and not lost."""
+    """The part of a total that belongs to no GPU is kept, without calibration."""
     unsplit = result.gpus[0]._replace(joules=None)
     measured = replace(result, gpus=(unsplit, result.gpus[1]), total_j=25_000.0)
     shown = Figures(calibration={"GPU-0": Correction(2.0, 0.0), "GPU-1": Correction(2.0, 0.0)}).of(measured)
@@ -99,7 +102,7 @@ def test_a_total_without_a_split_stays(result: WindowResult) -> None:
 
 
 def test_a_node_without_gpus_has_no_figures_and_says_so(result: WindowResult) -> None:
-    """CodeCarbon's joules of a whole node are no GPU's."""
+    """CodeCarbon's joules of a whole node belong to no GPU."""
     node = replace(result, gpus=(), per_gpu_j={}, scope="node", total_j=900.0)
     shown = Figures(price_per_kwh=0.3).of(node)
     assert shown.total_j == 900
@@ -108,7 +111,7 @@ def test_a_node_without_gpus_has_no_figures_and_says_so(result: WindowResult) ->
 
 
 def test_by_the_command_line(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """The options give the figures, and --carbon-intensity alone means --emissions."""
+    """The options give the figures. --carbon-intensity implies --emissions."""
     cards = tmp_path / "cards.csv"
     cards.write_text("\ufeffuuid, gain, offset_watts\r\nGPU-1, 2, 0\r\n")
     source = two_gpus(tmp_path)
@@ -152,7 +155,7 @@ BAD_OPTIONS = [
 def test_bad_values_are_usage_errors_of_one_line(
     llem_integrate: Callable[..., Done], subtests: pytest.Subtests
 ) -> None:
-    """A wrong option is an error before anything is read."""
+    """A wrong option is an error before any data is read."""
     for args, message in BAD_OPTIONS:
         with subtests.test(args=args, message=message):
             done = llem_integrate("--source", "missing.om", "--window", "now-1m,now", *args)
@@ -179,7 +182,7 @@ BAD_CALIBRATIONS = [
 
 
 def test_a_bad_calibration_names_its_line(subtests: pytest.Subtests) -> None:
-    """What is wrong in the file is said with its line."""
+    """The error has the line number in the file."""
     for text, message in BAD_CALIBRATIONS:
         with subtests.test(text=text, message=message):
             with pytest.raises(ConfigError) as caught:
@@ -189,5 +192,5 @@ def test_a_bad_calibration_names_its_line(subtests: pytest.Subtests) -> None:
 
 
 def test_columns_in_any_order() -> None:
-    """The header says which column is which."""
+    """The header determines the order of the columns."""
     assert parse(["gain,uuid,offset_watts\n", "2,A,1.5\n"], "x") == {"A": Correction(2.0, 1.5)}

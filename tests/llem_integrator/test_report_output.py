@@ -50,7 +50,7 @@ def test_a_file_holds_what_standard_output_would(
 
 
 def test_parquet_goes_through_a_pipe(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """A pipe, which has no position, gets the bytes of a file."""
+    """A pipe has no position. It gets the same bytes as a file."""
     asked = ["--source", two_gpus(tmp_path), *WINDOW, "--format", "parquet"]
     done = run(*asked)
     table = pyarrow.parquet.read_table(io.BytesIO(done.stdout))
@@ -60,7 +60,7 @@ def test_parquet_goes_through_a_pipe(tmp_path: Path, llem_integrate: Callable[..
 
 
 def test_a_pushgateway_takes_openmetrics(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """A Pushgateway shows Prometheus the samples that are sent to it."""
+    """A Pushgateway accepts the samples and shows them to Prometheus."""
     done = llem_integrate("--source", two_gpus(tmp_path), *WINDOW, "--format", "openmetrics")
     with Pushgateway() as gateway:
         sent = urllib3.request("PUT", f"{gateway.url}/metrics/job/llem", body=done.stdout, retries=False)
@@ -76,7 +76,7 @@ def test_a_pushgateway_takes_openmetrics(tmp_path: Path, llem_integrate: Callabl
 
 
 def test_parquet_is_not_for_a_terminal() -> None:
-    """On a terminal it is a usage error, before anything is read."""
+    """Parquet on a terminal is a usage error, before any data is read."""
     ours, theirs = pty.openpty()
     try:
         command = [*COMMAND, "--source", "missing.om", *WINDOW, "--format", "parquet"]
@@ -91,7 +91,7 @@ def test_parquet_is_not_for_a_terminal() -> None:
 def test_what_cannot_be_written_is_one_line(
     tmp_path: Path, llem_integrate: Callable[..., Done], subtests: pytest.Subtests
 ) -> None:
-    """An output below a missing folder or a file, or that is a folder, is one line with its path."""
+    """A missing folder, a file as a folder, or a folder as a file give one line with the path."""
     source = two_gpus(tmp_path)
     (tmp_path / "plain").write_text("")
     options = [("--output", where) for where in ("missing/answer", "", "plain/answer")]
@@ -106,7 +106,7 @@ def test_what_cannot_be_written_is_one_line(
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
-    """After an error the file of before is there as it was, and nothing beside it."""
+    """After an error, the old file is unchanged, and there is no other file."""
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "answer").write_text("old")
@@ -123,7 +123,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
-    """A new file follows the umask; one that is replaced keeps its mode, and a link stays a link."""
+    """A new file follows the umask. A replaced file keeps its mode, and a link stays a link."""
     before = os.umask(0o027)
     try:
         with output.opened(str(tmp_path / "new"), binary=False) as out:
@@ -140,7 +140,7 @@ def test_a_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
 
 
 def test_a_named_pipe_is_written_as_it_comes(tmp_path: Path) -> None:
-    """What is no plain file is not replaced."""
+    """A named pipe is written directly and not replaced."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     options = ["--source", two_gpus(tmp_path), *WINDOW, "--format", "json", "--output", str(path)]
@@ -153,7 +153,7 @@ def test_a_named_pipe_is_written_as_it_comes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_no_half_of_a_file(sent: signal.Signals, code: int, tmp_path: Path) -> None:
-    """Ended in the middle, it leaves neither the file nor what it had put aside."""
+    """After a signal, there is neither the file nor a temporary file."""
     go_on = threading.Event()
 
     def reply(asked: Asked) -> Reply:
@@ -186,7 +186,7 @@ def test_a_signal_leaves_no_half_of_a_file(sent: signal.Signals, code: int, tmp_
 
 
 def test_the_progress_bar_is_beside_the_answer(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
-    """With a bar on stderr, standard output holds the answer and nothing else."""
+    """With a progress bar on stderr, standard output contains only the result."""
     source = two_gpus(tmp_path)
     plain, barred = (
         llem_integrate("--source", source, *WINDOW, "--format", "json", option)
@@ -197,7 +197,7 @@ def test_the_progress_bar_is_beside_the_answer(tmp_path: Path, llem_integrate: C
 
 
 def test_on_a_terminal_the_bar_makes_room(tmp_path: Path) -> None:
-    """Where both are on one terminal, each table stands in lines of its own."""
+    """If both are on a terminal, tables and the bar have separate lines."""
     ours, theirs = pty.openpty()
     windows = [*WINDOW, "--window", f"{BEGIN + 20},+40s", "--window", f"{BEGIN + 10},+40s"]
     command = [*COMMAND, "--source", two_gpus(tmp_path), *windows]

@@ -14,7 +14,7 @@ from llem_integrator.sources.access import HttpConfig
 
 @given(st.integers(0, 2**41), st.integers(0, 2**36), st.integers(1, 500))
 def test_stretches_are_the_whole_and_no_millisecond_twice(first: int, length: int, wanted: int) -> None:
-    """They follow each other from the first millisecond to the last, and none is longer than a block."""
+    """The parts cover the whole range without overlap. None is longer than a block."""
     found = stretches((first, first + length), wanted)
     assert found[0][0] == first
     assert found[-1][1] == first + length
@@ -23,7 +23,7 @@ def test_stretches_are_the_whole_and_no_millisecond_twice(first: int, length: in
 
 
 def test_a_day_is_cut_where_blocks_are() -> None:
-    """Parts of six hours begin at multiples of six hours; a minute is cut no further."""
+    """Parts of six hours begin at multiples of six hours. A minute is not divided."""
     day = stretches((5_000, 5_000 + 86_400_000), 4)
     assert [begin % LONGEST_MS for begin, _ in day[1:]] == [0] * 4
     assert stretches((0, 59_999), 16) == [(0, 59_999)]
@@ -32,7 +32,7 @@ def test_a_day_is_cut_where_blocks_are() -> None:
 
 @given(st.integers(1, 40), st.text(max_size=40))
 def test_every_gpu_has_one_share(count: int, uuid: str) -> None:
-    """Whatever its uuid, or without one, a series is in one share and in no other."""
+    """A series with any uuid, or without one, is in exactly one share."""
     found = shares(count)
     assert len(found) == min(count, 16)
     for labels in ({"uuid": uuid}, {}):
@@ -40,7 +40,7 @@ def test_every_gpu_has_one_share(count: int, uuid: str) -> None:
 
 
 def test_real_uuids_are_shared_out_evenly() -> None:
-    """Of 160 GPUs whose uuids end in each digit equally often, each of 4 shares has a quarter."""
+    """Of 160 GPUs with evenly distributed last digits, each of 4 shares has a quarter."""
     found = [0] * 4
     for number in range(160):
         labels = {"uuid": f"GPU-5a2f8c1e-0000-4000-8000-{number:012x}"}
@@ -54,13 +54,13 @@ def test_real_uuids_are_shared_out_evenly() -> None:
     [((1, 3), [1000, 1001, 3999]), ((0, 0), [0, 999]), ((4, 9), [4000]), ((2, 2), [2000])],
 )
 def test_a_task_has_the_edges_inside_it(stretch: tuple[int, int], expected: list[int]) -> None:
-    """And one where it begins, whether a window does or not."""
+    """A task also has an edge at its beginning."""
     edges_us = np.array([0, 999, 1000, 1001, 3999, 4000])
     assert inside(edges_us, stretch).tolist() == expected
 
 
 def test_a_store_travels_with_its_secrets_and_shows_none() -> None:
-    """Pickled it is whole; as text it has neither its address nor its headers."""
+    """A pickled store is complete. Its repr contains neither its address nor its headers."""
     store = Store("http://me:hidden@db:9090", HttpConfig(headers=(("Authorization", "Bearer hidden"),)))
     assert pickle.loads(pickle.dumps(store)) == store  # noqa: S301 (its own)
     assert "hidden" not in repr(store)

@@ -13,25 +13,25 @@ def series(times: list[int], values: list[float], **labels: str) -> Series:
 
 
 def test_readings_that_are_no_samples_are_left_out_and_counted() -> None:
-    """NaN, infinite and negative readings are no samples; a stale marker is not even a bad one."""
+    """NaN, infinite and negative readings are counted as bad. Stale markers are skipped."""
     clean = series([5, 4, 3, 2, 1], [STALE, np.nan, np.inf, -1.0, 7.0])
     assert (clean.unix_ms.tolist(), clean.values.tolist(), clean.bad) == ([1], [7.0], 3)
 
 
 def test_samples_are_sorted_and_the_larger_of_equal_times_is_kept() -> None:
-    """Equal times with unlike values keep the larger and are counted; equal values are no conflict."""
+    """Different values at the same time are counted as conflicts. Equal values are not."""
     clean = series([20, 10, 20, 10], [3.0, 1.0, 2.0, 1.0])
     assert (clean.unix_ms.tolist(), clean.values.tolist(), clean.conflicts) == ([10, 20], [1.0, 3.0], 1)
 
 
 def test_an_empty_series_stays_empty() -> None:
-    """No samples are no samples."""
+    """An empty series has no samples."""
     assert len(series([], [])) == 0
     assert merge([]) is None
 
 
 def test_merging_replicas_gives_each_sample_once() -> None:
-    """Two servers that stored halves of one trace, overlapping, give it whole."""
+    """Two overlapping halves of a trace from two servers give the whole trace."""
     merged = merge(
         [series([10, 20, 30], [1, 2, 3], replica="a"), series([20, 30, 40], [2, 3, 4], replica="b")]
     )
@@ -45,7 +45,7 @@ def test_merging_replicas_gives_each_sample_once() -> None:
 
 
 def test_label_sets_that_follow_each_other_are_joined() -> None:
-    """A pod that moved leaves two label sets, and both are taken, in order of time."""
+    """A pod that moved leaves two label sets. Both are used, in order of time."""
     before, after = series([0, 10], [1, 2], instance="a"), series([20, 30], [3, 4], instance="b")
     assert shape(follow([after, before], 0, 30)) == [("a", [0, 10]), ("b", [20, 30])]
 
@@ -56,13 +56,13 @@ def shape(taken: list[Series]) -> list[tuple[str, list[int]]]:
 
 
 def test_of_overlapping_replicas_the_best_covered_is_used() -> None:
-    """Two HA replicas of one series are never mixed where they overlap; equal coverage goes by label."""
+    """Overlapping HA replicas are not mixed. For equal coverage, the label decides."""
     long, short = series([0, 50, 100], [1, 2, 3], replica="b"), series([10, 60], [1, 2], replica="a")
     assert shape(follow([short, long], 0, 100)) == [("b", [0, 50, 100])]
 
 
 def test_coverage_is_what_steps_cover_not_how_far_they_reach() -> None:
-    """A replica with a hole, or with its two ends only, is no match for a whole one."""
+    """A complete replica is preferred to one with a gap, or with only two samples."""
     whole = series([*range(2, 120, 5)], [1.0] * 24, replica="b")
     holed = series([*range(0, 40, 5), *range(80, 121, 5)], [1.0] * 17, replica="a")
     sparse = series([0, 120], [1.0, 1.0], replica="c")
@@ -70,7 +70,7 @@ def test_coverage_is_what_steps_cover_not_how_far_they_reach() -> None:
 
 
 def test_what_a_passed_over_set_has_beside_the_taken_ones_is_kept() -> None:
-    """Two label sets that overlap by one sample lose nothing; a replica fills in before and after."""
+    """Label sets that overlap by one sample are both used. A replica adds samples before and after."""
     first, second = (
         series([0, 10, 20], [1, 2, 3], instance="a"),
         series([20, 30, 40], [3, 4, 5], instance="b"),
@@ -82,7 +82,7 @@ def test_what_a_passed_over_set_has_beside_the_taken_ones_is_kept() -> None:
 
 
 def test_auto_max_gap_is_three_times_the_median_of_the_first_hundred_steps() -> None:
-    """Later, coarser steps do not change what was settled."""
+    """Later, coarser steps do not change it."""
     times = np.concatenate([np.arange(101) * 10, 1000 + np.arange(1, 500) * 1000]).astype(np.int64)
     assert auto_max_gap_ms(times) == 30
     assert auto_max_gap_ms(times[:1]) is None

@@ -14,7 +14,7 @@ def test_prometheus_that_is_not_there_is_one_line() -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    """The URL's user and password are in no message."""
+    """No message contains the user or the password of the URL."""
     with pytest.raises(SourceError) as caught:
         open_source("http://ann:secret@127.0.0.1:9")
     assert "secret" not in str(caught.value)
@@ -27,7 +27,7 @@ NO_URLS = [
 
 
 def test_what_is_no_url_is_one_line(subtests: pytest.Subtests) -> None:
-    """A URL that no request can go to is refused before one does, with no password in the line."""
+    """An invalid URL is rejected before a request. The message contains no password."""
     for where in NO_URLS:
         with subtests.test(where=where):
             with pytest.raises(ConfigError, match="not a URL") as caught:
@@ -36,7 +36,7 @@ def test_what_is_no_url_is_one_line(subtests: pytest.Subtests) -> None:
 
 
 def test_a_redirect_to_what_is_no_url(subtests: pytest.Subtests) -> None:
-    """A server that sends elsewhere, where nothing can be, did not answer."""
+    """A redirect to an invalid URL is an error."""
     for location in ["http://[::1", "http://localhost:99999", "http://h:abc"]:
         with (
             subtests.test(location=location),
@@ -47,7 +47,7 @@ def test_a_redirect_to_what_is_no_url(subtests: pytest.Subtests) -> None:
 
 
 def test_a_server_in_trouble_is_not_something_else(subtests: pytest.Subtests) -> None:
-    """The error has the HTTP status; a server that wants a minute's wait is not asked again."""
+    """The error has the HTTP status. With a Retry-After of a minute, there is no second attempt."""
     for status in (500, 502, 503):
         reply = Reply(status, b"<html>", {"Retry-After": "60"})
         with subtests.test(status=status), StandIn(always(reply)) as server:
@@ -58,13 +58,13 @@ def test_a_server_in_trouble_is_not_something_else(subtests: pytest.Subtests) ->
 
 
 def test_a_deeply_nested_answer_is_none() -> None:
-    """JSON deeper than Python goes is not a Prometheus's."""
+    """JSON that is nested deeper than Python allows is an error."""
     with answering(200, b"[" * 100_000) as url, pytest.raises(SourceError, match="neither a Prometheus"):
         open_source(url)
 
 
 def test_something_else_than_a_store_is_refused() -> None:
-    """A web server that is neither a Prometheus nor an exporter is told apart."""
+    """A web server that is neither Prometheus nor the exporter is rejected."""
     with answering(200, b"<html>") as url, pytest.raises(SourceError, match="neither a Prometheus"):
         open_source(url)
     with pytest.raises(ConfigError, match="ftp"):

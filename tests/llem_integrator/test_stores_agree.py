@@ -125,7 +125,7 @@ def test_every_store_gives_the_same_joules(sources: dict[str, Source], subtests:
 
 @pytest.mark.full
 def test_victoriametrics_gives_the_same_joules(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """All figures are those of a file to 12 digits."""
+    """All numbers equal those of a file to 12 digits."""
     (tmp_path / "page.om").write_text(recorded())
     file = open_source(str(tmp_path / "page.om"))
     with VictoriaMetrics(tmp_path) as server:

@@ -72,14 +72,14 @@ def source(url: str) -> VictoriaMetricsSource:
 
 @pytest.mark.full
 def test_it_is_recognised(server: VictoriaMetrics) -> None:
-    """By its own URL, and by a cluster's with a tenant."""
+    """It is recognised by the URL of a single server and by the URL of a cluster with a tenant."""
     assert isinstance(open_source(server.url), VictoriaMetricsSource)
     assert isinstance(open_source(f"{server.url}/prometheus/"), VictoriaMetricsSource)
 
 
 @pytest.mark.full
 def test_a_newer_one_is_recognised(server: VictoriaMetrics) -> None:
-    """Since 1.94 it calls itself a Prometheus 2.24.0, and nothing more."""
+    """Since version 1.94 it reports only that it is Prometheus 2.24.0."""
 
     def newer(asked: Asked) -> Reply | None:
         said = b'{"status":"success","data":{"version":"2.24.0"}}'
@@ -91,7 +91,7 @@ def test_a_newer_one_is_recognised(server: VictoriaMetrics) -> None:
 
 @pytest.mark.full
 def test_every_sample_comes_back(server: VictoriaMetrics) -> None:
-    """The pieces follow each other, with labels and edges as they were stored."""
+    """The pieces are contiguous and have the stored labels and edges."""
     found = fetch(source(server.url), T0 - 5_000_000, END + 5_000_000)
     for gpu, one in enumerate(found):
         assert one.labels == {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
@@ -124,7 +124,7 @@ def expected(values: Values, kind: Summary) -> float:
 @pytest.mark.full
 @pytest.mark.parametrize("kind", list(Summary))
 def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary) -> None:
-    """Samples before the range are not counted, though MetricsQL's functions look back."""
+    """MetricsQL functions look back. Samples before the range are not counted."""
     cuts = random.Random(9)
     store = source(server.url)
     for _ in range(60):
@@ -144,7 +144,7 @@ def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary
 
 @pytest.mark.full
 def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
-    """A fall at the seam of two parts is counted where the server evaluates little at once."""
+    """If a server limits the samples per query, falls between two parts are counted."""
     # It counts whole blocks of 8192 samples.
     with VictoriaMetrics(tmp_path, args=["-search.maxSamplesPerQuery=130000"]) as server:
         times = range(T0, T0 + 40_000 * STEP_MS, STEP_MS)
@@ -160,7 +160,7 @@ def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
 
 
 def test_stale_markers_and_infinity_are_no_samples() -> None:
-    """null, a stale marker, is left out; infinity is a bad reading, as old and new versions write it."""
+    """A stale marker (null) is skipped. Infinity, in old and new spellings, is a bad reading."""
     lines = {
         b'"values":[1,null,+Inf,2],"timestamps":[1000,2000,3000,4000]': 1,
         b'"values":[1,-Inf,Infinity,2],"timestamps":[1000,2000,3000,4000]': 2,
@@ -177,7 +177,7 @@ def test_stale_markers_and_infinity_are_no_samples() -> None:
 
 @pytest.mark.full
 def test_infinity_of_a_real_one_is_no_sample(server: VictoriaMetrics) -> None:
-    """What it exports of an infinite reading is read as a bad one."""
+    """An exported infinite value is a bad reading."""
     values = {T0: "1", T0 + 2000: "2", T0 + 3000: "+Inf"}
     put_text(server, "".join(f'infinite{{gpu="0"}} {value} {ms}\n' for ms, value in values.items()))
     (one,) = whole(source(server.url).pieces("infinite", (), T0, T0 + 5000, lambda _: None))
@@ -186,7 +186,7 @@ def test_infinity_of_a_real_one_is_no_sample(server: VictoriaMetrics) -> None:
 
 @pytest.mark.full
 def test_a_cut_export_is_an_error(server: VictoriaMetrics, subtests: pytest.Subtests) -> None:
-    """An export that ends before its last chunk is an error, not a short result."""
+    """An export that ends before its last chunk is an error."""
     for size in (0, 1, 100, 1000):
         with (
             subtests.test(size=size),
@@ -209,7 +209,7 @@ NO_EXPORTS = [
 
 
 def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
-    """An answer that holds no samples is an error of one line."""
+    """A response without samples is an error of one line."""
     for status, body, message in NO_EXPORTS:
         with (
             subtests.test(status=status, body=body),
@@ -220,7 +220,7 @@ def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
 
 
 def test_all_of_a_cluster_is_asked_for() -> None:
-    """A node that is missing makes the answer an error, and one that says it is partial is told."""
+    """Partial responses are denied. A response that is partial gives a warning."""
     partial = b'{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}'
 
     def reply(asked: Asked) -> Reply:

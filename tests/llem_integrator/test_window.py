@@ -26,7 +26,7 @@ TIMES = [
 
 
 def test_time_forms(subtests: pytest.Subtests) -> None:
-    """Each accepted form is read to the microsecond."""
+    """Each valid form is parsed to the microsecond."""
     for text, unix_us in TIMES:
         with subtests.test(text=text, unix_us=unix_us):
             assert parse_time_us(text, NOW_US, None) == unix_us
@@ -37,7 +37,7 @@ def test_time_forms(subtests: pytest.Subtests) -> None:
     [("2026-10-25T02:30:00", "showed twice"), ("2026-03-29T02:30:00", "never showed")],
 )
 def test_an_hour_that_comes_twice_or_never_is_nobodys_guess(text: str, words: str) -> None:
-    """Where clocks are set, a local time needs its offset; beside that hour it needs none."""
+    """At a clock change, a local time needs its offset. Other times do not."""
     berlin = ZoneInfo("Europe/Berlin")
     with pytest.raises(ConfigError, match=f"Europe/Berlin {words}.*offset"):
         parse_time_us(text, NOW_US, berlin)
@@ -49,7 +49,7 @@ def test_an_hour_that_comes_twice_or_never_is_nobodys_guess(text: str, words: st
 
 
 def test_a_zoneless_time_needs_a_zone() -> None:
-    """A time without an offset is read in --timezone, and refused without it."""
+    """A time without an offset uses --timezone, and is rejected without it."""
     berlin = ZoneInfo("Europe/Berlin")
     with_zone = parse_time_us("2026-07-01T12:00:00", NOW_US, berlin)
     assert with_zone == parse_time_us("2026-07-01T10:00:00Z", NOW_US, None)
@@ -58,7 +58,7 @@ def test_a_zoneless_time_needs_a_zone() -> None:
 
 
 def test_bad_times_are_one_line(subtests: pytest.Subtests) -> None:
-    """What is no time is refused with a line that shows it."""
+    """The error is one line that shows the text."""
     for text in [
         "",
         "yesterday",
@@ -91,7 +91,7 @@ def test_durations(subtests: pytest.Subtests) -> None:
 
 
 def test_bad_durations(subtests: pytest.Subtests) -> None:
-    """What is no duration, and no time at all, is refused."""
+    """Invalid durations and a duration of 0 are rejected."""
     for text in ["", "15", "0s", "m", "-1s", "1 s", "1y", "9" * 30 + "w", "9" * 400 + "d"]:
         with subtests.test(text=text), pytest.raises(ConfigError):
             parse_duration_us(text)
@@ -110,7 +110,7 @@ IMPOSSIBLE = [
 
 
 def test_impossible_windows(subtests: pytest.Subtests) -> None:
-    """A window that is empty, backwards, out of range or not two times is refused in a line."""
+    """A window that is empty, reversed, out of range or not two times is an error of one line."""
     for text in IMPOSSIBLE:
         with subtests.test(text=text):
             with pytest.raises(ConfigError) as caught:
@@ -120,7 +120,7 @@ def test_impossible_windows(subtests: pytest.Subtests) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_window_or_a_config_error(text: str) -> None:
-    """No text makes the parser raise anything else."""
+    """No text raises another exception."""
     try:
         window = parse_window(text, NOW_US, UTC)
     except ConfigError:
@@ -130,5 +130,5 @@ def test_any_text_is_a_window_or_a_config_error(text: str) -> None:
 
 @given(st.integers(0, 4_000_000_000_000_000 // 1000))
 def test_printed_times_read_back(unix_ms: int) -> None:
-    """A time as it is printed reads back as itself."""
+    """A printed time is parsed to the same time."""
     assert parse_time_us(rfc3339(unix_ms * 1000), NOW_US, None) == unix_ms * 1000

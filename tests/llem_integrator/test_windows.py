@@ -85,7 +85,7 @@ def near(value: Any) -> Any:
 
 
 def test_each_window_is_answered_as_if_it_were_alone() -> None:
-    """Overlapping, nested, equal and adjacent windows, in their order, equal to a run for each."""
+    """Overlapping, nested, equal and adjacent windows give the same results as separate runs."""
     rng = np.random.default_rng(3)
     held = cluster(rng)
     windows = windows_within(HOUR, 30, rng)
@@ -100,7 +100,7 @@ def test_each_window_is_answered_as_if_it_were_alone() -> None:
 
 @pytest.mark.parametrize("backend", [Backend.ZEUS, Backend.NVML])
 def test_a_named_backend_is_the_same_for_many_windows(backend: Backend) -> None:
-    """Traces, counters with the trace at their edges, replicas and gauges: many are as each alone."""
+    """This holds for traces, counters with a trace at their edges, replicas and gauges."""
     rng = np.random.default_rng(4)
     held = cluster(rng)
     windows = windows_within(HOUR, 20, rng)
@@ -112,7 +112,7 @@ def test_a_named_backend_is_the_same_for_many_windows(backend: Backend) -> None:
 @settings(max_examples=settings().max_examples // 4)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, HOUR * 1000), max_size=12))
 def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[int]) -> None:
-    """Where the store cuts its answer is in no figure; samples of 1/8 W add up exactly."""
+    """The results do not depend on the pieces of the store. Samples in 1/8 W add up exactly."""
     rng = np.random.default_rng(seed)
     columns = intervals(HOUR), trace(0, 900, rng, holes=6)
     windows = windows_within(900, 6, rng)
@@ -122,7 +122,7 @@ def test_pieces_of_any_size_give_the_same_to_the_bit(seed: int, cuts_ms: list[in
 
 
 def test_a_gap_is_found_in_whichever_piece_it_lies() -> None:
-    """The largest gap of a window lies in a piece without its edges, at a cut, or beside an edge."""
+    """The largest gap may be in a piece without an edge, at a cut, or next to an edge."""
     unix_ms = T0 + np.array([ms for ms in range(0, 60_000, 100) if not 30_000 < ms < 35_000])
     one = {"llem_gpu_power_trace_watts": [Series(labels(0), unix_ms, np.full(len(unix_ms), 100.0))]}
     for cuts_s in ((), (20, 50), (30,), (32,), (35,)):
@@ -135,7 +135,7 @@ def test_a_gap_is_found_in_whichever_piece_it_lies() -> None:
 @settings(max_examples=settings().max_examples // 4)
 @given(st.integers(0, 2**32), st.lists(st.integers(0, 900_000_000), min_size=2, max_size=9, unique=True))
 def test_windows_that_follow_each_other_add_up(seed: int, edges_us: list[int]) -> None:
-    """The joules and covered seconds of adjacent windows are those of the window around them."""
+    """Joules and covered seconds of adjacent windows add up to those of the whole."""
     held = store(intervals(900), trace(0, 900, np.random.default_rng(seed), holes=6))
     edges = [T0 * 1000 + edge for edge in sorted(edges_us)]
     parts = [Window(start, end) for start, end in pairwise(edges)]
@@ -152,7 +152,7 @@ def joules_and_covered(found: WindowResult) -> tuple[float, float]:
 
 
 def test_a_short_window_after_a_year_is_as_exact_as_any() -> None:
-    """Ten seconds at the end of a year of uneven watts: the running sums lose nothing that shows."""
+    """Ten seconds at the end of a year: the running sums lose no precision."""
     rng = np.random.default_rng(5)
     unix_ms = T0 + np.arange(0, 365 * 86_400_000, 60_000)
     watts = rng.uniform(0, 700, len(unix_ms))
@@ -171,7 +171,7 @@ def test_a_short_window_after_a_year_is_as_exact_as_any() -> None:
 
 
 def test_results_stream() -> None:
-    """A window that is over is answered before the rest of the samples is read."""
+    """The result of a window is available before later samples are read."""
     rng = np.random.default_rng(6)
     cuts = [T0 + minute * 60_000 for minute in range(0, 26 * 60, 10)]
     days = store(intervals(26 * HOUR), scraped(0, 0, 26 * HOUR, rng), cuts_ms=cuts)
@@ -204,7 +204,7 @@ class Endless:
 
 
 def test_memory_does_not_grow_with_the_windows_length() -> None:
-    """Ten days of a trace need no more memory than six hours of it."""
+    """Ten days of a trace need no more memory than six hours."""
     peaks = []
     for hours in (6, 240):
         tracemalloc.start()
@@ -250,7 +250,7 @@ def by_uuid(found: WindowResult) -> dict[str, GpuEnergy]:
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("backend", [Backend.ZEUS, Backend.NVML])
 def test_edges_of_counters_say_what_all_their_samples_say(resets: bool, backend: Backend) -> None:
-    """A window of a day and more has the same figures where the store has every sample be read."""
+    """A window of over a day gives the same results as if all samples were read."""
     held = days_of_counters(np.random.default_rng(8), resets)
     asked = window(2 * HOUR + 3.3, 34 * HOUR + 1.1)
     (edges,) = integrate(held, [asked], Request(backend))
@@ -272,7 +272,7 @@ def test_edges_of_counters_say_what_all_their_samples_say(resets: bool, backend:
 
 
 def test_a_month_of_counters_costs_what_an_hour_does() -> None:
-    """A window of 30 days is handed no more samples than one of an hour."""
+    """A window of 30 days reads about as many samples as one of an hour."""
     held = store(intervals(31 * 86_400), scraped(0, 0, 31 * 86_400, np.random.default_rng(9)))
     list(integrate(held, [window(1000, 1000 + HOUR)], Request()))
     hour = held.samples
@@ -281,7 +281,7 @@ def test_a_month_of_counters_costs_what_an_hour_does() -> None:
 
 
 def test_a_fall_in_a_trace_without_a_scraped_counter_is_found() -> None:
-    """Zeus's trace alone: the store says that it fell, halving finds where, and there it is read."""
+    """With only zeus's trace, bisection finds the fall, and only samples near it are read."""
     unix_ms = T0 + np.arange(0, 6 * HOUR * 1000, 100)
     joules = np.linspace(1e6, 1e6 + (len(unix_ms) - 1) * 25.0, len(unix_ms)).astype(np.float64)
     fell = 3 * HOUR * 10 + 77
@@ -296,7 +296,7 @@ def test_a_fall_in_a_trace_without_a_scraped_counter_is_found() -> None:
 
 
 def test_a_window_has_its_own_gpus_and_matchers() -> None:
-    """Selectors and GPUs of a window stand for those of the request, in one pass over all."""
+    """Matchers and GPUs of a window override those of the request, in a single pass."""
     rng = np.random.default_rng(10)
     held = store(
         *(scraped(gpu, 0, HOUR, rng, more={"instance": f"n{gpu // 2}:9955"}) for gpu in range(4)),
@@ -321,7 +321,7 @@ def test_a_window_has_its_own_gpus_and_matchers() -> None:
 
 
 def test_series_that_only_other_windows_select_are_in_no_result() -> None:
-    """A GPU that moved, by one of its label sets or by both: each window as if it were alone."""
+    """A GPU that moved, with one or both label sets, gives the same results as separate runs."""
     rng = np.random.default_rng(13)
     held = store(
         scraped(0, 0, 1500, rng, scrape_s=5),
@@ -343,7 +343,7 @@ def test_series_that_only_other_windows_select_are_in_no_result() -> None:
 
 
 def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
-    """Nobody knows which: more GPUs than the job had is gpus_unknown, as many is fine, fewer is no_data."""
+    """More GPUs than the job had gives gpus_unknown, fewer no_data. The same number is valid."""
     rng = np.random.default_rng(11)
     held = store(*(scraped(gpu, 0, HOUR, rng) for gpu in range(4)))
     fewer, equal, more = (window(600, 700, gpu_count=count) for count in (2, 4, 5))
@@ -368,7 +368,7 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
 
 
 def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
-    """Two of four GPUs on each of two hosts: the four of the one that is seen are not its own."""
+    """A job had two of four GPUs on each of two hosts. Four GPUs of one host are not its GPUs."""
     rng = np.random.default_rng(11)
     held = store(*(scraped(gpu, 0, HOUR, rng, more={"instance": "n1.lan:9955"}) for gpu in range(4)))
     lost, most, seen = (
@@ -395,7 +395,7 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
 
 
 def test_selectors_of_one_label_become_one_pattern() -> None:
-    """Thousands of nodes are few questions, and a name is a name, whatever signs it has."""
+    """Thousands of nodes give few queries. Special characters in names are escaped."""
     names = [f"node{number}.example(a|b):9955" for number in range(500)]
     found = combined([(Matcher("instance", "=", name),) for name in names])
     assert len(found) < 10
@@ -408,7 +408,7 @@ def test_selectors_of_one_label_become_one_pattern() -> None:
 
 
 def test_overlapping_matchers_read_a_trace_once_again() -> None:
-    """Where the trace serves the edges of a counter it is read anew; matchers that overlap change nothing."""
+    """For the edges of a counter, the trace is read again. Overlapping matchers change nothing."""
     rng = np.random.default_rng(12)
     held = store(intervals(HOUR), trace(0, HOUR, rng, holes=30), scraped(0, 0, HOUR, rng))
     asked = window(1000.3, 1900.7)

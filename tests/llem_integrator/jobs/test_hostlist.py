@@ -20,7 +20,7 @@ LISTS = [
 
 
 def test_brackets_are_multiplied_out(subtests: pytest.Subtests) -> None:
-    """Widths are kept, and the order is the list's."""
+    """Brackets are expanded. Digit widths and the order of the list are kept."""
     for text, hosts in LISTS:
         with subtests.test(text=text, hosts=hosts):
             assert expand(text) == hosts
@@ -45,14 +45,14 @@ NO_LISTS = [
 
 
 def test_what_is_no_list_is_said_so(subtests: pytest.Subtests) -> None:
-    """One line, with the text."""
+    """The error is one line with the text."""
     for text in NO_LISTS:
         with subtests.test(text=text), pytest.raises(ConfigError, match="not a host list"):
             expand(text)
 
 
 def test_a_list_without_end_is_refused() -> None:
-    """However it is written, no more hosts are made than any cluster has."""
+    """Any list that expands to more hosts than a cluster can have is rejected."""
     for text in ("n[1-999999999999]", "[1-999][1-999][1-999]", "n" + "[1-9]" * 8, "[1]" * 9000):
         with pytest.raises(ConfigError, match=r"names more than 100000 hosts|not a host list"):
             expand(text)
@@ -60,6 +60,6 @@ def test_a_list_without_end_is_refused() -> None:
 
 @given(st.text(alphabet="na01[]-, ", max_size=30))
 def test_any_text_is_a_list_or_an_error(text: str) -> None:
-    """Nothing else comes out."""
+    """No text raises another exception."""
     with suppress(ConfigError):
         assert all(host and not set("[], ") & set(host) for host in expand(text))

@@ -37,7 +37,7 @@ def listed(text: str, reading: Reading = UTC) -> list[Window]:
 
 
 def test_a_csv_names_windows_matchers_and_gpus() -> None:
-    """Columns in any order; ends may be durations; comments and empty lines are none."""
+    """Columns have any order. Ends may be durations. Comments and empty lines are ignored."""
     found = listed(
         "start,end,name,gpu,match\n"
         "# the first\n"
@@ -57,7 +57,7 @@ def test_a_csv_names_windows_matchers_and_gpus() -> None:
 
 
 def test_sacct_is_read_as_it_comes() -> None:
-    """Steps, jobs that wait and jobs without a GPU are no windows; Unknown is now; nodes are matched."""
+    """Steps, pending jobs and jobs without GPUs are skipped. Unknown is now. Nodes become matchers."""
     train, infer = listed(SACCT, Reading(NOW_US, ZoneInfo("Europe/Berlin"), "node"))
     assert (train.name, train.start_us, train.duration_s) == ("4711", 1_769_857_200_000_000, 3600)
     assert (train.gpu_count, infer.gpu_count, infer.end_us) == (8, 3, NOW_US)
@@ -72,7 +72,7 @@ def test_sacct_is_read_as_it_comes() -> None:
 
 
 def test_thousands_of_hosts_are_several_matchers() -> None:
-    """Stores limit how long a question is; each host is in just one."""
+    """Stores limit the length of a query. Each host is in exactly one matcher."""
     times = "2026-01-31T12:00:00|2026-01-31T13:00:00"
     text = f"JobID|Start|End|NodeList|AllocTRES\n1|{times}|node[0001-3000]|gres/gpu=1\n"
     (job,) = listed(text)
@@ -84,7 +84,7 @@ def test_thousands_of_hosts_are_several_matchers() -> None:
 
 
 def test_sacct_rows_of_arrays_and_of_jobs_of_several_parts() -> None:
-    """A task of an array and a part of a heterogeneous job are windows of their own."""
+    """An array task and a component of a heterogeneous job each have their own window."""
     times = "2026-01-31T12:00:00|2026-01-31T13:00:00"
     rows = [
         f"4711_3|{times}|node1|gres/gpu=1",
@@ -100,7 +100,7 @@ def test_sacct_rows_of_arrays_and_of_jobs_of_several_parts() -> None:
 
 
 def test_slices_of_gpus_are_no_gpus() -> None:
-    """Of a job with a MIG slice nobody knows the joules, on a node with one GPU neither."""
+    """The joules of a job with a MIG slice are unknown, even on a node with one GPU."""
     times = "2026-01-31T12:00:00|2026-01-31T13:00:00|node1"
     tres = ("gres/gpu:a100_1g.10gb=1,gres/gpu=1", "gres/gpu:3g.20gb=2", "gres/gpu:h100_80gb=2")
     rows = [f"{number}|{times}|cpu=1,{text}" for number, text in enumerate(tres)]
@@ -109,13 +109,13 @@ def test_slices_of_gpus_are_no_gpus() -> None:
 
 
 def test_sacct_needs_the_zone_of_its_times() -> None:
-    """Slurm prints none."""
+    """Slurm prints times without a zone."""
     with pytest.raises(ConfigError, match=r"^jobs: line 2: time without a zone.*--timezone"):
         listed(SACCT, Reading(NOW_US, None))
 
 
 def test_zones_are_known_without_the_systems(tmp_path: Path) -> None:
-    """As in a slim container."""
+    """Time zones work without system files, as in a slim container."""
     jobs = tmp_path / "jobs.txt"
     jobs.write_text("JobID|Start|End|NodeList|AllocTRES\n")
     done = subprocess.run(
@@ -145,7 +145,7 @@ BAD_LISTS = [
 
 
 def test_a_bad_list_is_named_with_its_line(subtests: pytest.Subtests) -> None:
-    """No window of it is used."""
+    """No window of a bad list is used."""
     for text, message in BAD_LISTS:
         with subtests.test(text=text, message=message):
             with pytest.raises(ConfigError) as error:
@@ -155,7 +155,7 @@ def test_a_bad_list_is_named_with_its_line(subtests: pytest.Subtests) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """They are named."""
+    """The error names the problem."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"start,end\n\xff\xfe,1\n")
     for path, message in ((tmp_path / "none", "No such file"), (tmp_path, "directory"), (binary, "not text")):
@@ -167,6 +167,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     st.text(max_size=200), st.sampled_from(["", "name,start,end\n", "JobID|Start|End|NodeList|AllocTRES\n"])
 )
 def test_any_text_is_a_list_or_an_error(text: str, header: str) -> None:
-    """Nothing else comes out."""
+    """No text raises another exception."""
     with suppress(ConfigError):
         assert listed(header + text)

@@ -37,26 +37,26 @@ def shown(windows: Iterable[Window]) -> list[tuple[float, float, tuple[str, ...]
 
 
 def test_a_job_that_came_back_is_two_windows() -> None:
-    """Put back into the queue under its ID: what ran on the GPU between is another job's."""
+    """A requeued job has two windows. Another job may use the GPU between them."""
     windows = found(ran(0, (300, 600), (2400, 3000)))
     assert shown(windows) == [(300, 585, ("GPU-0",)), (2400, 2985, ("GPU-0",))]
     assert [one.name for one in windows] == ["7", "7"]
 
 
 def test_a_job_that_moved_has_each_gpu_while_it_had_it() -> None:
-    """First on one node, then on two others; each window has its own GPUs."""
+    """The job moves from one node to two others. Each window has its own GPUs."""
     windows = found(ran(0, (300, 600)), ran(1, (1200, 2000)), ran(2, (1215, 2000)))
     assert shown(windows) == [(300, 585, ("GPU-0",)), (1200, 1995, ("GPU-1", "GPU-2"))]
 
 
 def test_a_job_that_gave_a_node_back() -> None:
-    """The GPU that it no longer had is in no window with those it kept."""
+    """A GPU that the job released early has its own window."""
     windows = found(ran(0, (300, 3000)), ran(1, (300, 900)))
     assert shown(windows) == [(300, 2985, ("GPU-0",)), (300, 885, ("GPU-1",))]
 
 
 def test_scrapes_that_are_missing_end_no_job() -> None:
-    """An outage of the scrapes, or a node that died, is a gap of the job's one window."""
+    """Missing scrapes, or a dead node, are a gap in the window of the job."""
     outage = [s for s in range(0, 3600, 15) if not 900 <= s < 1500]
     died = range(0, 1000, 15)
     windows = found(ran(0, (300, 3000), scrapes=outage), ran(1, (300, 3000), scrapes=died))
@@ -64,13 +64,13 @@ def test_scrapes_that_are_missing_end_no_job() -> None:
 
 
 def test_nodes_that_begin_a_little_apart_begin_together() -> None:
-    """Prologs and scrapes of a job's nodes are not at one time."""
+    """Prologs and scrapes of a job's nodes have slightly different times."""
     windows = found(ran(0, (300, 3000)), ran(1, (360, 3060)))
     assert shown(windows) == [(300, 3045, ("GPU-0", "GPU-1"))]
 
 
 def test_the_scrape_jobs_name_is_no_job() -> None:
-    """Beside an exported_job the label job is the scrape's own; with honor_labels it is the job."""
+    """With exported_job, the label job is the scrape job. With honor_labels it is the Slurm job."""
     with pytest.raises(SourceError, match="no job 'llem'"):
         found(ran(0, (300, 600)), job="llem")
     assert shown(found(ran(0, (300, 600), job="7", exported_job=""))) == [(300, 585, ("GPU-0",))]

@@ -38,7 +38,7 @@ def scraped(gpu: int, every_s: int, until_s: float) -> list[str]:
 
 
 def test_it_ends_with_the_first_scrape_after_the_end() -> None:
-    """One that comes later than the sensor's lag, for only that one tells what had been used at the end."""
+    """The wait ends with the first scrape that is later than the end plus the lag of the sensor."""
     clock = Clock(60.0, lambda now_s: scraped(0, 15, now_s))
     assert clock.wait(30)
     assert clock.now_s == 75
@@ -48,14 +48,14 @@ def test_it_ends_with_the_first_scrape_after_the_end() -> None:
 
 
 def test_it_gives_up_in_time() -> None:
-    """No later than asked, whatever a series still owes."""
+    """The wait ends at its timeout, even if series are incomplete."""
     clock = Clock(60.0, lambda now_s: scraped(0, 15, now_s))
     assert not clock.wait(7.5)
     assert clock.now_s == pytest.approx(67.5)
 
 
 def test_every_series_that_reaches_the_end_is_waited_for() -> None:
-    """The slowest of those that are asked for decides."""
+    """The wait ends with the slowest of the selected series."""
 
     def shown(now_s: float) -> list[str]:
         samples = [(ms, 100.0) for ms in range(0, int(now_s * 1000), 100)]
@@ -68,7 +68,7 @@ def test_every_series_that_reaches_the_end_is_waited_for() -> None:
 
 
 def test_a_node_that_was_gone_before_is_not_waited_for() -> None:
-    """Nor anything where the store shows nothing at all."""
+    """There is no wait for a node that was gone earlier, or if the store has no series."""
     gone_s = 60 - BEFORE_MS / 1000 - 1
     early = series("llem_gpu_zeus_energy_joules_total", {"uuid": "GPU-0"}, [(round(gone_s * 1000), 1.0)])
     for clock in (Clock(60.0, lambda _: early), Clock(60.0, lambda _: [])):

@@ -83,7 +83,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 def test_a_job_has_its_own_gpus_and_times(node: Node) -> None:
-    """--job: the GPU whose file named it, from the first scrape that saw it to the last."""
+    """--job measures the GPUs of the job, from the first scrape with the job to the last."""
     code, (window,), errors = node.integrate("--job", "4711", "--wait", "20s")
     assert (code, errors) == (0, "")
     assert list(window["per_gpu_j"]) == [node.uuids[0]]
@@ -93,7 +93,7 @@ def test_a_job_has_its_own_gpus_and_times(node: Node) -> None:
 
 
 def test_a_job_that_was_requeued_has_not_the_joules_of_another(node: Node) -> None:
-    """Two windows, and the other job's window between them."""
+    """The job has two windows. The window of the other job is between them."""
     code, (before, after), errors = node.integrate("--job", "4720", "--wait", "20s")
     assert (code, errors) == (0, "")
     code, (between,), errors = node.integrate("--job", "4721", "--wait", "20s")
@@ -105,7 +105,7 @@ def test_a_job_that_was_requeued_has_not_the_joules_of_another(node: Node) -> No
 
 
 def test_a_job_that_nobody_saw(node: Node) -> None:
-    """One line, and no joules."""
+    """An unknown job gives an error of one line and no joules."""
     code, windows, errors = node.integrate("--job", "4712")
     assert (code, windows) == (1, [])
     assert errors == f"error: {node.prometheus.url} shows no job '4712' in llem_gpu_job_info\n"
@@ -124,7 +124,7 @@ def sacct(node: Node, gpus: dict[str, int]) -> str:
 
 
 def test_sacct_says_when_and_where(node: Node) -> None:
-    """A job that had all GPUs of its node is measured on its node."""
+    """A job with all GPUs of its node is measured on its node."""
     code, (window,), errors = node.integrate(
         "--windows", "-", "--timezone", "UTC", "--wait", "20s", stdin=sacct(node, {"7": 2})
     )
@@ -133,21 +133,21 @@ def test_sacct_says_when_and_where(node: Node) -> None:
 
 
 def test_the_wait_ends_with_the_samples(node: Node) -> None:
-    """A window up to now is whole once the next scrapes are in; without --wait its end is missing."""
+    """With --wait, a window that ends now is complete after the next scrapes."""
     code, (window,), errors = node.integrate("--window", "now-5s,now", "--wait", "30s", "--backend", "nvml")
     assert (code, errors, window["valid"]) == (0, "", True)
     assert all(gpu["coverage"] == 1 for gpu in window["gpus"])
 
 
 def test_a_file_is_not_waited_for(node: Node, tmp_path: Path) -> None:
-    """Usage, in one line."""
+    """--wait with a file is a usage error of one line."""
     code, _, errors = node.integrate("--window", "1,2", "--wait", "1s", "--source", str(tmp_path / "x"))
     assert (code, errors.count("\n")) == (2, 1)
     assert "--wait" in errors
 
 
 def test_a_share_of_a_node_is_nobodys_guess(node: Node) -> None:
-    """A job that had fewer GPUs than its node gets no joules from sacct's word alone; the others do."""
+    """A job with fewer GPUs than its node has no joules, because sacct does not name its GPUs."""
     code, windows, errors = node.integrate(
         "--windows", "-", "--timezone", "UTC", stdin=sacct(node, {"7": 2, "8": 1, "9": 3})
     )
