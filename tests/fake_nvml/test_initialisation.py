@@ -66,7 +66,7 @@ print(json.dumps(index()))
 def test_a_forked_child_may_have_to_initialise_anew(
     driver: FakeDriver, forgets: bool, found: int | str
 ) -> None:
-    """If the driver forgets forks, a child must call nvmlInit again. The parent is not affected."""
+    """If `forgets_fork` is set, a child must call nvmlInit again. The parent is not affected."""
     driver.forgets_fork = forgets
     done = subprocess.run(
         [sys.executable, "-c", _FORK],
