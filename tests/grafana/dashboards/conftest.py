@@ -63,8 +63,9 @@ def node(folder: Path, gpus: int, servers: ExitStack, *options: str) -> Exporter
     return servers.enter_context(Exporter(env=driver.env, args=args))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Both nodes and their servers. Module scope stops the 64 GPUs as soon as possible: they use CPU."""
     base = tmp_path_factory.mktemp("dashboards")
     with ExitStack() as servers:
         one = node(base / "one", 1, servers, "--codecarbon.country-iso-code", "DEU")
