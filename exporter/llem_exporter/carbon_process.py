@@ -20,7 +20,9 @@ class Worker:
 
     def __init__(self, settings: Mapping[str, object]) -> None:
         """Raises LLEMError where none can be started."""
-        command, pipe = [sys.executable, "-m", "llem_exporter.carbon_worker"], subprocess.PIPE
+        # -P: a package in the working directory must not stand in for an installed one.
+        command = [sys.executable, "-P", "-m", "llem_exporter.carbon_worker"]
+        pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"

@@ -18,8 +18,10 @@ MAX_BYTES: Final = 16_384
 MAX_JOBS: Final = 64
 """In one file."""
 MAX_VALUE_CHARACTERS: Final = 256
-MAX_FILES: Final = 1024
+MAX_FILES: Final = 256
 """Of this node's GPUs."""
+MAX_PUBLISHED: Final = 256
+"""Jobs of all files together: each is a series."""
 MAX_ENTRIES: Final = 10_000
 """Of the directory, whatever they are."""
 
@@ -105,8 +107,10 @@ class JobFiles:
                     # As repr: a file's name can hold a newline, or be no text at all.
                     refused.append(f"{name!r}: {found.refused}")
         self._seen = seen
-        jobs = {job for found in seen.values() if found.settled for job in found.jobs}
-        return Listing(tuple(sorted(jobs)), tuple(refused))
+        jobs = sorted({job for found in seen.values() if found.settled for job in found.jobs})
+        if len(jobs) > MAX_PUBLISHED:
+            refused.insert(0, f"{len(jobs)} jobs, of which the first {MAX_PUBLISHED} are published")
+        return Listing(tuple(jobs[:MAX_PUBLISHED]), tuple(refused))
 
 
 def parse(text: str, uuid: str) -> tuple[Job, ...]:

@@ -88,10 +88,12 @@ class Ticker(Iterator[Tick]):
 
     def __next__(self) -> Tick:
         clock = self._clock
-        next_ms = (clock.now_ms() // self._interval_ms + 1) * self._interval_ms
+        offset_s = clock.mapping.offset_s  # read once: another thread replaces the mapping at a step
+        now_ms = int((clock.monotonic_s() + offset_s) * 1000)
+        next_ms = (now_ms // self._interval_ms + 1) * self._interval_ms
         if next_ms == self.next_ms:  # woken a hair too early: that tick was this one
             next_ms += self._interval_ms
         self.next_ms = next_ms
-        deadline_s = next_ms / 1000 - clock.mapping.offset_s
+        deadline_s = next_ms / 1000 - offset_s
         self._sleep(max(0.0, deadline_s - clock.monotonic_s()))
         return Tick(next_ms, deadline_s)

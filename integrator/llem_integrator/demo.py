@@ -64,7 +64,7 @@ class _NotStartedError(LLEMError):
 @contextmanager
 def _exporter(*options: str) -> Iterator[str]:
     """A running exporter's URL."""
-    command = [sys.executable, "-m", "llem_exporter", "--web.listen-address", "127.0.0.1:0", *options]
+    command = [sys.executable, "-P", "-m", "llem_exporter", "--web.listen-address", "127.0.0.1:0", *options]
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
     with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe, text=True) as process:
         watchdog = threading.Timer(_START_SECONDS, process.kill)

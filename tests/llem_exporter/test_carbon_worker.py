@@ -11,6 +11,7 @@ import pytest
 from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_exporter.carbon import Carbon
+from llem_exporter.carbon_process import Worker
 from llem_exporter.collector import Families
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.test_carbon import gone, worker_of
@@ -72,6 +73,18 @@ class Watched:
 
 SUCCESS, GRAMS = metrics.COLLECTOR_SUCCESS.name, metrics.CODECARBON_EMISSIONS.name
 READ_AT = metrics.CODECARBON_TIMESTAMP.name
+
+
+def test_a_package_in_the_working_directory_is_not_imported(
+    loaded: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker imports the installed CodeCarbon, not a folder of that name in the working directory."""
+    (folder := tmp_path / "started_here" / "codecarbon").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(folder.parent)
+    indices = [gpu.index for gpu in loaded.gpus]
+    with Worker({"gpu_indices": indices, "country_iso_code": None, "period_s": 1.0}) as worker:
+        assert worker.hear(60.0)["joules"]["gpu"] > 0
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from llem_exporter.job_files import (
     MAX_BYTES,
     MAX_ENTRIES,
     MAX_FILES,
+    MAX_JOBS,
+    MAX_PUBLISHED,
     Job,
     JobFiles,
     Listing,
@@ -174,6 +176,16 @@ def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
     assert listing(tmp_path).refused == found.refused
     (tmp_path / "one more").touch()
     assert listing(tmp_path).refused[0] == f"over {MAX_ENTRIES} entries, of which some were not looked at"
+
+
+def test_at_most_256_jobs_are_published(tmp_path: Path) -> None:
+    """The jobs of all files together are limited, because each is a series. The excess is reported."""
+    for number in range(5):
+        text = "".join(f"job={100 * number + job}\n" for job in range(MAX_JOBS))
+        (tmp_path / f"{UUID}.{number}").write_text(text)
+    found = listing(tmp_path)
+    assert len(found.jobs) == MAX_PUBLISHED
+    assert found.refused == (f"{5 * MAX_JOBS} jobs, of which the first {MAX_PUBLISHED} are published",)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -75,6 +75,21 @@ def test_power_is_read_the_best_way_there_is(
             device.read_watts(0)
 
 
+@pytest.mark.parametrize("limit_mw", [0, 0xFFFF_FFFF])
+def test_a_limit_that_the_driver_does_not_know_is_not_a_limit(loaded: FakeDriver, limit_mw: int) -> None:
+    """A limit of 0 or -1 is unknown: no gauge. Power is then valid below a ceiling; 752 kW is an error."""
+    fake = loaded.gpus[0]
+    fake.power_limit_watts = fake.max_limit_watts = limit_mw / 1000
+    device = nvml.NvmlDevice(0)
+    assert (device.read_watts(0), device.read_status().limit_watts) == (100.0, None)
+    fake.power_override_watts = 4_999.0
+    assert device.read_watts(0) == 4_999.0
+    fake.power_override_watts = 752_000.0
+    with pytest.raises(DeviceError) as failure:
+        device.read_watts(0)
+    assert failure.value.name == "POWER_ABOVE_LIMIT"
+
+
 def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
     """On a GH200, power is that of the module, like the energy counter."""
     fake = loaded.gpus[0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llem_exporter.ticks import Ticker, WallClock
+from llem_exporter.ticks import Mapping, Ticker, WallClock
 from tests.llem_exporter.fake_time import START_UNIX_S, FakeTime
 
 
@@ -32,6 +32,29 @@ def test_what_takes_too_long_costs_the_ticks_that_passed_meanwhile() -> None:
     before = next(ticker)
     time.sleep(0.25)
     assert next(ticker).unix_ms == before.unix_ms + 300
+
+
+def test_a_step_between_two_reads_of_the_clock_makes_no_long_sleep() -> None:
+    """A step of an hour while the ticker computes its deadline does not make it sleep for an hour."""
+
+    class SteppingClock(WallClock):
+        """A clock whose mapping falls by an hour after it was read once."""
+
+        _mapping: Mapping
+
+        @property
+        def mapping(self) -> Mapping:
+            before = self._mapping
+            self._mapping = Mapping(before.offset_s - 3600.0, 1)
+            return before
+
+        @mapping.setter
+        def mapping(self, mapping: Mapping) -> None:
+            self._mapping = mapping
+
+    time, slept_s = FakeTime(), list[float]()
+    next(Ticker(SteppingClock(100, time.unix_s, time.monotonic_s), 100, slept_s.append))
+    assert max(slept_s) <= 0.1
 
 
 def test_waking_too_early_repeats_no_tick() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_exporter.devices import DeviceInfo, Status
 from llem_exporter.energy_backends.nvml_status import ABSENT, StatusReader
-from llem_exporter.energy_backends.plausible import TIMES_LIMIT, plausible
+from llem_exporter.energy_backends.plausible import known_limit_mw, plausible
 
 OUTDATED: Final = "NVML_ERROR_LIB_RM_VERSION_MISMATCH"
 """The driver was replaced, and this process has the old one's library, for as long as it lives."""
@@ -186,7 +186,7 @@ class NvmlDevice:
             ways.insert(0, ("instant", "module", self._field_reader(nvml.NVML_POWER_SCOPE_MODULE)))
         failures: list[DeviceError] = []
         for source, scope, read in ways:
-            judged = plausible(read, limit_mw and TIMES_LIMIT[scope] * limit_mw)
+            judged = plausible(read, limit_mw, scope)
             try:
                 judged()
             except nvml.NVMLError as exc:
@@ -201,10 +201,11 @@ class NvmlDevice:
         return "none", ways[0][1], _unreadable(failures)
 
     def _highest_limit_mw(self) -> int | None:
-        """What the GPU's power can be limited to at most, else what it is limited to."""
-        constraints = self._optional("nvmlDeviceGetPowerManagementLimitConstraints")
-        enforced: int | None = self._optional("nvmlDeviceGetEnforcedPowerLimit")
-        return max(constraints[1], enforced or 0) if constraints else enforced
+        """Return what the GPU's power can be limited to at most, else what it is limited to, if known."""
+        constraints = self._optional("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
+        enforced = self._optional("nvmlDeviceGetEnforcedPowerLimit")
+        known = [limit for limit in map(known_limit_mw, (constraints[1], enforced)) if limit is not None]
+        return max(known, default=None)
 
     def _field_reader(self, scope: int) -> Callable[[], int]:
         nvml, handle = self._nvml, self._handle

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from llem_exporter.devices import MigSlice, Status
 from llem_exporter.energy_backends.mig import slices_of
+from llem_exporter.energy_backends.plausible import known_limit_mw
 
 THROTTLE_REASONS: Final = {
     "applications_clocks": 0x002,
@@ -47,7 +48,7 @@ class StatusReader:
             gpu, failures, ("nvmlDeviceGetMemoryInfo", version_2), ("nvmlDeviceGetMemoryInfo",)
         )
         rates = self._ask(gpu, failures, ("nvmlDeviceGetUtilizationRates",))
-        limit_mw = self._ask(gpu, failures, ("nvmlDeviceGetEnforcedPowerLimit",))
+        limit_mw = known_limit_mw(self._ask(gpu, failures, ("nvmlDeviceGetEnforcedPowerLimit",)))
         reasons = self._ask(
             gpu,
             failures,

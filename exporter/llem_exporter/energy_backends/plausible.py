@@ -18,8 +18,18 @@ TIMES_LIMIT: Final = {"gpu": 2.0, "module": 4.0}
 real, and shorter than a sensor's window; a module has a CPU, and may have a second GPU, beside it."""
 
 
-def plausible(read_milliwatts: Callable[[], int], most_milliwatts: float | None) -> Callable[[], int]:
-    """A reader that raises DeviceError for a reading that no GPU has: 0, not available, above the most."""
+CEILING_WATTS: Final = 5000.0
+"""What holds where a GPU's limit is unknown. The highest limit known is 2900 W, of a GB300 module."""
+
+
+def known_limit_mw(milliwatts: int | None) -> int | None:
+    """Return a limit in mW, or None where the driver does not know it: some cards answer 0 or -1."""
+    return None if milliwatts in (None, 0, NOT_AVAILABLE) else milliwatts
+
+
+def plausible(read_milliwatts: Callable[[], int], limit_mw: int | None, scope: str) -> Callable[[], int]:
+    """Return a reader that raises DeviceError for 0, "not available", and more than a GPU can draw."""
+    most_milliwatts = TIMES_LIMIT[scope] * limit_mw if limit_mw else 1000 * CEILING_WATTS
 
     def read() -> int:
         milliwatts = read_milliwatts()
@@ -27,8 +37,8 @@ def plausible(read_milliwatts: Callable[[], int], most_milliwatts: float | None)
             raise DeviceError("it reads 0 W, and no GPU that answers draws nothing", ZERO_POWER)
         if milliwatts == NOT_AVAILABLE:
             raise DeviceError("the driver has no value", NOT_A_SAMPLE)
-        if most_milliwatts is not None and milliwatts > most_milliwatts:
-            text = f"it reads {milliwatts / 1000:g} W, more than {most_milliwatts / 1000:g} W cannot be"
+        if milliwatts > most_milliwatts:
+            text = f"it reads {milliwatts / 1000:g} W, but at most {most_milliwatts / 1000:g} W are possible"
             raise DeviceError(text, POWER_ABOVE_LIMIT)
         return milliwatts
 
