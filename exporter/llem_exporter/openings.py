@@ -85,18 +85,24 @@ class Openings:
         return len(set(self._wanted) - names)
 
     def opened(self, patience_s: float = PATIENCE_SECONDS, answer_s: float = ANSWER_SECONDS) -> list[Device]:
-        """The GPUs that are open, in order of index, once each has answered or patience is at its end.
+        """Return the open GPUs by index, once each GPU has answered or `patience_s` has passed.
 
-        Where none is open by then, the first that opens, until `answer_s` or until each has failed.
+        If no wanted GPU is open by then, wait for one until `answer_s` has passed or each GPU has failed.
         """
         begun_s = monotonic()
         for tried in self._tried:
             tried.wait(max(0.0, begun_s + patience_s - monotonic()))
-        while not self._opened and self.silent and monotonic() < begun_s + answer_s:
+        while not self._wanted_is_open() and self.silent and monotonic() < begun_s + answer_s:
             self._answered.wait(begun_s + answer_s - monotonic())
             self._answered.clear()
         with self._lock:
             return [self._opened[index] for index in sorted(self._opened)]
+
+    def _wanted_is_open(self) -> bool:
+        """Return whether any wanted GPU is open."""
+        with self._lock:
+            devices = list(self._opened.values())
+        return any(not self._wanted or not names_of(device).isdisjoint(self._wanted) for device in devices)
 
     @property
     def silent(self) -> int:

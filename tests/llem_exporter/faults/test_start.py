@@ -77,6 +77,20 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
     all_read(exporter, zeus=False)
 
 
+def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriver) -> None:
+    """With --gpus 1, the exporter waits for GPU 1 until --driver.timeout, although GPU 0 has answered."""
+    steady.gpus[1].hung = True
+
+    def release() -> None:
+        steady.gpus[1].hung = False
+
+    releasing = threading.Timer(PATIENCE_SECONDS + 1.0, release)
+    releasing.start()
+    exporter = begin("--no-collector.zeus", "--gpus", "1")
+    releasing.join()
+    assert [labels["gpu"] for labels in page_with(exporter, POWER).labels(POWER)] == ["1"]
+
+
 def test_gpus_of_which_none_answers_end_the_start(steady: FakeDriver) -> None:
     """If all GPUs hang, the exporter exits, and the log line has the number of hung GPUs."""
     for gpu in steady.gpus:
