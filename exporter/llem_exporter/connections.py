@@ -168,6 +168,7 @@ class Connections:
         self._all[handler] = connection = Connection(accepted, handler, self._now_s)
         connection.lost = lambda cut: self._lost(handler, cut=cut)
         connection.opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+        connection.opening.add_done_callback(lambda _: _close_unopened(connection, accepted))
 
     def _lost(self, handler: object, *, cut: bool) -> None:
         self._all.pop(handler, None)
@@ -205,6 +206,14 @@ class Connections:
 
         others = (connection for handler, connection in self._all.items() if handler not in known)
         return min(others, key=order, default=None)
+
+
+def _close_unopened(connection: Connection, accepted: socket.socket) -> None:
+    """Close a connection that was dropped before _open() began: a task that never ran has no finally."""
+    if connection.opening is not None:
+        connection.opening = None
+        accepted.close()
+        connection.lost(False)
 
 
 def _forget(error: BaseException) -> None:

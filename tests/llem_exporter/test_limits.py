@@ -1,15 +1,20 @@
 """What a client cannot do to the exporter, and what the others see of it meanwhile."""
 
+import asyncio
+import errno
 import http.client
+import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import urllib3
+from aiohttp import web
 
+from llem_exporter.connections import Connections
 from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import history, scrape
@@ -87,6 +92,40 @@ def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
     assert [line.partition("WARNING ")[2] for line in logged] == [
         "cannot accept connections: Too many open files; those that idle are closed"
     ]
+
+
+class ExhaustedListener(socket.socket):
+    """A listening socket that accepts one client. After it, the process has no free descriptors."""
+
+    accepted = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepted += 1
+        if self.accepted > 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> None:
+    """If the next accept() fails at once, the connection before it is closed, although it is not open yet."""
+
+    async def run() -> None:
+        async def answer(_: web.BaseRequest) -> web.Response:
+            return web.Response()
+
+        listener = ExhaustedListener()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        connections = Connections(256, lambda: (), lambda _: None, time.monotonic)
+        with socket.create_connection(listener.getsockname()) as client:
+            client.setblocking(False)
+            connections.accept_from([listener], web.Server(answer))
+            with suppress(ConnectionResetError):
+                assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 30) == b""
+        assert len(connections) == 0
+        connections.refuse()
+
+    asyncio.run(run())
 
 
 def test_connections_that_were_answered_outlive_silent_ones(servers: ExitStack) -> None:
