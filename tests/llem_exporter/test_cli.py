@@ -82,6 +82,14 @@ def test_without_a_gpu_it_says_why_and_what_to_do() -> None:
     assert "--replay demo" in line
 
 
+def test_a_driver_library_that_cannot_be_loaded_is_an_error_with_the_loaders_words(tmp_path: Path) -> None:
+    """A broken library is not reported as missing: the error has the message of the dynamic loader."""
+    (tmp_path / "libnvidia-ml.so.1").write_text("not a library")
+    line = refused(LD_LIBRARY_PATH=str(tmp_path))
+    assert "NVML_ERROR_LIBRARY_NOT_FOUND" in line
+    assert "libnvidia-ml.so.1: file too short" in line
+
+
 def test_a_port_in_use_is_named(start: StartExporter) -> None:
     """The error contains the address and the reason of the operating system."""
     exporter = start("--replay", "demo")

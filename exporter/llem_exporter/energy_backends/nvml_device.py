@@ -38,9 +38,13 @@ def error_name(error: BaseException | None) -> str:
 
 
 def device_error(error: BaseException, name: str) -> DeviceError:
-    """Our error for one of the driver's, by its name."""
+    """Return our error for one of the driver's, by its name.
+
+    pynvml reports any library that cannot be loaded as not found; the loader's own message says why.
+    """
     kind = DeviceLostError if name in _REOPEN else DeviceError
-    return kind(f"{name} ({error})", name)
+    loader = error.__context__ if isinstance(error.__context__, OSError) else None
+    return kind(f"{name} ({loader or error})", name)
 
 
 def open_gpu(index: int) -> "NvmlDevice":
