@@ -1,6 +1,5 @@
-"""The GPUs' own energy counters, found in the background: importing Zeus takes half a second."""
+"""The GPUs' own energy counters, by Zeus: each is opened in a thread of its own."""
 
-import gc
 import logging
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ class Counters:
     def __init__(self) -> None:
         self._unread: frozenset[str] = frozenset()
         self._changing = threading.Lock()
+        self._imported = False
 
     @property
     def failing(self) -> bool:
@@ -30,9 +30,23 @@ class Counters:
         """
         return bool(self._unread)
 
+    def import_zeus(self) -> None:
+        """Import Zeus. Call this before the first tick: the import holds the GIL for 0.5 s, or longer."""
+        try:
+            zeus.imported()
+        except ConfigError as exc:
+            _log.warning("no hardware energy counters: %s", exc)
+            self._set("zeus", unread=find_spec("zeus") is not None)
+        else:
+            self._imported = True
+
     def find_all(self, gpus: Sequence[GpuSampler]) -> None:
-        """Begin, each GPU in a thread of its own."""
-        threading.Thread(target=self._find_all, args=(gpus,), name="zeus", daemon=True).start()
+        """Start a thread for each GPU that finds its counter."""
+        if not self._imported:
+            return
+        for gpu in gpus:
+            name = f"zeus-{gpu.device.info.index}"
+            threading.Thread(target=self.find, args=(gpu,), name=name, daemon=True).start()
 
     def find(self, gpu: GpuSampler) -> None:
         """Return when this GPU's counter is read, or there is none."""
@@ -59,18 +73,6 @@ class Counters:
                 _log.info("%s: its energy counter is read", name)
             self._set(name, unread=False)
             return
-
-    def _find_all(self, gpus: Sequence[GpuSampler]) -> None:
-        try:
-            zeus.imported()
-        except ConfigError as exc:
-            _log.warning("no hardware energy counters: %s", exc)
-            self._set("zeus", unread=find_spec("zeus") is not None)
-            return
-        gc.freeze()  # else Python looks through Zeus' modules at times, for which the GPUs would wait 35 ms
-        for gpu in gpus:
-            name = f"zeus-{gpu.device.info.index}"
-            threading.Thread(target=self.find, args=(gpu,), name=name, daemon=True).start()
 
     def _set(self, name: str, *, unread: bool) -> None:
         with self._changing:

@@ -89,6 +89,8 @@ def run(settings: Settings) -> None:
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
         sampler.attach({device.info.uuid: device for device in played if device.has_joules})
+    if counters:
+        counters.import_zeus()
     gc.collect()
     gc.freeze()  # what is there now stays, and is not looked through again, for which all threads would wait
     sampler.start()
@@ -97,7 +99,6 @@ def run(settings: Settings) -> None:
     if jobs:
         jobs.start()
     if openings:
-        # Only now: the import of Zeus holds the interpreter's lock for half a second.
         _complete(sampler, openings, devices, counters)
 
     def every_second() -> None:

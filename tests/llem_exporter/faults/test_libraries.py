@@ -15,9 +15,25 @@ from tests.llem_exporter.faults.pages import (
     ZEUS,
     page_with,
 )
+from tests.llem_exporter.page import history
 from tests.servers import wait_until
 
 IMPORT_ERROR, EXIT = "ImportError('built for another Python')", "SystemExit('no licence')"
+
+
+def test_zeus_is_imported_before_the_first_sample(
+    start: StartExporter, steady: FakeDriver, tmp_path: Path
+) -> None:
+    """A slow import of Zeus, which stops all threads, delays the start of sampling and makes no gap."""
+    (tmp_path / "zeus").mkdir()
+    imported = tmp_path / "imported"
+    (tmp_path / "zeus" / "__init__.py").write_text(
+        f"import pathlib, time\ntime.sleep(1)\npathlib.Path({str(imported)!r}).write_text(str(time.time()))\n"
+    )
+    exporter = start("--no-collector.codecarbon", driver=steady, PYTHONPATH=str(tmp_path))
+    page_with(exporter, POWER, 3)
+    first_ms = min(points[0][0] for points in history(exporter).values())
+    assert first_ms / 1000 > float(imported.read_text())
 
 
 @pytest.mark.parametrize(("zeus", "codecarbon"), [(IMPORT_ERROR, EXIT), (EXIT, IMPORT_ERROR)])
