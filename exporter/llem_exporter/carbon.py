@@ -86,9 +86,7 @@ class Carbon:
     def add_to(self, families: Families) -> None:
         """Add what CodeCarbon last measured."""
         totals = self._totals
-        if totals is not None and not self._gpus_fresh():
-            self._incomplete = True
-        complete = not self._incomplete
+        complete = not self._incomplete and self._gpus_fresh()
         fresh = totals is not None and self._unix_s() - totals.unix_s <= STALE_PERIODS * self._period_s
         works = fresh and complete and not self._failure
         families.add(metrics.COLLECTOR_SUCCESS, (Backend.CODECARBON,), works)

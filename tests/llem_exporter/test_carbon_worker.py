@@ -204,6 +204,23 @@ def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.Monk
         assert watched.fails() == "its worker ended with status 1: RuntimeError: no such luck"
 
 
+def test_a_hiccup_of_a_gpu_during_a_scrape_restarts_nothing(loaded: FakeDriver) -> None:
+    """A GPU that is stale only while a page is made hides the GPU joules of that page. The worker goes on."""
+    stale = Event()
+    with Watched(*(gpu.index for gpu in loaded.gpus), gpus_fresh=lambda: not stale.is_set()) as watched:
+        watched.measures()
+        worker = worker_of(os.getpid())
+        stale.set()
+        page = watched.page()
+        stale.clear()
+        assert "gpu" not in page
+        watched.measures_again()
+        watched.measures_again()
+        assert worker_of(os.getpid()) == worker
+        assert watched.page()["cpu"] > page["cpu"]
+        assert "gpu" in watched.page()
+
+
 def test_joules_without_one_of_the_gpus_are_withheld(
     loaded: FakeDriver, caplog: pytest.LogCaptureFixture
 ) -> None:
