@@ -123,10 +123,22 @@ class Poller:
                 _log.warning("GPU %d is lost: %s", self._device.info.index, exc)
             self._lost = lost
             self._retry_s = start_s + RETRY_SECONDS
+        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this thread, nor the window
+            error = type(exc).__name__
+            _log.warning("GPU %d cannot be read: %s: %s", self._device.info.index, error, exc)
         end_s = self._monotonic_s()
         if watts is not None and not (isfinite(watts) and watts >= 0):
             watts, error = None, "NOT_A_SAMPLE"
         if last or end_s >= self._status_due_s:
-            self._status = Status() if lost else self._device.read_status()
+            self._status = Status() if lost else self._read_status()
             self._status_due_s = end_s + STATUS_SECONDS
         self._observe(Reading(start_s, end_s, watts, self._status, error, lost))
+
+    def _read_status(self) -> Status:
+        try:
+            return self._device.read_status()
+        except Exception as exc:  # noqa: BLE001 - as in _read()
+            _log.warning(
+                "GPU %d: status cannot be read: %s: %s", self._device.info.index, type(exc).__name__, exc
+            )
+            return Status()

@@ -87,7 +87,7 @@ class ScriptedDevice:
     info = DeviceInfo(0, "GPU-0", "scripted")
 
     def __init__(self) -> None:
-        self.fails: DeviceError | None = None
+        self.fails: Exception | None = None
         self.answers = threading.Event()
         self.answers.set()
         self.watts = 100.0
@@ -135,6 +135,21 @@ def test_it_waits_to_be_released_and_reads_once_more_at_the_end() -> None:
     assert poller.ended(30)
     assert readings[-1].start_s == ending_s
     assert device.statuses == 3
+
+
+def test_an_unexpected_exception_is_a_failed_reading(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of a library, which is not a DeviceError, is logged. The readings go on after it."""
+    device = ScriptedDevice()
+    device.fails = ValueError("odd")
+    poller, readings = polled(device)
+    assert poller.began(30)
+    poller.release()
+    device.fails = None
+    wait_until(lambda: readings[-1].watts == 100.0, "a reading")
+    poller.stop()
+    assert poller.ended(30)
+    assert (readings[0].watts, readings[0].error) == (None, "ValueError")
+    assert "GPU 0 cannot be read: ValueError: odd" in caplog.text
 
 
 def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:
