@@ -67,6 +67,7 @@ class Poller:
         self._began, self._released, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"gpu-{device.info.index}", daemon=True)
         self._lost = False
+        self._logged = set[str]()
         self._retry_s = 0.0
         self._status = Status()
         self._status_due_s = float("-inf")
@@ -125,7 +126,7 @@ class Poller:
             self._retry_s = start_s + RETRY_SECONDS
         except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this thread, nor the window
             error = type(exc).__name__
-            _log.warning("GPU %d cannot be read: %s: %s", self._device.info.index, error, exc)
+            self._log_once(f"cannot be read: {error}: {exc}")
         end_s = self._monotonic_s()
         if watts is not None and not (isfinite(watts) and watts >= 0):
             watts, error = None, "NOT_A_SAMPLE"
@@ -138,7 +139,10 @@ class Poller:
         try:
             return self._device.read_status()
         except Exception as exc:  # noqa: BLE001 - as in _read()
-            _log.warning(
-                "GPU %d: status cannot be read: %s: %s", self._device.info.index, type(exc).__name__, exc
-            )
+            self._log_once(f"status cannot be read: {type(exc).__name__}: {exc}")
             return Status()
+
+    def _log_once(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            _log.warning("GPU %d: %s", self._device.info.index, message)
