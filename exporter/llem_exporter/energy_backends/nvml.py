@@ -124,6 +124,7 @@ class NVMLBackend:
         tracker.refuse_another_process()
         if tracker.measurement is None:
             end_s = max(tracker.end(), tracker.start_s)
+            tracker.ended()
             tracker.measurement = _measurement(tracker, end_s)
         return tracker.measurement
 

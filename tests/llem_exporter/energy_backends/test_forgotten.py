@@ -35,6 +35,30 @@ def test_a_tracker_that_is_never_stopped_ends_when_nobody_holds_it(steady: FakeD
     assert left == []
 
 
+FINISHED = """
+import gc, threading
+started, start = [], threading.Thread.start
+def noted(thread):
+    started.append(thread.name)
+    start(thread)
+threading.Thread.start = noted
+for name in ("nvml", "zeus", "codecarbon"):
+    backend = eb.get_backend(name, gpu_indices=[0])
+    tracker = backend.start_tracking()
+    backend.stop_tracking(tracker)
+    before = len(started)
+    del tracker
+    gc.collect()
+    tell(len(started) - before)
+"""
+
+
+def test_a_finished_tracker_starts_no_thread_when_it_is_collected(steady: FakeDriver) -> None:
+    """The garbage collection of a tracker that was stopped has nothing to end, and starts no thread."""
+    with Child(FINISHED, steady.env) as child:
+        assert [child.hear() for _ in range(3)] == [0, 0, 0]
+
+
 STOPPED_WHILE_IT_HANGS = """
 from concurrent.futures import ThreadPoolExecutor
 backends = [eb.get_backend(name, gpu_indices=[0, 1]) for name in ("zeus", "nvml", "codecarbon")]
