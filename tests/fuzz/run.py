@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of one target, by atheris.
 
-python -m tests.fuzz.run TARGET [--seconds 60] [--corpus DIR]
+python -m tests.fuzz.run TARGET [--seconds 60] [--runs N] [--corpus DIR]
 
-It ends with status 0 after so many seconds, or says what an input did that it must not, prints the input
-and ends with another status. What it has found out about the code's paths stays in --corpus.
+It ends with status 0 after that many seconds or inputs. If an input makes the target fail, it prints the
+failure and the input, and ends with another status. --corpus keeps the inputs that reach new code.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("target", help="as integrator.prometheus or exporter.replay")
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=-1, help="number of inputs; by default unlimited")
     parser.add_argument("--corpus", type=Path)
     options = parser.parse_args()
     program, _, name = options.target.partition(".")
@@ -47,6 +48,7 @@ def main() -> None:
             sys.argv[0],
             str(corpus),
             f"-max_total_time={options.seconds}",
+            f"-runs={options.runs}",
             f"-max_len={LONGEST_INPUT}",
             f"-timeout={ONE_INPUT_SECONDS}",
             f"-artifact_prefix={directory}/",
