@@ -143,21 +143,34 @@ class FakeGpu:
         Without at_unix_s it holds in a millisecond, and the call returns when it does. Later times may be
         planned, in ascending order.
         """
-        start = self._soon() if at_unix_s is None else self._offset(at_unix_s)
         last_start, last = self._pieces[-1]
-        if start <= last_start:
-            raise ValueError(
-                f"a load must start after the one before it: {start} <= {last_start} s from the origin"
-            )
         before = self.state.pieces[(self.state.piece_count - 1) % layout.PIECES].joules_before
-        self._append_piece(start, before + last.joules(last_start, start), replace(load or last, **changes))
+        while True:
+            start = self._soon() if at_unix_s is None else self._offset(at_unix_s)
+            if start <= last_start:
+                raise ValueError(
+                    f"a load must start after the one before it: {start} <= {last_start} s from the origin"
+                )
+            new = replace(load or last, **changes)
+            self._write_piece(start, before + last.joules(last_start, start), new)
+            if at_unix_s is not None or self._is_ahead(start):
+                break
+        self._publish_piece(start, new)
         if at_unix_s is None:
             self._wait(start)
         return self._unix(start)
 
     def _append_piece(self, start: float, joules_before: float, load: Load) -> None:
-        count = self.state.piece_count
-        self.state.pieces[count % layout.PIECES] = layout.Piece(
+        self._write_piece(start, joules_before, load)
+        self._publish_piece(start, load)
+
+    def _publish_piece(self, start: float, load: Load) -> None:
+        self.state.piece_count += 1
+        self._pieces.append((start, load))
+
+    def _write_piece(self, start: float, joules_before: float, load: Load) -> None:
+        """Write the next piece. No process reads it before it is published."""
+        self.state.pieces[self.state.piece_count % layout.PIECES] = layout.Piece(
             start,
             joules_before,
             load.low_watts,
@@ -169,8 +182,6 @@ class FakeGpu:
             load.sine_period_s,
             load.sine_phase,
         )
-        self.state.piece_count = count + 1
-        self._pieces.append((start, load))
 
     def exact_watts(self, unix_s: float) -> float:
         """True power at an instant."""
@@ -225,27 +236,27 @@ class FakeGpu:
         return newest
 
     def _restart_counter(self, step_mj: float = 0.0, **changes: float) -> float:
-        old, start = self._counter, self._soon()
-        gpu_joules = self.exact_joules(self._unix(old.start_s), self._unix(start))
-        module_joules = gpu_joules + old.module_watts * (start - old.start_s)
-        new = layout.Counter(
-            start,
-            old.joules_before + gpu_joules,
-            old.base_mj + 1000 * old.gain * gpu_joules + step_mj,
-            old.module_base_mj + 1000 * old.gain * module_joules + step_mj,
-            old.gain,
-            old.module_watts,
-        )
-        for name, value in changes.items():
-            setattr(new, name, value)
-        self._append_counter(new)
+        old = self._counter
+        while True:
+            start = self._soon()
+            gpu_joules = self.exact_joules(self._unix(old.start_s), self._unix(start))
+            module_joules = gpu_joules + old.module_watts * (start - old.start_s)
+            new = layout.Counter(
+                start,
+                old.joules_before + gpu_joules,
+                old.base_mj + 1000 * old.gain * gpu_joules + step_mj,
+                old.module_base_mj + 1000 * old.gain * module_joules + step_mj,
+                old.gain,
+                old.module_watts,
+            )
+            for name, value in changes.items():
+                setattr(new, name, value)
+            self.state.counters[self.state.counter_count % layout.COUNTERS] = new
+            if self._is_ahead(start):
+                break
+        self.state.counter_count += 1
         self._wait(start)
         return self._unix(start)
-
-    def _append_counter(self, counter: layout.Counter) -> None:
-        count = self.state.counter_count
-        self.state.counters[count % layout.COUNTERS] = counter
-        self.state.counter_count = count + 1
 
     # The rest.
 
@@ -272,6 +283,14 @@ class FakeGpu:
     def _soon(self) -> float:
         # By way of unix time as a float64, so that the instant that callers are told is the very one.
         return self._offset(time.time() + _NOTICE_S)
+
+    def _append_counter(self, counter: layout.Counter) -> None:
+        self.state.counters[self.state.counter_count % layout.COUNTERS] = counter
+        self.state.counter_count += 1
+
+    def _is_ahead(self, t: float) -> bool:
+        """Return whether an instant is still to come. A change published later would not hold from there."""
+        return time.time() < self._unix(t)
 
     def _wait(self, t: float) -> None:
         time.sleep(max(0.0, self._unix(t) - time.time()))

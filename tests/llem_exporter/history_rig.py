@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,10 @@ def served(rig: Rig, max_samples: int | None = None) -> Iterator[int]:
         application.add_routes([web.get("/history", page.answer)])
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=300, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        # Too small for a large response, so that the server notices a client that resets the connection.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        await web.SockSite(runner, listener).start()
         ports.append(runner.addresses[0][1])
         ready.set()
         await stopped.wait()

@@ -299,7 +299,7 @@ def test_who_goes_away_in_the_middle_is_offered_it_again(
         for times in range(1, 4):
             gone = go_away(port, path, read_bytes=100)
             assert gone.startswith(b"HTTP/1.1 200 OK")
-            wait_until(lambda times=times: len(noticed) == times, "the server notices")  # type: ignore[misc]
+            wait_until(lambda times=times: len(noticed) >= times, "the server notices")  # type: ignore[misc]
         assert len(client.get(path).times_ms) == 8000
     assert rig.handover.confirmed_readings == GPUS * 100
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
