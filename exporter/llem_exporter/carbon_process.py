@@ -20,7 +20,7 @@ class Worker:
 
     def __init__(self, settings: Mapping[str, object]) -> None:
         """Raises LLEMError where none can be started."""
-        # -P: a package in the working directory must not stand in for an installed one.
+        # -P: Python must not import a package from the working directory instead of the installed one.
         command = [sys.executable, "-P", "-m", "llem_exporter.carbon_worker"]
         pipe = subprocess.PIPE
         try:

@@ -209,7 +209,10 @@ class Connections:
 
 
 def _close_unopened(connection: Connection, accepted: socket.socket) -> None:
-    """Close a connection that was dropped before _open() began: a task that never ran has no finally."""
+    """Close a connection that was dropped before _open() began.
+
+    A task that is cancelled before it starts does not run its `finally` block.
+    """
     if connection.opening is not None:
         connection.opening = None
         accepted.close()

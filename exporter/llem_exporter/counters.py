@@ -1,4 +1,4 @@
-"""The GPUs' own energy counters, by Zeus: each is opened in a thread of its own."""
+"""Finds each GPU's hardware energy counter with Zeus, in one thread per GPU."""
 
 import logging
 import threading
@@ -31,7 +31,7 @@ class Counters:
         return bool(self._unread)
 
     def import_zeus(self) -> None:
-        """Import Zeus. Call this before the first tick: the import holds the GIL for 0.5 s, or longer."""
+        """Import Zeus. Call this before the first tick: the import holds the GIL for at least 0.5 s."""
         try:
             zeus.imported()
         except ConfigError as exc:
@@ -41,7 +41,7 @@ class Counters:
             self._imported = True
 
     def find_all(self, gpus: Sequence[GpuSampler]) -> None:
-        """Start a thread for each GPU that finds its counter."""
+        """Start one thread per GPU to find its counter. Do nothing if Zeus was not imported."""
         if not self._imported:
             return
         for gpu in gpus:

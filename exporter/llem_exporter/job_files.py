@@ -21,7 +21,7 @@ MAX_VALUE_CHARACTERS: Final = 256
 MAX_FILES: Final = 256
 """Of this node's GPUs."""
 MAX_PUBLISHED: Final = 256
-"""Jobs of all files together: each is a series."""
+"""The maximum number of jobs over all files. Each job is one series."""
 MAX_ENTRIES: Final = 10_000
 """Of the directory, whatever they are."""
 
@@ -109,7 +109,7 @@ class JobFiles:
         self._seen = seen
         jobs = sorted({job for found in seen.values() if found.settled for job in found.jobs})
         if len(jobs) > MAX_PUBLISHED:
-            refused.insert(0, f"{len(jobs)} jobs, of which the first {MAX_PUBLISHED} are published")
+            refused.insert(0, f"found {len(jobs)} jobs; only the first {MAX_PUBLISHED} are published")
         return Listing(tuple(jobs[:MAX_PUBLISHED]), tuple(refused))
 
 

@@ -85,9 +85,10 @@ class Openings:
         return len(set(self._wanted) - names)
 
     def opened(self, patience_s: float = PATIENCE_SECONDS, answer_s: float = ANSWER_SECONDS) -> list[Device]:
-        """Return the open GPUs by index, once each GPU has answered or `patience_s` has passed.
+        """Return the open GPUs, ordered by index.
 
-        If no wanted GPU is open by then, wait for one until `answer_s` has passed or each GPU has failed.
+        Wait until each GPU has answered or `patience_s` has passed. If no wanted GPU is open by then, wait
+        until one is open, each GPU has answered, or `answer_s` has passed since the start.
         """
         begun_s = monotonic()
         for tried in self._tried:
@@ -99,7 +100,7 @@ class Openings:
             return [self._opened[index] for index in sorted(self._opened)]
 
     def _wanted_is_open(self) -> bool:
-        """Return whether any wanted GPU is open."""
+        """Return whether at least one wanted GPU is open. Without --gpus, every GPU is wanted."""
         with self._lock:
             devices = list(self._opened.values())
         return any(not self._wanted or not names_of(device).isdisjoint(self._wanted) for device in devices)

@@ -124,9 +124,9 @@ class Poller:
                 _log.warning("GPU %d is lost: %s", self._device.info.index, exc)
             self._lost = lost
             self._retry_s = start_s + RETRY_SECONDS
-        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this thread, nor the window
+        except Exception as exc:  # noqa: BLE001 - a library error must not end the thread or the measurement
             error = type(exc).__name__
-            self._log_once(f"cannot be read: {error}: {exc}")
+            self._log_once(f"power cannot be read: {error}: {exc}")
         end_s = self._monotonic_s()
         if watts is not None and not (isfinite(watts) and watts >= 0):
             watts, error = None, "NOT_A_SAMPLE"
@@ -138,7 +138,7 @@ class Poller:
     def _read_status(self) -> Status:
         try:
             return self._device.read_status()
-        except Exception as exc:  # noqa: BLE001 - as in _read()
+        except Exception as exc:  # noqa: BLE001 - see _read()
             self._log_once(f"status cannot be read: {type(exc).__name__}: {exc}")
             return Status()
 

@@ -88,7 +88,8 @@ class Ticker(Iterator[Tick]):
 
     def __next__(self) -> Tick:
         clock = self._clock
-        offset_s = clock.mapping.offset_s  # read once: another thread replaces the mapping at a step
+        # Read the offset once: another thread replaces the mapping when the clock steps.
+        offset_s = clock.mapping.offset_s
         now_ms = int((clock.monotonic_s() + offset_s) * 1000)
         next_ms = (now_ms // self._interval_ms + 1) * self._interval_ms
         if next_ms == self.next_ms:  # woken a hair too early: that tick was this one

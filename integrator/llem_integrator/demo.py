@@ -64,6 +64,7 @@ class _NotStartedError(LLEMError):
 @contextmanager
 def _exporter(*options: str) -> Iterator[str]:
     """A running exporter's URL."""
+    # -P: Python must not import a package from the working directory instead of the installed one.
     command = [sys.executable, "-P", "-m", "llem_exporter", "--web.listen-address", "127.0.0.1:0", *options]
     nothing, pipe = subprocess.DEVNULL, subprocess.PIPE
     with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe, text=True) as process:

@@ -185,7 +185,7 @@ def test_at_most_256_jobs_are_published(tmp_path: Path) -> None:
         (tmp_path / f"{UUID}.{number}").write_text(text)
     found = listing(tmp_path)
     assert len(found.jobs) == MAX_PUBLISHED
-    assert found.refused == (f"{5 * MAX_JOBS} jobs, of which the first {MAX_PUBLISHED} are published",)
+    assert found.refused == (f"found {5 * MAX_JOBS} jobs; only the first {MAX_PUBLISHED} are published",)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_an_unexpected_exception_is_a_failed_reading(caplog: pytest.LogCaptureFi
     poller.stop()
     assert poller.ended(30)
     assert (readings[0].watts, readings[0].error) == (None, "ValueError")
-    assert caplog.text.count("GPU 0: cannot be read: ValueError: odd") == 1
+    assert caplog.text.count("GPU 0: power cannot be read: ValueError: odd") == 1
 
 
 def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:

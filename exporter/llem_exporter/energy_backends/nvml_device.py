@@ -38,9 +38,9 @@ def error_name(error: BaseException | None) -> str:
 
 
 def device_error(error: BaseException, name: str) -> DeviceError:
-    """Return our error for one of the driver's, by its name.
+    """Return the DeviceError for a driver error with this name.
 
-    pynvml reports any library that cannot be loaded as not found; the loader's own message says why.
+    pynvml reports every library that it cannot load as "not found". The loader's message gives the cause.
     """
     kind = DeviceLostError if name in _REOPEN else DeviceError
     loader = error.__context__ if isinstance(error.__context__, OSError) else None
@@ -205,7 +205,10 @@ class NvmlDevice:
         return "none", ways[0][1], _unreadable(failures)
 
     def _highest_limit_mw(self) -> int | None:
-        """Return what the GPU's power can be limited to at most, else what it is limited to, if known."""
+        """Return the highest known power limit of the GPU, or None.
+
+        The candidates are the highest limit that can be set and the limit that is enforced.
+        """
         constraints = self._optional("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
         enforced = self._optional("nvmlDeviceGetEnforcedPowerLimit")
         known = [limit for limit in map(known_limit_mw, (constraints[1], enforced)) if limit is not None]

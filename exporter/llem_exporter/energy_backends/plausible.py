@@ -19,16 +19,16 @@ real, and shorter than a sensor's window; a module has a CPU, and may have a sec
 
 
 CEILING_WATTS: Final = 5000.0
-"""What holds where a GPU's limit is unknown. The highest limit known is 2900 W, of a GB300 module."""
+"""The maximum power of a GPU without a known limit. The highest known limit is 2900 W (GB300 module)."""
 
 
 def known_limit_mw(milliwatts: int | None) -> int | None:
-    """Return a limit in mW, or None where the driver does not know it: some cards answer 0 or -1."""
+    """Return the limit in mW, or None if it is unknown. Some cards report an unknown limit as 0 or -1."""
     return None if milliwatts in (None, 0, NOT_AVAILABLE) else milliwatts
 
 
 def plausible(read_milliwatts: Callable[[], int], limit_mw: int | None, scope: str) -> Callable[[], int]:
-    """Return a reader that raises DeviceError for 0, "not available", and more than a GPU can draw."""
+    """Return a reader that raises DeviceError for 0, "not available" or power above the maximum."""
     most_milliwatts = TIMES_LIMIT[scope] * limit_mw if limit_mw else 1000 * CEILING_WATTS
 
     def read() -> int:
@@ -38,7 +38,7 @@ def plausible(read_milliwatts: Callable[[], int], limit_mw: int | None, scope: s
         if milliwatts == NOT_AVAILABLE:
             raise DeviceError("the driver has no value", NOT_A_SAMPLE)
         if milliwatts > most_milliwatts:
-            text = f"it reads {milliwatts / 1000:g} W, but at most {most_milliwatts / 1000:g} W are possible"
+            text = f"it reads {milliwatts / 1000:g} W, but the maximum is {most_milliwatts / 1000:g} W"
             raise DeviceError(text, POWER_ABOVE_LIMIT)
         return milliwatts
 
