@@ -30,9 +30,9 @@ SPEED_FIGURES = {"lateness of well GPUs", "ticks of well GPUs", "memory (own)", 
 @pytest.mark.slow
 def test_a_minute_of_faults_and_attacks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A minute of faults and attacks loses no scrape, no joule and no descriptor."""
-    figures = run(
-        tmp_path_factory.mktemp("soak"), SECONDS, SEED, windows=40, limits=Limits(scrape_s=10.0), report=print
-    )
+    # Wider than the bench's: a busy machine delays scrapes and samples, but it must not lose any.
+    limits = Limits(scrape_s=10.0, unaccounted_s=1.0)
+    figures = run(tmp_path_factory.mktemp("soak"), SECONDS, SEED, windows=40, limits=limits, report=print)
     assert {figure.name for figure in figures} == FIGURES | SPEED_FIGURES
     missed = [str(figure) for figure in figures if not figure.holds]
     print(*missed, sep="\n")

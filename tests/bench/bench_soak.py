@@ -135,7 +135,7 @@ def run(
             figures.of_scrapes(history, "scrapes of /history"),
             figures.of_prometheus(prometheus, time.time() - start_s),
             figures.of_repetition(history),
-            figures.of_seconds(scraper),
+            figures.of_seconds(scraper, limits),
             figures.of_joules(scraper, history),
             figures.of_stale_gauges(scraper, faults.episodes),
             figures.of_recovery(scraper),

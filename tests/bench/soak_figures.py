@@ -41,6 +41,7 @@ class Limits:
     late_s: float = 0.005  # while histories are rendered, which the slow readers ask for all the time
     lost_ticks: float = 0.0001
     scrape_s: float = SCRAPE_SECONDS
+    unaccounted_s: float = INTERVAL_MS / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def of_repetition(history: HistoryScraper) -> Figure:
     )
 
 
-def of_seconds(scraper: MetricsScraper) -> Figure:
+def of_seconds(scraper: MetricsScraper, limits: Limits) -> Figure:
     """Whether integrated and gap seconds are all that passed since the first sample, on every page.
 
     Up to the newest sample that is; or where that is old, up to now, but for a step that may yet be covered.
@@ -129,7 +130,7 @@ def of_seconds(scraper: MetricsScraper) -> Figure:
     value = (
         f"at most {1000 * worst_s:.0f} ms unaccounted for on {pages} pages; {gaps_s:.0f} gap seconds in all"
     )
-    return Figure("integrated + gap = elapsed", value, worst_s <= INTERVAL_MS / 1000 and pages > 0 < gaps_s)
+    return Figure("integrated + gap = elapsed", value, worst_s <= limits.unaccounted_s and pages > 0 < gaps_s)
 
 
 def of_joules(scraper: MetricsScraper, history: HistoryScraper) -> Figure:
