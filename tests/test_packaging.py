@@ -106,8 +106,8 @@ def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} < set(names)
     assert {
-        "llem_exporter/traces/llm_serving.csv",
-        "llem_exporter/traces/make_llm_serving.py",
+        "llem_exporter/replay/traces/llm_serving.csv",
+        "llem_exporter/replay/traces/make_llm_serving.py",
     } < set(names)
     assert not [name for name in names if "test" in name or "__pycache__" in name]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 LIVE = f"""
 import json, time
-from llem_exporter.energy_backends import get_backend
+from llem_measure import get_backend
 
 backends = {{name: get_backend(name, gpu_indices=range({GPUS})) for name in ("zeus", "nvml")}}
 trackers = {{name: backend.start_tracking() for name, backend in backends.items()}}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llem_exporter.devices import DeviceInfo
-from llem_exporter.history import Trace
-from llem_exporter.ledger import rounded
-from llem_exporter.trace_page import slices
+from llem_exporter.history.trace_text import slices
+from llem_measure.sampling.devices import DeviceInfo
+from llem_measure.sampling.ledger import rounded
+from llem_measure.sampling.ring import Trace
 from tests.bench.bench_storage import COUNTER_START_JOULES, KINDS, stored
 from tests.servers import Prometheus, PrometheusRelease
 

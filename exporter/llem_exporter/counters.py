@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from time import sleep
 
 from llem_core.errors import ConfigError, DeviceError
-from llem_exporter.energy_backends import zeus
 from llem_exporter.openings import RETRY_SECONDS
-from llem_exporter.sampler import GpuSampler
+from llem_measure.backends import zeus
+from llem_measure.sampling.sampler import GpuSampler
 
 _log = logging.getLogger(__name__)
 

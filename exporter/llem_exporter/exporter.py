@@ -12,22 +12,22 @@ from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
-from llem_exporter import replay
-from llem_exporter.carbon import Carbon
-from llem_exporter.collector import Histograms, LedgerCollector, new_registry
+from llem_exporter.collectors.codecarbon import Carbon
+from llem_exporter.collectors.gpu import Histograms, LedgerCollector, new_registry
+from llem_exporter.collectors.jobs import Jobs
 from llem_exporter.counters import Counters
-from llem_exporter.devices import Device
-from llem_exporter.energy_backends import nvml_device
-from llem_exporter.handover import Handover
-from llem_exporter.history_page import HistoryPage
-from llem_exporter.jobs import Jobs
-from llem_exporter.listening import Address
+from llem_exporter.history.cursors import Handover
+from llem_exporter.history.page import HistoryPage
 from llem_exporter.openings import Openings, count_within, names_of
-from llem_exporter.sampler import Sampler
-from llem_exporter.server import Pages, Site, serve
-from llem_exporter.ticks import WallClock
-from llem_exporter.turns import PacedSelector
-from llem_exporter.web_config import WebConfig
+from llem_exporter.paced_loop import PacedSelector
+from llem_exporter.replay import device as replay
+from llem_exporter.web.config import WebConfig
+from llem_exporter.web.listening import Address
+from llem_exporter.web.server import Pages, Site, serve
+from llem_measure.nvml import device as nvml_device
+from llem_measure.sampling.devices import Device
+from llem_measure.sampling.sampler import Sampler
+from llem_measure.sampling.ticks import WallClock
 
 NO_GPUS: Final = "none"
 """In place of GPUs: a node that has none, of which CodeCarbon alone is published."""

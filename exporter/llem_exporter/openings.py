@@ -10,8 +10,8 @@ from typing import Final
 
 from llem_core import metrics
 from llem_core.errors import ConfigError, DeviceError
-from llem_exporter.collector import Families
-from llem_exporter.devices import Device
+from llem_exporter.collectors.gpu import Families
+from llem_measure.sampling.devices import Device
 
 PATIENCE_SECONDS: Final = 2.0
 """How long the start waits for all GPUs, where some have answered."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from llem_exporter.listening import Address
+from llem_exporter.web.listening import Address
 
 
 class Duration(click.ParamType[int]):

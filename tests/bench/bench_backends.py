@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.fake_nvml import FakeDriver
-from tests.llem_exporter.energy_backends.child import Child
+from tests.llem_measure.child import Child
 
 WINDOWS, SECONDS, CARBON_SECONDS = 40, 10.0, 20.0
 TARGETS = {"zeus": 0.003, "nvml": 0.025, "codecarbon": 0.05}

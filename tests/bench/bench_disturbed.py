@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.bench_exporter import LATENESS, cpu_s
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage, scrape
-from tests.llem_exporter.socket_rig import connect, get
-from tests.llem_exporter.web_rig import WebExporter, WebFolder, authorization, hashed
+from tests.llem_exporter.web.socket_rig import connect, get
+from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, authorization, hashed
 from tests.servers import Exporter, wait_until
 
 POWER = "llem_gpu_power_watts"

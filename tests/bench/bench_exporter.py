@@ -347,8 +347,9 @@ def run_bare(how: str) -> None:
 
 def run_prefilled(arguments: list[str]) -> None:
     """Child: the exporter, with a full history before its first tick."""
-    from llem_exporter import cli, exporter, sampler
-    from llem_exporter.ledger import Read
+    from llem_exporter import cli, exporter
+    from llem_measure.sampling import sampler
+    from llem_measure.sampling.ledger import Read
 
     class Prefilled(sampler.Sampler):
         def start(self) -> None:

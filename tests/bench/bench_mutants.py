@@ -38,20 +38,23 @@ SUITES: dict[str, tuple[str, ...]] = {
     "llem_core.backend": ("tests/llem_core",),
     "llem_core.measurement": (
         "tests/llem_core",
-        "tests/llem_exporter/energy_backends/test_counter_window.py",
+        "tests/llem_measure/test_counter_window.py",
     ),
-    "llem_exporter.ledger": (
-        "tests/llem_exporter/test_ledger.py",
-        "tests/llem_exporter/test_sampler.py",
-        "tests/llem_exporter/test_clock_steps.py",
-        "tests/llem_exporter/test_history_page.py",
+    "llem_measure.sampling.ledger": (
+        "tests/llem_measure/test_ledger.py",
+        "tests/llem_measure/test_sampler.py",
+        "tests/llem_measure/test_clock_steps.py",
+        "tests/llem_exporter/history/test_history_page.py",
     ),
-    "llem_exporter.sampler": (
-        "tests/llem_exporter/test_sampler.py",
-        "tests/llem_exporter/test_clock_steps.py",
-        "tests/llem_exporter/test_rising.py",
+    "llem_measure.sampling.sampler": (
+        "tests/llem_measure/test_sampler.py",
+        "tests/llem_measure/test_clock_steps.py",
+        "tests/llem_measure/test_rising.py",
     ),
-    "llem_exporter.rising": ("tests/llem_exporter/test_rising.py", "tests/llem_exporter/test_sampler.py"),
+    "llem_measure.sampling.counter_filter": (
+        "tests/llem_measure/test_rising.py",
+        "tests/llem_measure/test_sampler.py",
+    ),
     "llem_integrator.integral": (
         "tests/llem_integrator/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",

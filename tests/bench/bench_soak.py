@@ -35,7 +35,7 @@ from tests.bench.soak_scrapers import HistoryScraper, Hostile, MetricsScraper
 from tests.bench.soak_windows import of_windows
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage
-from tests.llem_exporter.web_rig import WebExporter, WebFolder, authorization, client_context, hashed
+from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, authorization, client_context, hashed
 from tests.servers import Prometheus, scrape_config, wait_until
 
 GPUS = 8

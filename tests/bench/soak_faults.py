@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.fake_nvml import FakeDriver, FakeGpu
-from tests.llem_exporter.web_rig import write_whole
+from tests.llem_exporter.web.web_rig import write_whole
 
 RECOVERY_SECONDS: Final = 3.0
 """A GPU that is back is asked again once a second, and then every tick."""

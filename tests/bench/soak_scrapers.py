@@ -16,7 +16,7 @@ import urllib3
 
 from llem_core import metrics
 from tests.llem_exporter.page import MetricsPage
-from tests.llem_exporter.web_rig import WebExporter
+from tests.llem_exporter.web.web_rig import WebExporter
 
 SCRAPE_SECONDS: Final = 1.0
 """Between scrapes, and what each may take where nothing else is said, as Prometheus has it."""

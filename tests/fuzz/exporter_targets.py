@@ -7,12 +7,12 @@ from typing import Final
 import click
 
 from llem_core.errors import ConfigError, LLEMError
-from llem_exporter import replay
 from llem_exporter.cli import main as exporter_command
-from llem_exporter.handover import RefusedError
-from llem_exporter.history_page import MAX_UNIX_SECONDS, parse_limit, parse_since
-from llem_exporter.job_files import MAX_VALUE_CHARACTERS, JobFiles
-from llem_exporter.web_config import WebConfig
+from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, JobFiles
+from llem_exporter.history.cursors import RefusedError
+from llem_exporter.history.page import MAX_UNIX_SECONDS, parse_limit, parse_since
+from llem_exporter.replay import device as replay
+from llem_exporter.web.config import WebConfig
 from tests.fuzz.target import Target, folder
 
 UUID: Final = "gpu-0a1b"

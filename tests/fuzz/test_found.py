@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_exporter.web_config import WebConfig
+from llem_exporter.web.config import WebConfig
 from llem_integrator.sources import parse_selector, wire
 from tests.fuzz import store_targets
 

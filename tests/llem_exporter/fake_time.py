@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from llem_exporter.devices import DeviceInfo, Status
+from llem_measure.sampling.devices import DeviceInfo, Status
 
 START_UNIX_S = 1_795_507_546.04
 

@@ -11,12 +11,12 @@ from prometheus_client import generate_latest
 
 from llem_core import __version__
 from llem_core.backend import Backend, Candidate
-from llem_exporter import replay
-from llem_exporter.collector import LedgerCollector, new_registry
-from llem_exporter.job_files import Job, Listing
-from llem_exporter.jobs import Jobs
-from llem_exporter.sampler import Sampler
-from llem_exporter.ticks import Tick, WallClock
+from llem_exporter.collectors.gpu import LedgerCollector, new_registry
+from llem_exporter.collectors.job_files import Job, Listing
+from llem_exporter.collectors.jobs import Jobs
+from llem_exporter.replay import device as replay
+from llem_measure.sampling.sampler import Sampler
+from llem_measure.sampling.ticks import Tick, WallClock
 from tests.llem_exporter.fake_time import FakeTime
 
 INTERVAL_MS = 100

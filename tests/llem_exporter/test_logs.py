@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from llem_exporter.troubles import QUIET_SECONDS, Troubles
+from llem_exporter.web.log_once import QUIET_SECONDS, Troubles
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
-from tests.llem_exporter.socket_rig import connect
 from tests.llem_exporter.test_cli import run
+from tests.llem_exporter.web.socket_rig import connect
 from tests.servers import Exporter, wait_until
 
 TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -36,7 +36,11 @@ def test_each_line_is_an_object(start: StartExporter) -> None:
     assert set(line) == {"ts", "level", "msg", "logger", "url"}
     assert TS.fullmatch(line["ts"])
     assert before - 0.01 <= datetime.fromisoformat(line["ts"]).astimezone(UTC).timestamp() <= time.time()
-    assert (line["level"], line["logger"], line["url"]) == ("info", "llem_exporter.listening", exporter.url)
+    assert (line["level"], line["logger"], line["url"]) == (
+        "info",
+        "llem_exporter.web.listening",
+        exporter.url,
+    )
     assert line["msg"] == f"listening on {exporter.url}"
 
 

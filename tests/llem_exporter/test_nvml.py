@@ -8,8 +8,8 @@ import pynvml
 import pytest
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
-from llem_exporter.devices import MigSlice, Status
-from llem_exporter.energy_backends import nvml_device as nvml
+from llem_measure.nvml import device as nvml
+from llem_measure.sampling.devices import MigSlice, Status
 from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_exporter.replay import ReplayDevice, load, open_devices
+from llem_exporter.replay.device import ReplayDevice, load, open_devices
 
 START_MS = 1_795_507_546_100
 

@@ -13,7 +13,7 @@ import urllib3
 from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
-from tests.llem_exporter.socket_rig import connect, get
+from tests.llem_exporter.web.socket_rig import connect, get
 from tests.servers import Exporter, wait_until
 from tests.servers.process import STOP_SECONDS
 

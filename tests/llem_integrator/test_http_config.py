@@ -17,7 +17,7 @@ from llem_integrator.sources.access import HttpConfig, Tls, with_options
 from llem_integrator.sources.http import Http
 from llem_integrator.sources.http_config import read_config
 from llem_integrator.sources.prometheus import PrometheusSource
-from tests.llem_exporter.web_rig import WebFolder, hashed
+from tests.llem_exporter.web.web_rig import WebFolder, hashed
 from tests.llem_integrator.stand_ins import Reply, StandIn
 from tests.llem_integrator.traces import T0, fetch, trace_text
 from tests.servers import Prometheus, PrometheusRelease

@@ -10,6 +10,7 @@ import pytest
 from llem_core import metrics
 from llem_core.metrics import METRICS_PAGE
 from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.collectors.test_carbon import worker_of
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,
     COVERED,
@@ -26,7 +27,6 @@ from tests.llem_exporter.faults.pages import (
     page_with,
     rise,
 )
-from tests.llem_exporter.test_carbon import worker_of
 from tests.servers import Exporter, wait_until
 
 CARBON = metrics.CODECARBON_ENERGY.name

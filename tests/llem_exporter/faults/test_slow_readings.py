@@ -4,8 +4,8 @@ import threading
 from itertools import pairwise
 
 from llem_core.errors import DeviceError
-from llem_exporter.ledger import FRESH_SECONDS
-from tests.llem_exporter.test_sampler import Rig
+from llem_measure.sampling.ledger import FRESH_SECONDS
+from tests.llem_measure.test_sampler import Rig
 
 
 def test_slow_readings_that_come_alone_never_expire() -> None:

@@ -1,0 +1,249 @@
+"""Carbon in this process, and its worker: the real library on the fake driver, failing in all ways."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from llem_core import metrics
+from llem_core.backend import Backend, Candidate
+from llem_exporter.codecarbon.process import Worker
+from llem_exporter.collectors.codecarbon import Carbon
+from llem_exporter.collectors.gpu import Families
+from tests.fake_nvml import FakeDriver
+from tests.llem_exporter.collectors.test_carbon import gone, worker_of
+from tests.servers import wait_until
+
+
+class Watched:
+    """A Carbon of this process's that measures every second, and what it said of itself."""
+
+    def __init__(
+        self,
+        *gpu_indices: int,
+        country: str | None = None,
+        gpus_fresh: Callable[[], bool] = lambda: True,
+        start_s: float = 60.0,
+    ) -> None:
+        self.states: list[Candidate] = []
+        self.gpu_indices: Callable[[], Sequence[int]] = lambda: gpu_indices
+        self.carbon = Carbon(
+            lambda: self.gpu_indices(),
+            country,
+            self.states.append,
+            gpus_fresh=gpus_fresh,
+            period_s=1.0,
+            restart_s=0.2,
+            start_s=start_s,
+        )
+
+    def __enter__(self) -> "Watched":
+        self.carbon.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.carbon.stop()
+
+    def measures(self) -> None:
+        wait_until(lambda: self.states and self.states[-1].usable, "a measurement")
+
+    def fails(self) -> str:
+        """The reason, as soon as it does not measure."""
+        wait_until(lambda: self.states and not self.states[-1].usable, "a failure")
+        return self.states[-1].reason
+
+    def measures_again(self) -> None:
+        """The next measurement, usable or not."""
+        before_s = self.page()[READ_AT]
+        wait_until(lambda: self.page()[READ_AT] > before_s, "another measurement")
+
+    def page(self) -> dict[str, float]:
+        """Component or name of the series -> its value."""
+        families = Families(metrics.METRICS_PAGE)
+        self.carbon.add_to(families)
+        return {
+            sample.labels.get("component", sample.name): sample.value
+            for family in families.with_samples()
+            for sample in family.samples
+        }
+
+
+SUCCESS, GRAMS = metrics.COLLECTOR_SUCCESS.name, metrics.CODECARBON_EMISSIONS.name
+READ_AT = metrics.CODECARBON_TIMESTAMP.name
+
+
+def test_a_package_in_the_working_directory_is_not_imported(
+    loaded: FakeDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker imports the installed CodeCarbon, not a folder of that name in the working directory."""
+    (folder := tmp_path / "started_here" / "codecarbon").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(folder.parent)
+    indices = [gpu.index for gpu in loaded.gpus]
+    with Worker({"gpu_indices": indices, "country_iso_code": None, "period_s": 1.0}) as worker:
+        assert worker.hear(60.0)["joules"]["gpu"] > 0
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """A driver with two GPUs for the worker of a Carbon in this process."""
+    driver = FakeDriver(tmp_path, gpus=2)
+    for name, value in driver.env.items():
+        monkeypatch.setenv(name, value)
+    with driver:
+        yield driver
+
+
+def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
+    """A killed worker, or an exception, is a failure until the next measurement.
+
+    The published duration is that of the CodeCarbon call, including the driver's time.
+    """
+    loaded.gpus[0].slow_call_s = 0.3
+    failures = [KeyError("odd")]
+
+    def gpu_indices() -> list[int]:
+        if failures:
+            raise failures.pop()
+        return [0]
+
+    watched = Watched()
+    watched.gpu_indices = gpu_indices
+    with watched:
+        watched.measures()
+        assert watched.states[0].reason == "KeyError: 'odd'"
+        assert watched.page()[metrics.COLLECTOR_DURATION.name] >= 0.3
+        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+        assert "-9" in watched.fails()
+        assert watched.page()[SUCCESS] == 0
+        assert watched.states[-1].backend is Backend.CODECARBON
+        watched.measures()
+        assert watched.page().keys() >= {"cpu", "gpu", "ram"}
+
+
+def test_no_grams_without_a_country(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a country there are joules but no grams, and one log line."""
+    del loaded
+    with Watched(0, 1) as watched:
+        watched.measures()
+        watched.measures_again()
+        assert "gpu" in watched.page()
+        assert GRAMS not in watched.page()
+        assert caplog.text.count("no --codecarbon.country-iso-code") == 1
+
+
+def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
+    loaded: FakeDriver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If CodeCarbon cannot see the GPUs, there are no GPU joules, and the log has the reason."""
+    monkeypatch.setenv("PATH", loaded.env_without_nvidia_smi["PATH"])
+    with Watched(0, 1) as watched:
+        watched.measures()
+        assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
+        assert "does nvidia-smi run?" in caplog.text
+
+
+def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
+    """The worker is not restarted if CodeCarbon does not know the country."""
+    del loaded
+    with Watched(0, country="XYZ") as watched:
+        assert "XYZ" in watched.fails()
+        wait_until(lambda: not worker_of(os.getpid()), "the worker's end")
+        assert watched.page()[SUCCESS] == 0
+    assert len(watched.states) == 1
+
+
+def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
+    """A hung driver is a failure after three periods, with one log line. The next worker measures."""
+    with Watched(0, 1) as watched:
+        watched.measures()
+        stalled = worker_of(os.getpid())
+        loaded.gpus[1].hung = True
+        reason = watched.fails()
+        assert reason == "it measured nothing for 3 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        loaded.gpus[1].hung = False
+        watched.measures()
+        assert worker_of(os.getpid()) != stalled
+        assert caplog.text.count(reason) == 1
+
+
+def test_a_worker_that_does_not_come_to_measure_is_replaced(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver that hangs from the start is a failure after the start timeout, with one log line."""
+    loaded.gpus[0].hung = True
+    with Watched(0, start_s=2.0) as watched:
+        stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
+        reason = watched.fails()
+        assert reason == "it measured nothing for 2 s; it is started again"
+        wait_until(gone(stalled), "the stalled worker's end")
+        second = wait_until(lambda: {worker_of(os.getpid())} - {0, stalled}, "another worker")
+        wait_until(lambda: {worker_of(os.getpid())} - {0, *second}, "a third one")
+        assert watched.page()[SUCCESS] == 0
+        assert caplog.text.count(reason) == 1
+
+
+def test_what_can_mend_is_tried_again(loaded: FakeDriver) -> None:
+    """If CodeCarbon cannot start because of a lost GPU, the start is retried."""
+    loaded.gpus[1].lost = True
+    with Watched(0) as watched:
+        assert watched.fails().startswith("CodeCarbon does not start")
+        loaded.gpus[1].lost = False
+        watched.measures()
+
+
+def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the last line of the worker's standard error."""
+    (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Watched() as watched:
+        assert watched.fails() == "its worker ended with status 1: RuntimeError: no such luck"
+
+
+def test_a_hiccup_of_a_gpu_during_a_scrape_restarts_nothing(loaded: FakeDriver) -> None:
+    """A GPU that is stale only while a page is made hides the GPU joules of that page. The worker goes on."""
+    stale = Event()
+    with Watched(*(gpu.index for gpu in loaded.gpus), gpus_fresh=lambda: not stale.is_set()) as watched:
+        watched.measures()
+        worker = worker_of(os.getpid())
+        stale.set()
+        page = watched.page()
+        stale.clear()
+        assert "gpu" not in page
+        watched.measures_again()
+        watched.measures_again()
+        assert worker_of(os.getpid()) == worker
+        assert watched.page()["cpu"] > page["cpu"]
+        assert "gpu" in watched.page()
+
+
+def test_joules_without_one_of_the_gpus_are_withheld(
+    loaded: FakeDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without one GPU, the GPU joules are not published. When it returns, the counters are reset."""
+    lost = Event()
+    with Watched(0, 1, gpus_fresh=lambda: not lost.is_set()) as watched:
+        watched.measures()
+        for _ in range(3):
+            watched.measures_again()
+        last = watched.page()["gpu"]
+        loaded.gpus[1].lost = True
+        lost.set()
+        assert "gpu" not in watched.page()
+        assert watched.page()[SUCCESS] == 0
+        assert "gpu" in watched.fails()
+        watched.measures_again()
+        watched.measures_again()
+        assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
+        assert caplog.text.count("CodeCarbon:") == 2  # the other is that of the country
+        loaded.gpus[1].lost = False
+        lost.clear()
+        assert "gpu" not in watched.page()
+        watched.measures()
+        wait_until(lambda: watched.page().get("gpu"), "joules again")
+        assert watched.page()["gpu"] < last
+        assert watched.page()[SUCCESS] == 1
