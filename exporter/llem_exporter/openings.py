@@ -10,7 +10,7 @@ from typing import Final
 
 from llem_core import metrics
 from llem_core.errors import ConfigError, DeviceError
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 from llem_measure.sampling.devices import Device
 
 PATIENCE_SECONDS: Final = 2.0
@@ -122,7 +122,7 @@ class Openings:
         for device in others:
             self._joined(device, join)
 
-    def add_to(self, families: Families) -> None:
+    def add_to(self, families: MetricBuilder) -> None:
         """Add the errors of GPUs that could not be opened; their UUIDs are not known then."""
         with self._lock:
             errors = dict(self._errors)

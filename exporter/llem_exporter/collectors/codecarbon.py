@@ -11,7 +11,7 @@ from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.codecarbon.process import Worker
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 
 PERIOD_SECONDS: Final = 5.0
 STALE_PERIODS: Final = 3
@@ -83,7 +83,7 @@ class Carbon:
         if self._worker is not None:
             self._worker.kill()
 
-    def add_to(self, families: Families) -> None:
+    def add_to(self, families: MetricBuilder) -> None:
         """Add what CodeCarbon last measured."""
         totals = self._totals
         complete = not self._incomplete and self._gpus_fresh()

@@ -5,17 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from llem_core import __version__, metrics
 from llem_core.backend import Backend, Candidate, choose
-from llem_core.metrics import Kind, MetricSpec
+from llem_core.metrics import MetricSpec
+from llem_exporter.collectors.builder import Family, MetricBuilder
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ledger import Page
 from llem_measure.sampling.sampler import Observe, Sampler
-
-Family = CounterMetricFamily | GaugeMetricFamily
 
 LATENESS_BUCKETS: Final = tuple(
     ms / 1000 for ms in (0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 20, 50, 100, 300, 1000)
@@ -74,7 +72,7 @@ class LedgerCollector(Collector):
         sampler: Sampler,
         source: str,
         candidates: Mapping[Backend, Candidate],
-        others: Sequence[Callable[["Families"], None]] = (),
+        others: Sequence[Callable[["MetricBuilder"], None]] = (),
         missing: Callable[[], int] = lambda: 0,
         energy_fails: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -83,7 +81,7 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         pages = _pages(self._sampler)
-        families = Families(metrics.METRICS_PAGE)
+        families = MetricBuilder(metrics.METRICS_PAGE)
         _add_gpus(families, pages)
         self._add_sampler(families, pages)
         reads = self._add_collectors(families, [page for _, page in pages])
@@ -95,9 +93,9 @@ class LedgerCollector(Collector):
             families.add(metrics.BACKEND_AVAILABLE, (candidate.backend,), candidate.usable)
             families.add(metrics.BACKEND_SELECTED, (candidate.backend,), candidate is chosen)
         families.add(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
-        return families.with_samples()
+        return families.metrics()
 
-    def _add_sampler(self, families: "Families", pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
+    def _add_sampler(self, families: "MetricBuilder", pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
         sampler = self._sampler
         families.add(metrics.SAMPLER_INTERVAL, (), sampler.interval_ms / 1000)
         ticks_ms = [page.tick_ms for _, page in pages if page.tick_ms is not None]
@@ -105,7 +103,7 @@ class LedgerCollector(Collector):
         families.add(metrics.HISTORY_HELD, (), sum(gpu.ledger.held_samples for gpu in sampler.gpus))
         families.add(metrics.CLOCK_STEPS, (), sampler.clock.mapping.steps)
 
-    def _add_collectors(self, families: "Families", pages: list[Page]) -> list[Candidate]:
+    def _add_collectors(self, families: "MetricBuilder", pages: list[Page]) -> list[Candidate]:
         """What Zeus and NVML can do now: to count, a backend must read every GPU."""
         whole = bool(pages) and self._missing() == 0
         energy_ok = whole and all(page.fresh and page.joules is not None for page in pages)
@@ -133,10 +131,10 @@ class HistoryCollector(Collector):
         self._sampler = sampler
 
     def collect(self) -> Iterator[Family]:
-        families = Families(metrics.HISTORY_PAGE)
+        families = MetricBuilder(metrics.HISTORY_PAGE)
         _add_gpus(families, _pages(self._sampler))
         families.add(metrics.SAMPLER_INTERVAL, (), self._sampler.interval_ms / 1000)
-        return families.with_samples()
+        return families.metrics()
 
 
 def _pages(sampler: Sampler) -> list[tuple[DeviceInfo, Page]]:
@@ -145,31 +143,7 @@ def _pages(sampler: Sampler) -> list[tuple[DeviceInfo, Page]]:
     return [(gpu.device.info, gpu.ledger.page(now_ms, monotonic_s)) for gpu in sampler.gpus]
 
 
-class Families:
-    """Metric families by their specs; values of None, and of specs not asked for, are left out."""
-
-    def __init__(self, specs: Iterable[MetricSpec]) -> None:
-        self._families: dict[str, Family] = {
-            spec.name: _family(spec) for spec in specs if spec.kind is not Kind.HISTOGRAM
-        }
-
-    def add(self, spec: MetricSpec, labels: Iterable[str], value: float | None) -> None:
-        family = self._families.get(spec.name)
-        if family is not None and value is not None:
-            family.add_metric([*labels], float(value))
-
-    def with_samples(self) -> Iterator[Family]:
-        return (family for family in self._families.values() if family.samples)
-
-
-def _family(spec: MetricSpec) -> Family:
-    if spec.kind is Kind.COUNTER:
-        name = spec.name.removesuffix("_total")
-        return CounterMetricFamily(name, spec.help, labels=spec.labels, unit=spec.unit)
-    return GaugeMetricFamily(spec.name, spec.help, labels=spec.labels, unit=spec.unit)
-
-
-def _add_gpus(families: Families, pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
+def _add_gpus(families: MetricBuilder, pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
     for info, page in pages:
         gpu = (str(info.index), info.uuid)
         families.add(metrics.GPU_INFO, (*gpu, *_details(info)), 1)

@@ -9,7 +9,7 @@ from typing import Final
 
 from llem_core import metrics
 from llem_core.errors import LLEMError
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 from llem_exporter.collectors.job_files import Job, JobFiles, Listing
 from llem_measure.sampling.devices import DeviceInfo
 
@@ -88,7 +88,7 @@ class Jobs:
             else:
                 _log.info("jobs: all job files are read again")
 
-    def add_to(self, families: Families) -> None:
+    def add_to(self, families: MetricBuilder) -> None:
         """Add the jobs that were read last, unless that is too long ago."""
         now_s, begun_s, reading = self._monotonic_s(), self._begun_s, self._reading
         fresh = reading is not None and now_s - reading.monotonic_s <= STALE_SECONDS

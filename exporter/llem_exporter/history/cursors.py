@@ -16,7 +16,7 @@ from statistics import median
 from typing import Final, Protocol
 
 from llem_core import metrics
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 
 MAX_SCRAPERS: Final = 32
 MAX_ID_CHARACTERS: Final = 128
@@ -123,7 +123,7 @@ class Handover:
         """Those on which known scrapers came last: each confirms an answer by being used again."""
         return {scraper.connection for scraper in self._scrapers.values()}
 
-    def add_to(self, families: Families) -> None:
+    def add_to(self, families: MetricBuilder) -> None:
         """Add the counts to the metrics page, without those who were silent for too long."""
         self._forget_silent(self._monotonic_s())
         families.add(metrics.HISTORY_SCRAPERS, (), len(self._scrapers))

@@ -11,8 +11,8 @@ import pytest
 from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_exporter.codecarbon.process import Worker
+from llem_exporter.collectors.builder import MetricBuilder
 from llem_exporter.collectors.codecarbon import Carbon
-from llem_exporter.collectors.gpu import Families
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.collectors.test_carbon import gone, worker_of
 from tests.servers import wait_until
@@ -62,11 +62,11 @@ class Watched:
 
     def page(self) -> dict[str, float]:
         """Component or name of the series -> its value."""
-        families = Families(metrics.METRICS_PAGE)
+        families = MetricBuilder(metrics.METRICS_PAGE)
         self.carbon.add_to(families)
         return {
             sample.labels.get("component", sample.name): sample.value
-            for family in families.with_samples()
+            for family in families.metrics()
             for sample in family.samples
         }
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from llem_core import metrics
 from llem_core.errors import ConfigError
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 from llem_exporter.collectors.job_files import (
     MAX_BYTES,
     MAX_ENTRIES,
@@ -226,9 +226,9 @@ class Page(Collector):
         self._jobs = jobs
 
     def collect(self) -> object:  # type: ignore[override]
-        families = Families(SPECS)
+        families = MetricBuilder(SPECS)
         self._jobs.add_to(families)
-        return families.with_samples()
+        return families.metrics()
 
     def values(self) -> dict[str, float]:
         registry = CollectorRegistry()
@@ -309,9 +309,9 @@ def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptu
     jobs.start()
 
     def shown() -> bool:
-        families = Families(metrics.METRICS_PAGE)
+        families = MetricBuilder(metrics.METRICS_PAGE)
         jobs.add_to(families)
-        return any(family.name == JOB for family in families.with_samples())
+        return any(family.name == JOB for family in families.metrics())
 
     wait_until(shown, "the job")
     jobs.stop()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.metrics import METRICS_PAGE
-from llem_exporter.collectors.gpu import Families
+from llem_exporter.collectors.builder import MetricBuilder
 from llem_exporter.history.cursors import MAX_ID_CHARACTERS, MAX_SCRAPERS, Grant, Handover, RefusedError
 from llem_measure.sampling.ring import Ring
 from tests.llem_exporter.fake_time import FakeTime
@@ -312,9 +312,9 @@ def test_the_metrics_page_has_the_counts() -> None:
 
 
 def page(rig: Rig) -> dict[str, float]:
-    families = Families(METRICS_PAGE)
+    families = MetricBuilder(METRICS_PAGE)
     rig.handover.add_to(families)
-    return {sample.name: sample.value for family in families.with_samples() for sample in family.samples}
+    return {sample.name: sample.value for family in families.metrics() for sample in family.samples}
 
 
 @dataclass
