@@ -15,6 +15,7 @@ class WarningCode(StrEnum):
     NEWEST_MISSING = "newest_missing"
     COUNTER_RESET = "counter_reset"
     COUNTER_LATE = "counter_late"
+    COUNTER_STUCK = "counter_stuck"
     CONFLICTING_SAMPLES = "conflicting_samples"
     BAD_SAMPLES = "bad_samples"
     BACKENDS_DISAGREE = "backends_disagree"
@@ -57,5 +58,6 @@ class EnergyMeasurement:
     backend: Backend
     scope: str = "gpu"
     per_gpu_bounds_j: dict[int, tuple[float, float]] | None = None
+    per_gpu_peak_watts: dict[int, float] | None = None
     warnings: tuple[MeasurementWarning, ...] = ()
     emissions_g: float | None = None

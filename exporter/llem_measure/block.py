@@ -9,17 +9,18 @@ from typing import Any
 from llem_core.backend import Candidate
 from llem_core.errors import LLEMError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning
-from llem_measure.backends import measurement_warnings as doubts
+from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import EnergyBackend
 from llem_measure.backends.selection import AUTO, reasons_of, select_energy_backend, start_first
+from llem_measure.nvml.calls import DRIVER_SECONDS
 
 
 @dataclass(slots=True)
 class Measured:
-    """What a block took; filled in when it ends, by an exception too.
+    """The result of a block, filled in when the block ends, also by an exception.
 
-    `measurement` is None where energy is off or cannot be had here: `warnings` then say why, and
-    `considered` has what "auto" tried. `duration_sec` is the block's own, known in any case.
+    `measurement` is None if measuring is off or not possible here: then `warnings` says why, and
+    `considered` has what "auto" tried. `duration_sec` is the block's own duration, known in any case.
     """
 
     measurement: EnergyMeasurement | None = None
@@ -30,20 +31,24 @@ class Measured:
 
 @contextmanager
 def measure(
-    backend: str | EnergyBackend | None = AUTO, gpu_indices: Sequence[int] | None = None
+    backend: str | EnergyBackend | None = AUTO,
+    gpu_indices: Sequence[int] | None = None,
+    *,
+    driver_timeout_s: float = DRIVER_SECONDS,
 ) -> Iterator[Measured]:
-    """Measure the energy of a block: `backend` as for select_energy_backend, or one that you made.
+    """Measure the energy of a block. `backend` is a name, as in select_energy_backend, or a backend.
 
         with measure() as measured:
             train()
         print(measured.measurement.total_j if measured.measurement else measured.warnings)
 
     `gpu_indices` are NVML's; None means the GPUs that CUDA_VISIBLE_DEVICES leaves visible. Work that is
-    still queued on a GPU when the block ends is not waited for: torch.cuda.synchronize() first. Raises
-    ConfigError where a backend named cannot work here; "auto" never raises.
+    still queued on a GPU when the block ends is not waited for: call torch.cuda.synchronize() first. A GPU's
+    first call may take `driver_timeout_s`, later ones 2 s. Raises ConfigError if a named backend does not
+    work here; "auto" never raises.
     """
     measured = Measured()
-    chosen, tracker = _started(backend, gpu_indices, measured)
+    chosen, tracker = _start(backend, gpu_indices, driver_timeout_s, measured)
     start_s = time.monotonic()
     try:
         yield measured
@@ -53,24 +58,27 @@ def measure(
             _stop(chosen, tracker, measured)
 
 
-def _started(
-    backend: str | EnergyBackend | None, gpu_indices: Sequence[int] | None, measured: Measured
+def _start(
+    backend: str | EnergyBackend | None,
+    gpu_indices: Sequence[int] | None,
+    driver_timeout_s: float,
+    measured: Measured,
 ) -> tuple[EnergyBackend | None, Any]:
     if backend == AUTO:
-        chosen, tracker, measured.considered = start_first(gpu_indices)
+        chosen, tracker, measured.considered = start_first(gpu_indices, driver_timeout_s)
         if chosen is None:
-            measured.warnings = (doubts.unavailable(reasons_of(measured.considered)),)
+            measured.warnings = (measurement_warnings.unavailable(reasons_of(measured.considered)),)
         return chosen, tracker
     if backend is None or isinstance(backend, str):
-        backend = select_energy_backend(backend, gpu_indices=gpu_indices)
+        backend = select_energy_backend(backend, gpu_indices=gpu_indices, driver_timeout_s=driver_timeout_s)
     return backend, backend.start_tracking() if backend is not None else None
 
 
 def _stop(chosen: EnergyBackend, tracker: Any, measured: Measured) -> None:
-    """Fill in the measurement; what fails here is told, and never hides what happened in the block."""
+    """Fill in the measurement. A failure becomes a warning, and never hides the block's own exception."""
     try:
         measured.measurement = chosen.stop_tracking(tracker)
         measured.warnings = measured.measurement.warnings
-    except Exception as exc:  # noqa: BLE001 - a backend's bug must not take the block's work along, either
+    except Exception as exc:  # noqa: BLE001 - a fault of a backend must not lose the block's work
         reason = str(exc) if isinstance(exc, LLEMError) else f"{type(exc).__name__}: {exc}"
-        measured.warnings = (doubts.unavailable([f"{chosen.name}: {reason}"]),)
+        measured.warnings = (measurement_warnings.unavailable([f"{chosen.name}: {reason}"]),)

@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from llem_measure.sampling.polling import Poller, Reading, interval_of
+from llem_core.errors import ConfigError
+from llem_measure.backends.nvml import GpuWindow, check_interval
+from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, no_answer, note_answer
+from llem_measure.nvml.discovery import Gpu, find_some_gpus
+from llem_measure.sampling.devices import Status
+from llem_measure.sampling.ledger import Reading
+from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import WallClock
-
-PATIENCE_SECONDS: Final = 2.0
-"""How long a start or a stop waits for a GPU that does not answer."""
 
 _BYTES_PER_MB: Final = 2**20
 _THERMAL: Final = frozenset({"sw_thermal", "hw_thermal"})
@@ -16,11 +19,11 @@ _THERMAL: Final = frozenset({"sw_thermal", "hw_thermal"})
 
 @dataclass(frozen=True, slots=True)
 class PowerThermalSample:
-    """One reading of a GPU; None is what could not be read.
+    """One reading of a GPU. A value that could not be read is None.
 
-    `timestamp` is in unix seconds, power in watts, memory in MiB as nvidia-smi has it, temperature in °C,
+    `timestamp` is in unix seconds, power in watts, memory in MiB as nvidia-smi has it, temperature in °C, and
     utilisation in percent. `throttle_reasons` are the active ones, by the names of llem_gpu_throttle_active;
-    `thermal_throttle` is whether one of them is heat. All but power are at most a second old.
+    `thermal_throttle` is True if one of them is heat. All values but power are at most a second old.
     """
 
     timestamp: float
@@ -34,56 +37,62 @@ class PowerThermalSample:
 
 
 class PowerThermalSampler:
-    """Samples one GPU (NVML's index) in a thread, from start() to stop(), with a sample at either end.
+    """Samples one GPU (NVML's index) in a thread, from start() to stop(), with a sample at both ends.
 
-    Raises ConfigError for a sample interval below 20 ms.
+    Raises ConfigError for a sample interval below 20 ms. The GPU's first call may take `driver_timeout_s`.
 
     with PowerThermalSampler() as sampler:
         train()
     hottest = max(sample.temperature_c or 0 for sample in sampler.get_samples())
     """
 
-    def __init__(self, device_index: int = 0, sample_interval_ms: int = 100) -> None:
-        self._device_index, self._interval_ms = device_index, sample_interval_ms
-        self._interval_s = interval_of(sample_interval_ms)
-        self._samples: list[PowerThermalSample] = []
-        self._poller: Poller | None = None
+    def __init__(
+        self,
+        device_index: int = 0,
+        sample_interval_ms: int = 100,
+        *,
+        driver_timeout_s: float = DRIVER_SECONDS,
+    ) -> None:
+        self._device_index, self._driver_timeout_s = device_index, driver_timeout_s
+        self._interval_ms = check_interval(sample_interval_ms)
+        self._window: _Recorder | None = None
+        self._sampler: Sampler | None = None
 
     def start(self) -> None:
-        """Begin anew; a sampler that runs goes on. Raises ConfigError where the GPU does not answer."""
-        from llem_measure.nvml import device as nvml_device
-        from llem_measure.nvml import discovery as gpus
+        """Start with no samples.
 
-        if self._poller is not None:
+        Nothing happens if it runs. Raises ConfigError if the GPU cannot be opened.
+        """
+        if self._sampler is not None:
             return
-        [gpu] = gpus.asked_for([self._device_index])
-        device = nvml_device.open_gpu(gpu.index)
-        samples: list[PowerThermalSample] = []
-        offset_s = WallClock(self._interval_ms).mapping.offset_s
-        poller = Poller(
-            device,
-            self._interval_s,
-            lambda reading: samples.append(_sample(reading, offset_s)),
-        )
-        self._samples, self._poller = samples, poller
-        poller.start()
-        poller.began(PATIENCE_SECONDS)
-        poller.release()
+        [gpu] = find_some_gpus([self._device_index], self._driver_timeout_s)
+        clock = WallClock(self._interval_ms)
+        window = _Recorder(gpu, self._interval_ms, clock)
+        sampler = Sampler([window.sampler], clock, self._interval_ms)
+        sampler.start()
+        silent = sampler.wait_first(self._driver_timeout_s)
+        if silent or not window.sampler.is_open:
+            sampler.stop()
+            if silent:
+                raise no_answer(gpu.index, self._driver_timeout_s)
+            raise ConfigError(f"GPU {gpu.index} cannot be opened: {', '.join(window.ledger.errors)}")
+        note_answer(gpu.index)
+        self._window, self._sampler = window, sampler
 
     def stop(self) -> None:
-        """Take the last sample and end; what was sampled stays."""
-        if self._poller is not None:
-            self._poller.stop()
-            self._poller.ended(PATIENCE_SECONDS)
-            self._poller = None
+        """Take the last sample and end. The samples stay."""
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._sampler.wait_last(CALL_SECONDS)
+            self._sampler = None
 
     def get_samples(self) -> list[PowerThermalSample]:
-        """The samples so far, in order of time."""
-        return list(self._samples)
+        """Return the samples so far, in order of time."""
+        return list(self._window.samples) if self._window else []
 
     def get_power_samples(self) -> list[float]:
-        """Watts of the samples that have them, in order of time."""
-        return [sample.power_w for sample in self._samples if sample.power_w is not None]
+        """Return the watts of the samples that have them, in order of time."""
+        return [sample.power_w for sample in self.get_samples() if sample.power_w is not None]
 
     def __enter__(self) -> "PowerThermalSampler":
         self.start()
@@ -95,11 +104,22 @@ class PowerThermalSampler:
         self.stop()
 
 
-def _sample(reading: Reading, offset_s: float) -> PowerThermalSample:
-    status = reading.status
+class _Recorder(GpuWindow):
+    """Keeps every reading as a sample."""
+
+    def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
+        self.samples: list[PowerThermalSample] = []
+        super().__init__(gpu, interval_ms, clock, keep_s=0.0)
+
+    def reading(self, reading: Reading, status: Status, found: bool) -> None:
+        if self.sampler.is_open:
+            self.samples.append(_sample(reading, status if found else Status()))
+
+
+def _sample(reading: Reading, status: Status) -> PowerThermalSample:
     active = tuple(name for name, on in status.throttle.items() if on) if status.throttle else None
     return PowerThermalSample(
-        timestamp=reading.middle_s + offset_s,
+        timestamp=reading.unix_ms / 1000,
         power_w=reading.watts,
         memory_used_mb=_scaled(status.memory_used_bytes, 1 / _BYTES_PER_MB),
         memory_total_mb=_scaled(status.memory_total_bytes, 1 / _BYTES_PER_MB),

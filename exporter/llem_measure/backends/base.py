@@ -1,4 +1,4 @@
-"""What every energy backend is, and what the three have in common."""
+"""The protocol of energy backends, and what the three of them have in common."""
 
 import os
 import threading
@@ -14,15 +14,16 @@ from llem_core.measurement import EnergyMeasurement
 class EnergyBackend(Protocol):
     """A source of joules for a block of code in this process.
 
-    `start_tracking` returns a tracker, `stop_tracking` takes it and gives the energy in between. Several
-    may run at once, from several threads. Both raise ConfigError where the backend cannot work here.
+    `start_tracking` returns a tracker, and `stop_tracking` takes it and returns the energy in between.
+    Several trackers may be open at once, in several threads. Both raise ConfigError if the backend cannot
+    work here.
     """
 
     @property
     def name(self) -> str: ...
 
     def is_available(self) -> bool:
-        """Whether it really works here, found by trying."""
+        """Return whether it works here, by trying."""
         ...
 
     def start_tracking(self) -> Any: ...
@@ -32,15 +33,15 @@ class EnergyBackend(Protocol):
 
 @runtime_checkable
 class Checked(Protocol):
-    """A backend that says why it can be used or not."""
+    """A backend that says why it works here or not."""
 
     def check(self) -> str:
-        """What it measures here. Raises ConfigError with the reason where that is nothing."""
+        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
         ...
 
 
 def works(backend: Checked) -> bool:
-    """Whether the backend's check passes."""
+    """Return whether the backend's check passes."""
     try:
         backend.check()
     except ConfigError:
@@ -49,7 +50,10 @@ def works(backend: Checked) -> bool:
 
 
 class Tracker:
-    """A measurement under way, for the process that began it; `measurement` once it has ended."""
+    """A measurement in progress, in the process that began it.
+
+    `measurement` is its result once it has ended.
+    """
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -57,9 +61,9 @@ class Tracker:
         self._forgotten: weakref.finalize[[], Tracker] | None = None
 
     def end_when_forgotten(self, end: Callable[[], object]) -> None:
-        """Call `end`, in a thread, when nobody holds this tracker any more: it must not poll on.
+        """Call `end` in a thread when this tracker is garbage collected, so that nothing polls for ever.
 
-        `end` must not hold the tracker. In a thread, since it may wait for the driver.
+        `end` may wait for the driver. It must not refer to the tracker.
         """
         pid = self._pid
 
@@ -71,14 +75,14 @@ class Tracker:
         self._forgotten.atexit = False
 
     def ended(self) -> None:
-        """There is nothing to end any more."""
+        """Note that there is nothing left to end."""
         if self._forgotten:
             self._forgotten.detach()
 
     def refuse_another_process(self) -> None:
-        """Raises ConfigError in a forked child: threads and driver handles stay behind in the parent."""
+        """Raise ConfigError in a forked child: threads and driver handles exist only in the parent."""
         if self._pid != os.getpid():
             raise ConfigError(
-                f"this measurement began in process {self._pid} and can end only there; "
-                "in a forked child begin one of its own, the same backend does"
+                f"this measurement began in process {self._pid} and can be stopped only there; "
+                "in a forked child, start a new one with the same backend"
             )

@@ -1,4 +1,4 @@
-"""CodeCarbon's estimate of the node: the only file that imports codecarbon, and only when called."""
+"""CodeCarbon's estimate of the node. Only this module imports codecarbon, when it is used."""
 
 import contextlib
 import inspect
@@ -7,44 +7,44 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError, DeviceError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
-from llem_measure.backends import measurement_warnings as doubts
+from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import Tracker, works
 from llem_measure.backends.fork_lock import ForkLock
-from llem_measure.nvml import device as nvml_device
-from llem_measure.nvml import discovery as gpus
-from llem_measure.nvml.calls import hanging
-from llem_measure.nvml.discovery import Gpu
+from llem_measure.nvml.calls import DRIVER_SECONDS, call, hanging
+from llem_measure.nvml.device import NvmlDevice
+from llem_measure.nvml.discovery import Gpu, find_gpus
+from llem_measure.nvml.handles import handle_of
 from llem_measure.sampling.devices import Status
+from llem_measure.sampling.energy_scope import MODULE
 from llem_measure.sampling.ticks import WallClock
 
 _INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
 _JOULES_PER_KWH: Final = 3.6e6
 _GRAMS_PER_KG: Final = 1000.0
 
-# Held while standard output is another one for a moment.
+# Held while standard output is replaced for a moment.
 _importing = ForkLock()
 
 
 def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None, **options: Any) -> Any:
-    """An OfflineEmissionsTracker of these GPUs (NVML's indices), not started. Raises ConfigError.
+    """Return an OfflineEmissionsTracker of these GPUs (NVML's indices), not started. Raises ConfigError.
 
-    It goes nowhere online, writes no file, takes over no signal and logs nothing below critical; PUE is 1.
-    The user's .codecarbon.config and CODECARBON_* variables have no part in it. `options` are CodeCarbon's
-    own. Without a country it takes the world's average for the grams.
+    It makes no network request, writes no file, handles no signal and logs nothing below critical. PUE is 1.
+    It ignores the user's .codecarbon.config and CODECARBON_* variables. `options` are CodeCarbon's own.
+    Without a country, CodeCarbon uses the world's average for the grams.
     """
     library = _import()
     if country_iso_code is not None:
         country_iso_code = country_iso_code.upper()
         if country_iso_code not in library.DataSource().get_global_energy_mix_data():
             raise ConfigError(
-                f"CodeCarbon knows no country {country_iso_code!r}; give ISO 3166 alpha-3, as DEU"
+                f"CodeCarbon does not know the country {country_iso_code!r}; use ISO 3166 alpha-3, as DEU"
             )
     settings: dict[str, Any] = {
         "allow_multiple_runs": True,  # else its lock takes over SIGINT and SIGTERM
@@ -53,7 +53,7 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         "region": None,
         "cloud_provider": None,
         "cloud_region": None,
-        "electricitymaps_api_token": "",  # None would ask the user's settings for one, to go online with
+        "electricitymaps_api_token": "",  # with None, CodeCarbon uses the user's token and goes online
         "emissions_endpoint": None,
         "force_carbon_intensity_g_co2e_kwh": None,
         "gpu_ids": ",".join(map(str, gpu_indices)),  # a list is ignored before 3.3
@@ -71,17 +71,17 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         return library.OfflineEmissionsTracker(**{name: settings[name] for name in settings if name in known})
 
 
-def look_at_hardware(tracker: Any) -> None:
-    """Have CodeCarbon open what it measures; it raises here what start() would swallow."""
-    look = getattr(tracker, "get_detected_hardware", None)  # before 3.3 it looks when it is made
-    if look is not None:
-        look()
+def open_hardware(tracker: Any) -> None:
+    """Have CodeCarbon open what it measures. This raises the errors that start() would only log."""
+    detect = getattr(tracker, "get_detected_hardware", None)  # before 3.3 it is done when the tracker is made
+    if detect is not None:
+        detect()
 
 
 def _import() -> Any:
-    """CodeCarbon's module of trackers. Raises ConfigError."""
+    """Return CodeCarbon's module of trackers. Raises ConfigError."""
     try:
-        # Importing it looks for AMD's library, and prints that there is none.
+        # When it is imported, it looks for AMD's library and prints that there is none.
         with _importing, _quiet(), contextlib.redirect_stdout(sys.stderr):
             import codecarbon.emissions_tracker as library
     except Exception as exc:
@@ -91,7 +91,7 @@ def _import() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what CodeCarbon logs before it heeds its own log_level."""
+    """Drop what CodeCarbon logs before it applies its own log_level."""
     log = logging.getLogger("codecarbon")
     log.addFilter(_is_critical)
     try:
@@ -111,12 +111,17 @@ def _saving_nothing(library: Any) -> dict[str, Any]:
 
 
 class CodeCarbonTracker(Tracker):
-    """A tracker of CodeCarbon's at work, its GPUs, and when it was started [monotonic s]."""
+    """A running tracker of CodeCarbon, its GPUs, and the time at which it was started [monotonic s]."""
 
-    def __init__(self, tracker: Any, found: Sequence[Gpu]) -> None:
+    def __init__(self, tracker: Any, gpus: Sequence[Gpu], driver_timeout_s: float) -> None:
         super().__init__()
-        self.found = found
-        self.devices = [nvml_device.open_gpu(gpu.index) for gpu in found]
+        self.gpus = gpus
+        self.devices = [NvmlDevice(gpu.index) for gpu in gpus]
+        for gpu, device in zip(gpus, self.devices, strict=True):
+            try:
+                call(gpu.index, device.open, driver_timeout_s)
+            except DeviceError as exc:
+                raise ConfigError(f"GPU {gpu.index} cannot be opened: {exc}") from exc
         self.statuses = [self._read_statuses()]
         self.persistence_modes = [device.persistence_mode() for device in self.devices]
         self.lost: list[tuple[Gpu, str]] = []
@@ -128,21 +133,21 @@ class CodeCarbonTracker(Tracker):
         self.start_s = (begun_s + time.monotonic()) / 2
 
     def stop(self) -> tuple[float, Any]:
-        """When it was stopped [monotonic s], and its EmissionsData: None where it had not even begun."""
+        """Return the time of the end [monotonic s] and CodeCarbon's EmissionsData, None if it has none."""
         self.ended()
         begun_s = time.monotonic()
-        silent = hanging({gpu.index: partial(nvml_device.uuid_at, gpu.index) for gpu in self.found})
-        if silent:  # it would not return, and who measures must
+        silent = hanging([(device.info.index, device.persistence_mode) for device in self.devices])
+        if silent:  # the stop would not return
             threading.Thread(target=self._tracker.stop, name="codecarbon-stop", daemon=True).start()
-            hung = (gpu for gpu in self.found if gpu.index in silent)
-            self.lost += [(gpu, doubts.does_not_return(gpu)) for gpu in hung]
+            hung = (gpu for gpu in self.gpus if gpu.index in silent)
+            self.lost += [(gpu, measurement_warnings.does_not_return(gpu)) for gpu in hung]
             return begun_s, None
         self._tracker.stop()
         end_s = (begun_s + time.monotonic()) / 2
         self.statuses.append(self._read_statuses())
-        for gpu in self.found:
+        for gpu in self.gpus:
             try:
-                nvml_device.uuid_at(gpu.index)
+                handle_of(gpu.uuid)
             except DeviceError as exc:
                 self.lost.append((gpu, str(exc)))
         return end_s, getattr(self._tracker, "final_emissions_data", None)
@@ -152,112 +157,130 @@ class CodeCarbonTracker(Tracker):
 
 
 class CodeCarbonBackend:
-    """Joules as CodeCarbon counts them: of the GPUs together, or of CPU and memory where there is none.
+    """Joules as CodeCarbon counts them: of all GPUs together, or of CPU and memory if there is no GPU.
 
-    `country_iso_code` (ISO 3166 alpha-3, as DEU) is needed for grams of CO2 only. `gpu_indices` are
-    NVML's; None means the visible GPUs, if any.
+    `country_iso_code` (ISO 3166 alpha-3, such as DEU) is needed for grams of CO2 only. `gpu_indices` are
+    NVML's; None means the visible GPUs, if any. A GPU's first call may take `driver_timeout_s`.
     """
 
-    def __init__(self, country_iso_code: str | None = None, gpu_indices: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        country_iso_code: str | None = None,
+        gpu_indices: Sequence[int] | None = None,
+        *,
+        driver_timeout_s: float = DRIVER_SECONDS,
+    ) -> None:
         self._country_iso_code = country_iso_code
         self._gpu_indices = None if gpu_indices is None else tuple(gpu_indices)
+        self._driver_timeout_s = driver_timeout_s
         self._checked = False
 
     @property
     def name(self) -> str:
+        """The name by which get_backend() returns it."""
         return Backend.CODECARBON.value
 
     def is_available(self) -> bool:
+        """Return whether it works here, by trying."""
         return works(self)
 
     def check(self) -> str:
-        """What it measures here. Raises ConfigError with the reason where that is nothing."""
+        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
         if find_spec("codecarbon") is None:
             raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
-        found = self._found()
-        trial = self._open(found)
-        trial.start()
-        trial.stop()
-        if getattr(trial, "final_emissions_data", None) is None:  # it logs its errors and raises none
+        gpus = self._find_gpus()
+        tracker = self._open(gpus)
+        tracker.start()
+        tracker.stop()
+        if getattr(tracker, "final_emissions_data", None) is None:  # it logs its errors and raises none
             raise ConfigError("CodeCarbon does not start here; run `codecarbon detect` for the reason")
         self._checked = True
-        if not found:
+        if not gpus:
             return "estimates CPU and memory; no GPU"
-        return f"counts GPU {', '.join(str(gpu.index) for gpu in found)} together"
+        return f"counts GPU {', '.join(str(gpu.index) for gpu in gpus)} together"
 
     def start_tracking(self) -> CodeCarbonTracker:
-        if not self._checked:  # what CodeCarbon does for the first time takes seconds: not in the window
+        """Start to measure. Raises ConfigError if CodeCarbon does not start."""
+        if not self._checked:  # CodeCarbon's first start takes seconds, which must not be in the window
             self.check()
-        found = self._found()
-        return CodeCarbonTracker(self._open(found), found)
+        gpus = self._find_gpus()
+        return CodeCarbonTracker(self._open(gpus), gpus, self._driver_timeout_s)
 
     def stop_tracking(self, tracker: CodeCarbonTracker) -> EnergyMeasurement:
-        """The energy since `tracker` began. Called again, it answers the same."""
+        """Return the energy since `tracker` began. A second call returns the same."""
         tracker.refuse_another_process()
         if tracker.measurement is None:
             tracker.measurement = self._measurement(tracker)
         return tracker.measurement
 
-    def _found(self) -> Sequence[Gpu]:
+    def _find_gpus(self) -> Sequence[Gpu]:
         try:
-            return gpus.asked_for(self._gpu_indices)
+            return find_gpus(self._gpu_indices, self._driver_timeout_s)
         except ConfigError:
             if self._gpu_indices:
                 raise
             return ()
 
-    def _open(self, found: Sequence[Gpu]) -> Any:
-        tracker = open_tracker([gpu.index for gpu in found], self._country_iso_code)
+    def _open(self, gpus: Sequence[Gpu]) -> Any:
+        tracker = open_tracker([gpu.index for gpu in gpus], self._country_iso_code)
         try:
-            look_at_hardware(tracker)
+            open_hardware(tracker)
         except Exception as exc:
             raise ConfigError(f"CodeCarbon does not start: {type(exc).__name__}: {exc}") from exc
         return tracker
 
     def _measurement(self, tracker: CodeCarbonTracker) -> EnergyMeasurement:
         end_s, data = tracker.stop()
-        found, offset_s = tracker.found, tracker.clock.mapping.offset_s
-        # Of a GPU that is lost it counts on with 0 W, from an instant that it does not tell.
-        total_j = None if tracker.lost else _joules(data, bool(found))
+        gpus, offset_s = tracker.gpus, tracker.clock.mapping.offset_s
+        # CodeCarbon counts 0 W for a lost GPU, from an instant that it does not report.
+        total_j = None if tracker.lost else _joules(data, bool(gpus))
         known = total_j is not None
-        module = any(device.info.scope == "module" for device in tracker.devices)
-        # CodeCarbon's grams are of CPU, memory and GPUs together, the joules of a part of them.
+        # CodeCarbon's grams are of CPU, memory and GPUs together; the joules are of a part of them.
         with_grams = total_j is not None and self._country_iso_code is not None
         grams = data.emissions * _GRAMS_PER_KG * total_j / _all_joules(data) if with_grams else None
         return EnergyMeasurement(
             total_j=total_j,
             duration_sec=end_s - tracker.start_s,
             samples=2 if known else 0,
-            per_gpu_j={found[0].index: total_j} if total_j is not None and len(found) == 1 else None,
+            per_gpu_j={gpus[0].index: total_j} if total_j is not None and len(gpus) == 1 else None,
             start_unix_s=tracker.start_s + offset_s,
             end_unix_s=end_s + offset_s,
             coverage=float(known),
             backend=Backend.CODECARBON,
-            scope="module" if module else "gpu" if found else "node",
-            warnings=tuple(self._doubts_of(tracker, end_s, known=known)),
+            scope=_scope_of(tracker.devices),
+            warnings=tuple(self._warnings_of(tracker, end_s, known=known)),
             emissions_g=grams,
         )
 
-    def _doubts_of(
+    def _warnings_of(
         self, tracker: CodeCarbonTracker, end_s: float, *, known: bool
     ) -> Iterator[MeasurementWarning]:
-        yield from doubts.of_window(end_s - tracker.start_s)
+        yield from measurement_warnings.of_window(end_s - tracker.start_s)
         modes = tracker.persistence_modes
-        for gpu, mode, *statuses in zip(tracker.found, modes, *tracker.statuses, strict=True):
-            yield from doubts.of_mode(gpu, mode)
-            yield from doubts.of_temperature(gpu, (status.temperature_celsius for status in statuses))
+        for gpu, mode, *statuses in zip(tracker.gpus, modes, *tracker.statuses, strict=True):
+            yield from measurement_warnings.of_mode(gpu, mode)
+            yield from measurement_warnings.of_temperature(gpu, (s.temperature_celsius for s in statuses))
         for gpu, reason in tracker.lost:
-            yield doubts.lost(gpu, reason)
+            yield measurement_warnings.lost(gpu, reason)
         if not known:
             lost = [f"GPU {gpu.index} is lost" for gpu, _ in tracker.lost]
-            yield doubts.unavailable(lost or [_why_nothing(bool(tracker.found))])
+            yield measurement_warnings.unavailable(lost or [_why_nothing(bool(tracker.gpus))])
+        if _scope_of(tracker.devices) == MODULE:
+            text = "CodeCarbon may count a superchip's whole module for each of its GPUs; use zeus or nvml"
+            yield MeasurementWarning(WarningCode.SOURCE_WARNING, text)
         if self._country_iso_code is None:
             text = "no grams of CO2 without a country: CodeCarbonBackend(country_iso_code='DEU')"
             yield MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text)
 
 
+def _scope_of(devices: Sequence[NvmlDevice]) -> str:
+    if any(device.info.module for device in devices):
+        return MODULE
+    return "gpu" if devices else "node"
+
+
 def _joules(data: Any, gpus_asked_for: bool) -> float | None:
-    """What the measurement is of; 0 is none: CodeCarbon counts that of a GPU which it cannot read."""
+    """Return the joules, or None for 0: CodeCarbon counts 0 for a GPU that it cannot read."""
     if data is None:
         return None
     kwh = data.gpu_energy if gpus_asked_for else data.cpu_energy + data.ram_energy
@@ -270,24 +293,24 @@ def _all_joules(data: Any) -> float:
 
 def _why_nothing(gpus_asked_for: bool) -> str:
     if not gpus_asked_for:
-        return "CodeCarbon did not start, or saw neither CPU nor memory"
+        return "CodeCarbon did not start, or found neither CPU nor memory"
     from codecarbon.core.gpu import is_nvidia_system
 
     if not is_nvidia_system():
-        return "CodeCarbon sees GPUs only where `nvidia-smi --help` runs, and here it does not"
-    return "CodeCarbon did not start, or reads neither counter nor power of the GPUs"
+        return "CodeCarbon finds GPUs only if `nvidia-smi --help` runs, which it does not here"
+    return "CodeCarbon did not start, or can read neither the counters nor the power of the GPUs"
 
 
 def handler(on_measured: Callable[[dict[str, Any]], None]) -> Any:
-    """An output handler of CodeCarbon's that hands on what flush() measures.
+    """Return an output handler for CodeCarbon that passes on what flush() measures.
 
-    That is totals since the tracker's start: `joules` by component, `grams`, `version` and `region`.
+    These are totals since the tracker's start: `joules` by component, `grams`, `version` and `region`.
     Source: codecarbon.output_methods.base_output.BaseOutput.
     """
     from codecarbon.output_methods.base_output import BaseOutput
 
     class Handler(BaseOutput):  # type: ignore[misc,unused-ignore]
-        def out(self, total: Any, delta: Any) -> None:  # noqa: ARG002 - the totals say it all
+        def out(self, total: Any, delta: Any) -> None:  # noqa: ARG002 - the totals are enough
             parts = {"cpu": total.cpu_energy, "gpu": total.gpu_energy, "ram": total.ram_energy}
             on_measured(
                 {

@@ -1,4 +1,4 @@
-"""What two readings of a hardware energy counter say of the time between two instants."""
+"""The energy between two instants, out of two readings of a hardware energy counter."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,7 +7,7 @@ from typing import Final
 from llem_core.energy import LATE_SECONDS, SENSOR_LAG_SECONDS, counter_step
 
 COUNTER_STEP_J: Final = 0.001
-"""NVML counts whole mJ, rounded down: a difference of two is off by less than one."""
+"""NVML counts whole mJ, rounded down: a difference of two values is off by less than one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class CounterReading:
 
 @dataclass(frozen=True, slots=True)
 class CounterEnergy:
-    """Joules, None where the counter did not move; `high_j` is infinite where nothing bounds it."""
+    """Joules, or None if the counter did not move. `high_j` is infinite if nothing bounds it."""
 
     joules: float | None
     low_j: float
@@ -37,12 +37,12 @@ class CounterEnergy:
 def counter_energy(
     first: CounterReading, last: CounterReading, window_s: tuple[float, float], limit_watts: float | None
 ) -> CounterEnergy:
-    """The energy of a window from a reading at its start and one at its end.
+    """Return the energy of a window from one reading at its start and one at its end.
 
-    A reading happens somewhere within its call, and a counter may lag by its update period u, 0.5 s
-    where it is not known. So the counted energy is that from an instant in [begun - u, done] of the first
-    reading to one in [begun - u, done] of the last, and differs from the window's by at most the highest
-    power over what lies between. A fall is a reset, or a late value where less than the limit x 2 s.
+    A reading happens at some instant within its call, and a counter may lag by its update period u (0.5 s,
+    since it is not known). So the counted energy is that from an instant in [begun - u, done] of the first
+    reading to one in [begun - u, done] of the last. It differs from the window's by at most the limit times
+    what lies between. A fall is a late value if it is less than the limit x 2 s, else a reset.
     """
     start_s, end_s = window_s
     watts = inf if limit_watts is None else limit_watts
@@ -54,7 +54,7 @@ def counter_energy(
     after_end_s = max(0.0, last.done_s - end_s)
     before_start_s = max(0.0, start_s - first.begun_s) + SENSOR_LAG_SECONDS
     after_start_s = max(0.0, first.done_s - start_s)
-    # What a reset lost may be all of the window; what was counted after it is all of the window's own.
+    # A reset may have lost all of the window. What was counted after it is all the window's own.
     too_much_s = after_end_s + (0.0 if reset else before_start_s)
     too_little_s = before_end_s + after_start_s + (end_s - start_s if reset else 0.0)
     return CounterEnergy(

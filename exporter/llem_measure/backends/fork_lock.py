@@ -1,13 +1,13 @@
-"""A lock that a forked child finds free."""
+"""A lock that is free in a forked child."""
 
 import os
 import threading
 
 
 class ForkLock:
-    """Held by a with-block; free in a forked child, which has none of the threads that may have held it.
+    """A lock for a with-block. A forked child has none of the threads that may hold it, so it is free there.
 
-    A fork does not wait for the lock: its holder may be in a call of the driver's that hangs.
+    A fork does not wait for the lock: its holder may be in a driver call that hangs.
     """
 
     def __init__(self) -> None:
@@ -18,11 +18,12 @@ class ForkLock:
         self._lock = threading.Lock()
 
     def locked(self) -> bool:
+        """Return whether the lock is held."""
         return self._lock.locked()
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        if self._lock.locked():  # not where the holder itself has forked
+        if self._lock.locked():  # it is free if the holder itself has forked
             self._lock.release()

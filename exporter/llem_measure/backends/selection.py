@@ -1,4 +1,4 @@
-"""The backends by name, and the choice of one: what really works, in the order of priority."""
+"""The backends by name, and the choice of the first that works, in the order of priority."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from llem_measure.backends.base import Checked, EnergyBackend
 from llem_measure.backends.codecarbon import CodeCarbonBackend
 from llem_measure.backends.nvml import NVMLBackend
 from llem_measure.backends.zeus import ZeusBackend
+from llem_measure.nvml.calls import DRIVER_SECONDS
 
 AUTO: Final = "auto"
 
@@ -23,51 +24,56 @@ _makers: Final[dict[str, Callable[..., EnergyBackend]]] = {
 
 
 def register_backend(name: str, make: Callable[..., EnergyBackend]) -> None:
-    """Let `name` stand for what `make(**kwargs)` returns; `gpu_indices` is among them where GPUs are named.
+    """Register `make(**kwargs)` under a name. `kwargs` contains `gpu_indices` if GPUs are named.
 
-    "auto" never takes it. Raises ConfigError for a name that is taken.
+    "auto" never chooses it. Raises ConfigError for a name that is taken.
     """
     if name in _makers or name in {AUTO, Backend.NONE}:
-        raise ConfigError(f"there is a backend {name!r} already")
+        raise ConfigError(f"a backend {name!r} is registered already")
     _makers[name] = make
 
 
 def list_backends() -> list[str]:
-    """Names of all backends: ours in their order, then those registered."""
+    """Return the names of all backends: ours by priority, then registered ones."""
     return [str(name) for name in _makers]
 
 
 def get_backend(name: str, **kwargs: Any) -> EnergyBackend:
-    """A new backend, whether it works here or not. Raises ConfigError for an unknown name."""
+    """Return a new backend, whether it works here or not. Raises ConfigError for an unknown name."""
     if name not in _makers:
-        raise ConfigError(f"there is no backend {name!r}; there are {', '.join(list_backends())}")
+        raise ConfigError(f"unknown backend {name!r}; known are {', '.join(list_backends())}")
     return _makers[name](**kwargs)
 
 
 def select_energy_backend(
-    explicit: str | None, *, gpu_indices: Sequence[int] | None = None
+    explicit: str | None,
+    *,
+    gpu_indices: Sequence[int] | None = None,
+    driver_timeout_s: float = DRIVER_SECONDS,
 ) -> EnergyBackend | None:
-    """The backend to measure these GPUs with (NVML's indices; None: the visible ones).
+    """Return the backend for these GPUs (NVML's indices; None means the visible ones).
 
-    None (or "none") is off: returns None. "auto" is the first that really works here, else None, and the
-    log says why; `probe_backends` has every reason. A name is that backend, or ConfigError says why not.
+    For None or "none", return None: measuring is off. For "auto", return the first backend that works here,
+    or None, and log why; `probe_backends` returns all reasons. For a name, return that backend. Raises
+    ConfigError if a named backend does not work here. A GPU's first call may take `driver_timeout_s`, later
+    ones 2 s.
     """
     if explicit is None or explicit == Backend.NONE:
         return None
     if explicit != AUTO:
-        return _named(explicit, gpu_indices)
-    chosen, candidates = choose_backend(gpu_indices)
+        return _named(explicit, gpu_indices, driver_timeout_s)
+    chosen, candidates = choose_backend(gpu_indices, driver_timeout_s)
     if chosen is None:
         _log.warning("no energy backend works here: %s", "; ".join(reasons_of(candidates)))
     return chosen
 
 
 def choose_backend(
-    gpu_indices: Sequence[int] | None = None,
+    gpu_indices: Sequence[int] | None = None, driver_timeout_s: float = DRIVER_SECONDS
 ) -> tuple[EnergyBackend | None, tuple[Candidate, ...]]:
-    """The first backend that works, and those tried up to it, each with its reason."""
+    """Return the first backend that works, and those tried up to it, each with its reason."""
     candidates: list[Candidate] = []
-    for backend, candidate in _probed(gpu_indices):
+    for backend, candidate in _probed(gpu_indices, driver_timeout_s):
         candidates.append(candidate)
         if choose(candidates) is candidate:
             return backend, tuple(candidates)
@@ -75,11 +81,11 @@ def choose_backend(
 
 
 def start_first(
-    gpu_indices: Sequence[int] | None = None,
+    gpu_indices: Sequence[int] | None = None, driver_timeout_s: float = DRIVER_SECONDS
 ) -> tuple[EnergyBackend | None, Any, tuple[Candidate, ...]]:
-    """The first backend that works and also starts, its tracker, and those tried up to it."""
+    """Return the first backend that works and starts, its tracker, and the backends tried up to it."""
     candidates: list[Candidate] = []
-    for backend, candidate in _probed(gpu_indices):
+    for backend, candidate in _probed(gpu_indices, driver_timeout_s):
         tracker = None
         if candidate.usable:
             try:
@@ -93,18 +99,21 @@ def start_first(
 
 
 def probe_backends(gpu_indices: Sequence[int] | None = None) -> tuple[Candidate, ...]:
-    """What each of our backends can do here for these GPUs, and why. Trying them all takes seconds."""
-    return tuple(candidate for _, candidate in _probed(gpu_indices))
+    """Return what each of our backends can measure here, or why it cannot. Trying them all takes seconds."""
+    return tuple(candidate for _, candidate in _probed(gpu_indices, DRIVER_SECONDS))
 
 
 def reasons_of(candidates: Sequence[Candidate]) -> list[str]:
+    """Return a text for each candidate: its name and its reason."""
     return [f"{candidate.backend}: {candidate.reason}" for candidate in candidates]
 
 
-def _probed(gpu_indices: Sequence[int] | None) -> Iterator[tuple[EnergyBackend, Candidate]]:
+def _probed(
+    gpu_indices: Sequence[int] | None, driver_timeout_s: float
+) -> Iterator[tuple[EnergyBackend, Candidate]]:
     for name in PRIORITY:
         if name is not Backend.NONE:
-            backend = _made(name, gpu_indices)
+            backend = _new(name, gpu_indices, driver_timeout_s)
             yield backend, _candidate(name, backend)
 
 
@@ -115,8 +124,8 @@ def _candidate(name: Backend, backend: EnergyBackend) -> Candidate:
         return Candidate(name, 0.0, str(exc))
 
 
-def _named(name: str, gpu_indices: Sequence[int] | None) -> EnergyBackend:
-    backend = _made(name, gpu_indices)
+def _named(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
+    backend = _new(name, gpu_indices, driver_timeout_s)
     try:
         _checked(backend)
     except ConfigError as exc:
@@ -124,16 +133,17 @@ def _named(name: str, gpu_indices: Sequence[int] | None) -> EnergyBackend:
     return backend
 
 
-def _made(name: str, gpu_indices: Sequence[int] | None) -> EnergyBackend:
-    if gpu_indices is not None:
-        return get_backend(name, gpu_indices=gpu_indices)
-    return NVMLBackend.of_visible_gpus() if name == Backend.NVML else get_backend(name)
+def _new(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
+    if name == Backend.NVML and gpu_indices is None:
+        return NVMLBackend.of_visible_gpus(driver_timeout_s)
+    ours = {"driver_timeout_s": driver_timeout_s} if name in PRIORITY else {}
+    return get_backend(name, **ours, **({} if gpu_indices is None else {"gpu_indices": gpu_indices}))
 
 
 def _checked(backend: EnergyBackend) -> str:
-    """What the backend measures. Raises ConfigError."""
+    """Return what the backend measures. Raises ConfigError."""
     if isinstance(backend, Checked):
         return backend.check()
     if not backend.is_available():
-        raise ConfigError("it says that it is not available")
-    return "it says that it is available"
+        raise ConfigError("is_available() returns False")
+    return "is_available() returns True"

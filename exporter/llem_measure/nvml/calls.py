@@ -1,31 +1,81 @@
-"""Calls of the driver's that may not return, waited for with patience."""
+"""Calls of the driver that have a timeout, since a driver call may never return."""
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
-PATIENCE_SECONDS: Final = 2.0
-"""How long a start or a stop waits for a GPU that does not answer."""
+from llem_core.errors import ConfigError
 
-Key = TypeVar("Key")
+DRIVER_SECONDS: Final = 60.0
+"""How long a GPU's first call may take: a driver that loads with eight GPUs takes tens of seconds."""
+
+CALL_SECONDS: Final = 2.0
+"""How long later calls may take."""
+
+Result = TypeVar("Result")
+
+# The GPUs that have answered this process, by NVML's index, as NVML itself is open for the whole process.
+_answered = set[int | None]()
 
 
-def hanging(calls: Mapping[Key, Callable[[], object]], patience_s: float = PATIENCE_SECONDS) -> set[Key]:
-    """Which of these calls have not returned in time, all made at once; one that fails has returned."""
-    threads = {
-        key: threading.Thread(target=_try, args=(call,), name=f"try-{key}", daemon=True)
-        for key, call in calls.items()
-    }
-    for thread in threads.values():
-        thread.start()
-    end_s = time.monotonic() + patience_s
+def call(gpu_index: int | None, function: Callable[[], Result], driver_timeout_s: float) -> Result:
+    """Return the result of a driver call on a GPU, or on the driver itself (None).
+
+    The first call may take `driver_timeout_s`, later ones 2 s. Raises what the function raises, and
+    ConfigError if it does not return in time.
+    """
+    timeout_s = CALL_SECONDS if gpu_index in _answered else driver_timeout_s
+    results: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((function(), None))
+        except BaseException as exc:  # noqa: BLE001 - raised again in the calling thread
+            results.put((None, exc))
+
+    threading.Thread(target=run, name=f"driver-call-{gpu_index}", daemon=True).start()
+    try:
+        result, error = results.get(timeout=timeout_s)
+    except Empty:
+        raise no_answer(gpu_index, timeout_s) from None
+    note_answer(gpu_index)
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # None only if the function returns None
+
+
+def note_answer(gpu_index: int | None) -> None:
+    """Note that a GPU has answered, so that its later calls have the shorter timeout."""
+    _answered.add(gpu_index)
+
+
+def no_answer(gpu_index: int | None, timeout_s: float) -> ConfigError:
+    """Return the error for a call that does not return."""
+    if gpu_index is None:
+        return ConfigError(f"the NVIDIA driver hangs: NVML has not answered for {timeout_s:g} s; see dmesg")
+    return ConfigError(
+        f"GPU {gpu_index} hangs: a driver call has not returned for {timeout_s:g} s; see dmesg"
+    )
+
+
+def hanging(calls: Collection[tuple[int, Callable[[], object]]], timeout_s: float = CALL_SECONDS) -> set[int]:
+    """Make one call on each GPU, all at once.
+
+    Return the indices of the GPUs whose call has not returned in time.
+    """
+    threads: dict[int, threading.Thread] = {}
+    for index, function in calls:
+        threads[index] = threading.Thread(target=_ignore_errors, args=(function,), daemon=True)
+        threads[index].start()
+    end_s = time.monotonic() + timeout_s
     for thread in threads.values():
         thread.join(max(0.0, end_s - time.monotonic()))
-    return {key for key, thread in threads.items() if thread.is_alive()}
+    return {index for index, thread in threads.items() if thread.is_alive()}
 
 
-def _try(call: Callable[[], object]) -> None:
-    with suppress(Exception):
-        call()
+def _ignore_errors(function: Callable[[], object]) -> None:
+    with suppress(Exception):  # a call that fails has returned
+        function()

@@ -1,4 +1,4 @@
-"""Which GPUs a measurement is of: those asked for, or those that CUDA_VISIBLE_DEVICES leaves visible."""
+"""Which GPUs to measure: those asked for, or those that CUDA_VISIBLE_DEVICES leaves visible."""
 
 import logging
 import operator
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final, SupportsIndex
 
 from llem_core.errors import ConfigError, DeviceError
-from llem_measure.nvml import device as nvml_device
+from llem_measure.nvml.calls import DRIVER_SECONDS, call
+from llem_measure.nvml.handles import count_gpus, handle_of, index_of_mig, uuid_of
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -17,71 +18,76 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by NVML's index and its UUID; `mig` where one of its slices was named, not the whole."""
+    """A GPU by NVML's index and its UUID. `mig` is True if it was named by one of its MIG slices."""
 
     index: int
     uuid: str
     mig: bool = False
 
 
-def asked_for(gpu_indices: Sequence[int] | None) -> tuple[Gpu, ...]:
-    """The GPUs of these NVML indices; None: the visible ones that NVML opens, maybe none.
+def find_gpus(gpu_indices: Sequence[int] | None, driver_timeout_s: float = DRIVER_SECONDS) -> tuple[Gpu, ...]:
+    """Return the GPUs of these NVML indices. None means the visible ones that NVML can open, maybe none.
 
-    Raises ConfigError where NVML does not open, or not the GPU of an index given.
+    Raises ConfigError if NVML or a GPU that was asked for cannot be opened, or does not answer in time.
     """
-    count = nvml_device.count_gpus()
-    if gpu_indices is None:
-        return _visible(count)
-    return tuple(_named(index, count) for index in dict.fromkeys(map(whole_number, gpu_indices)))
+    count = call(None, count_gpus, driver_timeout_s)
+    if gpu_indices is not None:
+        indices = dict.fromkeys(map(whole_number, gpu_indices))
+        return tuple(_named(index, count, driver_timeout_s) for index in indices)
+    uuids = dict(_openable(count, driver_timeout_s))
+    return visible(
+        os.environ.get(VISIBLE), uuids, lambda uuid: call(None, lambda: index_of_mig(uuid), driver_timeout_s)
+    )
+
+
+def find_some_gpus(
+    gpu_indices: Sequence[int] | None, driver_timeout_s: float = DRIVER_SECONDS
+) -> tuple[Gpu, ...]:
+    """Return the same, but raise ConfigError if there is none."""
+    gpus = find_gpus(gpu_indices, driver_timeout_s)
+    if gpus:
+        return gpus
+    if gpu_indices is not None:
+        raise ConfigError("gpu_indices is empty: name at least one GPU")
+    raise ConfigError(f"no GPU is visible: {VISIBLE} is {os.environ.get(VISIBLE)!r}")
 
 
 def whole_number(index: SupportsIndex) -> int:
-    """An index as NVML takes it. Raises ConfigError for 0.0, and for True, which Python takes for 1."""
+    """Return an index as an int. Raises ConfigError for 0.0, and for True, which is not GPU 1."""
     try:
         if not isinstance(index, bool):
             return operator.index(index)
     except TypeError:
         pass
-    raise ConfigError(f"{index!r} is no GPU's index; NVML's are whole numbers from 0")
-
-
-def some_asked_for(gpu_indices: Sequence[int] | None) -> tuple[Gpu, ...]:
-    """The same, at least one. Raises ConfigError where there is none."""
-    gpus = asked_for(gpu_indices)
-    if gpus:
-        return gpus
-    if gpu_indices is not None:
-        raise ConfigError("no GPU is asked for")
-    raise ConfigError(f"no GPU is visible: {VISIBLE} is {os.environ.get(VISIBLE)!r}")
+    raise ConfigError(f"{index!r} is not the index of a GPU; NVML's are whole numbers from 0")
 
 
 def visible(
     value: str | None, uuids: Mapping[int, str], index_of_mig: Callable[[str], int | None]
 ) -> tuple[Gpu, ...]:
-    """What a value of CUDA_VISIBLE_DEVICES leaves of the GPUs in `uuids` (NVML index -> UUID), in its order.
+    """Return the GPUs in `uuids` (NVML index -> UUID) that a value of CUDA_VISIBLE_DEVICES leaves, in its
+    order.
 
-    As in CUDA, the first entry that names no GPU hides itself and all after it. Whole numbers are taken
-    for NVML's indices, which are CUDA's where CUDA_DEVICE_ORDER is PCI_BUS_ID or all GPUs are of a kind.
+    As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are taken for
+    NVML's indices, which are CUDA's if CUDA_DEVICE_ORDER is PCI_BUS_ID or all GPUs are of one model.
 
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
     """
     if value is None:
         return tuple(Gpu(index, uuid) for index, uuid in uuids.items())
-    found: dict[int, Gpu] = {}
+    gpus: dict[int, Gpu] = {}
     for entry in (part.strip() for part in value.split(",")):
         index = _index_of(entry, uuids, index_of_mig)
         if index is None or index not in uuids:
             break
-        found.setdefault(index, Gpu(index, uuids[index], entry.startswith("MIG-")))
-    return tuple(found.values())
+        gpus.setdefault(index, Gpu(index, uuids[index], entry.startswith("MIG-")))
+    return tuple(gpus.values())
 
 
 def _index_of(entry: str, uuids: Mapping[int, str], index_of_mig: Callable[[str], int | None]) -> int | None:
     if entry.isdecimal():
         return int(entry)
-    if entry.startswith(
-        "MIG-GPU-"
-    ):  # MIG-GPU-<uuid>/<instance>/<instance>, as drivers before 470 name slices
+    if entry.startswith("MIG-GPU-"):  # MIG-GPU-<uuid>/<instance>/<instance>: slices in drivers before 470
         return _only(entry.removeprefix("MIG-").split("/")[0], uuids)
     if entry.startswith("MIG-"):
         return index_of_mig(entry)
@@ -93,23 +99,23 @@ def _only(prefix: str, uuids: Mapping[int, str]) -> int | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def _visible(count: int) -> tuple[Gpu, ...]:
-    return visible(os.environ.get(VISIBLE), dict(_openable(count)), nvml_device.index_of_mig)
-
-
-def _openable(count: int) -> Iterable[tuple[int, str]]:
-    """CUDA does not show a GPU that is lost, either."""
+def _openable(count: int, driver_timeout_s: float) -> Iterable[tuple[int, str]]:
+    """Return the GPUs that can be opened. CUDA does not show a GPU that is lost, either."""
     for index in range(count):
         try:
-            yield index, nvml_device.uuid_at(index)
+            yield index, _uuid_at(index, driver_timeout_s)
         except DeviceError as exc:
             _log.warning("GPU %d cannot be opened and is left out: %s", index, exc)
 
 
-def _named(index: int, count: int) -> Gpu:
+def _named(index: int, count: int, driver_timeout_s: float) -> Gpu:
     if index not in range(count):
-        raise ConfigError(f"no GPU {index} here; NVML counts {count}, from 0")
+        raise ConfigError(f"there is no GPU {index}; NVML counts {count}, from 0")
     try:
-        return Gpu(index, nvml_device.uuid_at(index))
+        return Gpu(index, _uuid_at(index, driver_timeout_s))
     except DeviceError as exc:
         raise ConfigError(f"GPU {index} cannot be opened: {exc}") from exc
+
+
+def _uuid_at(index: int, driver_timeout_s: float) -> str:
+    return call(index, lambda: uuid_of(handle_of(index)), driver_timeout_s)

@@ -1,9 +1,11 @@
-"""The slow readings of a GPU through NVML, and what of them failed."""
+"""The slow readings of a GPU through NVML, and the names of those that failed."""
 
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from llem_core.errors import DeviceError
+from llem_measure.nvml.errors import ABSENT, error_name
 from llem_measure.nvml.mig import slices_of
 from llem_measure.sampling.devices import MigSlice, Status
 from llem_measure.sampling.validation import known_limit_mw
@@ -18,86 +20,92 @@ THROTTLE_REASONS: Final = {
     "hw_power_brake": 0x080,
     "display_clock": 0x100,
 }
-"""Label value -> bit. Source: nvml.h, nvmlClocksEventReason*; idle (bit 0) holds nothing down."""
+"""Label value -> bit.
+
+Source: nvml.h, nvmlClocksEventReason*. Bit 0 is idle, which does not hold clocks down.
+"""
 
 SLICES_SECONDS: Final = 10.0
-"""How old the names of a GPU's MIG slices may be; they change when an administrator changes them."""
+"""How often the MIG slices are read. They change only when an administrator changes them."""
 
-ABSENT: Final = frozenset({"NVML_ERROR_NOT_SUPPORTED", "NVML_ERROR_FUNCTION_NOT_FOUND"})
-"""What a GPU or a driver that does not have a reading answers."""
+_HERTZ_PER_MHZ: Final = 1e6
 
 
 class StatusReader:
-    """Reads the status of one GPU by pynvml, `nvml`, whose errors `error_name` names."""
+    """Reads the status of the GPU behind a pynvml handle. `module_power` reads the watts of its module."""
 
-    def __init__(self, nvml: Any, error_name: Callable[[BaseException], str]) -> None:
-        self._nvml, self._error_name = nvml, error_name
+    def __init__(self, nvml: Any, handle: Any, module_power: Callable[[], float] | None) -> None:
+        self._nvml, self._handle, self._module_power = nvml, handle, module_power
         self._slices: tuple[MigSlice, ...] = ()
         self._slices_due_s = float("-inf")
 
-    def look_for_slices(self) -> None:
-        """Ask for the MIG slices at the next reading, however new their names are."""
-        self._slices_due_s = float("-inf")
-
-    def read(self, gpu: Any) -> Status:
-        """Of the GPU behind a pynvml handle."""
-        failures: list[str] = []
+    def read(self) -> Status:
+        """Return the slow readings."""
+        nvml, errors = self._nvml, list[str]()
         # Version 2 does not count what the driver reserves as used; drivers before 510 have version 1 only.
-        version_2 = getattr(self._nvml, "nvmlMemory_v2", None)
-        memory = self._ask(
-            gpu, failures, ("nvmlDeviceGetMemoryInfo", version_2), ("nvmlDeviceGetMemoryInfo",)
-        )
-        rates = self._ask(gpu, failures, ("nvmlDeviceGetUtilizationRates",))
-        limit_mw = known_limit_mw(self._ask(gpu, failures, ("nvmlDeviceGetEnforcedPowerLimit",)))
+        version_2 = getattr(nvml, "nvmlMemory_v2", None)
+        memory = self._ask(errors, ("nvmlDeviceGetMemoryInfo", version_2), ("nvmlDeviceGetMemoryInfo",))
+        rates = self._ask(errors, ("nvmlDeviceGetUtilizationRates",))
+        limit_mw = known_limit_mw(self._ask(errors, ("nvmlDeviceGetEnforcedPowerLimit",)))
         reasons = self._ask(
-            gpu,
-            failures,
+            errors,
             ("nvmlDeviceGetCurrentClocksEventReasons",),
             ("nvmlDeviceGetCurrentClocksThrottleReasons",),  # its name in drivers before 535
         )
-        celsius = self._ask(gpu, failures, ("nvmlDeviceGetTemperature", self._nvml.NVML_TEMPERATURE_GPU))
-        slices = self._read_slices(gpu, failures)
+        megahertz = self._ask(errors, ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM))
         return Status(
-            temperature_celsius=celsius,
+            temperature_celsius=self._ask(errors, ("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)),
             memory_used_bytes=None if memory is None else memory.used,
             memory_total_bytes=None if memory is None else memory.total,
             utilization_ratio=None if rates is None else rates.gpu / 100,
+            sm_clock_hertz=None if megahertz is None else megahertz * _HERTZ_PER_MHZ,
             limit_watts=None if limit_mw is None else limit_mw / 1000,
+            module_watts=self._read_module(errors),
             throttle={}
             if reasons is None
             else {name: bool(reasons & bit) for name, bit in THROTTLE_REASONS.items()},
-            slices=slices,
-            errors=tuple(dict.fromkeys(failures)),
+            slices=self._read_slices(errors),
+            errors=tuple(dict.fromkeys(errors)),
         )
 
-    def _read_slices(self, gpu: Any, failures: list[str]) -> tuple[MigSlice, ...]:
-        """The MIG slices, asked for every SLICES_SECONDS; none where they cannot be read."""
+    def _read_module(self, errors: list[str]) -> float | None:
+        if self._module_power is None:
+            return None
+        try:
+            return self._module_power()
+        except self._nvml.NVMLError as exc:
+            errors.append(error_name(exc))
+        except DeviceError as exc:
+            errors.append(exc.name)
+        return None
+
+    def _read_slices(self, errors: list[str]) -> tuple[MigSlice, ...]:
+        """Return the MIG slices, read every SLICES_SECONDS. Return none if they cannot be read."""
         now_s = time.monotonic()
         if now_s >= self._slices_due_s:
             self._slices = ()
             try:
-                self._slices = slices_of(self._nvml, gpu)
+                self._slices = slices_of(self._nvml, self._handle)
             except self._nvml.NVMLError as exc:
-                if (name := self._error_name(exc)) not in ABSENT:
-                    failures.append(name)
+                if (name := error_name(exc)) not in ABSENT:
+                    errors.append(name)
                     return ()
             self._slices_due_s = now_s + SLICES_SECONDS
         return self._slices
 
-    def _ask(self, gpu: Any, failures: list[str], *ways: tuple[Any, ...]) -> Any:
-        """The first answer of these calls of NVML.
+    def _ask(self, errors: list[str], *ways: tuple[Any, ...]) -> Any:
+        """Return the first answer of these NVML calls, or None.
 
-        Where there is none, None, and the last error's name is added to `failures`; but not where the
-        GPU, the driver or this pynvml does not have such a reading.
+        If all fail, the last error's name is appended to `errors`, unless the reading does not exist here.
         """
         name = ""
         for function, *arguments in ways:
             try:
-                return getattr(self._nvml, function)(gpu, *arguments)
+                return getattr(self._nvml, function)(self._handle, *arguments)
             except AttributeError:
                 continue
             except self._nvml.NVMLError as exc:
-                name = self._error_name(exc)
+                name = error_name(exc)
         if name and name not in ABSENT:
-            failures.append(name)
+            errors.append(name)
         return None

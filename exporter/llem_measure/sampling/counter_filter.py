@@ -1,4 +1,7 @@
-"""An energy counter that rises as a GPU's can: what falls or jumps is none, unless it is a restart."""
+"""Reject values of a hardware energy counter that cannot be true:
+
+falls, jumps and a counter that is stuck.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,64 +9,101 @@ from typing import Final
 from llem_core.energy import LATE_SECONDS
 from llem_core.errors import DeviceError
 from llem_measure.sampling.devices import EnergyCounter
+from llem_measure.sampling.validation import CEILING_WATTS
 
 COUNTER_FELL: Final = "COUNTER_FELL"
 COUNTER_JUMPED: Final = "COUNTER_JUMPED"
+COUNTER_STUCK: Final = "COUNTER_STUCK"
+
 ASSUMED_LIMIT_WATTS: Final = 1000.0
-"""Where no limit is known, a late value is told from a restart by this one, and no jump is seen."""
+"""The limit by which a late value is told from a restart if no limit is known."""
 
 TIMES_LIMIT: Final = 4.0
-"""So many times the limit no counter rises by, a module's neither, which counts its CPU, too."""
+"""A counter cannot rise faster than this multiple of the limit. It may count a superchip's whole module."""
+
+STUCK_SECONDS: Final = 10.0
+STUCK_PERIODS: Final = 3
+STUCK_JOULES: Final = 10.0
+"""A counter is stuck if it did not rise for 10 s and 3 update periods, while over 10 J of power were read."""
 
 
-class RisingCounter:
-    """`counter`, without values that are late or wrong.
+def is_stuck(unchanged_s: float, power_joules: float, update_s: float | None) -> bool:
+    """Return whether a counter is stuck that did not rise for `unchanged_s`, while power was integrated.
 
-    A fall of less than the limit x 2 s is no restart, unless it is to below half: a driver that is loaded
-    anew counts from 0. A deeper one is a restart once the next reading has risen from there, by no more
-    than a GPU can draw: a bad read does not. Published, it would read as a reset and add the whole counter.
+    10 J are at least ten steps of any known counter. A GPU in deep idle, at 3 W, moves its counter.
+    """
+    return (
+        unchanged_s >= max(STUCK_SECONDS, STUCK_PERIODS * (update_s or 0.0)) and power_joules > STUCK_JOULES
+    )
+
+
+class CounterFilter:
+    """Reads `counter` and raises DeviceError for values that are late or wrong.
+
+    A small fall (less than the limit x 2 s, and not to below half) is a late value. A deeper fall is a
+    restart, once the next value has risen from there by no more than a GPU can draw. `has_risen` is True
+    once it moved, `stuck` while it is stuck.
     """
 
     def __init__(
         self,
         counter: EnergyCounter,
         limit_watts: Callable[[], float | None],
+        power_joules: Callable[[], float],
+        update_s: Callable[[], float | None],
         monotonic_s: Callable[[], float],
     ) -> None:
+        self.open = counter.open
+        self.has_risen = self.stuck = False
         self._counter, self._limit_watts, self._monotonic_s = counter, limit_watts, monotonic_s
+        self._power_joules, self._update_s = power_joules, update_s
         self._newest: tuple[float, float] | None = None
         self._fallen: tuple[float, float] | None = None
+        self._unchanged: tuple[float, float] = (0.0, 0.0)
 
     def read_joules(self, unix_ms: int) -> float:
+        """Return the counter's value. Raises DeviceError."""
         joules, now_s = self._counter.read_joules(unix_ms), self._monotonic_s()
         if self._newest is not None and not self._is_restart(now_s, joules):
             self._check(now_s, joules, *self._newest)
+        if self._newest is None or joules != self._newest[1]:
+            self.has_risen = self._newest is not None
+            self._unchanged = now_s, self._power_joules()
         self._newest, self._fallen = (now_s, joules), None
+        self._check_stuck(now_s)
         return joules
 
-    def reopen(self) -> None:
-        self._counter.reopen()
-
     def _is_restart(self, now_s: float, joules: float) -> bool:
-        """Whether it goes on from where it fell to."""
+        """Return whether the counter goes on from the value to which it fell."""
         if self._fallen is None:
             return False
         fallen_s, fallen_joules = self._fallen
         return 0 < joules - fallen_joules <= self._most_joules(now_s - fallen_s)
 
     def _check(self, now_s: float, joules: float, newest_s: float, newest_joules: float) -> None:
-        """Raises DeviceError for a value that cannot follow the newest."""
         rise = joules - newest_joules
         if rise < 0:
             late = -rise < self._most_joules(0) and joules > newest_joules / 2
             self._fallen = None if late else (now_s, joules)
-            what = "which no restart does" if late else "a restart if it rises from there"
+            what = "too little for a restart" if late else "a restart if it rises from there"
             raise DeviceError(f"it fell by {-rise:g} J, {what}", COUNTER_FELL)
-        if self._limit_watts() and rise > TIMES_LIMIT * self._most_joules(now_s - newest_s):
+        limit = self._limit_watts()
+        most = (LATE_SECONDS + now_s - newest_s) * (TIMES_LIMIT * limit if limit else CEILING_WATTS)
+        if rise > most:
             self._fallen = None
             text = f"it rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can draw"
             raise DeviceError(text, COUNTER_JUMPED)
 
+    def _check_stuck(self, now_s: float) -> None:
+        since_s, power_joules = self._unchanged
+        used_joules = self._power_joules() - power_joules
+        self.stuck = is_stuck(now_s - since_s, used_joules, self._update_s())
+        if self.stuck:
+            text = (
+                f"it has not moved for {now_s - since_s:.0f} s, while power integrated to {used_joules:.0f} J"
+            )
+            raise DeviceError(text, COUNTER_STUCK)
+
     def _most_joules(self, elapsed_s: float) -> float:
-        """What a GPU draws in that time at most, and what a value may be late by."""
+        """Return what a GPU draws in that time at most, plus what a value may be late by."""
         return (LATE_SECONDS + elapsed_s) * (self._limit_watts() or ASSUMED_LIMIT_WATTS)

@@ -1,4 +1,4 @@
-"""What a GPU is to the exporter; NVML is behind it, or a replayed trace."""
+"""What the sampler needs of a GPU: NVML implements it, and so does a replayed trace."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -6,25 +6,26 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """Who a GPU is, and how its power is read.
+    """A GPU's identity and how its power is read.
 
-    `index` is NVML's. `power_source` is "instant", "average" (over 1 s), "legacy", "replay" or, where
-    power cannot be read, "none"; `scope` is "gpu" or "module" (a superchip's CPU and memory included).
+    `index` is NVML's. `uuid` is "" until the GPU has been opened. `power_source` is "instant", "average"
+    (over 1 s), "legacy", "replay", or "none" if power cannot be read. `module` identifies the superchip
+    module that the GPU is part of; it is "" for other GPUs.
     """
 
     index: int
     uuid: str
-    name: str
+    name: str = ""
     driver_version: str = ""
     pci_bus_id: str = ""
     minor_number: str = ""
     power_source: str = "none"
-    scope: str = "gpu"
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:
-    """A part of a GPU, as "1g.10gb"; what the GPU draws cannot be divided among them."""
+    """A MIG slice of a GPU, such as "1g.10gb". Power cannot be divided among the slices of a GPU."""
 
     uuid: str
     profile: str
@@ -32,45 +33,54 @@ class MigSlice:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The slow readings of a GPU; None is what could not be read. `throttle` is empty then.
+    """A GPU's slow readings, read once a second. A value is None, and `throttle` is empty, if it was not
+    read.
 
-    `errors` are the driver's names of what failed, each once; a reading that the GPU does not have is none.
+    `module_watts` is the power of the whole superchip module. `errors` are the driver's names of the errors
+    of failed readings. A reading that the GPU does not offer is not an error.
     """
 
     temperature_celsius: float | None = None
     memory_used_bytes: float | None = None
     memory_total_bytes: float | None = None
     utilization_ratio: float | None = None
+    sm_clock_hertz: float | None = None
     limit_watts: float | None = None
+    module_watts: float | None = None
     throttle: dict[str, bool] = field(default_factory=dict)
     slices: tuple[MigSlice, ...] = ()
     errors: tuple[str, ...] = ()
 
 
 class Device(Protocol):
-    """A GPU whose power can be read, again and again, by one thread."""
+    """A GPU. One thread at a time calls these methods."""
 
     @property
     def info(self) -> DeviceInfo: ...
 
-    def read_watts(self, unix_ms: int) -> float:
-        """Power now, which is `unix_ms`. Raises DeviceError; DeviceLostError asks for `reopen`."""
+    def open(self) -> bool:
+        """Open the GPU, or open it again after it was lost. Always returns True. Raises DeviceError."""
         ...
 
-    def read_status(self) -> Status: ...
+    def read_watts(self, unix_ms: int) -> float:
+        """Return the GPU's own power at `unix_ms`, which is now.
 
-    def reopen(self) -> None:
-        """Find the GPU again after it was lost. Raises DeviceError while it is not there."""
+        Raises DeviceError; DeviceLostError asks for open().
+        """
+        ...
+
+    def read_status(self) -> Status:
+        """Return the slow readings. Errors are part of the result."""
         ...
 
 
 class EnergyCounter(Protocol):
-    """A GPU's own energy counter."""
+    """A GPU's hardware energy counter. One thread at a time calls these methods."""
 
-    def read_joules(self, unix_ms: int) -> float:
-        """The counter now, which is `unix_ms`. Raises DeviceError."""
+    def open(self) -> bool:
+        """Open the counter. Returns False if the GPU has none. Raises DeviceError."""
         ...
 
-    def reopen(self) -> None:
-        """Find the GPU again after it was lost. Raises DeviceError while it is not there."""
+    def read_joules(self, unix_ms: int) -> float:
+        """Return the counter's value at `unix_ms`, which is now. Raises DeviceError."""
         ...

@@ -1,10 +1,9 @@
-"""One GPU's joules: sums, newest sample and history, read as one consistent page."""
+"""One GPU's account: joules, newest reading and history, read as one consistent snapshot."""
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Final, NamedTuple
 
 from llem_core.energy import NOTHING, PairEnergy, joules, pair_energy
@@ -14,222 +13,251 @@ from llem_measure.sampling.ring import Ring, Trace
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
 STATUS_SECONDS: Final = 5.0
-"""The slow readings are read once a second where GPUs answer, and published for this long; no longer than
-power is, where they come alone."""
+"""Slow readings are published for this long; without power readings beside them, no longer than power."""
+
+MIN_PAUSE_SECONDS: Final = 600.0
+"""After a step back of the clock, the history resumes at the latest after this time, or its own length."""
 
 
-class Read(NamedTuple):
-    """What one tick read of a GPU.
+class Reading(NamedTuple):
+    """The result of reading a GPU once.
 
-    `unix_ms` is the time of the values, mapped when the clock had made `clock_steps`; `monotonic_s` is
-    the same instant. `watts` and `joules` are whole steps, or None where there is no sample; the calls
-    for them took `watts_call_s` and `joules_call_s`.
+    `unix_ms` is the time of the values, after `clock_steps` steps of the wall clock; `monotonic_s` is the
+    same instant. `watts` and `joules` are None if they were not read. Their calls took `watts_call_s` and
+    `joules_call_s`. `errors` are the names of the failures. `complete` is False if the energy counter was
+    left out because it is read less often than power.
     """
 
-    tick_ms: int
-    unix_ms: int
+    tick_ms: float
+    unix_ms: float
     clock_steps: int
     monotonic_s: float
     watts: float | None
     joules: float | None
     watts_call_s: float = 0.0
     joules_call_s: float = 0.0
-
-
-def rounded(value: float | None, steps_per_unit: int) -> float | None:
-    """The value in whole steps; None where it is no sample (None, NaN, negative, or beyond a float)."""
-    if value is None or not isfinite(value * steps_per_unit) or value < 0:
-        return None
-    return round(value * steps_per_unit) / steps_per_unit
+    errors: tuple[str, ...] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What is published of one GPU: the state after its last read.
+class GpuSnapshot:
+    """What is published of one GPU: the state after its newest complete reading.
 
-    `watts`, `peak_watts` and `joules` (the hardware's counter) are of that read, and `sample_ms` is its
-    time: None while the clock catches up after a step. `doubled`, `covered_ms` and `gap_ms` are the
-    sums of llem_core.energy over all `samples`.
-
-    `joules` is None where only its own read failed, though the last count is known: a stale value must
-    not carry a fresh timestamp. `status` was read at `status_s`.
+    `watts`, `peak_watts` and `joules` (the hardware counter's) are of that reading, at `sample_ms`. A value
+    that could not be read is None: an old value must not have a new timestamp. `total` sums the pairs of all
+    power `samples`. `fresh` says whether the GPU has been read within the last second.
     """
 
     watts: float | None = None
     peak_watts: float | None = None
     joules: float | None = None
-    sample_ms: int | None = None
-    tick_ms: int | None = None
-    doubled: float = 0.0
-    covered_ms: float = 0.0
-    gap_ms: float = 0.0
+    sample_ms: float | None = None
+    tick_ms: float | None = None
+    total: PairEnergy[float] = NOTHING
     samples: int = 0
     watts_call_s: float = 0.0
     joules_call_s: float = 0.0
-    read_s: float = float("-inf")
-    status_s: float = float("-inf")
     fresh: bool = False
+    was_read: bool = False
     errors: Mapping[str, int] = field(default_factory=dict)
     status: Status = field(default_factory=Status)
 
     @property
     def nvml_joules(self) -> float | None:
-        return joules(self.doubled) if self.samples else None
+        """Joules of the trapezoid, or None if there is no power sample."""
+        return joules(self.total.doubled) if self.samples else None
 
     @property
     def integrated_s(self) -> float | None:
-        return self.covered_ms / 1000 if self.samples else None
+        """Seconds that `nvml_joules` covers."""
+        return self.total.covered_ms / 1000 if self.samples else None
 
     @property
     def gap_s(self) -> float | None:
-        return self.gap_ms / 1000 if self.samples else None
+        """Seconds since the first sample that `nvml_joules` does not cover."""
+        return self.total.gap_ms / 1000 if self.samples else None
 
     @property
     def sample_unix_s(self) -> float | None:
+        """The time of the values, in unix seconds."""
         return None if self.sample_ms is None else self.sample_ms / 1000
 
 
 class GpuLedger:
-    """Integrates what one GPU's thread adds, and keeps its history.
+    """Integrates the readings of one GPU and keeps them in a ring.
 
-    A sample enters the sums and the history, or neither. Times ascend; none is before a time that was
-    handed out as settled; and after a step of the wall clock none is within max_gap of the last one,
-    so that the step is a gap in the history, too.
+    Between steps of the wall clock, a pair's duration is the difference of its published times, so the
+    joules of the ring's samples are those of the counters to the bit. A pair across a step has its monotonic
+    duration: a step changes no counter. The ring's times ascend, with a hole longer than max_gap at each
+    step. After a step back, nothing is added to the ring until the clock has passed its newest time, or for
+    `pause_s`.
     """
 
-    def __init__(self, ring: Ring, max_gap_ms: int) -> None:
-        self._max_gap_ms = max_gap_ms
+    def __init__(self, ring: Ring, max_gap_ms: float, pause_s: float = MIN_PAUSE_SECONDS) -> None:
+        self.max_gap_ms = max_gap_ms
+        self._ring, self._pause_s = ring, pause_s
         self._fresh_s = max(FRESH_SECONDS, max_gap_ms / 1000)
-        self._ring = ring
         self._lock = threading.Lock()
-        self._page = Page()
+        self._total, self._samples = NOTHING, 0
+        self._last_power: Reading | None = None
+        self._newest: Reading | None = None
+        self._published = GpuSnapshot()
+        self._published_s = float("-inf")
         self._peaks: deque[tuple[float, float]] = deque()
-        self._clock_steps = 0
-        self._open_from_ms = 0  # a sample of an earlier time comes too late
-        self._last_power: tuple[int, float] | None = None
+        self._errors: dict[str, int] = {}
+        self._status, self._status_s = Status(), float("-inf")
+        self._trace_after_ms, self._trace_steps, self._trace_again_s = float("-inf"), 0, 0.0
+        self.largest_gap_ms = 0.0
+        self.trace_paused = False
 
-    def add(self, read: Read) -> None:
-        """Take in what a tick read; not called where it read nothing."""
+    def add(self, reading: Reading) -> None:
+        """Add a reading: its values to the sums and to the ring, its errors to the counts."""
         with self._lock:
-            self._page = self._after(read)
+            self._count_errors(reading.errors)
+            if (reading.watts is None and reading.joules is None) or self._is_old(reading):
+                return
+            self._newest = reading
+            if reading.watts is not None:
+                self._add_power(reading)
+            self._add_to_ring(reading)
+            self._note_peak(reading)
+            if reading.complete or reading.monotonic_s - self._published_s > FRESH_SECONDS:
+                self._publish(reading)
+
+    def add_error(self, name: str) -> None:
+        """Count an error."""
+        with self._lock:
+            self._count_errors((name,))
+
+    def set_status(self, status: Status, monotonic_s: float) -> None:
+        """Replace the slow readings, and count their errors."""
+        with self._lock:
+            self._status, self._status_s = status, monotonic_s
+            self._count_errors(status.errors)
+
+    def snapshot(self, monotonic_s: float) -> GpuSnapshot:
+        """Return what to publish now: gauges only while they are fresh, and the gap since the last sample."""
+        with self._lock:
+            shown, newest = self._published, self._newest
+            open_ms = self._open_gap_ms(monotonic_s)
+            gap_ms = self._total.gap_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
+            total = shown.total._replace(gap_ms=gap_ms)
+            errors, status, status_s = self._errors, self._status, self._status_s
+        fresh = newest is not None and monotonic_s - newest.monotonic_s <= self._fresh_s
+        # If nothing else is read, only the slow readings show that the GPU still answers.
+        if monotonic_s - status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
+            status = Status()
+        shown = replace(
+            shown, total=total, errors=errors, status=status, fresh=fresh, was_read=newest is not None
+        )
+        return shown if fresh else replace(shown, watts=None, peak_watts=None, sample_ms=None)
+
+    @property
+    def power_joules(self) -> float:
+        """The joules of all power samples so far. For the thread that adds the readings."""
+        return joules(self._total.doubled)
+
+    @property
+    def total(self) -> PairEnergy[float]:
+        """The sums over all pairs of power samples so far."""
+        return self._total
+
+    @property
+    def samples(self) -> int:
+        """The number of power samples so far."""
+        return self._samples
 
     @property
     def errors(self) -> Mapping[str, int]:
-        """Failed readings by the driver's names of the errors."""
-        return self._page.errors
+        """The number of errors by name."""
+        return self._errors
 
-    def add_errors(self, names: Iterable[str]) -> None:
-        """Count failed readings by the driver's names of the errors."""
+    def held_numbers(self) -> range:
+        """Return the numbers of the samples that the ring holds."""
         with self._lock:
-            errors = dict(self._page.errors)
-            for name in names:
-                errors[name] = errors.get(name, 0) + 1
-            self._page = replace(self._page, errors=errors)
+            return self._ring.held
 
-    def set_status(self, status: Status, monotonic_s: float) -> None:
-        """Replace the slow readings by those of an instant."""
-        with self._lock:
-            self._page = replace(self._page, status=status, status_s=monotonic_s)
-
-    def page(self, now_ms: int, monotonic_s: float) -> Page:
-        """What to publish now: gauges only while they are fresh, and the gap that is still open.
-
-        `now_ms` and `monotonic_s` are the same instant on the two clocks.
-        """
-        with self._lock:
-            self._settle(now_ms - self._max_gap_ms)
-            page, gap_ms = self._page, self._open_gap_ms()
-        if gap_ms:
-            page = replace(page, gap_ms=page.gap_ms + gap_ms)
-        fresh = monotonic_s - page.read_s <= self._fresh_s
-        if not fresh:
-            page = replace(page, fresh=False, watts=None, peak_watts=None, sample_ms=None)
-        # Where nothing else is read, nothing else shows that the GPU still answers.
-        if monotonic_s - page.status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
-            page = replace(page, status=Status())
-        return page
-
-    def trace(self, after_ms: int, before_ms: int) -> Trace:
-        """The history with after_ms < time < before_ms, to which nothing will be added any more."""
-        with self._lock:
-            self._settle(before_ms)
-            return self._ring.copy(after_ms, before_ms)
-
-    def nth_ms(self, after_ms: int, count: int) -> int | None:
-        """The time of the `count`th sample of the history after a time; None where there are fewer."""
-        with self._lock:
-            return self._ring.nth_ms(after_ms, count)
-
-    def number_after(self, unix_ms: int) -> int:
-        """The number, from 0, of the first sample of the history after a time, be it held or to come."""
+    def number_after(self, unix_ms: float) -> int:
+        """Return the number of the first sample after a time, be it held or yet to come."""
         with self._lock:
             return self._ring.number_after(unix_ms)
 
-    @property
-    def oldest_number(self) -> int:
+    def copy_samples(self, numbers: range) -> Trace:
+        """Return the samples with these numbers, as far as they are held."""
         with self._lock:
-            return self._ring.oldest_number
+            return self._ring.copy(numbers)
 
-    @property
-    def held_samples(self) -> int:
-        return len(self._ring)
+    def _count_errors(self, names: tuple[str, ...]) -> None:
+        if names:
+            self._errors = dict(self._errors)
+            for name in names:
+                self._errors[name] = self._errors.get(name, 0) + 1
 
-    def _settle(self, before_ms: int) -> None:
-        self._open_from_ms = max(self._open_from_ms, before_ms)
+    def _add_power(self, reading: Reading) -> None:
+        last, watts = self._last_power, reading.watts
+        if last is not None and last.watts is not None and watts is not None:
+            if last.clock_steps == reading.clock_steps:
+                # A gap is at least what was published while it was open, even if the clock was slewed.
+                dt_ms = max(float(reading.unix_ms - last.unix_ms), self._open_gap_ms(reading.monotonic_s))
+            else:
+                dt_ms = float(round(1000 * (reading.monotonic_s - last.monotonic_s)))
+            pair = pair_energy(last.watts, watts, dt_ms, self.max_gap_ms)
+            self._total = PairEnergy(*(ours + its for ours, its in zip(self._total, pair, strict=True)))
+            self.largest_gap_ms = max(self.largest_gap_ms, pair.gap_ms)
+        self._samples += 1
+        self._last_power = reading
 
-    def _open_gap_ms(self) -> int:
-        """The gap since the last power sample, as far as it is certain: the next one can only lengthen it."""
-        if self._last_power is None:
-            return 0
-        gap_ms = self._open_from_ms - self._last_power[0]
-        return gap_ms if gap_ms > self._max_gap_ms else 0
+    def _add_to_ring(self, reading: Reading) -> None:
+        if reading.clock_steps != self._trace_steps:
+            self._trace_steps = reading.clock_steps
+            self._trace_after_ms += self.max_gap_ms
+            if not self.trace_paused:
+                self._trace_again_s = reading.monotonic_s + self._pause_s
+        self.trace_paused = reading.unix_ms <= self._trace_after_ms
+        if self.trace_paused:
+            if reading.monotonic_s < self._trace_again_s:
+                return
+            self._ring.clear()
+            self.trace_paused = False
+        self._trace_after_ms = reading.unix_ms
+        self._ring.append(reading.unix_ms, reading.watts, reading.joules)
 
-    def _after(self, read: Read) -> Page:
-        page = self._page
-        if read.clock_steps != self._clock_steps:
-            self._clock_steps = read.clock_steps
-            if self._last_power is not None:
-                self._settle(self._last_power[0] + self._max_gap_ms + 1)
-        published = read.unix_ms >= self._open_from_ms
-        pair, samples = NOTHING, page.samples
-        if published:
-            self._settle(read.unix_ms + 1)
-            self._ring.append(read.unix_ms, read.watts, read.joules)
-            if read.watts is not None:
-                pair = self._pair(read.unix_ms, read.watts)
-                samples += 1
-        return Page(
-            fresh=True,
-            read_s=read.monotonic_s,
-            tick_ms=read.tick_ms,
-            sample_ms=read.unix_ms if published else None,
-            watts=read.watts,
-            peak_watts=self._peak(read),
-            joules=read.joules,
-            doubled=page.doubled + pair.doubled,
-            covered_ms=page.covered_ms + pair.covered_ms,
-            gap_ms=page.gap_ms + pair.gap_ms,
-            samples=samples,
-            watts_call_s=read.watts_call_s,
-            joules_call_s=read.joules_call_s,
-            errors=page.errors,
-            status=page.status,
-            status_s=page.status_s,
+    def _note_peak(self, reading: Reading) -> None:
+        """Keep the readings of the last minute that no later reading has exceeded."""
+        peaks = self._peaks
+        while peaks and reading.monotonic_s - peaks[0][0] > PEAK_SECONDS:
+            peaks.popleft()
+        if reading.watts is not None:
+            while peaks and peaks[-1][1] <= reading.watts:
+                peaks.pop()
+            peaks.append((reading.monotonic_s, reading.watts))
+
+    def _publish(self, reading: Reading) -> None:
+        self._published_s = reading.monotonic_s
+        self._published = GpuSnapshot(
+            watts=reading.watts,
+            peak_watts=self._peaks[0][1] if self._peaks else None,
+            joules=reading.joules,
+            sample_ms=reading.unix_ms,
+            tick_ms=reading.tick_ms,
+            total=self._total,
+            samples=self._samples,
+            watts_call_s=reading.watts_call_s,
+            joules_call_s=reading.joules_call_s,
         )
 
-    def _pair(self, unix_ms: int, watts: float) -> PairEnergy[float]:
-        last, self._last_power = self._last_power, (unix_ms, watts)
-        if last is None:
-            return NOTHING
-        return pair_energy(last[1], watts, float(unix_ms - last[0]), self._max_gap_ms)
+    def _is_old(self, reading: Reading) -> bool:
+        """Return whether the reading is not later than the newest one, between two steps of the clock."""
+        newest = self._newest
+        return (
+            newest is not None
+            and newest.clock_steps == reading.clock_steps
+            and reading.unix_ms <= newest.unix_ms
+        )
 
-    def _peak(self, read: Read) -> float | None:
-        """The highest of the last minute: `_peaks` holds what no later reading has exceeded."""
-        peaks = self._peaks
-        while peaks and read.monotonic_s - peaks[0][0] > PEAK_SECONDS:
-            peaks.popleft()
-        if read.watts is not None:
-            while peaks and peaks[-1][1] <= read.watts:
-                peaks.pop()
-            peaks.append((read.monotonic_s, read.watts))
-        return peaks[0][1] if peaks else None
+    def _open_gap_ms(self, monotonic_s: float) -> float:
+        """Return the time since the last power sample, less max_gap: the least that its gap will be."""
+        if self._last_power is None:
+            return 0.0
+        return int(1000 * (monotonic_s - self._last_power.monotonic_s)) - self.max_gap_ms

@@ -1,73 +1,78 @@
-"""One quantity that is read of a GPU, and what is done when it fails."""
+"""Read one quantity of a GPU again and again, whatever fails."""
 
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from llem_core.errors import DeviceError, DeviceLostError
-from llem_measure.sampling.ledger import rounded
+from llem_measure.sampling.validation import NOT_A_SAMPLE, rounded
 
 REOPEN_FAILURES: Final = 10
-"""After so many failures in a row, whatever their names, the GPU is found anew."""
+"""After this many failures in a row, whatever their names, the GPU is opened again."""
 
 RETRY_SECONDS: Final = 1.0
-
-NOT_A_SAMPLE: Final = "NOT_A_SAMPLE"
 
 _log = logging.getLogger(__name__)
 
 
-class Source:
-    """One quantity of one GPU: due at every tick, but only once a second while it is lost.
+class RetryingReader:
+    """Opens a quantity at its first reading and reads it at every tick; while it is lost, once a second.
 
-    `found` is whether the GPU is there, even if this cannot be read of it.
+    `open_` returns False if the GPU does not have this quantity: then `absent` is True and nothing is read.
+    `found` is False while the GPU itself cannot be reached.
     """
 
     def __init__(
-        self, what: str, read: Callable[[int], float], reopen: Callable[[], None], steps_per_unit: int
+        self,
+        label: Callable[[], str],
+        open_: Callable[[], bool],
+        read: Callable[[int], float],
+        steps_per_unit: int,
     ) -> None:
-        self._what, self._read, self._reopen, self._steps_per_unit = what, read, reopen, steps_per_unit
-        self._error = ""
-        self._failures = 0
-        self.found = True
-        self._lost = False
-        self._retry_s = 0.0
+        self._label, self._open, self._read, self._steps_per_unit = label, open_, read, steps_per_unit
+        self.absent = self.found = self._is_open = False
+        self._retry_s = float("-inf")
+        self._failures, self._error = 0, ""
 
-    def due(self, monotonic_s: float) -> bool:
-        return not self._lost or monotonic_s >= self._retry_s
+    def is_due(self, monotonic_s: float) -> bool:
+        """Return whether to read now."""
+        return not self.absent and (self._is_open or monotonic_s >= self._retry_s)
 
-    def read(self, unix_ms: int, monotonic_s: float, failures: list[str]) -> float | None:
-        """The value now, in whole steps; where it fails, None and the error's name added to `failures`."""
-        reopened = False
+    def read(self, unix_ms: int, monotonic_s: float, errors: list[str]) -> float | None:
+        """Return the value in whole steps. If the reading fails, return None and append the error's name."""
+        opened_now = False
         try:
-            if self._lost:
-                self._reopen()
-                reopened = True
-            raw = self._read(unix_ms)
-        except Exception as exc:  # noqa: BLE001 - a library's own fault must not end this GPU's thread
-            self.found = reopened or not (self._lost or isinstance(exc, DeviceLostError))
+            if not self._is_open:
+                self.absent = not self._open()
+                self._is_open = opened_now = True
+                if self.absent:
+                    _log.info("%s: the GPU has none", self._label())
+                    return None
+            value = self._read(unix_ms)
+        except Exception as exc:  # noqa: BLE001 - an unexpected library error must not end the reading thread
             name = exc.name if isinstance(exc, DeviceError) else type(exc).__name__
+            lost = isinstance(exc, DeviceLostError)
+            self.found = opened_now or (self._is_open and not lost)
             self._failures += 1
-            self._lost = isinstance(exc, DeviceLostError) or self._failures >= REOPEN_FAILURES
+            self._is_open = self._is_open and not lost and self._failures < REOPEN_FAILURES
             self._retry_s = monotonic_s + RETRY_SECONDS
-            failures.append(name)
-            self._note(name, str(exc))
+            errors.append(name)
+            self._log_change(name, str(exc))
             return None
-        self._lost, self._failures, self.found = False, 0, True
-        value = rounded(raw, self._steps_per_unit)
-        if value is None:
-            failures.append(NOT_A_SAMPLE)
-            self._note(NOT_A_SAMPLE, f"it reads {raw}")
+        self.found, self._failures = True, 0
+        steps = rounded(value, self._steps_per_unit)
+        if steps is None:
+            errors.append(NOT_A_SAMPLE)
+            self._log_change(NOT_A_SAMPLE, f"it reads {value}")
         else:
-            self._note("", "")
-        return value
+            self._log_change("", "")
+        return steps
 
-    def _note(self, error: str, message: str) -> None:
-        """Log a change of state, and nothing else."""
+    def _log_change(self, error: str, message: str) -> None:
         if error == self._error:
             return
         self._error = error
         if error:
-            _log.warning("%s cannot be read: %s", self._what, message)
+            _log.warning("%s cannot be read: %s", self._label(), message)
         else:
-            _log.info("%s is read again", self._what)
+            _log.info("%s is read again", self._label())

@@ -1,17 +1,20 @@
-"""Absolute deadlines on the wall clock's grid, kept by the monotonic clock."""
+"""Deadlines on a grid of the wall clock, kept by the monotonic clock."""
 
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 MAX_SLEW_SECONDS: Final = 0.001
-"""What one observation may move the mapping by, short of a step: 0.1 % of the second between two."""
+"""How far one observation moves the mapping if the wall clock did not step:
+
+0.1 % of the second between two.
+"""
 
 MAX_STEP_SECONDS: Final = 0.05
 
 
 class Mapping(NamedTuple):
-    """Wall clock minus monotonic clock [s], and how many steps of the wall clock are in it."""
+    """The wall clock minus the monotonic clock [s], and the number of steps of the wall clock so far."""
 
     offset_s: float
     steps: int
@@ -20,10 +23,9 @@ class Mapping(NamedTuple):
 class WallClock:
     """The monotonic clock, read as unix time.
 
-    It moves evenly whatever is done to the wall clock, until `observe` looks: a difference of half a
-    sample interval or more is a step, taken over at once and counted; a smaller one is slewed in.
-    `mapping` is replaced as a whole, so that any thread reads offset and steps of one moment. `stepped_s`
-    is the sum of the steps.
+    It runs evenly until `observe` compares it with the wall clock. A difference of half a sample interval or
+    more is a step: it is applied at once and counted. A smaller difference is slewed in. `mapping` is
+    replaced as a whole, so that any thread reads a consistent pair. `stepped_s` is the sum of all steps.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class WallClock:
         self.stepped_s = 0.0
 
     def now_ms(self) -> int:
-        """The mapped time in whole unix milliseconds, rounded down."""
+        """Return the mapped time in whole unix milliseconds, rounded down."""
         return int((self.monotonic_s() + self.mapping.offset_s) * 1000)
 
     def observe(self) -> float:
-        """Compare with the wall clock, once a second; returns the step taken over [s], mostly 0."""
+        """Compare with the wall clock; call this once a second.
+
+        Returns the step that was applied [s], usually 0.
+        """
         offset_s, steps = self.mapping
         change_s = self._measure() - offset_s
         if abs(change_s) >= self._step_s:
@@ -55,7 +60,10 @@ class WallClock:
         return 0.0
 
     def _measure(self) -> float:
-        """Wall minus monotonic [s]: of three tries the one least disturbed between its two readings."""
+        """Return wall minus monotonic time [s].
+
+        Of three tries, take the one with the shortest interruption.
+        """
         tries: list[tuple[float, float]] = []
         for _ in range(3):
             before_s = self.monotonic_s()
@@ -68,33 +76,37 @@ class WallClock:
 class Tick(NamedTuple):
     """A deadline: unix milliseconds on the grid, and the same instant on the monotonic clock [s]."""
 
-    unix_ms: int
+    unix_ms: float
     deadline_s: float
 
 
 class Ticker(Iterator[Tick]):
-    """Sleeps until the next tick and yields it, without end; ticks that have passed are left out.
+    """Sleeps until the next tick and returns it. Ticks that have passed are skipped.
 
-    `next_ms` is the tick that it sleeps towards: whatever is read from now on is not before it.
+    It ends when `sleep` returns True, as threading.Event.wait() does when the event is set.
     """
 
     def __init__(
         self, clock: WallClock, interval_ms: int, sleep: Callable[[float], object] = time.sleep
     ) -> None:
-        self._clock = clock
-        self._interval_ms = interval_ms
-        self._sleep = sleep
-        self.next_ms = 0
+        self._clock, self._interval_ms, self._sleep = clock, interval_ms, sleep
+        self._last_ms = 0
+
+    def now(self) -> Tick:
+        """Return a tick for a reading at once, which need not be on the grid."""
+        now_s = self._clock.monotonic_s()
+        return Tick((now_s + self._clock.mapping.offset_s) * 1000, now_s)
 
     def __next__(self) -> Tick:
         clock = self._clock
         # Read the offset once: another thread replaces the mapping when the clock steps.
         offset_s = clock.mapping.offset_s
         now_ms = int((clock.monotonic_s() + offset_s) * 1000)
-        next_ms = (now_ms // self._interval_ms + 1) * self._interval_ms
-        if next_ms == self.next_ms:  # woken a hair too early: that tick was this one
-            next_ms += self._interval_ms
-        self.next_ms = next_ms
-        deadline_s = next_ms / 1000 - offset_s
-        self._sleep(max(0.0, deadline_s - clock.monotonic_s()))
-        return Tick(next_ms, deadline_s)
+        tick_ms = (now_ms // self._interval_ms + 1) * self._interval_ms
+        if tick_ms == self._last_ms:  # the sleep ended slightly early, and this tick was already returned
+            tick_ms += self._interval_ms
+        self._last_ms = tick_ms
+        deadline_s = tick_ms / 1000 - offset_s
+        if self._sleep(max(0.0, deadline_s - clock.monotonic_s())) is True:
+            raise StopIteration
+        return Tick(tick_ms, deadline_s)

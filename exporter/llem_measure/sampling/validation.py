@@ -1,6 +1,6 @@
-"""Which readings of power can be: a failing sensor answers, too, and what it says must not become joules."""
+"""Which readings can be true. A failing sensor still answers, and its answers must not become joules."""
 
-from collections.abc import Callable
+from math import isfinite
 from typing import Final
 
 from llem_core.errors import DeviceError
@@ -8,18 +8,20 @@ from llem_core.errors import DeviceError
 ZERO_POWER: Final = "ZERO_POWER"
 POWER_ABOVE_LIMIT: Final = "POWER_ABOVE_LIMIT"
 NOT_A_SAMPLE: Final = "NOT_A_SAMPLE"
-"""Our names of errors, beside the driver's."""
+"""Our names of errors, used beside the driver's names."""
 
 NOT_AVAILABLE: Final = 0xFFFF_FFFF
 """Source: nvml.h, NVML_VALUE_NOT_AVAILABLE (-1), in an unsigned field."""
 
-TIMES_LIMIT: Final = {"gpu": 2.0, "module": 4.0}
-"""So many times the highest limit that a GPU can be set to are no power of its. Spikes above the limit are
-real, and shorter than a sensor's window; a module has a CPU, and may have a second GPU, beside it."""
+TIMES_LIMIT: Final = 2.0
+"""Power above this multiple of the highest limit that can be set is impossible. Real spikes above the limit
+are shorter than a sensor's averaging time."""
 
+TIMES_MODULE_LIMIT: Final = 4.0
+"""The same for a superchip module, which contains a CPU and may contain a second GPU."""
 
 CEILING_WATTS: Final = 5000.0
-"""The maximum power of a GPU without a known limit. The highest known limit is 2900 W (GB300 module)."""
+"""The maximum power if no limit is known. The highest known limit is 2900 W (GB300 module)."""
 
 
 def known_limit_mw(milliwatts: int | None) -> int | None:
@@ -27,19 +29,21 @@ def known_limit_mw(milliwatts: int | None) -> int | None:
     return None if milliwatts in (None, 0, NOT_AVAILABLE) else milliwatts
 
 
-def plausible(read_milliwatts: Callable[[], int], limit_mw: int | None, scope: str) -> Callable[[], int]:
-    """Return a reader that raises DeviceError for 0, "not available" or power above the maximum."""
-    most_milliwatts = TIMES_LIMIT[scope] * limit_mw if limit_mw else 1000 * CEILING_WATTS
+def check_power(milliwatts: int, limit_mw: int | None, times_limit: float = TIMES_LIMIT) -> float:
+    """Return the power in watts. Raises DeviceError if it is 0, "not available" or above the maximum."""
+    if milliwatts == 0:
+        raise DeviceError("it reads 0 W, which no running GPU draws", ZERO_POWER)
+    if milliwatts == NOT_AVAILABLE:
+        raise DeviceError("the driver has no value", NOT_A_SAMPLE)
+    most_milliwatts = times_limit * limit_mw if limit_mw else 1000 * CEILING_WATTS
+    if milliwatts > most_milliwatts:
+        text = f"it reads {milliwatts / 1000:g} W, but the maximum is {most_milliwatts / 1000:g} W"
+        raise DeviceError(text, POWER_ABOVE_LIMIT)
+    return milliwatts / 1000
 
-    def read() -> int:
-        milliwatts = read_milliwatts()
-        if milliwatts == 0:
-            raise DeviceError("it reads 0 W, and no GPU that answers draws nothing", ZERO_POWER)
-        if milliwatts == NOT_AVAILABLE:
-            raise DeviceError("the driver has no value", NOT_A_SAMPLE)
-        if milliwatts > most_milliwatts:
-            text = f"it reads {milliwatts / 1000:g} W, but the maximum is {most_milliwatts / 1000:g} W"
-            raise DeviceError(text, POWER_ABOVE_LIMIT)
-        return milliwatts
 
-    return read
+def rounded(value: float, steps_per_unit: int) -> float | None:
+    """Return the value rounded to whole steps, or None if it is NaN, infinite or negative."""
+    if not isfinite(value * steps_per_unit) or value < 0:
+        return None
+    return round(value * steps_per_unit) / steps_per_unit

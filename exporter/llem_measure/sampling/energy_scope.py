@@ -1,0 +1,46 @@
+"""Find out what the energy counter of a superchip's GPU counts: the GPU, or the module around it."""
+
+from typing import Final
+
+from llem_core.energy import GAP_INTERVALS
+
+GPU: Final = "gpu"
+MODULE: Final = "module"
+
+DECISION_SECONDS: Final = 10.0
+DECISION_JOULES: Final = 10.0
+"""The counter is compared over this much time and energy, many times its resolution and its delay."""
+
+
+class EnergyScope:
+    """Compares the counter's rise with the energy of the GPU and of its module over the same time.
+
+    `scope` is "" until it is known. It was seen on a fake driver only, not on hardware.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self.scope = ""
+        self._max_gap_s = GAP_INTERVALS * interval_s
+        self._last: tuple[float, float] | None = None
+        self._elapsed_s = self._counted_j = self._gpu_j = self._module_j = 0.0
+
+    def add(self, monotonic_s: float, joules: float, gpu_watts: float, module_watts: float) -> None:
+        """Take in one reading of the counter, the GPU's power and the module's power."""
+        if self.scope:
+            return
+        last, self._last = self._last, (monotonic_s, joules)
+        if last is None or joules < last[1] or monotonic_s - last[0] > max(1.5, self._max_gap_s):
+            self._elapsed_s = self._counted_j = self._gpu_j = self._module_j = 0.0
+            return
+        step_s = monotonic_s - last[0]
+        self._elapsed_s += step_s
+        self._counted_j += joules - last[1]
+        self._gpu_j += gpu_watts * step_s
+        self._module_j += module_watts * step_s
+        if self._elapsed_s >= DECISION_SECONDS and self._counted_j >= DECISION_JOULES:
+            self.scope = scope_of(self._counted_j, self._gpu_j, self._module_j)
+
+
+def scope_of(counted_j: float, gpu_j: float, module_j: float) -> str:
+    """Return "gpu" or "module": the one whose energy is nearer to what the counter counted."""
+    return GPU if abs(counted_j - gpu_j) <= abs(counted_j - module_j) else MODULE
