@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from llem_core.energy import NOTHING, PairEnergy, joules, pair_energy
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.ring import Ring, Trace
+from llem_measure.sampling.ring import Ring, Samples
 
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
@@ -149,30 +149,27 @@ class GpuLedger:
             page = replace(page, status=Status())
         return page
 
-    def trace(self, after_ms: int, before_ms: int) -> Trace:
+    def trace(self, after_ms: int, before_ms: int) -> Samples:
         """The history with after_ms < time < before_ms, to which nothing will be added any more."""
         with self._lock:
             self._settle(before_ms)
-            return self._ring.copy(after_ms, before_ms)
+            ring = self._ring
+            return ring.copy(range(ring.number_after(after_ms), ring.number_after(before_ms - 1)))
 
-    def nth_ms(self, after_ms: int, count: int) -> int | None:
-        """The time of the `count`th sample of the history after a time; None where there are fewer."""
+    def held_numbers(self) -> range:
+        """Return the numbers of the samples that the history holds."""
         with self._lock:
-            return self._ring.nth_ms(after_ms, count)
+            return self._ring.held_numbers()
 
     def number_after(self, unix_ms: int) -> int:
-        """The number, from 0, of the first sample of the history after a time, be it held or to come."""
+        """Return the number of the history's first sample after a time, or the number of the next sample."""
         with self._lock:
             return self._ring.number_after(unix_ms)
 
-    @property
-    def oldest_number(self) -> int:
+    def copy_samples(self, numbers: range) -> Samples:
+        """Return the samples with these numbers that the history holds."""
         with self._lock:
-            return self._ring.oldest_number
-
-    @property
-    def held_samples(self) -> int:
-        return len(self._ring)
+            return self._ring.copy(numbers)
 
     def _settle(self, before_ms: int) -> None:
         self._open_from_ms = max(self._open_from_ms, before_ms)

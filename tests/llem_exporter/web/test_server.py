@@ -11,7 +11,7 @@ import urllib3
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, HISTORY_PAGE
-from llem_exporter.history.page import parse_since
+from llem_exporter.web.history import parse_since
 from tests.llem_exporter.page import MetricsPage, history, scrape
 from tests.servers import Exporter, wait_until
 
