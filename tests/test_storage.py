@@ -32,7 +32,9 @@ def test_a_noisy_sample_costs_few_bytes(
         times.append(T0_MS + 100 * number)
         watts.append(power if kind == "watts" else nan)
         joules.append(rounded(counter, 8) or 0.0 if kind == "joules" else nan)
-    page = "".join(trace_slices([(DeviceInfo(0, "GPU-noise", ""), Samples(times, watts, joules))], openmetrics=True))
+    page = "".join(
+        trace_slices([(DeviceInfo(0, "GPU-noise", ""), Samples(times, watts, joules))], openmetrics=True)
+    )
     prometheus = Prometheus.on_blocks(tmp_path, page + "# EOF\n", release=prometheus_release)
     found = stored(prometheus.data)
     assert found.samples == SAMPLES

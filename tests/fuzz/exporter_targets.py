@@ -10,7 +10,6 @@ from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.cli import main as exporter_command
 from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, JobFiles
 from llem_exporter.history.cursors import ScrapeRefusedError
-from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since
 from llem_exporter.replay import device as replay
 from llem_exporter.web.config import WebConfig
 from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since

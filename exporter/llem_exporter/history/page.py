@@ -13,7 +13,7 @@ SLICE_LINES: Final = 300
 
 
 def trace_slices(gpus: Sequence[tuple[DeviceInfo, Samples]], *, openmetrics: bool) -> Iterator[str]:
-    """Return the power traces of all GPUs and then their energy traces, in OpenMetrics or text format 0.0.4."""
+    """Return the power traces and then the energy traces, in OpenMetrics or in text format 0.0.4."""
     power = [(info, samples.times_ms, samples.watts) for info, samples in gpus]
     energy = [(info, samples.times_ms, samples.joules) for info, samples in gpus]
     yield from _family(GPU_POWER_TRACE, power, openmetrics)

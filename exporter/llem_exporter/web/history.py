@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from aiohttp import web
 from prometheus_client.registry import Collector
 
-from llem_exporter.history.cursors import ScrapeRefusedError, ScraperCursors
+from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
 from llem_exporter.history.page import trace_slices
 from llem_exporter.web import landing, negotiation
 from llem_measure.sampling.devices import DeviceInfo
@@ -35,7 +35,8 @@ _LOSES_SAMPLES: Final = re.compile(
 """User agents that keep one sample per series and scrape. Source: prometheus/prometheus#14685.
 
 The OpenTelemetry receiver sends the name of the collector's command, for example otelcol-contrib/0.140.0.
-Before v0.78 it sent Prometheus/ without a version. Source: open-telemetry/opentelemetry-collector-contrib#21914.
+Before v0.78 it sent Prometheus/ without a version.
+Source: open-telemetry/opentelemetry-collector-contrib#21914.
 """
 
 _LOSES_SAMPLES_MESSAGE: Final = """\
@@ -126,7 +127,9 @@ class HistoryHandler:
         )
         gpus = [
             (gpu.device.info, gpu.ledger.copy_samples(wanted))
-            for gpu, wanted in zip(self._sampler.gpus, numbers, strict=False)  # a GPU may just have been added
+            for gpu, wanted in zip(
+                self._sampler.gpus, numbers, strict=False
+            )  # a GPU may just have been added
         ]
         self._cursors.offer(query.scraper, [samples.numbers for _, samples in gpus])
         return gpus
@@ -167,7 +170,11 @@ def _parse_query(request: web.Request) -> _Query:
     since, scraper = query.get("since"), query.get("scraper")
     if (since is None) == (scraper is None):
         raise ScrapeRefusedError(400, _HELP % landing.target(request))
-    if since is None and "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):
+    if (
+        since is None
+        and "force" not in query
+        and _LOSES_SAMPLES.search(request.headers.get("User-Agent", ""))
+    ):
         raise ScrapeRefusedError(web.HTTPUpgradeRequired.status_code, _LOSES_SAMPLES_MESSAGE)
     since_ms = None if since is None else parse_since(since)
     return _Query(since_ms, scraper or "", parse_limit(query.get("limit")))

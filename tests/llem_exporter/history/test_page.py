@@ -57,7 +57,9 @@ def test_every_millisecond_survives_openmetrics() -> None:
     for first_ms in (MS, 4_102_444_800_000):
         times = array("q", range(first_ms, first_ms + 1000))
         zeros = array("d", bytes(8 * 1000))
-        lines = "".join(trace_slices([(GPUS[0][0], Samples(times, zeros, zeros))], openmetrics=True)).splitlines()
+        lines = "".join(
+            trace_slices([(GPUS[0][0], Samples(times, zeros, zeros))], openmetrics=True)
+        ).splitlines()
         stamps = [line.split()[-1] for line in lines if line.startswith("llem_gpu_power")]
         assert [int(stamp.replace(".", "")) for stamp in stamps] == list(times)
 
