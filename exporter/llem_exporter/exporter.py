@@ -77,6 +77,7 @@ def run(settings: Settings) -> None:
     carbon = _carbon(settings, sampler, missing, candidates)
     cursors = ScraperCursors(
         lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
+        settings.interval_ms / 1000,
         settings.retention_ms / 1000,
         clock.monotonic_s,
     )

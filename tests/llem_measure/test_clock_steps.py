@@ -46,7 +46,7 @@ class Scraped(Rig):
 
     def request(self, scraper: str, connection: object) -> Samples:
         """Return the samples of the response to a scraper."""
-        (numbers,) = self.cursors.begin(scraper, "127.0.0.1", connection, None, lambda _: 10**9)
+        (numbers,) = self.cursors.begin(scraper, "127.0.0.1", connection, None, 10**9)
         samples = self.ledgers[0].copy_samples(numbers)
         self.cursors.offer(scraper, [samples.numbers])
         return samples

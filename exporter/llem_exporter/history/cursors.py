@@ -1,4 +1,4 @@
-"""Which samples each scraper of /history has received: one cursor for each scraper ID.
+"""Which samples each scraper of /history has received: a cursor for each scraper ID and GPU.
 
 The samples of a response are *offered*. They are *confirmed* by the next request on the same connection,
 because a client reuses a connection only after it has read the response to its end. A request on another
@@ -12,26 +12,25 @@ kernel resets a connection that is closed while it holds unread data.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, repeat, zip_longest
+from itertools import pairwise
 from statistics import median
 from typing import Final
 
 MAX_SCRAPERS: Final = 32
 MAX_ID_CHARACTERS: Final = 128
+DEFAULT_SCRAPE_INTERVAL_SECONDS: Final = 15.0
 
 NEW_EXPORTER_SECONDS: Final = 300.0
 """A new scraper ID gets everything since the exporter's start until this long after the start."""
 
+BACKLOG_INTERVALS: Final = 3
+"""A response has the new samples of at most this many scrape intervals. The next responses have the rest."""
+
 SILENT_INTERVALS: Final = 3
 """Another address may take over an ID that has been silent for this many scrape intervals."""
 
-DEFAULT_INTERVAL_SECONDS: Final = 15.0
-
 MAX_RESETS: Final = 3
 """After this many resets in a row, a reset no longer means that the response was not read."""
-
-Numbers = tuple[int, ...]
-"""A sample number for each GPU. Numbers of GPUs that were added later are missing and count as 0."""
 
 
 class ScrapeRefusedError(Exception):
@@ -43,17 +42,22 @@ class ScrapeRefusedError(Exception):
 
 
 @dataclass(slots=True)
-class _Scraper:
-    """The cursor of one ID.
-
-    Samples before `confirmed` are finished. Those before `repeated` were in the last two responses. Those
-    before `offered` were in the last response.
+class _Cursor:
+    """Positions in the samples of one GPU: the numbers before which samples are confirmed, were in the last
+    two responses, and were in the last response.
     """
 
+    confirmed: int = 0
+    repeated: int = 0
+    offered: int = 0
+
+
+@dataclass(slots=True)
+class _Scraper:
+    """The cursors of one ID, one for each GPU."""
+
     address: str
-    confirmed: Numbers
-    repeated: Numbers
-    offered: Numbers
+    cursors: list[_Cursor]
     connection: object | None = None
     resets: int = 0
     timeout_s: float | None = None
@@ -63,24 +67,25 @@ class _Scraper:
     def interval_s(self) -> float:
         """Return the median time between the last five requests; before the second, the scrape timeout."""
         intervals_s = [later - earlier for earlier, later in pairwise(self.arrivals_s)]
-        return median(intervals_s) if intervals_s else self.timeout_s or DEFAULT_INTERVAL_SECONDS
+        return median(intervals_s) if intervals_s else self.timeout_s or DEFAULT_SCRAPE_INTERVAL_SECONDS
 
 
 class ScraperCursors:
-    """The cursors of all scrapers. It is used by the event loop only.
+    """The cursors of all scrapers, for use in one thread.
 
-    `held_numbers` returns the numbers of the samples that are held of each GPU. A GPU that is added later
-    comes last.
+    `held_numbers` returns the numbers of the samples that are held of each GPU; a GPU that is added later
+    comes last. `interval_s` is the time between two samples.
     """
 
     def __init__(
         self,
         held_numbers: Callable[[], Sequence[range]],
+        interval_s: float,
         retention_s: float,
         monotonic_s: Callable[[], float],
     ) -> None:
         self.offered_samples = self.confirmed_samples = self.evicted_samples = self.conflicts = 0
-        self.held_numbers, self._retention_s = held_numbers, retention_s
+        self.held_numbers, self._interval_s, self._retention_s = held_numbers, interval_s, retention_s
         self._monotonic_s, self._start_s = monotonic_s, monotonic_s()
         self._scrapers: dict[str, _Scraper] = {}
 
@@ -94,51 +99,47 @@ class ScraperCursors:
         return {scraper.connection for scraper in self._scrapers.values()}
 
     def begin(
-        self,
-        name: str,
-        address: str,
-        connection: object,
-        timeout_s: float | None,
-        new_samples: Callable[[float], int],
+        self, name: str, address: str, connection: object, timeout_s: float | None, limit: int | None = None
     ) -> list[range]:
-        """Take in a request and return, for each GPU, the numbers of the samples to offer.
+        """Take in a request and return the numbers of the samples to offer, for each GPU.
 
-        `timeout_s` is the scraper's own timeout. `new_samples` returns the most samples of a GPU to offer
-        beside the repeated ones, given the scrape interval [s]. Raises ScrapeRefusedError.
+        `timeout_s` is the scrape timeout. `limit` is the most samples of a GPU to add to the repeated ones;
+        without it, the limit is three scrape intervals. Raises ScrapeRefusedError.
         """
-        scraper = self._scrapers.get(name) or self._add(name, address)
+        held_numbers = self.held_numbers()
+        scraper = self._scrapers.get(name) or self._add(name, address, held_numbers)
         if address != scraper.address:
             self._take_over(scraper, name, address)
-        if connection is scraper.connection:
-            self._confirm(scraper, scraper.offered)
-            scraper.repeated, scraper.resets = scraper.offered, 0
-        else:
-            self._confirm(scraper, scraper.repeated)
-            scraper.repeated = scraper.offered
+        scraper.cursors += [_Cursor() for _ in held_numbers[len(scraper.cursors) :]]
+        is_read = connection is scraper.connection
+        for cursor in scraper.cursors:
+            end = cursor.offered if is_read else cursor.repeated
+            self.confirmed_samples += end - cursor.confirmed
+            cursor.confirmed, cursor.repeated = end, cursor.offered
         scraper.connection, scraper.timeout_s = connection, timeout_s
+        scraper.resets = 0 if is_read else scraper.resets
         scraper.arrivals_s.append(self._monotonic_s())
-        most, numbers = new_samples(scraper.interval_s), list[range]()
-        confirmed, repeated = chain(scraper.confirmed, repeat(0)), chain(scraper.repeated, repeat(0))
-        for held, first, repeated_end in zip(self.held_numbers(), confirmed, repeated, strict=False):
-            new_end = max(repeated_end, held.start) + most
-            numbers.append(range(first, min(new_end, held.stop)))
-        return numbers
+        most = limit or max(1, int(BACKLOG_INTERVALS * scraper.interval_s / self._interval_s))
+        return [
+            range(cursor.confirmed, min(max(cursor.repeated, held.start) + most, held.stop))
+            for cursor, held in zip(scraper.cursors, held_numbers, strict=True)
+        ]
 
     def offer(self, name: str, carried: Sequence[range]) -> None:
         """Note the numbers of each GPU's samples that the response carries."""
-        scraper = self._scrapers[name]
-        first, end = tuple(part.start for part in carried), tuple(part.stop for part in carried)
-        self.evicted_samples += _count(scraper.confirmed, first)
-        self.offered_samples += _count(first, end)
-        scraper.confirmed, scraper.offered = first, end
-        scraper.repeated = tuple(map(max, zip_longest(scraper.repeated, first, fillvalue=0)))
+        for cursor, numbers in zip(self._scrapers[name].cursors, carried, strict=True):
+            self.evicted_samples += numbers.start - cursor.confirmed
+            self.offered_samples += len(numbers)
+            cursor.confirmed, cursor.offered = numbers.start, numbers.stop
+            cursor.repeated = max(cursor.repeated, numbers.start)
 
     def write_failed(self, name: str, connection: object) -> None:
         """Take back the last offer, because its response could not be written to this connection."""
         scraper = self._scrapers.get(name)
         if scraper is not None and scraper.connection is connection:
-            scraper.repeated, scraper.offered = scraper.confirmed, scraper.repeated
             scraper.connection = None
+            for cursor in scraper.cursors:
+                cursor.repeated, cursor.offered = cursor.confirmed, cursor.repeated
 
     def connection_reset(self, connection: object) -> None:
         """Take back the last offer on a connection that its client has reset."""
@@ -147,12 +148,14 @@ class ScraperCursors:
                 scraper.resets += 1
                 self.write_failed(name, connection)
 
-    def _add(self, name: str, address: str) -> _Scraper:
+    def _add(self, name: str, address: str, held_numbers: Sequence[range]) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
             raise ScrapeRefusedError(400, f"a scraper ID has 1 to {MAX_ID_CHARACTERS} printable characters\n")
         if len(self._scrapers) >= MAX_SCRAPERS:
-            longest_silent = min(self._scrapers, key=lambda other: self._scrapers[other].arrivals_s[-1])
-            if self._silent_s(self._scrapers[longest_silent]) <= self._retention_s:
+            silent_s, longest_silent = max(
+                (self._silent_s(self._scrapers[other]), other) for other in self._scrapers
+            )
+            if silent_s <= self._retention_s:
                 raise ScrapeRefusedError(
                     429,
                     f"there are {MAX_SCRAPERS} scrapers already; a new one is accepted when one of them has "
@@ -160,9 +163,9 @@ class ScraperCursors:
                 )
             del self._scrapers[longest_silent]
         is_new_exporter = self._monotonic_s() - self._start_s < NEW_EXPORTER_SECONDS
-        begin = tuple(held.start if is_new_exporter else held.stop for held in self.held_numbers())
-        self._scrapers[name] = scraper = _Scraper(address, begin, begin, begin)
-        return scraper
+        firsts = [held.start if is_new_exporter else held.stop for held in held_numbers]
+        self._scrapers[name] = _Scraper(address, [_Cursor(first, first, first) for first in firsts])
+        return self._scrapers[name]
 
     def _take_over(self, scraper: _Scraper, name: str, address: str) -> None:
         """Give an ID that has been silent to another address. Raises ScrapeRefusedError if it is active."""
@@ -175,14 +178,5 @@ class ScraperCursors:
             )
         scraper.address = address
 
-    def _confirm(self, scraper: _Scraper, end: Numbers) -> None:
-        self.confirmed_samples += _count(scraper.confirmed, end)
-        scraper.confirmed = end
-
     def _silent_s(self, scraper: _Scraper) -> float:
         return self._monotonic_s() - scraper.arrivals_s[-1]
-
-
-def _count(first: Numbers, end: Numbers) -> int:
-    """Return how many samples of all GPUs have numbers from `first` up to, but not including, `end`."""
-    return sum(stop - start for start, stop in zip_longest(first, end, fillvalue=0))

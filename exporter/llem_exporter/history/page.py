@@ -11,8 +11,10 @@ from llem_measure.sampling.ring import Samples
 SLICE_LINES: Final = 300
 """The most lines of a slice. It takes 0.2 ms to make one, for which the sampler may have to wait."""
 
+GpuSamples = tuple[DeviceInfo, Samples]
 
-def trace_slices(gpus: Sequence[tuple[DeviceInfo, Samples]], *, openmetrics: bool) -> Iterator[str]:
+
+def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
     """Return the power traces and then the energy traces, in OpenMetrics or in text format 0.0.4."""
     power = [(info, samples.times_ms, samples.watts) for info, samples in gpus]
     energy = [(info, samples.times_ms, samples.joules) for info, samples in gpus]

@@ -35,6 +35,7 @@ class Rig:
         self.ledgers = [gpu.ledger for gpu in self.sampler.gpus]
         self.cursors = ScraperCursors(
             lambda: [ledger.held_numbers() for ledger in self.ledgers],
+            INTERVAL_MS / 1000,
             retention_ms / 1000,
             self.clock.monotonic_s,
         )

@@ -1,9 +1,8 @@
 """Scraper cursors: which samples are offered, confirmed, repeated and evicted."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import pytest
@@ -33,7 +32,10 @@ class Rig:
         self.time, self.capacity = FakeTime(), capacity
         self.rings = [Ring(capacity), Ring(capacity)]
         self.cursors = ScraperCursors(
-            lambda: [ring.held_numbers() for ring in self.rings], RETENTION_S, self.time.monotonic_s
+            lambda: [ring.held_numbers() for ring in self.rings],
+            TICK_MS / 1000,
+            RETENTION_S,
+            self.time.monotonic_s,
         )
 
     def tick(self, count: int = 1, *, gpus: tuple[int, ...] = (0, 1)) -> None:
@@ -48,26 +50,15 @@ class Rig:
         name: str = "a",
         address: str = HOME,
         timeout_s: float | None = None,
-        new_samples: Callable[[float], int] = lambda _: UNLIMITED,
+        limit: int | None = UNLIMITED,
     ) -> list[range]:
-        return self.cursors.begin(name, address, connection, timeout_s, new_samples)
-
-    def interval_s(self, connection: object, name: str = "a", timeout_s: float | None = None) -> float:
-        """Send a request and return the scrape interval that its response is based on."""
-        intervals = list[float]()
-
-        def new_samples(interval_s: float) -> int:
-            intervals.append(interval_s)
-            return 1
-
-        self.begin(connection, name, timeout_s=timeout_s, new_samples=new_samples)
-        return intervals[0]
+        return self.cursors.begin(name, address, connection, timeout_s, limit)
 
     def scrape(
-        self, connection: object, *, name: str = "a", address: str = HOME, new_samples: int = UNLIMITED
+        self, connection: object, *, name: str = "a", address: str = HOME, limit: int = UNLIMITED
     ) -> list[Sample]:
         """Send a request and return the samples in its response."""
-        numbers = self.begin(connection, name, address, new_samples=lambda _: new_samples)
+        numbers = self.begin(connection, name, address, limit=limit)
         copies = [ring.copy(wanted).numbers for ring, wanted in zip(self.rings, numbers, strict=True)]
         self.cursors.offer(name, copies)
         return [(gpu, number) for gpu, part in enumerate(copies) for number in part]
@@ -128,10 +119,10 @@ def test_new_samples_are_limited_beside_the_repeated_ones() -> None:
     """The limit applies to each GPU. A client that never reuses a connection makes progress."""
     rig, connection = Rig(), object()
     rig.tick(10)
-    assert rig.scrape(connection, new_samples=4) == ticks(0, 4)
-    assert rig.scrape(object(), new_samples=2) == ticks(0, 6)
-    assert rig.scrape(connection, new_samples=2) == ticks(4, 8)
-    assert rig.scrape(connection, new_samples=2) == ticks(8, 10)
+    assert rig.scrape(connection, limit=4) == ticks(0, 4)
+    assert rig.scrape(object(), limit=2) == ticks(0, 6)
+    assert rig.scrape(connection, limit=2) == ticks(4, 8)
+    assert rig.scrape(connection, limit=2) == ticks(8, 10)
 
 
 def test_a_response_that_was_not_written_to_its_end_is_no_offer() -> None:
@@ -301,14 +292,20 @@ def test_an_id_that_was_silent_for_the_retention_is_free() -> None:
     rig.begin(object(), address=OTHER)
 
 
-def test_an_interval_is_the_median_of_five_arrivals_or_the_timeout() -> None:
-    """Before the second request, the interval is the scrape timeout or 15 s. An outage has little effect."""
+def test_a_response_has_at_most_three_scrape_intervals_of_a_backlog() -> None:
+    """The interval is the median of five requests. Before the second one, it is the timeout or 15 s."""
     rig, connection = Rig(), object()
-    assert rig.interval_s(connection, "no timeout") == 15.0
-    assert rig.interval_s(connection, timeout_s=7.0) == 7.0
-    for pause_s, median_s in ((10, 10), (20, 15), (300, 20), (20, 20), (20, 20)):
+    for ring, number in product(rig.rings, range(9000)):
+        ring.append(number, 100.0, None)
+
+    def new_ticks(name: str = "a", timeout_s: float | None = 7.0) -> list[int]:
+        return [len(numbers) for numbers in rig.begin(connection, name, timeout_s=timeout_s, limit=None)]
+
+    assert new_ticks("no timeout", None) == [450, 450]
+    assert new_ticks() == [210, 210]
+    for pause_s, median_s in ((10, 10), (20, 15), (250, 20), (20, 20), (20, 20), (0, 20)):
         rig.time.sleep(pause_s)
-        assert rig.interval_s(connection, timeout_s=7.0) == pytest.approx(median_s)
+        assert new_ticks() == [30 * median_s, 30 * median_s]
 
 
 def test_evicted_samples_are_counted_once_when_the_scraper_returns() -> None:
@@ -371,7 +368,7 @@ class Scrape(NamedTuple):
     keeps_connection: bool
     write_fails: bool
     is_reset: bool
-    new_samples: int
+    limit: int
 
 
 class Ticks(NamedTuple):
@@ -388,7 +385,7 @@ class AddGpu(NamedTuple):
 
 
 Step = Scrape | Ticks | Clear | AddGpu
-CLEAN = Scrape(reads_last=True, keeps_connection=True, write_fails=False, is_reset=False, new_samples=9)
+CLEAN = Scrape(reads_last=True, keeps_connection=True, write_fails=False, is_reset=False, limit=9)
 
 steps = st.one_of(
     st.builds(Ticks, st.integers(1, 6), st.sets(st.integers(0, 3), min_size=1).map(lambda s: (*s,))),
@@ -398,7 +395,7 @@ steps = st.one_of(
 )
 clean_steps = st.one_of(
     st.builds(Ticks, st.integers(1, 6), st.sets(st.integers(0, 3), min_size=1).map(lambda s: (*s,))),
-    st.builds(lambda most: CLEAN._replace(new_samples=most), st.integers(1, 9)),
+    st.builds(lambda most: CLEAN._replace(limit=most), st.integers(1, 9)),
     st.builds(AddGpu),
 )
 
@@ -427,7 +424,7 @@ class Client:
             self.read |= set(self.unread or [])
         if not same_connection:
             self.connection = object()
-        response = self.rig.scrape(self.connection, new_samples=step.new_samples)
+        response = self.rig.scrape(self.connection, limit=step.limit)
         self.responses.append(response)
         self.carried += len(response)
         repeated = [sample for sample in response if sample in self.offers]
