@@ -43,8 +43,10 @@ class ScrapeRefusedError(Exception):
 
 @dataclass(slots=True)
 class _Cursor:
-    """Positions in the samples of one GPU: the numbers before which samples are confirmed, were in the last
-    two responses, and were in the last response.
+    """Three positions in the samples of one GPU.
+
+    Samples before `confirmed` are confirmed. Those before `repeated` were in the last two responses, and those
+    before `offered` were in the last one.
     """
 
     confirmed: int = 0
@@ -152,15 +154,10 @@ class ScraperCursors:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
             raise ScrapeRefusedError(400, f"a scraper ID has 1 to {MAX_ID_CHARACTERS} printable characters\n")
         if len(self._scrapers) >= MAX_SCRAPERS:
-            silent_s, longest_silent = max(
-                (self._silent_s(self._scrapers[other]), other) for other in self._scrapers
-            )
-            if silent_s <= self._retention_s:
-                raise ScrapeRefusedError(
-                    429,
-                    f"there are {MAX_SCRAPERS} scrapers already; a new one is accepted when one of them has "
-                    f"sent no request for {self._retention_s:g} s\n",
-                )
+            longest_silent = max(self._scrapers, key=lambda other: self._silent_s(self._scrapers[other]))
+            if self._silent_s(self._scrapers[longest_silent]) <= self._retention_s:
+                message = f"{MAX_SCRAPERS} other scrapers sent requests in the last {self._retention_s:g} s\n"
+                raise ScrapeRefusedError(429, message)
             del self._scrapers[longest_silent]
         is_new_exporter = self._monotonic_s() - self._start_s < NEW_EXPORTER_SECONDS
         firsts = [held.start if is_new_exporter else held.stop for held in held_numbers]
@@ -171,11 +168,11 @@ class ScraperCursors:
         """Give an ID that has been silent to another address. Raises ScrapeRefusedError if it is active."""
         if self._silent_s(scraper) <= min(SILENT_INTERVALS * scraper.interval_s, self._retention_s):
             self.conflicts += 1
-            raise ScrapeRefusedError(
-                409,
+            message = (
                 f"scraper ID {name!r} is used by {scraper.address}; two scrapers with the same ID would "
-                "store half of the samples each; give each scraper its own ID\n",
+                "store half of the samples each; give each scraper its own ID\n"
             )
+            raise ScrapeRefusedError(409, message)
         scraper.address = address
 
     def _silent_s(self, scraper: _Scraper) -> float:

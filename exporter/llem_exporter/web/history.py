@@ -17,10 +17,9 @@ from llem_exporter.web import landing, negotiation
 from llem_measure.sampling.sampler import Sampler
 
 GZIP_LEVEL: Final = 1
-GZIP_WINDOW_BITS: Final = 31
-"""With this value, zlib writes a gzip header. Source: zlib manual, deflateInit2."""
-
+GZIP_WINDOW_BITS: Final = 31  # zlib writes a gzip header with this value
 MAX_UNIX_SECONDS: Final = 10**11
+
 _LOSES_SAMPLES: Final = re.compile(
     r"Prometheus/(2\.(52\.0|53\.[0-2]|54\.0)\b|$)|\botel|OpenTelemetry", re.IGNORECASE
 )
@@ -91,11 +90,11 @@ class HistoryHandler:
         return response
 
     def _since(self, since_ms: int) -> list[GpuSamples]:
-        gpus = [(gpu.device.info, gpu.ledger) for gpu in self._sampler.gpus]
-        return [
-            (info, ledger.copy_samples(range(ledger.number_after(since_ms), ledger.held_numbers().stop)))
-            for info, ledger in gpus
-        ]
+        gpus = list[GpuSamples]()
+        for gpu in self._sampler.gpus:
+            wanted = range(gpu.ledger.number_after(since_ms), gpu.ledger.held_numbers().stop)
+            gpus.append((gpu.device.info, gpu.ledger.copy_samples(wanted)))
+        return gpus
 
     def _offer(self, request: web.Request, scraper: str, limit: int | None) -> list[GpuSamples]:
         """Return the samples that the scraper has not received. Raises ScrapeRefusedError."""
@@ -106,10 +105,11 @@ class HistoryHandler:
             limit = max(1, max_samples // samples_per_tick)
         timeout_s = _scrape_timeout_s(request.headers)
         numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)
-        # A GPU that has just been added has no numbers yet.
         gpus = [
             (gpu.device.info, gpu.ledger.copy_samples(wanted))
-            for gpu, wanted in zip(self._sampler.gpus, numbers, strict=False)
+            for gpu, wanted in zip(
+                self._sampler.gpus, numbers, strict=False
+            )  # a GPU may just have been added
         ]
         self._cursors.offer(scraper, [samples.numbers for _, samples in gpus])
         return gpus
