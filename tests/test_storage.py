@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llem_exporter.history.trace_text import slices
+from llem_exporter.history.page import trace_slices
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ledger import rounded
-from llem_measure.sampling.ring import Trace
+from llem_measure.sampling.ring import Samples
 from tests.bench.bench_storage import COUNTER_START_JOULES, KINDS, stored
 from tests.servers import Prometheus, PrometheusRelease
 
@@ -32,7 +32,9 @@ def test_a_noisy_sample_costs_few_bytes(
         times.append(T0_MS + 100 * number)
         watts.append(power if kind == "watts" else nan)
         joules.append(rounded(counter, 8) or 0.0 if kind == "joules" else nan)
-    page = "".join(slices([(DeviceInfo(0, "GPU-noise", ""), Trace(times, watts, joules))], openmetrics=True))
+    page = "".join(
+        trace_slices([(DeviceInfo(0, "GPU-noise", ""), Samples(times, watts, joules))], openmetrics=True)
+    )
     prometheus = Prometheus.on_blocks(tmp_path, page + "# EOF\n", release=prometheus_release)
     found = stored(prometheus.data)
     assert found.samples == SAMPLES

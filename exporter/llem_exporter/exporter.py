@@ -13,15 +13,16 @@ from typing import Final, TypeVar
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
 from llem_exporter.collectors.codecarbon import Carbon
-from llem_exporter.collectors.gpu import Histograms, LedgerCollector, new_registry
+from llem_exporter.collectors.gpu import Histograms, HistoryCollector, LedgerCollector, new_registry
+from llem_exporter.collectors.history import ScraperCollector
 from llem_exporter.collectors.jobs import Jobs
 from llem_exporter.counters import Counters
-from llem_exporter.history.cursors import Handover
-from llem_exporter.history.page import HistoryPage
+from llem_exporter.history.cursors import ScraperCursors
 from llem_exporter.openings import Openings, count_within, names_of
 from llem_exporter.paced_loop import PacedSelector
 from llem_exporter.replay import device as replay
 from llem_exporter.web.config import WebConfig
+from llem_exporter.web.history import HistoryHandler
 from llem_exporter.web.listening import Address
 from llem_exporter.web.server import Pages, Site, serve
 from llem_measure.nvml import device as nvml_device
@@ -74,18 +75,19 @@ def run(settings: Settings) -> None:
     candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
     missing = (lambda: openings.missing) if openings else (lambda: 0)
     carbon = _carbon(settings, sampler, missing, candidates)
-    handover = Handover(
-        lambda: [gpu.ledger for gpu in sampler.gpus],
-        clock.now_ms(),
+    cursors = ScraperCursors(
+        lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
+        settings.interval_ms / 1000,
         settings.retention_ms / 1000,
         clock.monotonic_s,
     )
     jobs = _jobs(settings, sampler)
-    others = [part.add_to for part in (handover, carbon, jobs, openings) if part]
+    others = [part.add_to for part in (carbon, jobs, openings) if part]
     source = "replay" if settings.replay else "nvml"
     counters = Counters() if openings and settings.use_zeus else None
     zeus_fails = (lambda: counters.failing) if counters else (lambda: False)
     registry.register(LedgerCollector(sampler, source, candidates, others, missing, zeus_fails))
+    registry.register(ScraperCollector(cursors))
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
         sampler.attach({device.info.uuid: device for device in played if device.has_joules})
@@ -108,9 +110,10 @@ def run(settings: Settings) -> None:
         _end_where_outdated(sampler)
 
     try:
-        pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
+        history = HistoryHandler(sampler, cursors, HistoryCollector(sampler), settings.max_samples)
+        pages = Pages(sampler, registry, history)
         with asyncio.Runner(loop_factory=lambda: _loop(sampler)) as runner:
-            runner.run(serve(pages, site, handover, every_second))
+            runner.run(serve(pages, site, cursors, every_second))
     finally:
         sampler.stop()
         if jobs:

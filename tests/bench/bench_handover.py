@@ -1,22 +1,26 @@
-"""Is every 100 ms sample in the store, once, whatever happens to the exchange? On real servers.
+"""Check on real servers that each 100 ms sample is stored once, whatever happens to the scrapes.
 
 python tests/bench/bench_handover.py [--seconds 600] [--interval 15] [--gpus 8] [--down 120] [--stopped 30]
 python tests/bench/bench_handover.py --lost
 
-One exporter on the fake driver is scraped at once by every Prometheus there is and by VictoriaMetrics, twice
-each: one is left alone, the other is disturbed inside its exchange with the exporter, by a proxy between
-them (each server has its own proxy, scraper ID and source address). The reference is the exporter's own log:
-/history?since=..., pulled all the while. Compared are times and values of all series.
+One exporter on the fake driver is scraped by two servers of each kind: all available versions of Prometheus,
+and VictoriaMetrics. One of the two is left alone. The other is disturbed during its scrapes, by a proxy
+between the server and the exporter. Each server has its own proxy, scraper ID and source address. The
+reference is /history?since=..., which is pulled during the whole run. Times and values of all series are
+compared.
 
-- "missing" and "not once" are samples of the reference that the store lacks, or has more than once.
+- "missing" and "not once" are samples of the reference that the server lacks, or has more than once.
 - "drops" are the server's own counts of samples out of order, with a duplicate timestamp, out of bounds and
-  beyond sample_limit, over all of its lives. "repeated" is what a response carried again.
-- VictoriaMetrics is not killed here, as it keeps the newest samples in memory.
+  beyond sample_limit, including the time before restarts. "repeated" are responses with repeated samples.
+- VictoriaMetrics is not killed here, because it keeps the newest samples in memory.
 
---lost shows, in two minutes and instead of that, what can still be lost: VictoriaMetrics killed with -9 as it
-asks again, 2 s and 15 s after its last scrape; a Prometheus stopped and killed at two scrapes running, so
-that the same samples were offered twice and read by nobody; an out_of_order_time_window shorter than the time
-for which it was dead, over which Prometheus fails the whole scrape; a sample_limit below the answer.
+--lost runs for two minutes and shows instead which samples can still be lost:
+
+- VictoriaMetrics is killed with -9 while it sends a request, 2 s and 15 s after its last scrape.
+- Prometheus is stopped and killed during two consecutive scrapes, so that samples were offered twice and
+  never read.
+- Prometheus is down for longer than its out_of_order_time_window. It then rejects the whole scrape.
+- A response is larger than sample_limit.
 """
 
 import argparse
@@ -60,7 +64,7 @@ Log = dict[tuple[str, str], Points]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: between scrapes, and how long servers are dead or stopped."""
+    """The scrape interval, and how long servers are down or stopped."""
 
     interval_s: float
     down_s: float
@@ -68,20 +72,22 @@ class Pace:
 
 
 class Reference:
-    """The exporter's own log, in pulls that each begin where the last one ended."""
+    """All samples of the exporter, from consecutive pulls of /history?since=."""
 
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._last_ms = 0
         self.log: Log = {}
 
     def pull(self) -> None:
-        for key, points in history(self._exporter, f"{self._last_ms / 1000:.3f}").items():
-            self.log.setdefault(key, []).extend(points)
-        self._last_ms = max((points[-1][0] for points in self.log.values()), default=0)
+        """Add the new samples. A pull may end within a tick, so it starts at the GPU that is behind."""
+        since_ms = min((points[-1][0] for points in self.log.values()), default=0)
+        for key, points in history(self._exporter, f"{since_ms / 1000:.3f}").items():
+            known = self.log.setdefault(key, [])
+            last_ms = known[-1][0] if known else 0
+            known += [point for point in points if point[0] > last_ms]
 
     def sleep(self, seconds: float) -> None:
-        """Pull meanwhile."""
+        """Sleep, and pull every 5 s."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             time.sleep(min(left_s, 5.0))
@@ -93,7 +99,7 @@ class Reference:
 
 @dataclass
 class Scraper:
-    """A server that scrapes /history through a proxy; `faults` were done to it."""
+    """A server that scrapes /history through a proxy, and the names of the faults that it has had."""
 
     name: str
     store: Prometheus | VictoriaMetrics
@@ -102,11 +108,11 @@ class Scraper:
     drops_of_earlier_lives: int = 0
 
     def drops(self) -> int:
-        """Samples that the server has dropped, by its own count, in all of its lives."""
+        """Return how many samples the server has dropped, by its own count, including earlier processes."""
         return self.drops_of_earlier_lives + self._drops_of_this_life()
 
     def end_of_life(self) -> None:
-        """Note what this life has dropped; it is about to be killed."""
+        """Save the count of dropped samples before the process is killed."""
         self.drops_of_earlier_lives += self._drops_of_this_life()
 
     def _drops_of_this_life(self) -> int:
@@ -116,12 +122,12 @@ class Scraper:
         return sum(int(page.get(name) or 0) for name in DROPS)
 
     def stored(self, end_ms: int) -> Log:
-        """Every sample of the traces up to a time, as the server has it."""
+        """Return the samples of the traces that the server has stored, up to a time."""
         series: Log = {}
         if isinstance(self.store, VictoriaMetrics):
             for row in self.store.export(TRACES):
                 points = zip(row["timestamps"], row["values"], strict=True)
-                # Where a scrape failed it puts a mark of staleness, which is exported as null.
+                # After a failed scrape there is a staleness marker, which is exported as null.
                 series[_key(row["metric"])] = [
                     (int(ms), float(x)) for ms, x in points if x is not None and ms <= end_ms
                 ]
@@ -131,23 +137,23 @@ class Scraper:
         return series
 
     def newest_ms(self) -> int:
-        """The newest sample that was offered on a connection that still stands."""
+        """Return the time of the newest sample in the last response."""
         return max((ms for exchange in self.proxy.exchanges[-1:] for ms in exchange.times_ms), default=0)
 
     def repeated_responses(self) -> int:
-        """How many responses carried samples that the one before had carried."""
+        """Return how many responses repeated samples of the previous response."""
         pairs = zip(self.proxy.exchanges, self.proxy.exchanges[1:], strict=False)
         return sum(not set(before.times_ms).isdisjoint(after.times_ms) for before, after in pairs)
 
     def repeated_ticks(self) -> int:
-        """How many times of GPU 0's samples were carried again, however often."""
+        """Return how often samples of GPU 0 were repeated."""
         carried = [ms for exchange in self.proxy.exchanges for ms in exchange.times_ms]
         return len(carried) - len(set(carried))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a scraper's store has of the reference."""
+    """How the samples that a server has stored differ from the reference."""
 
     scraper: Scraper
     expected: int
@@ -175,7 +181,7 @@ HEADER = (
 
 
 def compare(scraper: Scraper, reference: Log, end_ms: int) -> Result:
-    """The samples of the reference against those of the store."""
+    """Compare the samples of the reference with those that the server has stored."""
     stored = {key: Counter(points) for key, points in scraper.stored(end_ms).items()}
     expected = sum(map(len, reference.values()))
     once = sum(
@@ -191,7 +197,7 @@ Start = Callable[[Path, Sequence[Mapping[str, Any]]], Prometheus | VictoriaMetri
 
 
 def stopped_at_its_request_and_killed(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """SIGSTOP as the request arrives: the response is written, never read; then kill -9."""
+    """Stop the server when its request arrives, so that the response is never read, and then kill it."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.REQUEST, scraper.store.stop)
     _wait(scrapers, pace)
@@ -200,7 +206,7 @@ def stopped_at_its_request_and_killed(scrapers: Sequence[Scraper], reference: Re
 
 
 def killed_in_the_middle(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """kill -9 when half of the response is out."""
+    """Kill the server when half of the response has been sent."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.MIDDLE, scraper.store.kill)
     _wait(scrapers, pace)
@@ -209,7 +215,7 @@ def killed_in_the_middle(scrapers: Sequence[Scraper], reference: Reference, pace
 
 
 def killed_after_the_last_byte(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """kill -9 at once when all of the response is out: read or not, stored or not."""
+    """Kill the server when the whole response has been sent, whether it was read or stored or not."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.END, scraper.store.kill)
     _wait(scrapers, pace)
@@ -218,7 +224,7 @@ def killed_after_the_last_byte(scrapers: Sequence[Scraper], reference: Reference
 
 
 def killed_at_its_request(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """kill -9 as the request arrives that confirms the last response: that one must have been stored."""
+    """Kill the server when the request arrives that confirms the last response, which must be stored."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.REQUEST, scraper.store.kill)
     _wait(scrapers, pace)
@@ -227,7 +233,7 @@ def killed_at_its_request(scrapers: Sequence[Scraper], reference: Reference, pac
 
 
 def dead_for_a_while(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """kill -9 between two scrapes, and started again later: a backlog."""
+    """Kill the server between two scrapes and start it later, so that there is a backlog."""
     for scraper in scrapers:
         scraper.store.kill()
     reference.sleep(pace.down_s)
@@ -235,7 +241,7 @@ def dead_for_a_while(scrapers: Sequence[Scraper], reference: Reference, pace: Pa
 
 
 def stopped_for_a_while(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """SIGSTOP as the request arrives, SIGCONT later: the scrape's own timeout is over by then."""
+    """Stop the server when its request arrives, and continue it after its scrape timeout."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.REQUEST, scraper.store.stop)
     _wait(scrapers, pace)
@@ -245,7 +251,7 @@ def stopped_for_a_while(scrapers: Sequence[Scraper], reference: Reference, pace:
 
 
 def cut_in_the_middle(scrapers: Sequence[Scraper], reference: Reference, pace: Pace) -> None:
-    """Both connections are closed when half of the response is out."""
+    """Close both connections of the proxy when half of the response has been sent."""
     for scraper in scrapers:
         scraper.proxy.arm(Moment.MIDDLE, None)
     _wait(scrapers, pace)
@@ -280,7 +286,7 @@ def disturb(
     pace: Pace,
     report: Callable[[str], object],
 ) -> None:
-    """One fault for each of them, and then a response that each has read."""
+    """Cause one fault for each scraper, and wait until each has scraped again."""
     if not scrapers:
         return
     before = {scraper.name: (scraper.drops(), scraper.repeated_ticks()) for scraper in scrapers}
@@ -316,7 +322,7 @@ def connected(
     interval_s: float,
     **more: object,
 ) -> Scraper:
-    """A server that scrapes through a proxy of its own, with an ID and from an address of its own."""
+    """Start a server that scrapes through its own proxy, with its own ID and address."""
     proxy = servers.enter_context(FaultProxy(exporter.port, f"127.0.0.{number}"))
     (home := directory / f"{number}").mkdir()
     job = scrape_config(
@@ -349,14 +355,14 @@ def all_stores(*, full: bool = True) -> dict[str, Start]:
 def running(
     directory: Path, exporter: Exporter, interval_s: float, stores: Mapping[str, Start]
 ) -> Iterator[list[Scraper]]:
-    """Start two of each server, the second of which is to be disturbed."""
-    whats = [
-        (f"{name}, {what}", start) for what in ("left alone", "disturbed") for name, start in stores.items()
+    """Start two servers of each kind. The second one is named "disturbed"."""
+    names = [
+        (f"{name}, {role}", start) for role in ("left alone", "disturbed") for name, start in stores.items()
     ]
     with ExitStack() as servers:
         yield [
             connected(servers, directory, exporter, number, name, start, interval_s)
-            for number, (name, start) in enumerate(whats, 1)
+            for number, (name, start) in enumerate(names, 1)
         ]
 
 
@@ -369,7 +375,7 @@ def run(
     report: Callable[[str], object] = print,
     stores: Mapping[str, Start] | None = None,
 ) -> list[Result]:
-    """Disturb all scrapers at once and return their results; `stores` is by default all of them."""
+    """Disturb all scrapers at once and return their results. The default of `stores` is all servers."""
     with Exporter(env=driver.env, args=["--no-collector.codecarbon"]) as exporter:
         wait_until(lambda: scrape(exporter).get("llem_gpu_zeus_energy_joules_total", gpu=0), "Zeus")
         reference = Reference(exporter)
@@ -398,9 +404,9 @@ def finished(
     counts: MetricsPage,
     report: Callable[[str], object],
 ) -> list[Result]:
-    """Compare, as soon as each has all up to now."""
+    """Wait until each scraper has all samples up to now, and return the results."""
     reference.pull()
-    end_ms = max(points[-1][0] for points in reference.log.values())
+    end_ms = min(points[-1][0] for points in reference.log.values())
     for scraper in scrapers:
         wait_until(
             lambda scraper=scraper: scraper.newest_ms() > end_ms,  # type: ignore[misc]
@@ -414,7 +420,7 @@ def finished(
 
 
 def lost(directory: Path, driver: FakeDriver) -> list[Result]:
-    """VictoriaMetrics is asked to merge what comes again, by -dedup.minScrapeInterval=1ms."""
+    """Return the results of --lost. VictoriaMetrics merges duplicates (-dedup.minScrapeInterval=1ms)."""
     often, seldom = Pace(2.0, 5.0, 5.0), Pace(15.0, 5.0, 5.0)
 
     def victoria_metrics(home: Path, jobs: Sequence[Mapping[str, Any]]) -> VictoriaMetrics:

@@ -13,6 +13,7 @@ from llem_exporter.collectors.gpu import LedgerCollector
 from llem_integrator.joules import trapezoid
 from llem_integrator.window import Window
 from llem_measure.sampling.ledger import Page
+from llem_measure.sampling.ring import Samples
 from tests.llem_exporter.history.history_rig import INTERVAL_MS, Rig
 
 MAX_GAP_MS = 3 * INTERVAL_MS
@@ -39,13 +40,16 @@ class Scraped(Rig):
 
     def scrape(self) -> None:
         """As /history answers it, all that there is."""
-        settled_ms = self.sampler.settled_ms(self.clock.now_ms())
-        grant = self.handover.begin("a", "127.0.0.1", self._connection, settled_ms - 1)
-        before_ms = max(settled_ms, grant.at_least_ms + 1)
-        trace = self.ledgers[0].trace(grant.after_ms, before_ms)
-        self.handover.offer("a", before_ms - 1, [range(trace.first, trace.first + len(trace.times_ms))])
+        trace = self.request("a", self._connection)
         self.times_ms += trace.times_ms
         self.watts += trace.watts
+
+    def request(self, scraper: str, connection: object) -> Samples:
+        """Return the samples of the response to a scraper."""
+        (numbers,) = self.cursors.begin(scraper, "127.0.0.1", connection, None, 10**9)
+        samples = self.ledgers[0].copy_samples(numbers)
+        self.cursors.offer(scraper, [samples.numbers])
+        return samples
 
     def page(self) -> Page:
         return self.ledgers[0].page(self.clock.now_ms(), self.time.monotonic_s())
@@ -64,7 +68,7 @@ class Scraped(Rig):
     def agrees(self) -> None:
         """What was scraped ascends, and holds exactly the counters' joules, covered and gap seconds."""
         assert all(before < after for before, after in pairwise(self.times_ms))
-        assert self.handover.evicted_readings == 0
+        assert self.cursors.evicted_samples == 0
         first_ms, last_ms = self.times_ms[0], self.times_ms[-1]
         times, watts = np.array(self.times_ms), np.array(self.watts)
         whole = trapezoid(times, watts, Window(first_ms * 1000, last_ms * 1000), MAX_GAP_MS, None)
@@ -156,11 +160,7 @@ def test_a_scraper_that_is_new_while_time_is_caught_up_gets_each_sample_once() -
     rig.tick(10)
     got = array("q")
     for _ in range(20):
-        settled_ms = rig.sampler.settled_ms(rig.clock.now_ms())
-        grant = rig.handover.begin("late", "127.0.0.1", connection, settled_ms - 1)
-        before_ms = max(settled_ms, grant.at_least_ms + 1)
-        trace = rig.ledgers[0].trace(grant.after_ms, before_ms)
-        rig.handover.offer("late", before_ms - 1, [range(trace.first, trace.first + len(trace.times_ms))])
+        trace = rig.request("late", connection)
         got += trace.times_ms
         rig.tick(7)
     assert len(got) > 50

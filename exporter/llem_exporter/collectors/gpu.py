@@ -100,7 +100,6 @@ class LedgerCollector(Collector):
         families.add(metrics.SAMPLER_INTERVAL, (), sampler.interval_ms / 1000)
         ticks_ms = [page.tick_ms for _, page in pages if page.tick_ms is not None]
         families.add(metrics.SAMPLER_LAST_TICK, (), max(ticks_ms) / 1000 if ticks_ms else None)
-        families.add(metrics.HISTORY_HELD, (), sum(gpu.ledger.held_samples for gpu in sampler.gpus))
         families.add(metrics.CLOCK_STEPS, (), sampler.clock.mapping.steps)
 
     def _add_collectors(self, families: "MetricBuilder", pages: list[Page]) -> list[Candidate]:

@@ -17,11 +17,11 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
 
 from llem_exporter import systemd
-from llem_exporter.history.cursors import Handover
-from llem_exporter.history.page import GZIP_LEVEL, HistoryPage
+from llem_exporter.history.cursors import ScraperCursors
 from llem_exporter.web import landing, negotiation
 from llem_exporter.web.config import WebConfig
 from llem_exporter.web.connections import Connections, max_connections
+from llem_exporter.web.history import GZIP_LEVEL, HistoryHandler
 from llem_exporter.web.listening import Address, announce, listen
 from llem_measure.sampling.sampler import Sampler
 
@@ -68,7 +68,7 @@ class Scrapes:
 class Pages:
     """The handlers; one instance serves one sampler."""
 
-    def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: HistoryPage) -> None:
+    def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: HistoryHandler) -> None:
         self._sampler, self._registry, self._history = sampler, registry, history
 
     def add_to(self, application: web.Application) -> None:
@@ -121,13 +121,13 @@ class Site:
     notify_socket: str | None = None
 
 
-async def serve(pages: Pages, site: Site, handover: Handover, every_second: Callable[[], None]) -> None:
+async def serve(pages: Pages, site: Site, cursors: ScraperCursors, every_second: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT; the log says where. Raises ConfigError where it cannot listen.
 
-    The connections of those who take `handover`'s samples are not closed in favour of others.
+    The connections of those who have one of the `cursors` are not closed in favour of others.
     """
-    loop, config, known = asyncio.get_running_loop(), site.config, handover.connections
-    connections = Connections(max_connections(), known, handover.unread, loop.time)
+    loop, config, known = asyncio.get_running_loop(), site.config, cursors.connections
+    connections = Connections(max_connections(), known, cursors.connection_reset, loop.time)
 
     def reload(*, force: bool) -> None:
         config.reload_if_changed(force=force)

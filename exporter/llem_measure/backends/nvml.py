@@ -48,7 +48,7 @@ class GpuWindow(Observers):
 
     def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock, keep_s: float) -> None:
         self.gpu, self.device = gpu, NvmlDevice(gpu.index)
-        ring = Ring(int(1000 * keep_s / interval_ms) + _EDGE_SAMPLES)
+        ring = Ring(int(1000 * keep_s / interval_ms) + _EDGE_SAMPLES, exact_times=True)
         self.ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
         self.sampler = GpuSampler(
             self.device, None, self.ledger, clock, interval_ms, observers=self, publish_ms=exact

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from llem_core.energy import NOTHING, PairEnergy, joules, pair_energy
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.ring import Ring, Trace
+from llem_measure.sampling.ring import Ring, Samples
 
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
@@ -176,14 +176,14 @@ class GpuLedger:
     def held_numbers(self) -> range:
         """Return the numbers of the samples that the ring holds."""
         with self._lock:
-            return self._ring.held
+            return self._ring.held_numbers()
 
     def number_after(self, unix_ms: float) -> int:
         """Return the number of the first sample after a time, be it held or yet to come."""
         with self._lock:
             return self._ring.number_after(unix_ms)
 
-    def copy_samples(self, numbers: range) -> Trace:
+    def copy_samples(self, numbers: range) -> Samples:
         """Return the samples with these numbers, as far as they are held."""
         with self._lock:
             return self._ring.copy(numbers)

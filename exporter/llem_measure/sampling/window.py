@@ -4,10 +4,10 @@ from itertools import pairwise
 from math import isnan
 
 from llem_core.energy import NOTHING, PairEnergy, part_energy
-from llem_measure.sampling.ring import Trace
+from llem_measure.sampling.ring import Samples
 
 
-def energy_between(samples: Trace, start_ms: float, end_ms: float, max_gap_ms: float) -> PairEnergy[float]:
+def energy_between(samples: Samples, start_ms: float, end_ms: float, max_gap_ms: float) -> PairEnergy[float]:
     """Return the sums of the pairs of power samples between two times. Pairs at the edges are cut."""
     total = NOTHING
     points = zip(samples.times_ms, samples.watts, strict=True)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from llem_exporter.history.cursors import Handover
-from llem_exporter.history.page import HistoryPage
+from llem_exporter.collectors.gpu import HistoryCollector
+from llem_exporter.history.cursors import ScraperCursors
+from llem_exporter.web.history import HistoryHandler
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import Tick, WallClock
@@ -23,7 +24,7 @@ RETENTION_MS = 900_000
 
 
 class Rig:
-    """A sampler whose GPUs read a sawtooth at each tick, and who has had what of it."""
+    """A sampler whose GPUs read a sawtooth at each tick, and the cursors of its scrapers."""
 
     def __init__(self, gpus: int = 1, retention_ms: int = RETENTION_MS) -> None:
         self.time = FakeTime()
@@ -32,30 +33,28 @@ class Rig:
         devices = [FormulaDevice(lambda ms: 100 + ms // INTERVAL_MS * 37 % 997 / 8, info) for info in infos]
         self.sampler = Sampler(devices, self.clock, INTERVAL_MS, retention_ms)
         self.ledgers = [gpu.ledger for gpu in self.sampler.gpus]
-        self.handover = Handover(
-            lambda: self.ledgers,
-            self.clock.now_ms(),
+        self.cursors = ScraperCursors(
+            lambda: [ledger.held_numbers() for ledger in self.ledgers],
+            INTERVAL_MS / 1000,
             retention_ms / 1000,
             self.clock.monotonic_s,
         )
 
     def tick(self, count: int = 1) -> None:
-        """Sleep to the next tick and read every GPU; the clock is looked at at whole seconds, as it runs."""
+        """Sleep to the next tick and read every GPU. Steps of the clock are noticed at whole seconds."""
         for _ in range(count):
             next_ms = (self.clock.now_ms() // INTERVAL_MS + 1) * INTERVAL_MS
             tick = Tick(next_ms, next_ms / 1000 - self.clock.mapping.offset_s)
             self.time.sleep(tick.deadline_s - self.time.monotonic_s())
             for gpu in self.sampler.gpus:
-                gpu.ticker.next_ms = next_ms
                 gpu.read(tick)
                 gpu.done_ticks += 1
-                gpu.ticker.next_ms += INTERVAL_MS
             if self.sampler.gpus[0].done_ticks % (1000 // INTERVAL_MS) == 0:
                 self.clock.observe()
 
 
 class Answer(NamedTuple):
-    """A response, its body as it came."""
+    """A response with its body as received."""
 
     status: int
     headers: Mapping[str, str]
@@ -67,12 +66,12 @@ class Answer(NamedTuple):
 
     @property
     def times_ms(self) -> list[int]:
-        """Times of the power samples of GPU 0, from text format 0.0.4."""
+        """Return the times of the power samples of GPU 0, from text format 0.0.4."""
         return times_ms(self.text, 0)
 
 
 def times_ms(text: str, gpu: int) -> list[int]:
-    """Times of one GPU's power samples in a page of format 0.0.4."""
+    """Return the times of one GPU's power samples in a page of text format 0.0.4."""
     lines = re.findall(rf'^llem_gpu_power_trace_watts{{gpu="{gpu}",[^}}]*}} \S+ (\d+)$', text, re.MULTILINE)
     return [int(ms) for ms in lines]
 
@@ -84,7 +83,7 @@ class Client:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, 10, (address, 0))
 
     def get(self, path: str, *, method: str = "GET", **headers: str) -> Answer:
-        """Headers are written with underscores."""
+        """Send a request and return the response. Underscores in the names of headers become hyphens."""
         self.connection.request(
             method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
@@ -97,19 +96,19 @@ class Client:
 
 @contextmanager
 def served(rig: Rig, max_samples: int | None = None) -> Iterator[int]:
-    """The port of 127.0.0.1 where the rig's /history is served from a thread."""
+    """Serve the rig's /history in a thread and return its port on 127.0.0.1."""
     ready, loop = threading.Event(), asyncio.new_event_loop()
     ports: list[int] = []
     stopped = asyncio.Event()
 
     async def serve() -> None:
         application = web.Application()
-        page = HistoryPage(rig.sampler, rig.handover, max_samples)
-        application.add_routes([web.get("/history", page.answer)])
+        handler = HistoryHandler(rig.sampler, rig.cursors, HistoryCollector(rig.sampler), max_samples)
+        application.add_routes([web.get("/history", handler.answer)])
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=300, shutdown_timeout=0.1)
         await runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))
-        # Too small for a large response, so that the server notices a client that resets the connection.
+        # A large response does not fit, so the server notices that a client resets the connection.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         await web.SockSite(runner, listener).start()
         ports.append(runner.addresses[0][1])

@@ -1,21 +1,21 @@
-"""The text of /history's traces."""
+"""The text of the traces on /history."""
 
 from array import array
 from math import nan
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from llem_exporter.history.trace_text import slices
+from llem_exporter.history.page import trace_slices
 from llem_measure.sampling.devices import DeviceInfo
-from llem_measure.sampling.ring import Trace
+from llem_measure.sampling.ring import Samples
 
 MS = 1_795_507_546_000
 GPUS = [
     (
         DeviceInfo(0, "GPU-a", ""),
-        Trace(array("q", [MS, MS + 7]), array("d", [100.125, nan]), array("d", [20_000_000_000.125, 5.0])),
+        Samples(array("q", [MS, MS + 7]), array("d", [100.125, nan]), array("d", [20_000_000_000.125, 5.0])),
     ),
-    (DeviceInfo(1, 'GPU-"\\\n', ""), Trace(array("q", [MS + 1999]), array("d", [80.0]), array("d", [nan]))),
+    (DeviceInfo(1, 'GPU-"\\\n', ""), Samples(array("q", [MS + 1999]), array("d", [80.0]), array("d", [nan]))),
 ]
 
 
@@ -24,7 +24,7 @@ def test_text_has_milliseconds() -> None:
 
     NaN has no line.
     """
-    assert "".join(slices(GPUS, openmetrics=False)) == (
+    assert "".join(trace_slices(GPUS, openmetrics=False)) == (
         "# HELP llem_gpu_power_trace_watts Every power sample, with its own timestamp.\n"
         "# TYPE llem_gpu_power_trace_watts gauge\n"
         'llem_gpu_power_trace_watts{gpu="0",uuid="GPU-a"} 100.125 1795507546000\n'
@@ -39,7 +39,7 @@ def test_text_has_milliseconds() -> None:
 
 def test_openmetrics_has_seconds_to_the_millisecond() -> None:
     """The OpenMetrics parser reads the page. Counter families have no _total, and labels are unescaped."""
-    text = "".join(slices(GPUS, openmetrics=True))
+    text = "".join(trace_slices(GPUS, openmetrics=True))
     watts, joules = text_string_to_metric_families(text + "# EOF\n")  # type: ignore[no-untyped-call]
     assert (watts.name, watts.type, watts.unit) == ("llem_gpu_power_trace_watts", "gauge", "watts")
     assert (joules.name, joules.type, joules.unit) == (
@@ -57,7 +57,9 @@ def test_every_millisecond_survives_openmetrics() -> None:
     for first_ms in (MS, 4_102_444_800_000):
         times = array("q", range(first_ms, first_ms + 1000))
         zeros = array("d", bytes(8 * 1000))
-        lines = "".join(slices([(GPUS[0][0], Trace(times, zeros, zeros))], openmetrics=True)).splitlines()
+        lines = "".join(
+            trace_slices([(GPUS[0][0], Samples(times, zeros, zeros))], openmetrics=True)
+        ).splitlines()
         stamps = [line.split()[-1] for line in lines if line.startswith("llem_gpu_power")]
         assert [int(stamp.replace(".", "")) for stamp in stamps] == list(times)
 
@@ -66,12 +68,12 @@ def test_slices_are_short_and_lose_nothing() -> None:
     """10,000 samples are sent in slices of at most 300 lines."""
     count = 10_000
     times, values = array("q", range(MS, MS + count)), array("d", range(count))
-    parts = list(slices([(GPUS[0][0], Trace(times, values, values))], openmetrics=False))
+    parts = list(trace_slices([(GPUS[0][0], Samples(times, values, values))], openmetrics=False))
     assert max(part.count("\n") for part in parts) <= 302
     assert sum(part.count("} ") for part in parts) == 2 * count
 
 
 def test_a_gpu_without_samples_makes_no_family() -> None:
     """An empty history is an empty text."""
-    empty = Trace(array("q"), array("d"), array("d"))
-    assert list(slices([(GPUS[0][0], empty)], openmetrics=True)) == []
+    empty = Samples(array("q"), array("d"), array("d"))
+    assert list(trace_slices([(GPUS[0][0], empty)], openmetrics=True)) == []

@@ -1,0 +1,168 @@
+"""GET /history: every sample with its own timestamp, after a given time or after a scraper's cursor."""
+
+import asyncio
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from itertools import chain
+from typing import Final
+
+from aiohttp import web
+from prometheus_client.registry import Collector
+
+from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
+from llem_exporter.history.page import GpuSamples, trace_slices
+from llem_exporter.web import landing, negotiation
+from llem_measure.sampling.sampler import Sampler
+
+GZIP_LEVEL: Final = 1
+GZIP_WINDOW_BITS: Final = 31  # zlib writes a gzip header with this value
+MAX_UNIX_SECONDS: Final = 10**11
+
+_LOSES_SAMPLES: Final = re.compile(
+    r"Prometheus/(2\.(52\.0|53\.[0-2]|54\.0)\b|$)|\botel|OpenTelemetry", re.IGNORECASE
+)
+"""User agents that keep one sample per series and scrape. Source: prometheus/prometheus#14685.
+
+The OpenTelemetry receiver sends the name of the collector's command, for example otelcol-contrib/0.140.0.
+Before v0.78 it sent Prometheus/ without a version.
+Source: open-telemetry/opentelemetry-collector-contrib#21914.
+"""
+
+_LOSES_SAMPLES_MESSAGE: Final = """\
+This scraper keeps one sample per series and scrape and would lose the other samples.
+Prometheus 2.52.0, 2.53.0 to 2.53.2 and 2.54.0 do this: use another version.
+OpenTelemetry receivers do this, too; older ones identify as Prometheus without a version: scrape /metrics.
+To get a response nevertheless, add to the scrape config: params: {force: ['1']}
+"""
+
+_HELP: Final = """\
+/history needs a scraper ID or a start time. In a scrape config, use a different ID for each Prometheus:
+
+  - job_name: llem-history
+    metrics_path: /history
+    params: {scraper: [prom-a]}
+    static_configs: [{targets: ["%s"]}]
+
+/history?since=UNIX_SECONDS returns every sample after that time.
+"""
+
+
+class HistoryHandler:
+    """The handler of /history.
+
+    `families` are the metrics on the page beside the traces. `max_samples` limits the new samples in a
+    scraper's response, if its query has no limit. Without both, the limit is three scrape intervals.
+    """
+
+    def __init__(
+        self, sampler: Sampler, cursors: ScraperCursors, families: Collector, max_samples: int | None = None
+    ) -> None:
+        self._sampler, self._cursors, self._families = sampler, cursors, families
+        self._max_samples = max_samples
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Return the samples that the request asks for. A HEAD request moves no cursor."""
+        encoder, content_type = negotiation.encoder_for(request.headers)
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        if gzipped := negotiation.gzip_accepted(request.headers):
+            response.headers["Content-Encoding"] = "gzip"
+        since_ms, scraper, limit = _parse_query(request)
+        if request.method == "HEAD":
+            return response
+        try:
+            gpus = self._offer(request, scraper, limit) if since_ms is None else self._since(since_ms)
+        except ScrapeRefusedError as exc:
+            return web.Response(status=exc.status, text=str(exc))
+        slices = trace_slices(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
+        page = chain(map(str.encode, slices), map(encoder, [self._families]))
+        try:
+            await response.prepare(request)
+            for data in _gzip(page) if gzipped else page:
+                if data:
+                    await response.write(data)
+                await asyncio.sleep(0)  # other requests and the sampler run between two slices
+            await response.write_eof()
+        except ConnectionError as exc:
+            exc.__traceback__ = None  # breaks a reference cycle that keeps the samples in memory
+            self._cursors.write_failed(scraper, request.protocol)
+        return response
+
+    def _since(self, since_ms: int) -> list[GpuSamples]:
+        gpus = list[GpuSamples]()
+        for gpu in self._sampler.gpus:
+            wanted = range(gpu.ledger.number_after(since_ms), gpu.ledger.held_numbers().stop)
+            gpus.append((gpu.device.info, gpu.ledger.copy_samples(wanted)))
+        return gpus
+
+    def _offer(self, request: web.Request, scraper: str, limit: int | None) -> list[GpuSamples]:
+        """Return the samples that the scraper has not received. Raises ScrapeRefusedError."""
+        if request.remote is None:
+            raise ScrapeRefusedError(503, "the client has closed the connection\n")
+        if max_samples := limit or self._max_samples:
+            samples_per_tick = sum(1 + gpu.reads_energy for gpu in self._sampler.gpus) or 1
+            limit = max(1, max_samples // samples_per_tick)
+        timeout_s = _scrape_timeout_s(request.headers)
+        numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)
+        gpus = [
+            (gpu.device.info, gpu.ledger.copy_samples(wanted))
+            for gpu, wanted in zip(
+                self._sampler.gpus, numbers, strict=False
+            )  # a GPU may just have been added
+        ]
+        self._cursors.offer(scraper, [samples.numbers for _, samples in gpus])
+        return gpus
+
+
+def parse_since(text: str) -> int:
+    """Return unix milliseconds, rounded down, for unix seconds. Raises HTTPBadRequest."""
+    try:
+        since_s = Decimal(text)
+    except InvalidOperation:
+        since_s = Decimal("nan")
+    if not (since_s.is_finite() and 0 <= since_s < MAX_UNIX_SECONDS):
+        raise web.HTTPBadRequest(
+            text=f"since must be unix seconds, for example 1795507546.3, not {text[:40]!r}\n"
+        )
+    return int(since_s * 1000)
+
+
+def parse_limit(text: str) -> int:
+    """Return the limit of samples in a response. Raises HTTPBadRequest."""
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
+        raise web.HTTPBadRequest(text=f"limit must be a number of samples, not {text[:40]!r}\n")
+    return int(text)
+
+
+def _parse_query(request: web.Request) -> tuple[int | None, str, int | None]:
+    """Return the start time [ms] or None, the scraper ID or "", and the limit. Raises HTTPException."""
+    query = request.query
+    since, scraper, limit = (query.get(key) for key in ("since", "scraper", "limit"))
+    if (since is None) == (scraper is None):
+        host = landing.target(request).encode(errors="replace").decode()  # it may have any bytes
+        raise web.HTTPBadRequest(text=_HELP % host)
+    if scraper and "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):
+        raise web.HTTPUpgradeRequired(text=_LOSES_SAMPLES_MESSAGE, headers={"Upgrade": "HTTP/1.1"})
+    return (
+        None if since is None else parse_since(since),
+        scraper or "",
+        None if limit is None else parse_limit(limit),
+    )
+
+
+def _scrape_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return the scrape timeout that Prometheus sends. It is at most the scrape interval."""
+    try:
+        timeout_s = float(headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
+    except ValueError:
+        return None
+    return timeout_s if 0 < timeout_s < 86_400 else None
+
+
+def _gzip(page: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the page compressed; parts are empty while zlib collects data."""
+    stream = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW_BITS)
+    for data in page:
+        yield stream.compress(data)
+    yield stream.flush()
