@@ -136,6 +136,7 @@ def _measurement(tracker: NVMLTracker, end_s: float) -> EnergyMeasurement:
     energies = [(one, one.window.end(end_s)) for one in tracker.sampled]
     measured = {one.gpu.index: energy for one, energy in energies if energy.joules is not None}
     per_gpu_j = {index: energy.joules for index, energy in measured.items() if energy.joules is not None}
+    peaks_watts = {one.gpu.index: one.window.peak_watts for one in tracker.sampled}
     sources = {one.device.info.power_source for one in tracker.sampled}
     warnings = list(
         doubts.of_window(end_s - tracker.start_s, "average" if "average" in sources else "instant")
@@ -157,6 +158,8 @@ def _measurement(tracker: NVMLTracker, end_s: float) -> EnergyMeasurement:
         backend=Backend.NVML,
         scope="module" if "module" in scopes else "gpu",
         warnings=tuple(warnings),
+        per_gpu_coverage={one.gpu.index: energy.coverage for one, energy in energies},
+        per_gpu_peak_watts={index: peak for index, peak in peaks_watts.items() if peak is not None} or None,
     )
 
 

@@ -264,6 +264,7 @@ def _measurement(tracker: ZeusTracker, stopped_s: float) -> EnergyMeasurement:
         backend=Backend.ZEUS,
         scope="module" if any(one.device.info.scope == "module" for one in tracker.counted) else "gpu",
         warnings=tuple(warnings),
+        per_gpu_coverage={one.gpu.index: float(one.gpu.index in per_gpu_j) for one in tracker.counted},
     )
 
 

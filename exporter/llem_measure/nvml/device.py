@@ -76,6 +76,18 @@ def uuid_at(index: int) -> str:
         raise device_error(exc, error_name(exc)) from exc
 
 
+def name_at(index: int) -> str:
+    """Model of the GPU of NVML's index. Raises DeviceError."""
+    import pynvml
+
+    try:
+        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index)))
+    except UnicodeDecodeError as exc:  # pynvml decodes the firmware's text strictly
+        return exc.object.decode(errors="replace")
+    except pynvml.NVMLError as exc:
+        raise device_error(exc, error_name(exc)) from exc
+
+
 def index_of_mig(uuid: str) -> int | None:
     """NVML's index of the GPU that a MIG slice, MIG-..., is part of; None where there is no such slice."""
     import pynvml

@@ -103,6 +103,11 @@ class PowerWindow:
             )
 
     @property
+    def peak_watts(self) -> float | None:
+        """The highest power sample; None if there is none."""
+        return self._peak_watts if self.samples else None
+
+    @property
     def limit_watts(self) -> float | None:
         """The highest enforced limit seen, or power if that was higher; None where no limit was read."""
         return max(self._peak_watts, *self._limits_watts) if self._limits_watts else None
