@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Final
 
 from llem_core.errors import LLEMError
@@ -43,17 +42,15 @@ class StartError(LLEMError):
         self.exit_code = exit_code
 
 
-@contextmanager
-def blocked_signals() -> Iterator[set[signal.Signals | int]]:
-    """Block SIGNALS in this thread, and in threads that are started in the block. Yields the mask before."""
-    mask: set[signal.Signals | int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
-    try:
-        yield mask
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+Mask = set[signal.Signals | int]
 
 
-def start(command: tuple[str, ...], env: Mapping[str, str], mask: set[signal.Signals | int]) -> int:
+def block_signals() -> Mask:
+    """Block SIGNALS in this thread and in threads that it starts from now on; return the mask before."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
+
+
+def start(command: tuple[str, ...], env: Mapping[str, str], mask: Mask) -> int:
     """Start the command with this signal mask and return its process ID. Raises StartError."""
     ignored_by_python = (signal.SIGPIPE, signal.SIGXFSZ)
     try:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -31,19 +32,26 @@ class _Measuring:
     """The measurement, in a thread of its own: if the driver hangs, the command still runs."""
 
     def __init__(self, backend: str, gpus: Sequence[str], timeout_s: float) -> None:
-        """Start to measure, and wait for it. `failure` says why nothing is measured, `no_gpu` why no GPU is."""
+        """Start the measurement and wait until it has started.
+
+        `failure` is the reason if nothing is measured, `no_gpu` the reason if only CPU and memory are.
+        """
         self._backend, self._asked = backend, gpus
         self._started, self._command_ended = threading.Event(), threading.Event()
         self._step = "loading NVML"
+        self._started_as = Measured()
         self.measured = Measured()
         self.gpus: tuple[NamedGpu, ...] = ()
         self.failure = ""
         self.no_gpu = ""
         self.usage_error = ""
         self._thread = threading.Thread(target=self._run, name="measuring", daemon=True)
-        with child.blocked_signals():  # the thread must not receive the signals that are for the command
-            self._thread.start()
-        if not self._started.wait(timeout_s):
+        mask = child.block_signals()  # in the thread too: it must not receive the command's signals
+        self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if self._started.wait(timeout_s):
+            self.measured = self._started_as
+        else:
             self.failure = f"the driver did not answer within {timeout_s:g} s ({self._step})"
 
     def end(self) -> bool:
@@ -62,7 +70,7 @@ class _Measuring:
             with measure(self._backend, indices) as measured:
                 if not self._works(measured):
                     self.failure = "; ".join(warning.message for warning in measured.warnings)
-                self.measured = measured
+                self._started_as = measured
                 self._started.set()
                 self._command_ended.wait()
         except click.UsageError as exc:
@@ -79,20 +87,32 @@ class _Measuring:
 
     def _find_gpus(self) -> list[int] | None:
         """Name the GPUs; return the indices to measure, or None for all visible GPUs."""
-        if not self._asked:
-            try:
-                self.gpus = tuple(self._named(gpu.index, gpu.uuid) for gpu in discovery.some_asked_for(None))
-            except ConfigError as exc:
-                self.no_gpu = str(exc)
-            return None
+        if self._asked:
+            uuids = self._uuids()
+            indices = list(dict.fromkeys(_index_of(gpu, uuids) for gpu in self._asked))
+            self.gpus = tuple(self._named(index, uuids[index]) for index in indices)
+            return indices
+        visible = os.environ.get(discovery.VISIBLE)
+        try:
+            found = discovery.visible(visible, self._uuids(), nvml_device.index_of_mig)
+        except ConfigError as exc:
+            self.no_gpu = str(exc)
+        else:
+            self.gpus = tuple(self._named(gpu.index, gpu.uuid) for gpu in found)
+            self.no_gpu = "" if found else f"no GPU is visible ({discovery.VISIBLE} is {visible!r})"
+        return None
+
+    def _uuids(self) -> dict[int, str]:
+        """Return the UUIDs of the GPUs that answer; if GPUs are asked for by index, only theirs."""
+        indices = range(nvml_device.count_gpus())
+        if self._asked and all(gpu.isdecimal() for gpu in self._asked):
+            indices = [index for index in map(int, self._asked) if index in indices]
         uuids: dict[int, str] = {}
-        for index in range(nvml_device.count_gpus()):
+        for index in indices:
             self._step = f"reading the UUID of GPU {index}"
-            with suppress(DeviceError):  # a lost GPU; it matters only if it is asked for
+            with suppress(DeviceError):
                 uuids[index] = nvml_device.uuid_at(index)
-        indices = list(dict.fromkeys(_index_of(gpu, uuids) for gpu in self._asked))
-        self.gpus = tuple(self._named(index, uuids[index]) for index in indices)
-        return indices
+        return uuids
 
     def _named(self, index: int, uuid: str) -> NamedGpu:
         self._step = f"reading the name of GPU {index}"
@@ -110,9 +130,10 @@ def _index_of(gpu: str, uuids: dict[int, str]) -> int:
         found = [index for index, uuid in uuids.items() if uuid.startswith(gpu)]
     if len(found) == 1:
         return found[0]
-    here = ", ".join(f"{index} ({uuid})" for index, uuid in uuids.items()) or "none"
-    problem = f"--gpus: {gpu!r} matches several GPUs" if found else f"--gpus: there is no GPU {gpu!r}"
-    raise click.UsageError(f"{problem}; GPUs of this machine: {here}")
+    if found:
+        matches = ", ".join(uuids[index] for index in found)
+        raise click.UsageError(f"--gpus: {gpu!r} matches several GPUs: {matches}")
+    raise click.UsageError(f"--gpus: there is no GPU {gpu!r}, or it does not answer")
 
 
 def _gpus(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
@@ -173,6 +194,7 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
 @click.option(
     "--format",
     "form",
+    envvar="LLEM_MEASURE_FORMAT",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
@@ -232,30 +254,29 @@ def main(
     try:
         measuring = _Measuring(backend, gpus, driver_timeout)
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        _exit(EXIT_INTERRUPTED, ended=False)
     if measuring.usage_error:
         raise click.UsageError(measuring.usage_error)
     if measuring.failure:
         _print(f"llem-measure: no energy is measured: {_one_line(measuring.failure)}")
     elif measuring.no_gpu:
         _print(f"llem-measure: no GPU is measured, only CPU and memory: {_one_line(measuring.no_gpu)}")
-    with child.blocked_signals() as mask:
-        start_unix_s, start_s = time.time(), time.monotonic()
-        try:
-            exit_code = child.wait(child.start(command, env, mask))
-        except child.StartError as exc:
-            _print(f"llem-measure: {exc}")
-            _exit(exc.exit_code, ended=measuring.end())
-        duration_s = time.monotonic() - start_s
-        failed_before = bool(measuring.failure)
-        ended = measuring.end()
-        run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
-        if form == "json" or output is not None or not failed_before:
-            text = (
-                table(run) if form == "table" else json.dumps(document(run), indent=2, allow_nan=False) + "\n"
-            )
-            _report(text, output)
-        _exit(exit_code, ended=ended)
+    is_measuring = not measuring.failure
+    mask = child.block_signals()  # to the end: a late signal must not change the exit code
+    start_unix_s, start_s = time.time(), time.monotonic()
+    try:
+        exit_code = child.wait(child.start(command, env, mask))
+    except child.StartError as exc:
+        _print(f"llem-measure: {exc}")
+        _exit(exc.exit_code, ended=measuring.end())
+    duration_s = time.monotonic() - start_s
+    ended = measuring.end()
+    run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
+    if form == "json":
+        _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
+    elif is_measuring or output is not None:
+        _report(table(run), output)
+    _exit(exit_code, ended=ended)
 
 
 def _command_run(
@@ -265,7 +286,8 @@ def _command_run(
     times: tuple[float, float],
     amounts: tuple[Amount, ...],
 ) -> CommandRun:
-    measured, warnings = measuring.measured, measuring.measured.warnings
+    measured = measuring.measured
+    warnings = tuple(w for w in measured.warnings if w.code is not WarningCode.EMISSIONS_UNAVAILABLE)
     if measuring.failure and not warnings:
         warnings = (MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {measuring.failure}"),)
     return CommandRun(
