@@ -3,9 +3,7 @@
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,125 +13,12 @@ from typing import Final, NoReturn
 import click
 
 from llem_core import __version__
-from llem_core.errors import ConfigError, DeviceError, LLEMError
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_measure import Measured, child, list_backends, measure
-from llem_measure.nvml import device as nvml_device
-from llem_measure.nvml import discovery
-from llem_measure.report import Amount, CommandRun, NamedGpu, document, table, write_file
-
-STOP_SECONDS: Final = 10.0
-"""How long the end of the measurement may take after the command has ended."""
+from llem_measure import child, list_backends
+from llem_measure.measuring_thread import MeasuringThread
+from llem_measure.report import Amount, CommandRun, document, table, write_file
 
 EXIT_INTERRUPTED: Final = 130
-
-
-class _Measuring:
-    """The measurement, in a thread of its own: if the driver hangs, the command still runs."""
-
-    def __init__(self, backend: str, gpus: Sequence[str], timeout_s: float) -> None:
-        """Start the measurement and wait until it has started.
-
-        `failure` is the reason if nothing is measured, `no_gpu` the reason if only CPU and memory are.
-        """
-        self._backend, self._asked = backend, gpus
-        self._started, self._command_ended = threading.Event(), threading.Event()
-        self._step = "loading NVML"
-        self._started_as = Measured()
-        self.measured = Measured()
-        self.gpus: tuple[NamedGpu, ...] = ()
-        self.failure = ""
-        self.no_gpu = ""
-        self.usage_error = ""
-        self._thread = threading.Thread(target=self._run, name="measuring", daemon=True)
-        mask = child.block_signals()  # in the thread too: it must not receive the command's signals
-        self._thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if self._started.wait(timeout_s):
-            self.measured = self._started_as
-        else:
-            self.failure = f"the driver did not answer within {timeout_s:g} s ({self._step})"
-
-    def end(self) -> bool:
-        """End the measurement; return whether it ended in time."""
-        self._command_ended.set()
-        if not self.failure:
-            self._thread.join(STOP_SECONDS)
-            if self._thread.is_alive():
-                self.failure = f"the measurement did not end within {STOP_SECONDS:g} s"
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            indices = self._find_gpus()
-            self._step = f"starting backend {self._backend}"
-            with measure(self._backend, indices) as measured:
-                if not self._works(measured):
-                    self.failure = "; ".join(warning.message for warning in measured.warnings)
-                self._started_as = measured
-                self._started.set()
-                self._command_ended.wait()
-        except click.UsageError as exc:
-            self.usage_error = exc.message
-        except Exception as exc:  # noqa: BLE001 - a failed measurement must not stop the command
-            self.failure = str(exc) if isinstance(exc, LLEMError) else f"{type(exc).__name__}: {exc}"
-        finally:
-            self._started.set()
-
-    @staticmethod
-    def _works(measured: Measured) -> bool:
-        """Return whether a backend has started; `considered` is empty where the backend was named."""
-        return not measured.considered or any(tried.usable for tried in measured.considered)
-
-    def _find_gpus(self) -> list[int] | None:
-        """Name the GPUs; return the indices to measure, or None for all visible GPUs."""
-        if self._asked:
-            uuids = self._uuids()
-            indices = list(dict.fromkeys(_index_of(gpu, uuids) for gpu in self._asked))
-            self.gpus = tuple(self._named(index, uuids[index]) for index in indices)
-            return indices
-        visible = os.environ.get(discovery.VISIBLE)
-        try:
-            found = discovery.visible(visible, self._uuids(), nvml_device.index_of_mig)
-        except ConfigError as exc:
-            self.no_gpu = str(exc)
-        else:
-            self.gpus = tuple(self._named(gpu.index, gpu.uuid) for gpu in found)
-            self.no_gpu = "" if found else f"no GPU is visible ({discovery.VISIBLE} is {visible!r})"
-        return None
-
-    def _uuids(self) -> dict[int, str]:
-        """Return the UUIDs of the GPUs that answer; if GPUs are asked for by index, only theirs."""
-        indices = range(nvml_device.count_gpus())
-        if self._asked and all(gpu.isdecimal() for gpu in self._asked):
-            indices = [index for index in map(int, self._asked) if index in indices]
-        uuids: dict[int, str] = {}
-        for index in indices:
-            self._step = f"reading the UUID of GPU {index}"
-            with suppress(DeviceError):
-                uuids[index] = nvml_device.uuid_at(index)
-        return uuids
-
-    def _named(self, index: int, uuid: str) -> NamedGpu:
-        self._step = f"reading the name of GPU {index}"
-        try:
-            return NamedGpu(index, uuid, nvml_device.name_at(index))
-        except DeviceError:
-            return NamedGpu(index, uuid)
-
-
-def _index_of(gpu: str, uuids: dict[int, str]) -> int:
-    """Return the NVML index of a GPU that is named by index, UUID or start of a UUID."""
-    if gpu.isdecimal():
-        found = [int(gpu)] if int(gpu) in uuids else []
-    else:
-        found = [index for index, uuid in uuids.items() if uuid.startswith(gpu)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        matches = ", ".join(uuids[index] for index in found)
-        raise click.UsageError(f"--gpus: {gpu!r} matches several GPUs: {matches}")
-    raise click.UsageError(f"--gpus: there is no GPU {gpu!r}, or it does not answer")
 
 
 def _gpus(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
@@ -252,11 +137,11 @@ def main(
     """
     env = dict(os.environ)  # before a library changes it
     try:
-        measuring = _Measuring(backend, gpus, driver_timeout)
+        measuring = MeasuringThread(backend, gpus, driver_timeout)
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, ended=False)
     if measuring.usage_error:
-        raise click.UsageError(measuring.usage_error)
+        raise click.UsageError(f"--gpus: {measuring.usage_error}")
     if measuring.failure:
         _print(f"llem-measure: no energy is measured: {_one_line(measuring.failure)}")
     elif measuring.no_gpu:
@@ -280,7 +165,7 @@ def main(
 
 
 def _command_run(
-    measuring: _Measuring,
+    measuring: MeasuringThread,
     command: tuple[str, ...],
     exit_code: int,
     times: tuple[float, float],
