@@ -45,7 +45,8 @@ class EnergyMeasurement:
     high, joules; high is infinite where nothing bounds it) are keyed by NVML index, or None where the
     backend cannot split by GPU. Times are unix seconds; `coverage` is the covered share of the time,
     from 0 to 1, of the worst GPU; `scope` is "gpu", "module" or "node"; `emissions_g` are grams of CO2
-    equivalent, where the backend knows the country.
+    equivalent, where the backend knows the country. `per_gpu_coverage` and `per_gpu_peak_watts` (the
+    highest power sample) are keyed by NVML index, and None where the backend does not know them.
     """
 
     total_j: float | None
@@ -58,6 +59,7 @@ class EnergyMeasurement:
     backend: Backend
     scope: str = "gpu"
     per_gpu_bounds_j: dict[int, tuple[float, float]] | None = None
-    per_gpu_peak_watts: dict[int, float] | None = None
     warnings: tuple[MeasurementWarning, ...] = ()
     emissions_g: float | None = None
+    per_gpu_coverage: dict[int, float] | None = None
+    per_gpu_peak_watts: dict[int, float] | None = None

@@ -1,168 +1,99 @@
-"""Ledger pages -> metric families: no arithmetic, no NVML."""
+"""The llem_gpu_* metrics of /metrics, and the metrics beside the traces on /history."""
 
-import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.registry import Collector
 
-from llem_core import __version__, metrics
-from llem_core.backend import Backend, Candidate, choose
+from llem_core import metrics
+from llem_core.backend import Backend
 from llem_core.metrics import MetricSpec
 from llem_exporter.collectors.builder import Family, MetricBuilder
 from llem_measure.sampling.devices import DeviceInfo
-from llem_measure.sampling.ledger import Page
-from llem_measure.sampling.sampler import Observe, Sampler
+from llem_measure.sampling.gpu_sampler import GpuSampler
+from llem_measure.sampling.ledger import GpuSnapshot
+from llem_measure.sampling.sampler import Sampler
 
-LATENESS_BUCKETS: Final = tuple(
-    ms / 1000 for ms in (0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 20, 50, 100, 300, 1000)
-)
-CALL_BUCKETS: Final = tuple(
-    us / 1e6 for us in (10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 3e5, 1e6)
-)
+GpuState = tuple[GpuSampler, GpuSnapshot]
 
-_GPU_VALUES: Final[tuple[tuple[MetricSpec, Callable[[Page], float | None]], ...]] = (
-    (metrics.GPU_POWER, lambda page: page.watts),
-    (metrics.GPU_POWER_PEAK, lambda page: page.peak_watts),
-    (metrics.GPU_POWER_LIMIT, lambda page: page.status.limit_watts),
-    (metrics.GPU_NVML_ENERGY, lambda page: page.nvml_joules),
-    (metrics.GPU_ZEUS_ENERGY, lambda page: page.joules),
-    (metrics.GPU_SAMPLE_TIMESTAMP, lambda page: page.sample_unix_s),
-    (metrics.GPU_INTEGRATED, lambda page: page.integrated_s),
-    (metrics.GPU_GAP, lambda page: page.gap_s),
-    (metrics.GPU_SAMPLES, lambda page: page.samples),
-    (metrics.GPU_TEMPERATURE, lambda page: page.status.temperature_celsius),
-    (metrics.GPU_MEMORY_USED, lambda page: page.status.memory_used_bytes),
-    (metrics.GPU_MEMORY_TOTAL, lambda page: page.status.memory_total_bytes),
-    (metrics.GPU_UTILIZATION, lambda page: page.status.utilization_ratio),
+_VALUES: Final[tuple[tuple[MetricSpec, Callable[[GpuSnapshot], float | None]], ...]] = (
+    (metrics.GPU_POWER, lambda gpu: gpu.watts),
+    (metrics.GPU_POWER_PEAK, lambda gpu: gpu.peak_watts),
+    (metrics.GPU_POWER_LIMIT, lambda gpu: gpu.status.limit_watts),
+    (metrics.GPU_NVML_ENERGY, lambda gpu: gpu.nvml_joules),
+    (metrics.GPU_ZEUS_ENERGY, lambda gpu: gpu.joules),
+    (metrics.GPU_SAMPLE_TIMESTAMP, lambda gpu: gpu.sample_unix_s),
+    (metrics.GPU_INTEGRATED, lambda gpu: gpu.integrated_s),
+    (metrics.GPU_GAP, lambda gpu: gpu.gap_s),
+    (metrics.GPU_SAMPLES, lambda gpu: gpu.samples),
+    (metrics.GPU_TEMPERATURE, lambda gpu: gpu.status.temperature_celsius),
+    (metrics.GPU_MEMORY_USED, lambda gpu: gpu.status.memory_used_bytes),
+    (metrics.GPU_MEMORY_TOTAL, lambda gpu: gpu.status.memory_total_bytes),
+    (metrics.GPU_UTILIZATION, lambda gpu: gpu.status.utilization_ratio),
+    (metrics.GPU_SM_CLOCK, lambda gpu: gpu.status.sm_clock_hertz),
 )
 
 
-class Histograms(NamedTuple):
-    """What the sampler observes."""
-
-    lateness: Observe
-    call: Observe
-
-
-def new_registry() -> tuple[CollectorRegistry, Histograms]:
-    """A registry with the process's own metrics and the sampler's histograms, without `_created` series."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    lateness, call = metrics.SAMPLER_LATENESS, metrics.NVML_CALL
-    return registry, Histograms(
-        Histogram(lateness.name, lateness.help, registry=registry, buckets=LATENESS_BUCKETS).observe,
-        Histogram(call.name, call.help, registry=registry, buckets=CALL_BUCKETS).observe,
-    )
+def states_of(sampler: Sampler) -> list[GpuState]:
+    """Return a consistent snapshot of each GPU."""
+    now_s = sampler.clock.monotonic_s()
+    return [(gpu, gpu.ledger.snapshot(now_s)) for gpu in sampler.gpus]
 
 
-class LedgerCollector(Collector):
-    """The metrics page, out of one snapshot per GPU.
+class GpuCollector(Collector):
+    """The metrics of every GPU. GPUs that have not been opened yet have only error counts, without a UUID."""
 
-    `source` names where power comes from, "nvml" or "replay". `candidates` beside those of the GPUs are
-    read at each scrape: who finds out later that a backend works replaces its entry. `others` add what is
-    theirs to the page. `missing` says how many GPUs should be read and are not open, `energy_fails` whether
-    a counter that should be read cannot be opened.
-    """
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        source: str,
-        candidates: Mapping[Backend, Candidate],
-        others: Sequence[Callable[["MetricBuilder"], None]] = (),
-        missing: Callable[[], int] = lambda: 0,
-        energy_fails: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._sampler, self._source, self._candidates = sampler, source, candidates
-        self._others, self._missing, self._energy_fails = others, missing, energy_fails
+    def __init__(self, sampler: Sampler, specs: Sequence[MetricSpec] = metrics.METRICS_PAGE) -> None:
+        self._sampler, self._specs = sampler, specs
 
     def collect(self) -> Iterator[Family]:
-        pages = _pages(self._sampler)
-        families = MetricBuilder(metrics.METRICS_PAGE)
-        _add_gpus(families, pages)
-        self._add_sampler(families, pages)
-        reads = self._add_collectors(families, [page for _, page in pages])
-        for add_to in self._others:
-            add_to(families)
-        candidates = [*reads, *self._candidates.values()]
-        chosen = choose(candidates)
-        for candidate in candidates:
-            families.add(metrics.BACKEND_AVAILABLE, (candidate.backend,), candidate.usable)
-            families.add(metrics.BACKEND_SELECTED, (candidate.backend,), candidate is chosen)
-        families.add(metrics.BUILD_INFO, (__version__, platform.python_version()), 1)
-        return families.metrics()
-
-    def _add_sampler(self, families: "MetricBuilder", pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
-        sampler = self._sampler
-        families.add(metrics.SAMPLER_INTERVAL, (), sampler.interval_ms / 1000)
-        ticks_ms = [page.tick_ms for _, page in pages if page.tick_ms is not None]
-        families.add(metrics.SAMPLER_LAST_TICK, (), max(ticks_ms) / 1000 if ticks_ms else None)
-        families.add(metrics.CLOCK_STEPS, (), sampler.clock.mapping.steps)
-
-    def _add_collectors(self, families: "MetricBuilder", pages: list[Page]) -> list[Candidate]:
-        """What Zeus and NVML can do now: to count, a backend must read every GPU."""
-        whole = bool(pages) and self._missing() == 0
-        energy_ok = whole and all(page.fresh and page.joules is not None for page in pages)
-        power_ok = whole and all(page.fresh and page.watts is not None for page in pages)
-        fresh = [page for page in pages if page.fresh]
-        if pages:
-            power_s = max((page.watts_call_s for page in fresh), default=None)
-            families.add(metrics.COLLECTOR_SUCCESS, (self._source,), power_ok)
-            families.add(metrics.COLLECTOR_DURATION, (self._source,), power_s)
-        if pages and (self._sampler.reads_energy or self._energy_fails()):
-            energy_s = max((page.joules_call_s for page in fresh), default=None)
-            families.add(metrics.COLLECTOR_SUCCESS, (Backend.ZEUS,), energy_ok)
-            families.add(metrics.COLLECTOR_DURATION, (Backend.ZEUS,), energy_s)
-        ways = ((Backend.ZEUS, energy_ok), (Backend.NVML, power_ok))
-        return [
-            Candidate(backend, float(ok), "reads every GPU" if ok else "does not read every GPU")
-            for backend, ok in ways
-        ]
+        builder = MetricBuilder(spec for spec in self._specs if spec.labels[:2] == metrics.GPU)
+        states = states_of(self._sampler)
+        for gpu, shown in states:
+            info = gpu.device.info
+            labels = (str(info.index), info.uuid)
+            for error, count in shown.errors.items():
+                builder.add(metrics.GPU_READ_ERRORS, (*labels, error), count)
+            if gpu.is_open:
+                _add_gpu(builder, labels, gpu, shown)
+        yield from builder.metrics()
+        if metrics.GPU_MODULE_POWER in self._specs:
+            yield from _module_power(states)
 
 
-class HistoryCollector(Collector):
-    """What stands beside the traces on /history: info, limits and the sample interval."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-
-    def collect(self) -> Iterator[Family]:
-        families = MetricBuilder(metrics.HISTORY_PAGE)
-        _add_gpus(families, _pages(self._sampler))
-        families.add(metrics.SAMPLER_INTERVAL, (), self._sampler.interval_ms / 1000)
-        return families.metrics()
-
-
-def _pages(sampler: Sampler) -> list[tuple[DeviceInfo, Page]]:
-    clock = sampler.clock
-    monotonic_s, now_ms = clock.monotonic_s(), clock.now_ms()
-    return [(gpu.device.info, gpu.ledger.page(now_ms, monotonic_s)) for gpu in sampler.gpus]
+def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, shown: GpuSnapshot) -> None:
+    builder.add(metrics.GPU_INFO, (*labels, *_details(gpu.device.info, gpu.energy_scope)), 1)
+    for spec, value_of in _VALUES:
+        builder.add(spec, labels, value_of(shown))
+    source = gpu.energy_source
+    joules = shown.joules if source is Backend.ZEUS else shown.nvml_joules
+    builder.add(metrics.GPU_ENERGY, (*labels, source or ""), joules if source else None)
+    builder.add(metrics.GPU_POWER_UPDATE, labels, gpu.power_period.seconds)
+    builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.energy_period.seconds)
+    for reason, active in shown.status.throttle.items():
+        builder.add(metrics.GPU_THROTTLE, (*labels, reason), active)
+    for part in shown.status.slices:
+        builder.add(metrics.GPU_MIG_INFO, (*labels, part.uuid, part.profile), 1)
 
 
-def _add_gpus(families: MetricBuilder, pages: Iterable[tuple[DeviceInfo, Page]]) -> None:
-    for info, page in pages:
-        gpu = (str(info.index), info.uuid)
-        families.add(metrics.GPU_INFO, (*gpu, *_details(info)), 1)
-        for spec, value in _GPU_VALUES:
-            families.add(spec, gpu, value(page))
-        for error, count in page.errors.items():
-            families.add(metrics.GPU_READ_ERRORS, (*gpu, error), count)
-        for reason, active in page.status.throttle.items():
-            families.add(metrics.GPU_THROTTLE, (*gpu, reason), active)
-        for part in page.status.slices:
-            families.add(metrics.GPU_MIG_INFO, (*gpu, part.uuid, part.profile), 1)
-
-
-def _details(info: DeviceInfo) -> tuple[str, ...]:
-    """The labels of llem_gpu_info after gpu and uuid, in its order."""
+def _details(info: DeviceInfo, energy_scope: str) -> tuple[str, ...]:
+    """Return the labels of llem_gpu_info after gpu and uuid, in its order."""
     return (
         info.name,
         info.driver_version,
         info.pci_bus_id,
         info.minor_number,
         info.power_source,
-        info.scope,
+        info.module,
+        "" if info.power_source == "none" else "gpu",
+        energy_scope,
     )
+
+
+def _module_power(states: Iterable[GpuState]) -> Iterator[Family]:
+    """Return the power of each superchip module once, as one of its GPUs reads it."""
+    builder = MetricBuilder([metrics.GPU_MODULE_POWER])
+    watts = {gpu.device.info.module: shown.status.module_watts for gpu, shown in states if gpu.device.info.module}
+    for module, value in watts.items():
+        builder.add(metrics.GPU_MODULE_POWER, (module,), value)
+    return builder.metrics()

@@ -23,7 +23,7 @@ def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[s
 
 
 def _family(
-    spec: MetricSpec, traces: Sequence[tuple[DeviceInfo, "array[int]", "array[float]"]], openmetrics: bool
+    spec: MetricSpec, traces: Sequence[tuple[DeviceInfo, "array[float]", "array[float]"]], openmetrics: bool
 ) -> Iterator[str]:
     header = _header(spec, openmetrics)
     for info, times_ms, values in traces:
@@ -35,7 +35,7 @@ def _family(
                 header = ""
 
 
-def _lines(series: str, times_ms: "array[int]", values: "array[float]", openmetrics: bool) -> str:
+def _lines(series: str, times_ms: "array[float]", values: "array[float]", openmetrics: bool) -> str:
     """Return a line for each value but NaN. Timestamps are seconds in OpenMetrics, else milliseconds."""
     pairs = zip(values, times_ms, strict=True)
     if openmetrics:

@@ -236,6 +236,10 @@ def _measurement(
     windows, duration_ms = tracker.windows, end_ms - tracker.start_ms
     measured = {w.gpu.index: (w, e) for w, e in zip(windows, energies, strict=True) if e.covered_ms > 0}
     per_gpu_j = {index: joules(energy.doubled) for index, (_, energy) in measured.items()}
+    coverages = {
+        window.gpu.index: 1.0 - energy.gap_ms / duration_ms if duration_ms > 0 else 0.0
+        for window, energy in zip(windows, energies, strict=True)
+    }
     averaged = any(window.device.info.power_source == "average" for window in windows)
     warnings = list(measurement_warnings.of_window(duration_ms / 1000, "average" if averaged else "instant"))
     for window, energy in zip(windows, energies, strict=True):
@@ -250,12 +254,13 @@ def _measurement(
         per_gpu_j=per_gpu_j or None,
         per_gpu_bounds_j={index: window.bounds_j(energy) for index, (window, energy) in measured.items()}
         or None,
-        per_gpu_peak_watts={index: window.peak_watts for index, (window, _) in measured.items()} or None,
         start_unix_s=tracker.start_ms / 1000,
         end_unix_s=end_ms / 1000,
-        coverage=min(1.0 - e.gap_ms / duration_ms if duration_ms > 0 else 0.0 for e in energies),
+        coverage=min(coverages.values()),
         backend=Backend.NVML,
         warnings=tuple(warnings),
+        per_gpu_coverage=coverages,
+        per_gpu_peak_watts={index: window.peak_watts for index, (window, _) in measured.items()} or None,
     )
 
 

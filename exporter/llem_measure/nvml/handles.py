@@ -46,6 +46,19 @@ def uuid_of(handle: Any) -> str:
         raise device_error(exc) from exc
 
 
+def name_at(index: int) -> str:
+    """Return the model of the GPU with NVML's index. Raises DeviceError."""
+    import pynvml
+
+    handle = handle_of(index)
+    try:
+        return str(pynvml.nvmlDeviceGetName(handle))
+    except UnicodeDecodeError as exc:  # pynvml decodes the text of the card's firmware strictly
+        return exc.object.decode(errors="replace")
+    except pynvml.NVMLError as exc:
+        raise device_error(exc) from exc
+
+
 def index_of_mig(uuid: str) -> int | None:
     """Return NVML's index of the GPU of a MIG slice (MIG-...), or None if there is no such slice."""
     import pynvml
