@@ -39,7 +39,7 @@ def worker_of(pid: int) -> int:
     children = Path(f"/proc/{pid}/task")
     for task in children.iterdir():
         for child in (task / "children").read_text().split():
-            if "carbon_worker" in Path(f"/proc/{child}/cmdline").read_text():
+            if "codecarbon.worker" in Path(f"/proc/{child}/cmdline").read_text():
                 return int(child)
     return 0
 
