@@ -117,34 +117,34 @@ GPU_MIG_INFO: Final = MetricSpec(
 )
 GPU_JOB_INFO: Final = MetricSpec(
     "llem_gpu_job_info",
-    "A job that runs on this GPU, by the files in --jobs.dir; gone when its file goes.",
+    "A job on this GPU, from the files in --jobs.dir. Absent once the job's file is removed.",
     Kind.GAUGE,
-    (*GPU, "job", "user"),
+    (*GPU, "job_id", "user", "account", "partition"),
 )
 CODECARBON_EMISSIONS: Final = MetricSpec(
     "llem_codecarbon_emissions_grams_total",
-    "Emissions by CodeCarbon, in grams of CO2 equivalent, PUE 1; absent without a country.",
+    "CO2-equivalent emissions as estimated by CodeCarbon, PUE 1. Absent without a country.",
     Kind.COUNTER,
     (),
     "grams",
 )
 CODECARBON_ENERGY: Final = MetricSpec(
     "llem_codecarbon_energy_joules_total",
-    "Energy by CodeCarbon of this node's components (cpu, gpu, ram), PUE 1.",
+    "Energy of this node's components (cpu, gpu, ram) as estimated by CodeCarbon, PUE 1.",
     Kind.COUNTER,
     ("component",),
     "joules",
 )
 CODECARBON_TIMESTAMP: Final = MetricSpec(
     "llem_codecarbon_sample_timestamp_seconds",
-    "When CodeCarbon's values on this page were measured, in unix seconds.",
+    "Unix time at which CodeCarbon took its newest measurement.",
     Kind.GAUGE,
     (),
     "seconds",
 )
 CODECARBON_INFO: Final = MetricSpec(
     "llem_codecarbon_info",
-    "CodeCarbon's version, and the place whose grid its emissions are of.",
+    "Version of CodeCarbon, and the country, region and PUE that its emissions are computed for.",
     Kind.GAUGE,
     ("version", "country_iso_code", "cc_region", "pue"),
 )

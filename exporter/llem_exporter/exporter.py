@@ -12,9 +12,10 @@ from typing import Final, TypeVar
 
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
-from llem_exporter.collectors.codecarbon import Carbon
+from llem_exporter.collectors.codecarbon import CodeCarbonCollector
 from llem_exporter.collectors.gpu import Histograms, LedgerCollector, new_registry
-from llem_exporter.collectors.jobs import Jobs
+from llem_exporter.collectors.job_files import JobFiles
+from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.counters import Counters
 from llem_exporter.history.cursors import Handover
 from llem_exporter.history.page import HistoryPage
@@ -71,9 +72,9 @@ def run(settings: Settings) -> None:
     devices, openings = _open(settings, clock)
     registry, histograms = new_registry()
     sampler = _sampler(settings, devices, clock, histograms)
-    candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
     missing = (lambda: openings.missing) if openings else (lambda: 0)
-    carbon = _carbon(settings, sampler, missing, candidates)
+    carbon = _carbon(settings, sampler, missing)
+    no_carbon = Candidate(Backend.CODECARBON, 0.0, "not read by this exporter")
     handover = Handover(
         lambda: [gpu.ledger for gpu in sampler.gpus],
         clock.now_ms(),
@@ -81,11 +82,23 @@ def run(settings: Settings) -> None:
         clock.monotonic_s,
     )
     jobs = _jobs(settings, sampler)
-    others = [part.add_to for part in (handover, carbon, jobs, openings) if part]
+    others = [part.add_to for part in (handover, openings) if part]
     source = "replay" if settings.replay else "nvml"
     counters = Counters() if openings and settings.use_zeus else None
     zeus_fails = (lambda: counters.failing) if counters else (lambda: False)
-    registry.register(LedgerCollector(sampler, source, candidates, others, missing, zeus_fails))
+    registry.register(
+        LedgerCollector(
+            sampler,
+            source,
+            lambda: [carbon.candidate if carbon else no_carbon],
+            others,
+            missing,
+            zeus_fails,
+        )
+    )
+    for collector in (carbon, jobs):
+        if collector:
+            registry.register(collector)
     if settings.replay and settings.use_zeus:
         played = (device for device in devices if isinstance(device, replay.ReplayDevice))
         sampler.attach({device.info.uuid: device for device in played if device.has_joules})
@@ -203,18 +216,10 @@ def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openi
     return devices, openings
 
 
-def _carbon(
-    settings: Settings, sampler: Sampler, missing: Callable[[], int], candidates: dict[Backend, Candidate]
-) -> Carbon | None:
+def _carbon(settings: Settings, sampler: Sampler, missing: Callable[[], int]) -> CodeCarbonCollector | None:
     """CodeCarbon's counters, where they are wanted; a replayed trace has no node to count."""
-    if not settings.use_codecarbon or settings.replay is not None:
+    if not settings.use_codecarbon or settings.replay is not None or find_spec("codecarbon") is None:
         return None
-    if find_spec("codecarbon") is None:
-        candidates[Backend.CODECARBON] = Candidate(Backend.CODECARBON, 0.0, _NO_CODECARBON)
-        return None
-
-    def on_state(candidate: Candidate) -> None:
-        candidates[Backend.CODECARBON] = candidate
 
     def gpu_indices() -> list[int]:
         return [gpu.device.info.index for gpu in sampler.gpus]
@@ -225,13 +230,13 @@ def _carbon(
         # Of a GPU that was never read, CodeCarbon may read what the sampler cannot.
         return not missing() and all(page.fresh or page.read_s == float("-inf") for page in pages)
 
-    return Carbon(gpu_indices, settings.country_iso_code, on_state, gpus_fresh=gpus_fresh)
+    return CodeCarbonCollector(gpu_indices, settings.country_iso_code, gpus_fresh=gpus_fresh)
 
 
-def _jobs(settings: Settings, sampler: Sampler) -> Jobs | None:
+def _jobs(settings: Settings, sampler: Sampler) -> JobsCollector | None:
     if settings.jobs_dir is None:
         return None
-    return Jobs.of(settings.jobs_dir, lambda: [gpu.device.info for gpu in sampler.gpus])
+    return JobsCollector(JobFiles(settings.jobs_dir).read, lambda: [gpu.device.info for gpu in sampler.gpus])
 
 
 def _complete(

@@ -53,8 +53,9 @@ minors_and_uuids() {
 
 write_file() {
     local temporary=$jobs_dir/.$1.$SLURM_JOB_ID
-    # Whole or not at all: the exporter may look at any moment.
-    printf 'job=%s\nuser=%s\nstart=%s\n' "$SLURM_JOB_ID" "${SLURM_JOB_USER:-}" "$(date +%s)" >"$temporary" &&
+    # The rename is atomic: the exporter may read the file at any moment.
+    printf '%s=%s\n' job_id "$SLURM_JOB_ID" user "${SLURM_JOB_USER:-}" account "${SLURM_JOB_ACCOUNT:-}" \
+        partition "${SLURM_JOB_PARTITION:-}" start "$(date +%s)" >"$temporary" &&
         mv -f -- "$temporary" "$jobs_dir/$1.$SLURM_JOB_ID"
 }
 

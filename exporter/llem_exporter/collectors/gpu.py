@@ -1,7 +1,7 @@
 """Ledger pages -> metric families: no arithmetic, no NVML."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
@@ -11,6 +11,7 @@ from llem_core import __version__, metrics
 from llem_core.backend import Backend, Candidate, choose
 from llem_core.metrics import MetricSpec
 from llem_exporter.collectors.builder import Family, MetricBuilder
+from llem_exporter.collectors.registry import SharedFamiliesRegistry
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ledger import Page
 from llem_measure.sampling.sampler import Observe, Sampler
@@ -49,7 +50,7 @@ class Histograms(NamedTuple):
 def new_registry() -> tuple[CollectorRegistry, Histograms]:
     """A registry with the process's own metrics and the sampler's histograms, without `_created` series."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    registry = CollectorRegistry()
+    registry = SharedFamiliesRegistry()
     ProcessCollector(registry=registry)
     lateness, call = metrics.SAMPLER_LATENESS, metrics.NVML_CALL
     return registry, Histograms(
@@ -61,8 +62,8 @@ def new_registry() -> tuple[CollectorRegistry, Histograms]:
 class LedgerCollector(Collector):
     """The metrics page, out of one snapshot per GPU.
 
-    `source` names where power comes from, "nvml" or "replay". `candidates` beside those of the GPUs are
-    read at each scrape: who finds out later that a backend works replaces its entry. `others` add what is
+    `source` names where power comes from, "nvml" or "replay". `candidates` returns the backends beside
+    those of the GPUs. `others` add what is
     theirs to the page. `missing` says how many GPUs should be read and are not open, `energy_fails` whether
     a counter that should be read cannot be opened.
     """
@@ -71,7 +72,7 @@ class LedgerCollector(Collector):
         self,
         sampler: Sampler,
         source: str,
-        candidates: Mapping[Backend, Candidate],
+        candidates: Callable[[], Iterable[Candidate]],
         others: Sequence[Callable[["MetricBuilder"], None]] = (),
         missing: Callable[[], int] = lambda: 0,
         energy_fails: Callable[[], bool] = lambda: False,
@@ -87,7 +88,7 @@ class LedgerCollector(Collector):
         reads = self._add_collectors(families, [page for _, page in pages])
         for add_to in self._others:
             add_to(families)
-        candidates = [*reads, *self._candidates.values()]
+        candidates = [*reads, *self._candidates()]
         chosen = choose(candidates)
         for candidate in candidates:
             families.add(metrics.BACKEND_AVAILABLE, (candidate.backend,), candidate.usable)
