@@ -117,7 +117,7 @@ GPU_MIG_INFO: Final = MetricSpec(
 )
 GPU_JOB_INFO: Final = MetricSpec(
     "llem_gpu_job_info",
-    "A job on this GPU, from the files in --jobs.dir. Absent once the job's file is removed.",
+    "A job on this GPU, from the files in --jobs.dir, until its file is removed.",
     Kind.GAUGE,
     (*GPU, "job_id", "user", "account", "partition"),
 )

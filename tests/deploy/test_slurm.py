@@ -181,10 +181,10 @@ def test_jobs_that_share_a_gpu_do_not_touch_each_other(node: Node, driver: FakeD
     [
         ("7", None, ""),
         ("7", "", ""),
-        ("7", "9", "has no GPU of minor number 9"),
-        ("7", "0,$(touch x),../1", "which is no number of a GPU"),
-        ("../7", "0", "SLURM_JOB_ID is no number"),
-        ("7\njob_id=8", "0", "SLURM_JOB_ID is no number"),
+        ("7", "9", "has no GPU with minor number 9"),
+        ("7", "0,$(touch x),../1", "which is not a GPU number"),
+        ("../7", "0", "SLURM_JOB_ID is not a number"),
+        ("7\njob_id=8", "0", "SLURM_JOB_ID is not a number"),
     ],
 )
 def test_prolog_says_what_it_cannot_do(node: Node, job: str, gpus: str | None, expected: str) -> None:
@@ -199,10 +199,10 @@ def test_prolog_says_what_it_cannot_do(node: Node, job: str, gpus: str | None, e
 def test_prolog_succeeds_where_nothing_can_be_written(node: Node) -> None:
     """A directory that is a file, and a driver without files, are words in the log."""
     node.jobs.write_text("")
-    assert "cannot be made" in node.call("prolog.sh", "7", "0")
+    assert "cannot create" in node.call("prolog.sh", "7", "0")
     node.jobs.unlink()
     missing = {"LLEM_PROC_GPUS": str(node.root / "nothing")}
-    assert "has no GPU of minor number 0" in node.call("prolog.sh", "7", "0", **missing)
+    assert "has no GPU with minor number 0" in node.call("prolog.sh", "7", "0", **missing)
 
 
 def test_prolog_is_bounded_where_the_driver_hangs(node: Node) -> None:
@@ -270,7 +270,7 @@ def test_epilog_of_a_job_without_gpus_does_nothing(node: Node) -> None:
     assert node.call("epilog.sh", "10", None) == ""
     node.jobs.mkdir()
     (node.jobs / "GPU-1.10").write_text("job_id=10\n")
-    assert "say when it began" in node.call("epilog.sh", "10", "0")
+    assert "its start is neither in" in node.call("epilog.sh", "10", "0")
     assert node.job_files() == []
 
 

@@ -88,5 +88,8 @@ TARGETS: Final = {
     "history": Target(ask_history, (b"1795507546.3", b"1e9", b"-0", b"100")),
     "options": Target(read_options, (b"100ms", b"1.5s", b"127.0.0.1:9955", b"[::1]:0", b":9955")),
     "web_config": Target(read_web_config, WEB_CONFIGS),
-    "jobs": Target(read_jobs, (b"job_id=12\nuser=ann\n# a remark\njob_id=13\n", b"user=bob\n\njob_id = x y \naccount=c\n")),
+    "jobs": Target(
+        read_jobs,
+        (b"job_id=12\nuser=ann\n# a remark\njob_id=13\n", b"user=bob\n\njob_id = x y \naccount=c\n"),
+    ),
 }

@@ -1,4 +1,4 @@
-"""CodeCarbonCollector in this process with its worker: the real library on the fake driver and its failures."""
+"""CodeCarbonCollector and its worker: the real library on the fake driver, and its failures."""
 
 import os
 import signal

@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from llem_core import metrics
 from llem_core.errors import ConfigError
 from llem_exporter.collectors.job_files import (

@@ -20,9 +20,7 @@ def ran(
     """One GPU's scrapes [s], and the job in those of some stretches."""
     own = {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "instance": f"n{gpu}:9955", "job": "llem"}
     shown = [s for s in scrapes if any(start <= s < end for start, end in stretches)]
-    lines = series(
-        "llem_gpu_job_info", {**own, "job_id": "7", **labels}, [(s * 1000, 1) for s in shown]
-    )
+    lines = series("llem_gpu_job_info", {**own, "job_id": "7", **labels}, [(s * 1000, 1) for s in shown])
     return lines + series("llem_gpu_integrated_seconds_total", own, [(s * 1000, float(s)) for s in scrapes])
 
 
