@@ -63,12 +63,15 @@ integrate_job() {
             --format json --no-progress 2>&1 >"$spool_dir/.$name.json"
     )
     status=$?
+    if [[ $status =~ ^[034]$ ]]; then
+        mv -f -- "$spool_dir/.$name.json" "$spool_dir/$name.json"
+        return
+    fi
+    rm -f -- "$spool_dir/.$name.json"
     case $status in
-        0 | 3 | 4) mv -f -- "$spool_dir/.$name.json" "$spool_dir/$name.json" ;;
         124 | 137) failed "$name" "$integrate took longer than $timeout_s s" ;;
         *) failed "$name" "$integrate exited with $status: ${complaint##*$'\n'}" ;;
     esac
-    rm -f -- "$spool_dir/.$name.json"
 }
 
 main() {
