@@ -1,7 +1,7 @@
-"""One MetricSpec per metric.
+"""The metrics of llem: one MetricSpec each.
 
-The exporter publishes from this list, the integrator queries by it, and the README's table and the
-dashboards are tested against it.
+The exporter publishes them, the integrator queries them by these specs, and the README's table and the
+dashboards are tested against them.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """A metric's full name, help, kind, labels in order, and the unit of its values ("" for none)."""
+    """A metric's full name, help text, kind, labels in order, and the unit of its values ("" for none)."""
 
     name: str
     help: str
@@ -30,16 +30,22 @@ GPU: Final = ("gpu", "uuid")
 
 GPU_INFO: Final = MetricSpec(
     "llem_gpu_info",
-    "A GPU: its name, driver, addresses, and how its power is read (power_source) and of what (scope).",
+    "GPU model, driver and addresses; the source and scope of power, and what the energy counter counts.",
     Kind.GAUGE,
-    (*GPU, "name", "driver_version", "pci_bus_id", "minor_number", "power_source", "scope"),
+    (
+        *GPU,
+        "name",
+        "driver_version",
+        "pci_bus_id",
+        "minor_number",
+        "power_source",
+        "module",
+        "power_scope",
+        "energy_scope",
+    ),
 )
 GPU_POWER: Final = MetricSpec(
-    "llem_gpu_power_watts",
-    "Power of the newest sample; absent when that is older than 1 s.",
-    Kind.GAUGE,
-    GPU,
-    "watts",
+    "llem_gpu_power_watts", "GPU power, as sampled within the last second.", Kind.GAUGE, GPU, "watts"
 )
 GPU_POWER_PEAK: Final = MetricSpec(
     "llem_gpu_power_peak_watts", "Highest power sample of the last 60 s.", Kind.GAUGE, GPU, "watts"
@@ -47,23 +53,37 @@ GPU_POWER_PEAK: Final = MetricSpec(
 GPU_POWER_LIMIT: Final = MetricSpec(
     "llem_gpu_power_limit_watts", "Enforced power limit.", Kind.GAUGE, GPU, "watts"
 )
+GPU_MODULE_POWER: Final = MetricSpec(
+    "llem_gpu_module_power_watts",
+    "Power of a superchip module: its GPUs, CPU and memory together.",
+    Kind.GAUGE,
+    ("module",),
+    "watts",
+)
+GPU_ENERGY: Final = MetricSpec(
+    "llem_gpu_energy_joules_total",
+    "GPU energy from the best source: the hardware counter (zeus), or the integrated power samples (nvml).",
+    Kind.COUNTER,
+    (*GPU, "source"),
+    "joules",
+)
 GPU_NVML_ENERGY: Final = MetricSpec(
     "llem_gpu_nvml_energy_joules_total",
-    "Energy: the trapezoid over the power samples. Covers what llem_gpu_integrated_seconds_total counts.",
+    "GPU energy integrated from the power samples by the trapezoidal rule, without gaps.",
     Kind.COUNTER,
     GPU,
     "joules",
 )
 GPU_ZEUS_ENERGY: Final = MetricSpec(
     "llem_gpu_zeus_energy_joules_total",
-    "Energy since the driver was loaded: the hardware's own counter, read through Zeus.",
+    "GPU energy since the driver was loaded, by the hardware counter, read through Zeus.",
     Kind.COUNTER,
     GPU,
     "joules",
 )
 GPU_SAMPLE_TIMESTAMP: Final = MetricSpec(
     "llem_gpu_sample_timestamp_seconds",
-    "When the values of this GPU on this page were read, in unix seconds.",
+    "Unix time at which this GPU's power and energy on this page were read.",
     Kind.GAUGE,
     GPU,
     "seconds",
@@ -82,19 +102,35 @@ GPU_GAP: Final = MetricSpec(
     GPU,
     "seconds",
 )
-GPU_SAMPLES: Final = MetricSpec("llem_gpu_samples_total", "Power samples taken.", Kind.COUNTER, GPU)
+GPU_SAMPLES: Final = MetricSpec("llem_gpu_samples_total", "Number of power samples.", Kind.COUNTER, GPU)
 GPU_READ_ERRORS: Final = MetricSpec(
     "llem_gpu_read_errors_total",
-    "Readings that failed or cannot be, by the driver's name of the error or one of ours.",
+    "Number of failed or invalid readings, by the driver's name of the error or llem's own.",
     Kind.COUNTER,
     (*GPU, "error"),
+)
+GPU_POWER_UPDATE: Final = MetricSpec(
+    "llem_gpu_power_update_seconds",
+    "Measured update period of the power sensor. At most the sample interval if it updates faster.",
+    Kind.GAUGE,
+    GPU,
+    "seconds",
+)
+GPU_ENERGY_UPDATE: Final = MetricSpec(
+    "llem_gpu_energy_update_seconds",
+    "Measured update period of the energy counter. At most the sample interval if it updates faster.",
+    Kind.GAUGE,
+    GPU,
+    "seconds",
 )
 GPU_TEMPERATURE: Final = MetricSpec(
     "llem_gpu_temperature_celsius", "Temperature of the GPU die.", Kind.GAUGE, GPU, "celsius"
 )
-GPU_MEMORY_USED: Final = MetricSpec("llem_gpu_memory_used_bytes", "Memory in use.", Kind.GAUGE, GPU, "bytes")
+GPU_MEMORY_USED: Final = MetricSpec(
+    "llem_gpu_memory_used_bytes", "GPU memory in use.", Kind.GAUGE, GPU, "bytes"
+)
 GPU_MEMORY_TOTAL: Final = MetricSpec(
-    "llem_gpu_memory_total_bytes", "Memory in all.", Kind.GAUGE, GPU, "bytes"
+    "llem_gpu_memory_total_bytes", "Total GPU memory.", Kind.GAUGE, GPU, "bytes"
 )
 GPU_UTILIZATION: Final = MetricSpec(
     "llem_gpu_utilization_ratio",
@@ -102,6 +138,9 @@ GPU_UTILIZATION: Final = MetricSpec(
     Kind.GAUGE,
     GPU,
     "ratio",
+)
+GPU_SM_CLOCK: Final = MetricSpec(
+    "llem_gpu_sm_clock_hertz", "Clock frequency of the streaming multiprocessors.", Kind.GAUGE, GPU, "hertz"
 )
 GPU_THROTTLE: Final = MetricSpec(
     "llem_gpu_throttle_active",
@@ -111,117 +150,124 @@ GPU_THROTTLE: Final = MetricSpec(
 )
 GPU_MIG_INFO: Final = MetricSpec(
     "llem_gpu_mig_info",
-    "A MIG slice of this GPU. A slice has no power of its own: all joules and watts are the whole GPU's.",
+    "A MIG slice of this GPU. A slice has no power sensor: watts and joules are those of the whole GPU.",
     Kind.GAUGE,
     (*GPU, "mig_uuid", "profile"),
 )
 GPU_JOB_INFO: Final = MetricSpec(
     "llem_gpu_job_info",
-    "A job that runs on this GPU, by the files in --jobs.dir; gone when its file goes.",
+    "A job on this GPU, from the files in --jobs.dir, until its file is removed.",
     Kind.GAUGE,
-    (*GPU, "job", "user"),
+    (*GPU, "job_id", "user", "account", "partition"),
 )
 CODECARBON_EMISSIONS: Final = MetricSpec(
     "llem_codecarbon_emissions_grams_total",
-    "Emissions by CodeCarbon, in grams of CO2 equivalent, PUE 1; absent without a country.",
+    "CO2-equivalent emissions as estimated by CodeCarbon, PUE 1. Absent without a country.",
     Kind.COUNTER,
     (),
     "grams",
 )
 CODECARBON_ENERGY: Final = MetricSpec(
     "llem_codecarbon_energy_joules_total",
-    "Energy by CodeCarbon of this node's components (cpu, gpu, ram), PUE 1.",
+    "Energy of this node's components (cpu, gpu, ram) as estimated by CodeCarbon, PUE 1.",
     Kind.COUNTER,
     ("component",),
     "joules",
 )
 CODECARBON_TIMESTAMP: Final = MetricSpec(
     "llem_codecarbon_sample_timestamp_seconds",
-    "When CodeCarbon's values on this page were measured, in unix seconds.",
+    "Unix time at which CodeCarbon took its newest measurement.",
     Kind.GAUGE,
     (),
     "seconds",
 )
 CODECARBON_INFO: Final = MetricSpec(
     "llem_codecarbon_info",
-    "CodeCarbon's version, and the place whose grid its emissions are of.",
+    "Version of CodeCarbon, and the country, region and PUE that its emissions are computed for.",
     Kind.GAUGE,
     ("version", "country_iso_code", "cc_region", "pue"),
 )
 BACKEND_AVAILABLE: Final = MetricSpec(
     "llem_backend_available",
-    "Whether this energy backend works here (1) or not (0).",
+    "Whether this energy backend can measure every GPU now (1) or not (0).",
     Kind.GAUGE,
     ("backend",),
 )
 BACKEND_SELECTED: Final = MetricSpec(
     "llem_backend_selected",
-    "Whether this is the energy backend chosen here (1) or not (0).",
+    "Whether this is the best energy backend that is available now (1) or not (0).",
     Kind.GAUGE,
     ("backend",),
 )
 COLLECTOR_SUCCESS: Final = MetricSpec(
     "llem_collector_success",
-    "Whether the collector's last reading of every GPU succeeded (1) or not (0).",
+    "Whether the collector's last reading succeeded (1) or not (0).",
     Kind.GAUGE,
     ("collector",),
 )
 COLLECTOR_DURATION: Final = MetricSpec(
     "llem_collector_duration_seconds",
-    "Longest time that the collector's last reading of a GPU took.",
+    "Duration of the collector's last reading, for GPUs that of the slowest.",
     Kind.GAUGE,
     ("collector",),
     "seconds",
 )
 SAMPLER_INTERVAL: Final = MetricSpec(
-    "llem_sampler_interval_seconds", "Time between power samples.", Kind.GAUGE, (), "seconds"
+    "llem_sampler_interval_seconds", "Time between two power samples.", Kind.GAUGE, (), "seconds"
 )
 SAMPLER_LAST_TICK: Final = MetricSpec(
     "llem_sampler_last_tick_timestamp_seconds",
-    "The newest tick that a GPU was read for, in unix seconds.",
+    "Unix time of the newest tick for which a GPU was read.",
     Kind.GAUGE,
     (),
     "seconds",
 )
 SAMPLER_LATENESS: Final = MetricSpec(
-    "llem_sampler_lateness_seconds", "Each GPU's read minus its tick.", Kind.HISTOGRAM, (), "seconds"
+    "llem_sampler_lateness_seconds", "Time of each reading minus its tick.", Kind.HISTOGRAM, (), "seconds"
 )
 NVML_CALL: Final = MetricSpec(
-    "llem_nvml_call_seconds", "Time of each NVML call for power.", Kind.HISTOGRAM, (), "seconds"
+    "llem_nvml_call_seconds",
+    "Duration of driver calls for power, for the energy counter, and for all slow readings of a GPU together.",
+    Kind.HISTOGRAM,
+    ("call",),
+    "seconds",
 )
 HISTORY_HELD: Final = MetricSpec(
-    "llem_history_held_samples",
-    "Readings that /history holds, over all GPUs; each is watts, joules or both.",
+    "llem_history_held_samples", "Number of samples that /history holds of all GPUs.", Kind.GAUGE
+)
+HISTORY_PAUSED: Final = MetricSpec(
+    "llem_history_paused",
+    "Whether no samples are added to /history (1) because the wall clock was stepped back.",
     Kind.GAUGE,
 )
 HISTORY_SCRAPERS: Final = MetricSpec(
-    "llem_history_scrapers", "Scrapers of /history that are known by their ID.", Kind.GAUGE
+    "llem_history_scrapers", "Number of scraper IDs that have used /history recently.", Kind.GAUGE
 )
 HISTORY_OFFERED: Final = MetricSpec(
     "llem_history_offered_samples_total",
-    "Readings that answers to scrapers of /history carried, repeated ones included.",
+    "Number of samples in responses to scrapers of /history, including repeated ones.",
     Kind.COUNTER,
 )
 HISTORY_CONFIRMED: Final = MetricSpec(
     "llem_history_confirmed_samples_total",
-    "Readings whose answer was read to its end, or that were offered twice.",
+    "Number of samples whose response was read to its end, or that were offered twice.",
     Kind.COUNTER,
 )
 HISTORY_EVICTED: Final = MetricSpec(
     "llem_history_evicted_samples_total",
-    "Readings that went out of the history before a known scraper had them.",
+    "Number of samples that were dropped before a known scraper received them.",
     Kind.COUNTER,
 )
 HISTORY_CONFLICTS: Final = MetricSpec(
     "llem_history_conflicts_total",
-    "Requests refused because another address uses the same scraper ID.",
+    "Number of requests refused because another address uses the same scraper ID.",
     Kind.COUNTER,
 )
 CLOCK_STEPS: Final = MetricSpec(
-    "llem_clock_steps_total", "Times that the wall clock was set, forward or back.", Kind.COUNTER
+    "llem_clock_steps_total", "Number of steps of the wall clock, forward or back.", Kind.COUNTER
 )
 BUILD_INFO: Final = MetricSpec(
-    "llem_exporter_build_info", "The exporter's version and its Python's.", Kind.GAUGE, ("version", "python")
+    "llem_exporter_build_info", "Version of the exporter and of Python.", Kind.GAUGE, ("version", "python")
 )
 
 GPU_POWER_TRACE: Final = MetricSpec(
@@ -229,7 +275,7 @@ GPU_POWER_TRACE: Final = MetricSpec(
 )
 GPU_ZEUS_TRACE: Final = MetricSpec(
     "llem_gpu_zeus_energy_trace_joules_total",
-    "Every reading of the hardware's energy counter, with its own timestamp.",
+    "Every reading of the hardware energy counter, with its own timestamp.",
     Kind.COUNTER,
     GPU,
     "joules",
@@ -240,6 +286,8 @@ METRICS_PAGE: Final = (
     GPU_POWER,
     GPU_POWER_PEAK,
     GPU_POWER_LIMIT,
+    GPU_MODULE_POWER,
+    GPU_ENERGY,
     GPU_NVML_ENERGY,
     GPU_ZEUS_ENERGY,
     GPU_SAMPLE_TIMESTAMP,
@@ -247,10 +295,13 @@ METRICS_PAGE: Final = (
     GPU_GAP,
     GPU_SAMPLES,
     GPU_READ_ERRORS,
+    GPU_POWER_UPDATE,
+    GPU_ENERGY_UPDATE,
     GPU_TEMPERATURE,
     GPU_MEMORY_USED,
     GPU_MEMORY_TOTAL,
     GPU_UTILIZATION,
+    GPU_SM_CLOCK,
     GPU_THROTTLE,
     GPU_MIG_INFO,
     GPU_JOB_INFO,
@@ -267,6 +318,7 @@ METRICS_PAGE: Final = (
     SAMPLER_LATENESS,
     NVML_CALL,
     HISTORY_HELD,
+    HISTORY_PAUSED,
     HISTORY_SCRAPERS,
     HISTORY_OFFERED,
     HISTORY_CONFIRMED,
@@ -275,7 +327,7 @@ METRICS_PAGE: Final = (
     CLOCK_STEPS,
     BUILD_INFO,
 )
-"""What /metrics carries, in the order of the README's table (beside process_*)."""
+"""The metrics of /metrics, in the order of the README's table (beside process_*)."""
 
 HISTORY_PAGE: Final = (GPU_POWER_TRACE, GPU_ZEUS_TRACE, GPU_INFO, GPU_POWER_LIMIT, SAMPLER_INTERVAL)
-"""What /history carries."""
+"""The metrics of /history."""

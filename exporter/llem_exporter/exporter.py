@@ -1,50 +1,50 @@
-"""The parts put together: GPUs or a trace, sampler, Zeus, pages, server."""
+"""The parts of the exporter put together: GPUs or a trace, sampler, collectors, server."""
 
 import asyncio
-import gc
 import logging
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+
+from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
-from llem_exporter.collectors.codecarbon import Carbon
-from llem_exporter.collectors.gpu import Histograms, HistoryCollector, LedgerCollector, new_registry
+from llem_exporter.collectors.backends import BackendCollector
+from llem_exporter.collectors.codecarbon import CodeCarbonCollector
+from llem_exporter.collectors.gpu import GpuCollector, states_of
 from llem_exporter.collectors.history import ScraperCollector
-from llem_exporter.collectors.jobs import Jobs
-from llem_exporter.counters import Counters
+from llem_exporter.collectors.job_files import JobFiles
+from llem_exporter.collectors.jobs import JobsCollector
+from llem_exporter.collectors.sampler import HistoryPageCollector, SamplerCollector, SamplerHistograms
+from llem_exporter.gpus import NO_GPUS, nvml_gpus, replayed_gpus, select_gpus
 from llem_exporter.history.cursors import ScraperCursors
-from llem_exporter.openings import Openings, count_within, names_of
-from llem_exporter.paced_loop import PacedSelector
-from llem_exporter.replay import device as replay
 from llem_exporter.web.config import WebConfig
 from llem_exporter.web.history import HistoryHandler
 from llem_exporter.web.listening import Address
 from llem_exporter.web.server import Pages, Site, serve
-from llem_measure.nvml import device as nvml_device
-from llem_measure.sampling.devices import Device
+from llem_measure.backends.zeus import import_zeus
+from llem_measure.nvml.errors import OUTDATED
+from llem_measure.sampling.gpu_sampler import GpuSampler
+from llem_measure.sampling.ledger import MIN_PAUSE_SECONDS
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import WallClock
 
-NO_GPUS: Final = "none"
-"""In place of GPUs: a node that has none, of which CodeCarbon alone is published."""
-
 _NO_CODECARBON: Final = "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
-
-AnyDevice = TypeVar("AnyDevice", bound=Device)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a user chose. `gpus` are indices or UUIDs, empty for all, or "none".
+    """The user's choices. `gpus` are indices or UUIDs; empty means all, "none" means none.
 
-    `inherited` sockets are served in place of `addresses`.
+    If `inherited` sockets are given, they are served in place of `addresses`.
     """
 
     addresses: tuple[Address, ...] = (Address("127.0.0.1", 9955),)
@@ -64,189 +64,136 @@ class Settings:
 
 
 def run(settings: Settings) -> None:
-    """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
-    _refuse(settings)
+    """Sample and serve until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
+    _check(settings)
     config = WebConfig.load(settings.web_config_file)
     site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
     clock = WallClock(settings.interval_ms)
-    devices, openings = _open(settings, clock)
-    registry, histograms = new_registry()
-    sampler = _sampler(settings, devices, clock, histograms)
-    candidates = {Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not asked yet")}
-    missing = (lambda: openings.missing) if openings else (lambda: 0)
-    carbon = _carbon(settings, sampler, missing, candidates)
-    cursors = ScraperCursors(
-        lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
-        settings.interval_ms / 1000,
-        settings.retention_ms / 1000,
-        clock.monotonic_s,
-    )
-    jobs = _jobs(settings, sampler)
-    others = [part.add_to for part in (carbon, jobs, openings) if part]
-    source = "replay" if settings.replay else "nvml"
-    counters = Counters() if openings and settings.use_zeus else None
-    zeus_fails = (lambda: counters.failing) if counters else (lambda: False)
-    registry.register(LedgerCollector(sampler, source, candidates, others, missing, zeus_fails))
-    registry.register(ScraperCollector(cursors))
-    if settings.replay and settings.use_zeus:
-        played = (device for device in devices if isinstance(device, replay.ReplayDevice))
-        sampler.attach({device.info.uuid: device for device in played if device.has_joules})
-    if counters:
-        counters.import_zeus()
-    gc.collect()
-    gc.freeze()  # what is there now stays, and is not looked through again, for which all threads would wait
+    registry = new_registry()
+    zeus_failed = _import_zeus(settings)
+    sampler = _sampler(settings, clock, SamplerHistograms(registry), use_zeus=not zeus_failed)
     sampler.start()
-    if carbon:
-        carbon.start()
-    if jobs:
-        jobs.start()
-    if openings:
-        _complete(sampler, openings, devices, counters)
-
-    def every_second() -> None:
-        if step_s := clock.observe():
-            _log.warning("the wall clock was set by %+.3f s", step_s)
-        sampler.look()
-        _end_where_outdated(sampler)
-
     try:
-        history = HistoryHandler(sampler, cursors, HistoryCollector(sampler), settings.max_samples)
-        pages = Pages(sampler, registry, history)
-        with asyncio.Runner(loop_factory=lambda: _loop(sampler)) as runner:
-            runner.run(serve(pages, site, cursors, every_second))
+        if settings.replay is None and settings.gpus != (NO_GPUS,):
+            select_gpus(sampler, settings.gpus, settings.driver_timeout_ms / 1000)
+        codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
+        cursors = ScraperCursors(
+            lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
+            settings.interval_ms / 1000,
+            settings.retention_ms / 1000,
+            clock.monotonic_s,
+        )
+        power = "replay" if settings.replay else "nvml"
+        state_of_codecarbon = partial(_codecarbon_candidate, codecarbon)
+        registry.register(GpuCollector(sampler))
+        registry.register(BackendCollector(sampler, power, state_of_codecarbon, zeus_failed=zeus_failed))
+        registry.register(SamplerCollector(sampler))
+        registry.register(ScraperCollector(cursors))
+        for collector in (codecarbon, jobs):
+            if collector:
+                registry.register(collector)
+                collector.start()
+        beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
+        history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
+        pages = Pages(sampler, registry, history, settings.retention_ms)
+        asyncio.run(serve(pages, site, cursors, partial(_every_second, sampler, settings.retention_ms)))
     finally:
         sampler.stop()
-        if jobs:
-            jobs.stop()
-        if carbon:
-            carbon.stop()
+        for collector in (jobs, codecarbon):
+            if collector:
+                collector.stop()
 
 
-def _loop(sampler: Sampler) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(PacedSelector(sampler.pause_s))
+def new_registry() -> CollectorRegistry:
+    """Return a registry with the metrics of this process, without `_created` series."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
 
 
-def _sampler(
-    settings: Settings, devices: Sequence[Device], clock: WallClock, observed: Histograms
-) -> Sampler:
-    return Sampler(
-        devices,
-        clock,
-        settings.interval_ms,
-        settings.retention_ms,
-        observe_lateness=observed.lateness,
-        observe_call=observed.call,
-    )
-
-
-def _end_where_outdated(sampler: Sampler) -> None:
-    """Raises ConfigError after an upgrade of the driver, which only a new process can read."""
-    if any(nvml_device.OUTDATED in gpu.ledger.errors for gpu in sampler.gpus):
-        raise ConfigError(
-            "the NVIDIA driver was replaced while this process ran, which has the old library; start it again"
-        )
-
-
-def _refuse(settings: Settings) -> None:
-    """Raises ConfigError where there would be nothing to read."""
+def _check(settings: Settings) -> None:
+    """Raise ConfigError if nothing would be measured."""
     if NO_GPUS not in settings.gpus:
         return
     if settings.gpus != (NO_GPUS,):
-        raise ConfigError(f"--gpus is {NO_GPUS!r} or names GPUs, not {','.join(settings.gpus)!r}")
+        raise ConfigError(f"--gpus is either {NO_GPUS!r} or a list of GPUs, not {','.join(settings.gpus)!r}")
     if settings.replay is not None:
-        raise ConfigError(f"--replay plays GPUs, and --gpus {NO_GPUS} reads none; leave one of them out")
+        raise ConfigError(f"--gpus {NO_GPUS} reads no GPU, and --replay replaces GPUs; remove one of them")
     if not settings.use_codecarbon:
         raise ConfigError(
-            f"--gpus {NO_GPUS} reads CodeCarbon alone, which --no-collector.codecarbon leaves out"
+            f"--gpus {NO_GPUS} measures with CodeCarbon alone; remove --no-collector.codecarbon"
         )
     if find_spec("codecarbon") is None:
-        raise ConfigError(f"--gpus {NO_GPUS} reads CodeCarbon alone; {_NO_CODECARBON}")
+        raise ConfigError(f"--gpus {NO_GPUS} measures with CodeCarbon alone; {_NO_CODECARBON}")
 
 
-def selected(
-    devices: Sequence[AnyDevice], wanted: Collection[str], unopened: Collection[int] = ()
-) -> list[AnyDevice]:
-    """The devices whose index or UUID is wanted; all where none is. Raises ConfigError for one not here.
+def _import_zeus(settings: Settings) -> bool:
+    """Import Zeus if it is wanted. Return whether it is installed and failed.
 
-    It may be one of the `unopened` indices, whose UUIDs nobody knows.
+    This is done before the first tick: the import holds the GIL for at least 0.5 s.
     """
-    names = [names_of(device) for device in devices]
-    for name in wanted:
-        later = int(name) in unopened if name.isdecimal() else bool(unopened)
-        if not later and not any(name in both for both in names):
-            there = ", ".join(f"{device.info.index} ({device.info.uuid})" for device in devices)
-            raise ConfigError(f"no GPU {name!r} here; there are {there}")
-    return [
-        device
-        for device, both in zip(devices, names, strict=True)
-        if not wanted or not both.isdisjoint(wanted)
-    ]
-
-
-def _open(settings: Settings, clock: WallClock) -> tuple[Sequence[Device], Openings | None]:
-    """The GPUs that answer now; of a node's own GPUs also those that are still being opened."""
-    if settings.gpus == (NO_GPUS,):
-        return [], None
-    if settings.replay is not None:
-        start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
-        played = replay.open_devices(settings.replay, start_ms, lambda: clock.stepped_s)
-        return selected(played, settings.gpus), None
+    if not settings.use_zeus or settings.replay is not None or settings.gpus == (NO_GPUS,):
+        return False
     try:
-        count = count_within(nvml_device.count_gpus, settings.driver_timeout_ms / 1000)
-        openings = Openings(count, settings.gpus, nvml_device.open_gpu)
-        opened = openings.opened(answer_s=settings.driver_timeout_ms / 1000)
-        devices = selected(opened, settings.gpus, openings.unopened)
-        if not devices:
-            silent = f" ({openings.silent} do not answer at all)" if openings.silent else ""
-            raise ConfigError(
-                f"NVML counts {count} GPUs and opens none of {','.join(settings.gpus) or 'them'}{silent}"
-            )
+        import_zeus()
     except ConfigError as exc:
-        raise ConfigError(f"{exc}; without a GPU, play a trace: --replay {replay.DEMO}") from exc
-    return devices, openings
+        _log.warning("no hardware energy counters: %s", exc)
+        return find_spec("zeus") is not None
+    return False
 
 
-def _carbon(
-    settings: Settings, sampler: Sampler, missing: Callable[[], int], candidates: dict[Backend, Candidate]
-) -> Carbon | None:
-    """CodeCarbon's counters, where they are wanted; a replayed trace has no node to count."""
-    if not settings.use_codecarbon or settings.replay is not None:
+def _sampler(
+    settings: Settings, clock: WallClock, observers: SamplerHistograms, *, use_zeus: bool
+) -> Sampler:
+    pause_s = max(MIN_PAUSE_SECONDS, settings.retention_ms / 1000)
+    gpus: Sequence[GpuSampler] = ()
+    if settings.replay is not None:
+        gpus = replayed_gpus(settings, clock, observers, pause_s)
+    elif settings.gpus != (NO_GPUS,):
+        use_zeus = use_zeus and settings.use_zeus and find_spec("zeus") is not None
+        gpus = nvml_gpus(settings, clock, observers, pause_s, use_zeus=use_zeus)
+    return Sampler(gpus, clock, settings.interval_ms)
+
+
+def _every_second(sampler: Sampler, retention_ms: int) -> None:
+    """Follow the wall clock. Raises ConfigError after a driver upgrade, which needs a new process."""
+    if step_s := sampler.clock.observe():
+        _log.warning("the wall clock was stepped by %+.3f s", step_s)
+        if step_s < 0 and sampler.gpus:
+            pause_s = min(-step_s, max(MIN_PAUSE_SECONDS, retention_ms / 1000))
+            _log.warning("/history is paused for %.0f s, so that its times ascend; counters go on", pause_s)
+    if any(OUTDATED in gpu.ledger.errors for gpu in sampler.gpus):
+        raise ConfigError(
+            "the NVIDIA driver was replaced while this process ran with the old library; start it again"
+        )
+
+
+def _codecarbon(settings: Settings, sampler: Sampler) -> CodeCarbonCollector | None:
+    """Return CodeCarbon's collector if it is wanted and installed.
+
+    A replayed trace has no node to measure.
+    """
+    if not settings.use_codecarbon or settings.replay is not None or find_spec("codecarbon") is None:
         return None
-    if find_spec("codecarbon") is None:
-        candidates[Backend.CODECARBON] = Candidate(Backend.CODECARBON, 0.0, _NO_CODECARBON)
-        return None
-
-    def on_state(candidate: Candidate) -> None:
-        candidates[Backend.CODECARBON] = candidate
 
     def gpu_indices() -> list[int]:
-        return [gpu.device.info.index for gpu in sampler.gpus]
+        return [gpu.index for gpu in sampler.gpus if gpu.is_open]
 
     def gpus_fresh() -> bool:
-        now = sampler.clock.now_ms(), sampler.clock.monotonic_s()
-        pages = [gpu.ledger.page(*now) for gpu in sampler.gpus]
-        # Of a GPU that was never read, CodeCarbon may read what the sampler cannot.
-        return not missing() and all(page.fresh or page.read_s == float("-inf") for page in pages)
+        # CodeCarbon may be able to read a GPU that was never read here.
+        return all(gpu.is_open and (shown.fresh or not shown.was_read) for gpu, shown in states_of(sampler))
 
-    return Carbon(gpu_indices, settings.country_iso_code, on_state, gpus_fresh=gpus_fresh)
+    return CodeCarbonCollector(gpu_indices, settings.country_iso_code, gpus_fresh=gpus_fresh)
 
 
-def _jobs(settings: Settings, sampler: Sampler) -> Jobs | None:
+def _codecarbon_candidate(codecarbon: CodeCarbonCollector | None) -> Candidate:
+    if codecarbon is None:
+        return Candidate(Backend.CODECARBON, 0.0, "not measured by this exporter")
+    return codecarbon.candidate
+
+
+def _jobs(settings: Settings, sampler: Sampler) -> JobsCollector | None:
     if settings.jobs_dir is None:
         return None
-    return Jobs.of(settings.jobs_dir, lambda: [gpu.device.info for gpu in sampler.gpus])
-
-
-def _complete(
-    sampler: Sampler, openings: Openings, opened: Sequence[Device], counters: Counters | None
-) -> None:
-    """Read the counters of all GPUs, and the GPUs that open later, as soon as they answer."""
-
-    def join(device: Device) -> None:
-        gpu = sampler.add(device)
-        if counters:
-            counters.find(gpu)
-
-    if counters:
-        counters.find_all(sampler.gpus)
-    openings.join_others(opened, join)
+    return JobsCollector(JobFiles(settings.jobs_dir).read, lambda: [gpu.device.info for gpu in sampler.gpus])

@@ -106,13 +106,13 @@ _MEASURING: Final = [
     click.Option(
         ["--collector.codecarbon/--no-collector.codecarbon", "collector_codecarbon"],
         default=True,
-        help="Count this node's energy with CodeCarbon, where it is installed and works.",
+        help="Measure this node's energy with CodeCarbon if it is installed.",
     ),
     click.Option(
         ["--codecarbon.country-iso-code", "codecarbon_country_iso_code"],
         metavar="DEU",
         callback=_upper,
-        help="Country whose grid CodeCarbon's emissions are of; without one there are no grams.",
+        help="Country of the electricity grid, as ISO 3166 alpha-3. Emissions are published only with it.",
     ),
     click.Option(
         ["--history.retention", "history_retention"],
@@ -135,7 +135,7 @@ _MEASURING: Final = [
     click.Option(
         ["--jobs.dir", "jobs_dir"],
         metavar="DIR",
-        help="Publish which jobs run on which GPU: files named by GPU UUID, with lines job=ID and user=NAME.",
+        help="Directory of job files, named by GPU UUID, with lines job_id=, user=, account= and partition=.",
     ),
 ]
 

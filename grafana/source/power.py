@@ -24,7 +24,7 @@ from grafana.source.promql import (
 from llem_core import metrics
 
 GPU_NAME: Final = "{{instance}} GPU {{gpu}}"
-JOB: Final = "exported_job, user"
+JOB: Final = "job_id, user"
 EXTRAPOLATES: Final = (
     "increase() extrapolates to both edges of the range: right to one scrape interval of peak power at "
     "each. For exact joules with bounds, use llem-integrate."
@@ -57,7 +57,7 @@ def trace(_: Span) -> str:
 
 
 def job_watts(span: Span) -> str:
-    """Power of the GPUs of each job; `exported_job` is what Prometheus makes of the label `job`."""
+    """Power of the GPUs of each job."""
     jobs = gauge(metrics.GPU_JOB_INFO, f"instance, uuid, {JOB}")(span)
     watts = gauge(metrics.GPU_POWER, "instance, uuid")(span)
     return f"sum by ({JOB}) ({jobs} * on (instance, uuid) group_left () {watts})"
@@ -159,7 +159,7 @@ def _energy() -> list[Panel]:
             "The newest sample of each GPU, by the jobs of --jobs.dir (else empty). Jobs that share a GPU "
             "each show all of its power.",
             "watt",
-            Query(top(job_watts, JOB), "{{exported_job}} {{user}}"),
+            Query(top(job_watts, JOB), "{{job_id}} {{user}}"),
         ),
     ]
 

@@ -49,7 +49,14 @@ class Node:
     def call(self, script: str, job: str, gpus: str | None, **more: str) -> str:
         """Run a script for a job; what it logged. It must succeed, whatever happens: else the node drains."""
         gpu_env = {} if gpus is None else {"SLURM_JOB_GPUS": gpus}
-        job_env = {"SLURM_JOB_ID": job, "SLURM_JOB_USER": "ada", "SLURMD_NODENAME": "node1", **gpu_env}
+        job_env = {
+            "SLURM_JOB_ID": job,
+            "SLURM_JOB_USER": "ada",
+            "SLURM_JOB_ACCOUNT": "physics",
+            "SLURM_JOB_PARTITION": "gpu",
+            "SLURMD_NODENAME": "node1",
+            **gpu_env,
+        }
         done = subprocess.run(
             [SLURM / script],
             env={"PATH": os.environ["PATH"], **self.settings, **job_env, **more},
@@ -105,7 +112,7 @@ def with_minor(driver: FakeDriver, minor: int) -> int:
 
 
 def series(prometheus: Prometheus, job: str) -> list[dict[str, str]]:
-    found: Sequence[Any] = prometheus.query(f'llem_gpu_job_info{{exported_job="{job}"}}')
+    found: Sequence[Any] = prometheus.query(f'llem_gpu_job_info{{job_id="{job}"}}')
     return [entry["metric"] for entry in found]
 
 
@@ -136,7 +143,8 @@ def test_two_jobs_from_prolog_to_joules(
     for job in sources:
         wait_until(lambda job=job: len(series(prometheus, job)) == 2, "the job in Prometheus")  # type: ignore[misc]
         assert sorted(labels["uuid"] for labels in series(prometheus, job)) == uuids
-        assert {labels["user"] for labels in series(prometheus, job)} == {"ada"}
+        for labels in series(prometheus, job):
+            assert [labels[name] for name in ("user", "account", "partition")] == ["ada", "physics", "gpu"]
     time.sleep(max(0.0, start_s + JOB_SECONDS - time.time()))
     for job, url in sources.items():
         assert node.call("epilog.sh", job, "0,2", SLURM_JOB_START_TIME=str(start_s), LLEM_SOURCE=url) == ""
@@ -161,8 +169,8 @@ def test_jobs_that_share_a_gpu_do_not_touch_each_other(node: Node, driver: FakeD
     uuids = sorted(driver.gpus[with_minor(driver, minor)].uuid for minor in (0, 1))
     assert node.job_files() == [f"{uuid}.{job}" for uuid in uuids for job in ("1", "11")]
     lines = (node.jobs / f"{uuids[0]}.11").read_text().splitlines()
-    assert lines[:2] == ["job=11", "user=ada"]
-    assert before_s <= int(lines[2].removeprefix("start=")) <= time.time()
+    assert lines[:-1] == ["job_id=11", "user=ada", "account=physics", "partition=gpu"]
+    assert before_s <= int(lines[-1].removeprefix("start=")) <= time.time()
     node.call("epilog.sh", "1", "0-1", LLEM_SETTLE_S="0", LLEM_SOURCE="http://127.0.0.1:9")
     assert node.job_files() == [f"{uuid}.11" for uuid in uuids]
     assert "llem-integrate exited with 1: " in node.result("1", "error")
@@ -173,10 +181,10 @@ def test_jobs_that_share_a_gpu_do_not_touch_each_other(node: Node, driver: FakeD
     [
         ("7", None, ""),
         ("7", "", ""),
-        ("7", "9", "has no GPU of minor number 9"),
-        ("7", "0,$(touch x),../1", "which is no number of a GPU"),
-        ("../7", "0", "SLURM_JOB_ID is no number"),
-        ("7\njob=8", "0", "SLURM_JOB_ID is no number"),
+        ("7", "9", "has no GPU with minor number 9"),
+        ("7", "0,$(touch x),../1", "which is not a GPU number"),
+        ("../7", "0", "SLURM_JOB_ID is not a number"),
+        ("7\njob_id=8", "0", "SLURM_JOB_ID is not a number"),
     ],
 )
 def test_prolog_says_what_it_cannot_do(node: Node, job: str, gpus: str | None, expected: str) -> None:
@@ -191,10 +199,10 @@ def test_prolog_says_what_it_cannot_do(node: Node, job: str, gpus: str | None, e
 def test_prolog_succeeds_where_nothing_can_be_written(node: Node) -> None:
     """A directory that is a file, and a driver without files, are words in the log."""
     node.jobs.write_text("")
-    assert "cannot be made" in node.call("prolog.sh", "7", "0")
+    assert "cannot create" in node.call("prolog.sh", "7", "0")
     node.jobs.unlink()
     missing = {"LLEM_PROC_GPUS": str(node.root / "nothing")}
-    assert "has no GPU of minor number 0" in node.call("prolog.sh", "7", "0", **missing)
+    assert "has no GPU with minor number 0" in node.call("prolog.sh", "7", "0", **missing)
 
 
 def test_prolog_is_bounded_where_the_driver_hangs(node: Node) -> None:
@@ -261,8 +269,8 @@ def test_epilog_of_a_job_without_gpus_does_nothing(node: Node) -> None:
     """No files, no window, no words; and a missing start is said."""
     assert node.call("epilog.sh", "10", None) == ""
     node.jobs.mkdir()
-    (node.jobs / "GPU-1.10").write_text("job=10\n")
-    assert "say when it began" in node.call("epilog.sh", "10", "0")
+    (node.jobs / "GPU-1.10").write_text("job_id=10\n")
+    assert "its start is neither in" in node.call("epilog.sh", "10", "0")
     assert node.job_files() == []
 
 

@@ -129,7 +129,7 @@ def test_the_exporter_lives_under_what_the_unit_forbids(
     monkeypatch.chdir(ROOT)  # for -m tests.deploy.sandbox
     driver = servers.enter_context(FakeDriver(tmp_path, gpus=2))
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / driver.gpus[0].uuid).write_text("job=1\n")
+    (tmp_path / "jobs" / driver.gpus[0].uuid).write_text("job_id=1\n")
     args = ["--jobs.dir", str(tmp_path / "jobs"), "--codecarbon.country-iso-code", "DEU"]
     exporter = servers.enter_context(SandboxedExporter(env=driver.env, args=args))
     status = Path(f"/proc/{exporter.pid}/status").read_text()

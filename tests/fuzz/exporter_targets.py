@@ -68,9 +68,10 @@ def read_jobs(data: bytes) -> None:
     files = JobFiles(str(directory))
     files.read([UUID])
     for job in files.read([UUID]).jobs:
-        assert (job.job + job.user).isprintable()
-        assert 0 < len(job.job) <= MAX_VALUE_CHARACTERS
-        assert len(job.user) <= MAX_VALUE_CHARACTERS
+        values = (job.job_id, job.user, job.account, job.partition)
+        assert "".join(values).isprintable()
+        assert job.job_id
+        assert max(map(len, values)) <= MAX_VALUE_CHARACTERS
 
 
 WEB_CONFIGS: Final = (
@@ -87,5 +88,8 @@ TARGETS: Final = {
     "history": Target(ask_history, (b"1795507546.3", b"1e9", b"-0", b"100")),
     "options": Target(read_options, (b"100ms", b"1.5s", b"127.0.0.1:9955", b"[::1]:0", b":9955")),
     "web_config": Target(read_web_config, WEB_CONFIGS),
-    "jobs": Target(read_jobs, (b"job=12\nuser=ann\n# a remark\njob=13\n", b"user=bob\n\njob = x y \n")),
+    "jobs": Target(
+        read_jobs,
+        (b"job_id=12\nuser=ann\n# a remark\njob_id=13\n", b"user=bob\n\njob_id = x y \naccount=c\n"),
+    ),
 }

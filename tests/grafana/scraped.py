@@ -93,7 +93,7 @@ class Gpu(Timeline):
                 (metrics.GPU_SAMPLE_TIMESTAMP, {}, self.scrapes * INTERVAL_S),
                 (metrics.GPU_UTILIZATION, {}, utilization),
                 *((metrics.GPU_THROTTLE, {"reason": why}, on) for why, on in (throttled or {}).items()),
-                *([(metrics.GPU_JOB_INFO, {"exported_job": job, "user": "ada"}, 1.0)] if job else []),
+                *([(metrics.GPU_JOB_INFO, {"job_id": job, "user": "ada"}, 1.0)] if job else []),
             ]
             self._scrape([*page, *self._counters()])
             self._nvml_joules += watts * covered * INTERVAL_S

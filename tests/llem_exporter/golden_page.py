@@ -13,7 +13,7 @@ from llem_core import __version__
 from llem_core.backend import Backend, Candidate
 from llem_exporter.collectors.gpu import LedgerCollector, new_registry
 from llem_exporter.collectors.job_files import Job, Listing
-from llem_exporter.collectors.jobs import Jobs
+from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.replay import device as replay
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import Tick, WallClock
@@ -38,14 +38,13 @@ def render() -> str:
         observe_call=histograms.call,
     )
     sampler.attach({device.info.uuid: device for device in devices})
-    candidates = {
-        Backend.CODECARBON: Candidate(Backend.CODECARBON, 0.0, "not read by this exporter"),
-    }
+    candidates = [Candidate(Backend.CODECARBON, 0.0, "not read by this exporter")]
     infos = [device.info for device in devices]
     uuid = infos[0].uuid.lower()
-    listing = Listing((Job(uuid, "4711", "ada"), Job(uuid, "4712", "")))
-    jobs = Jobs(lambda _: listing, lambda: infos, monotonic_s=time.monotonic_s)
-    registry.register(LedgerCollector(sampler, "replay", candidates, [jobs.add_to]))
+    listing = Listing((Job(uuid, "4711", "ada", "physics", "gpu"), Job(uuid, "4712")))
+    jobs = JobsCollector(lambda _: listing, lambda: infos, monotonic_s=time.monotonic_s)
+    registry.register(LedgerCollector(sampler, "replay", lambda: candidates))
+    registry.register(jobs)
     for number in range(50):
         if number == 30:
             time.set_wall(1.0)

@@ -141,7 +141,7 @@ def test_errors_are_one_line(llem_integrate: Callable[..., Done], subtests: pyte
 
 def test_the_windows_of_a_job_in_a_file(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
     """--job measures the GPU with the job, from the first scrape with the job to the last."""
-    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955", "exported_job": "4711", "job": "llem"}
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955", "job_id": "4711", "job": "llem"}
     shown = [(second * 1000, 1.0) for second in range(40, 81, 5)]
     path = tmp_path / "page.om"
     path.write_text(page(scraped(0), scraped(1), series("llem_gpu_job_info", labels, shown)))

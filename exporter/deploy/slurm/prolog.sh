@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Slurm's prolog: tell llem-exporter (--jobs.dir) whose job runs on which GPU.
+# Slurm prolog: write the files from which llem-exporter (--jobs.dir) knows the job of each GPU.
 #
 #   slurm.conf: Prolog=/etc/slurm/prolog.d/50-llem.sh   PrologFlags=Alloc
 #
-# A prolog that fails drains its node, so this one never does: it logs and exits 0. SLURM_JOB_GPUS holds the
-# GPUs' minor numbers; a file is named by UUID, for indices change with a driver and a boot. MIG slices have no
-# minor number of their own: their jobs are not told.
+# A failing prolog drains the node, so this one logs its errors and exits with status 0. SLURM_JOB_GPUS contains
+# minor numbers. Files are named by UUID, because indices change with drivers and boots. Jobs on MIG slices are
+# not published, because a slice has no minor number.
 #
-# Settings: /etc/llem-exporter/slurm.env, or the environment.
+# Settings, from /etc/llem-exporter/slurm.env or the environment:
 #   LLEM_JOBS_DIR [/run/llem-jobs]   LLEM_PROC_GPUS [/proc/driver/nvidia/gpus]   LLEM_PATIENCE_S [5]
 set -u
 umask 022
@@ -26,7 +26,7 @@ log() {
     logger --tag llem-prolog -- "job ${SLURM_JOB_ID:-?}: $*" 2>/dev/null
 }
 
-# "0,2-3" as a word for each number.
+# numbers LIST: print the numbers of a list such as 0,2-3, one per line.
 numbers() {
     local part
     local -a parts
@@ -35,13 +35,13 @@ numbers() {
         if [[ $part =~ ^([0-9]{1,4})(-([0-9]{1,4}))?$ ]]; then
             seq "$((10#${BASH_REMATCH[1]}))" "$((10#${BASH_REMATCH[3]:-${BASH_REMATCH[1]}}))"
         else
-            log "SLURM_JOB_GPUS has ${part@Q}, which is no number of a GPU"
+            log "SLURM_JOB_GPUS has ${part@Q}, which is not a GPU number"
         fi
     done
 }
 
-# A line "MINOR UUID" for each GPU, from the driver's own files: no call into NVML, which could be slow. A driver
-# that hangs may hang here too, and only so long.
+# Print a line "MINOR UUID" for each GPU. The driver's files are faster than a call to NVML. The time limit is for
+# a driver that hangs.
 minors_and_uuids() {
     # shellcheck disable=SC2016
     timeout --kill-after=1 "$patience_s" awk '
@@ -53,8 +53,9 @@ minors_and_uuids() {
 
 write_file() {
     local temporary=$jobs_dir/.$1.$SLURM_JOB_ID
-    # Whole or not at all: the exporter may look at any moment.
-    printf 'job=%s\nuser=%s\nstart=%s\n' "$SLURM_JOB_ID" "${SLURM_JOB_USER:-}" "$(date +%s)" >"$temporary" &&
+    # The rename is atomic: the exporter may read the file at any moment.
+    printf '%s=%s\n' job_id "$SLURM_JOB_ID" user "${SLURM_JOB_USER:-}" account "${SLURM_JOB_ACCOUNT:-}" \
+        partition "${SLURM_JOB_PARTITION:-}" start "$(date +%s)" >"$temporary" &&
         mv -f -- "$temporary" "$jobs_dir/$1.$SLURM_JOB_ID"
 }
 
@@ -62,16 +63,16 @@ main() {
     local minor uuid
     local -A uuid_of=()
     [[ -n ${SLURM_JOB_GPUS:-} ]] || return 0
-    [[ ${SLURM_JOB_ID:-} =~ ^[0-9]+$ ]] || { log "SLURM_JOB_ID is no number"; return; }
-    mkdir -p -- "$jobs_dir" || { log "$jobs_dir cannot be made"; return; }
+    [[ ${SLURM_JOB_ID:-} =~ ^[0-9]+$ ]] || { log "SLURM_JOB_ID is not a number"; return; }
+    mkdir -p -- "$jobs_dir" || { log "cannot create $jobs_dir"; return; }
     while read -r minor uuid; do
         uuid_of[$minor]=$uuid
     done < <(minors_and_uuids)
     for minor in $(numbers "$SLURM_JOB_GPUS"); do
         if [[ -z ${uuid_of[$minor]:-} ]]; then
-            log "$proc_gpus has no GPU of minor number $minor"
+            log "$proc_gpus has no GPU with minor number $minor"
         elif ! write_file "${uuid_of[$minor]}"; then
-            log "$jobs_dir cannot be written to"
+            log "cannot write to $jobs_dir"
         fi
     done
 }

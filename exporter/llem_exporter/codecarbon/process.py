@@ -1,67 +1,81 @@
-"""The worker process of carbon.py, listened to with patience."""
+"""The worker process as the exporter sees it: start it, receive its measurements, end it."""
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from threading import Thread
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from llem_core.errors import ConfigError, LLEMError
 
 END_SECONDS: Final = 1.0
-"""How long to wait for a process that ends; one that the driver holds does so when the driver lets go."""
+"""How long to wait for the process to end. A process that hangs in the driver ends when the call returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What CodeCarbon counted from the worker's start until `unix_s`.
+
+    `joules` has the components cpu, gpu and ram. `grams` are CO2 equivalent, by the grid of `region`.
+    `duration_s` is how long measuring took.
+    """
+
+    unix_s: float
+    duration_s: float
+    joules: dict[str, float]
+    grams: float
+    version: str
+    region: str
 
 
 class Worker:
-    """A process that measures until the with-block ends, or this process does."""
+    """A running worker process. It ends with the with-block or with this process."""
 
     def __init__(self, settings: Mapping[str, object]) -> None:
-        """Raises LLEMError where none can be started."""
+        """Start the process. Raises LLEMError if that fails."""
         # -P: Python must not import a package from the working directory instead of the installed one.
-        command = [sys.executable, "-P", "-m", "llem_exporter.codecarbon.worker"]
+        command = [sys.executable, "-P", "-m", "llem_exporter.codecarbon.worker", json.dumps(settings)]
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
-            )
+            # bufsize=0: wait() does not see lines that have been read into a buffer.
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
         except OSError as exc:
-            raise LLEMError(f"its worker cannot run: {exc}") from exc
-        self._lines: SimpleQueue[str] = SimpleQueue()
-        self._complaint = ""
-        _listen(self._process.stdout, self._lines.put)
-        self._noting = _listen(self._process.stderr, self._note)
-        if stdin := self._process.stdin:  # it stays open: the worker ends with it
-            with suppress(BrokenPipeError):  # who ended before that says why
-                stdin.write(json.dumps(settings) + "\n")
-                stdin.flush()
+            raise LLEMError(f"cannot start the worker: {exc}") from exc
+        self._process = process
+        # Standard input stays open and empty: the worker ends when it is closed.
+        self._pipes = cast("tuple[IO[bytes], ...]", (process.stdin, process.stdout, process.stderr))
+        self._last_error = ""
+        self._error_reader = Thread(target=self._read_errors, name="codecarbon-stderr", daemon=True)
+        self._error_reader.start()
 
-    def hear(self, patience_s: float) -> dict[str, Any]:
-        """The next measurement.
+    def next_measurement(self, timeout_s: float) -> Measurement:
+        """Wait for the next measurement.
 
-        Raises ConfigError for what will not mend, and LLEMError where the worker says nothing, cannot
-        measure, or has ended.
+        Raises ConfigError for an error that a restart cannot fix, and LLEMError if the worker times out,
+        cannot measure or has ended.
         """
-        try:
-            line = self._lines.get(timeout=patience_s)
-        except Empty:
-            raise LLEMError(f"it measured nothing for {patience_s:g} s; it is started again") from None
+        _, stdout, _ = self._pipes
+        if not wait([stdout.fileno()], timeout_s):
+            raise LLEMError(f"no measurement for {timeout_s:g} s; restarting the worker")
+        line = stdout.readline()  # the worker writes whole lines
         if not line:
-            raise LLEMError(self._ending())
-        said: dict[str, Any] = json.loads(line)
-        if "error" in said:
-            raise (ConfigError if said["for_good"] else LLEMError)(said["error"])
-        return said
+            raise LLEMError(self._exit_reason())
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise (ConfigError if message["permanent"] else LLEMError)(message["error"])
+        return Measurement(**message)
 
     @property
     def ended(self) -> bool:
-        """Whether the process is no more. One that hangs in the driver cannot be killed before it returns."""
+        """Whether the process has ended. A killed process that hangs in the driver has not."""
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        """End it; it heeds no gentler signal, and has nothing to save."""
+        """Kill the process. It ignores other signals and has nothing to save."""
         self._process.kill()
 
     def __enter__(self) -> "Worker":
@@ -71,32 +85,15 @@ class Worker:
         self.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
-        if stdin := self._process.stdin:
-            with suppress(BrokenPipeError):
-                stdin.close()
+        for pipe in self._pipes[:2]:  # the thread closes the third
+            pipe.close()
 
-    def _note(self, line: str) -> None:
-        self._complaint = line.strip() or self._complaint
+    def _read_errors(self) -> None:
+        with self._pipes[2] as stderr:
+            for line in stderr:
+                self._last_error = line.decode(errors="replace").strip() or self._last_error
 
-    def _ending(self) -> str:
-        self._noting.join(END_SECONDS)
-        try:
-            status = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "its worker says no more"
-        return f"its worker ended with status {status}{self._complaint and ': '}{self._complaint}"
-
-
-def _listen(pipe: IO[str] | None, take: Callable[[str], None]) -> Thread:
-    """Hand on each line, and at last an empty one, in a thread."""
-
-    def listen() -> None:
-        if pipe:
-            with pipe:
-                for line in pipe:
-                    take(line)
-        take("")
-
-    thread = Thread(target=listen, name="codecarbon-pipe", daemon=True)
-    thread.start()
-    return thread
+    def _exit_reason(self) -> str:
+        self._error_reader.join(END_SECONDS)
+        status = self._process.wait(END_SECONDS)
+        return f"the worker ended with status {status}{self._last_error and ': '}{self._last_error}"

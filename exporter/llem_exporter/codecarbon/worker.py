@@ -1,8 +1,9 @@
-"""CodeCarbon in a process of its own, `python -m llem_exporter.codecarbon.worker`, started by process.py.
+"""The worker process, which measures with CodeCarbon.
 
-Its import and its measurements hold an interpreter's lock for longer than a tick allows. It reads one
-line of JSON, the settings, and writes one line of JSON for each measurement. It ends when its
-standard input does, whatever it is doing, so it never outlives the exporter.
+CodeCarbon runs outside the exporter because its import and its measurements hold the GIL for longer than the
+sample interval. The worker's only argument is its settings, as JSON. It writes one line of JSON for each
+measurement. It ends when its standard input is closed, even during a measurement, so it never outlives the
+exporter.
 """
 
 import json
@@ -17,35 +18,34 @@ from typing import Any, Final
 from llem_core.errors import ConfigError
 
 FIRST_SECONDS: Final = 0.5
-"""Until the first measurement: a counter that has not moved yet looks like that of no GPU."""
+"""Time before the first measurement. Before a counter has moved, a GPU looks like no GPU."""
 
 NEVER_SECONDS: Final = 1e6
-"""CodeCarbon's own period. Measurements are asked for here instead: so the time that they take is known, and
-one that hangs has no others pile up behind it."""
+"""CodeCarbon's own measuring period. The worker asks for each measurement instead, to know how long it takes;
+and while one hangs, no others queue up."""
 
 
 def main() -> None:
-    """Measure until standard input ends."""
-    # A terminal and a service manager send these to both, and the exporter ends this when it ends.
+    """Measure until standard input is closed."""
+    # Terminals and service managers signal the worker, too, but the exporter decides when it ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Libraries print on standard output; what they print must not be taken for a measurement.
-    lines = os.fdopen(os.dup(1), "w", buffering=1)
+    # Libraries print to standard output, which carries only measurements: redirect theirs to standard error.
+    output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    settings = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     try:
-        for measurement in _measurements(**settings):
-            lines.write(json.dumps(measurement) + "\n")
+        for measurement in _measurements(**json.loads(sys.argv[1])):
+            output.write(json.dumps(measurement) + "\n")
     except ConfigError as exc:
-        lines.write(json.dumps({"error": str(exc), "for_good": True}) + "\n")
-    except Exception as exc:  # noqa: BLE001 - whatever CodeCarbon raises, the exporter is told in one line
+        output.write(json.dumps({"error": str(exc), "permanent": True}) + "\n")
+    except Exception as exc:  # noqa: BLE001 - the exporter logs whatever CodeCarbon raises
         error = f"CodeCarbon does not start: {type(exc).__name__}: {exc}"
-        lines.write(json.dumps({"error": error, "for_good": False}) + "\n")
+        output.write(json.dumps({"error": error, "permanent": False}) + "\n")
 
 
-def _end_with_stdin() -> None:
-    """End this process with its standard input; a measurement that hangs in the driver is not waited for."""
+def _exit_with_stdin() -> None:
+    """Exit when standard input is closed, without waiting for a measurement that hangs in the driver."""
     while os.read(0, 1024):
         pass
     os._exit(0)
@@ -54,27 +54,27 @@ def _end_with_stdin() -> None:
 def _measurements(
     gpu_indices: list[int], country_iso_code: str | None, period_s: float
 ) -> Iterator[dict[str, Any]]:
-    """One at once and one for each period; one that fails is left out, but for the first."""
+    """Yield a measurement every `period_s`. Skip those that fail, except the first."""
     from llem_measure.backends import codecarbon
 
-    newest: dict[str, Any] = {}
+    totals: dict[str, Any] = {}
     tracker = codecarbon.open_tracker(
         gpu_indices,
         country_iso_code,
         measure_power_secs=NEVER_SECONDS,
-        output_handlers=[codecarbon.handler(lambda total: newest.update(unix_s=time.time(), **total))],
+        output_handlers=[codecarbon.handler(lambda total: totals.update(unix_s=time.time(), **total))],
     )
-    codecarbon.look_at_hardware(tracker)
+    codecarbon.open_hardware(tracker)
     tracker.start()
     due_s = time.monotonic() + FIRST_SECONDS
     while True:
         time.sleep(max(0.0, due_s - time.monotonic()))
-        begun_s = time.monotonic()
-        measured = tracker.flush() is not None  # it logs its errors and raises none
+        start_s = time.monotonic()
+        measured = tracker.flush() is not None  # flush() logs its errors instead of raising them
         if measured:
-            yield {**newest, "duration_s": time.monotonic() - begun_s}
-        elif not newest:
-            raise RuntimeError("it measures nothing; run `codecarbon detect` for the reason")
+            yield {**totals, "duration_s": time.monotonic() - start_s}
+        elif not totals:
+            raise RuntimeError("no measurement; `codecarbon detect` shows the reason")
         due_s = max(due_s + period_s, time.monotonic())
 
 

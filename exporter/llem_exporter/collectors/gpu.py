@@ -93,7 +93,9 @@ def _details(info: DeviceInfo, energy_scope: str) -> tuple[str, ...]:
 def _module_power(states: Iterable[GpuState]) -> Iterator[Family]:
     """Return the power of each superchip module once, as one of its GPUs reads it."""
     builder = MetricBuilder([metrics.GPU_MODULE_POWER])
-    watts = {gpu.device.info.module: shown.status.module_watts for gpu, shown in states if gpu.device.info.module}
+    watts = {
+        gpu.device.info.module: shown.status.module_watts for gpu, shown in states if gpu.device.info.module
+    }
     for module, value in watts.items():
         builder.add(metrics.GPU_MODULE_POWER, (module,), value)
     return builder.metrics()

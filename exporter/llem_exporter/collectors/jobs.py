@@ -1,48 +1,50 @@
-"""llem_gpu_job_info for /metrics: a thread reads the job files, the page shows what it last read."""
+"""llem_gpu_job_info: a thread reads the job files, and collect() publishes what it read last."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from prometheus_client.registry import Collector
+
 from llem_core import metrics
 from llem_core.errors import LLEMError
-from llem_exporter.collectors.builder import MetricBuilder
-from llem_exporter.collectors.job_files import Job, JobFiles, Listing
+from llem_exporter.collectors.builder import Family, MetricBuilder
+from llem_exporter.collectors.job_files import Listing
 from llem_measure.sampling.devices import DeviceInfo
 
+COLLECTOR: Final = "jobs"
 PERIOD_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 3.0
-"""Jobs that were read longer ago are not shown: the directory hangs, and they may be over."""
+"""Jobs that were read longer ago are not published: the directory hangs, and the jobs may have ended."""
 
-COLLECTOR: Final = "jobs"
-
-Read = Callable[[Collection[str]], Listing]
+_SPECS: Final = (metrics.GPU_JOB_INFO, metrics.COLLECTOR_SUCCESS, metrics.COLLECTOR_DURATION)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a reading found, when it ended and how long it took; `problem` is "" where all was well."""
+    """The jobs, when they were read, and how long that took. `problem` is empty if every file was read."""
 
+    listing: Listing
+    problem: str
     monotonic_s: float
     duration_s: float
-    jobs: tuple[Job, ...]
-    problem: str
 
 
-class Jobs:
-    """The jobs of a directory, read once a second by a thread: a file system that hangs stops nobody else.
+class JobsCollector(Collector):
+    """The jobs of this node's GPUs. A thread reads them, so a file system that hangs delays no scrape.
 
-    `gpus` is asked at each reading; `read` gives the jobs of some UUIDs (lower case), or raises LLEMError.
+    `gpus` returns this node's GPUs. `read` returns the jobs of GPUs by their UUIDs in lower case, or raises
+    LLEMError.
     """
 
     def __init__(
         self,
-        read: Read,
+        read: Callable[[Collection[str]], Listing],
         gpus: Callable[[], Iterable[DeviceInfo]],
         *,
         period_s: float = PERIOD_SECONDS,
@@ -51,58 +53,50 @@ class Jobs:
         self._read, self._gpus = read, gpus
         self._period_s, self._monotonic_s = period_s, monotonic_s
         self._stopped = threading.Event()
-        self._begun_s: float | None = None
-        self._reading: _Reading | None = None
-        self._said = ""
-
-    @classmethod
-    def of(cls, directory: str, gpus: Callable[[], Iterable[DeviceInfo]]) -> "Jobs":
-        """The jobs of a directory, which need not be there yet."""
-        return cls(JobFiles(directory).read, gpus)
+        self._start_s: float | None = None
+        self._reading = _Reading(Listing(), "", float("-inf"), 0.0)
 
     def start(self) -> None:
-        """Start the thread that reads."""
+        """Start the thread that reads the jobs every `period_s`."""
         threading.Thread(target=self._keep_reading, name="jobs", daemon=True).start()
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop the thread."""
         self._stopped.set()
 
     def read(self) -> None:
-        """Read the directory once, and log how that changed."""
-        self._begun_s = begun_s = self._monotonic_s()
-        jobs: tuple[Job, ...] = ()
+        """Read the jobs once. Log a problem when it appears, changes or ends."""
+        self._start_s = start_s = self._monotonic_s()
+        listing = Listing()
         try:
             listing = self._read({info.uuid.lower() for info in self._gpus()})
-            jobs, problem = listing.jobs, _summary(listing.refused)
+            problem = _summary(listing.problems)
         except LLEMError as exc:
             problem = str(exc)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the next reading may do better
+        except Exception as exc:  # noqa: BLE001 - an unexpected error must not end the thread
             problem = f"{type(exc).__name__}: {exc}"
-        now_s = self._monotonic_s()
-        self._reading, self._begun_s = _Reading(now_s, now_s - begun_s, jobs, problem), None
-        if problem != self._said:
-            self._said = problem
+        if problem != self._reading.problem:
             if problem:
                 _log.warning("jobs: %s", problem)
             else:
-                _log.info("jobs: all job files are read again")
+                _log.info("jobs: every job file can be read again")
+        now_s = self._monotonic_s()
+        self._reading, self._start_s = _Reading(listing, problem, now_s, now_s - start_s), None
 
-    def add_to(self, families: MetricBuilder) -> None:
-        """Add the jobs that were read last, unless that is too long ago."""
-        now_s, begun_s, reading = self._monotonic_s(), self._begun_s, self._reading
-        fresh = reading is not None and now_s - reading.monotonic_s <= STALE_SECONDS
-        ok = fresh and reading is not None and not reading.problem
-        waited_s = now_s - begun_s if begun_s is not None else 0.0
-        took_s = reading.duration_s if reading is not None else 0.0
-        families.add(metrics.COLLECTOR_SUCCESS, (COLLECTOR,), ok)
-        families.add(metrics.COLLECTOR_DURATION, (COLLECTOR,), max(took_s, waited_s))
-        if reading is None or not fresh:
-            return
-        indices = {info.uuid.lower(): (str(info.index), info.uuid) for info in self._gpus()}
-        for job in reading.jobs:
-            if gpu := indices.get(job.uuid):
-                families.add(metrics.GPU_JOB_INFO, (*gpu, job.job, job.user), 1)
+    def collect(self) -> Iterator[Family]:
+        """Yield the jobs that were read last, unless they are stale, and whether every file was read."""
+        now_s, start_s, reading = self._monotonic_s(), self._start_s, self._reading
+        fresh = now_s - reading.monotonic_s <= STALE_SECONDS
+        hanging_s = 0.0 if start_s is None else now_s - start_s
+        families = MetricBuilder(_SPECS)
+        families.add(metrics.COLLECTOR_SUCCESS, (COLLECTOR,), fresh and not reading.problem)
+        families.add(metrics.COLLECTOR_DURATION, (COLLECTOR,), max(reading.duration_s, hanging_s))
+        gpus = {info.uuid.lower(): (str(info.index), info.uuid) for info in self._gpus()}
+        for job in reading.listing.jobs if fresh else ():
+            if gpu := gpus.get(job.uuid):
+                labels = (*gpu, job.job_id, job.user, job.account, job.partition)
+                families.add(metrics.GPU_JOB_INFO, labels, 1)
+        yield from families.metrics()
 
     def _keep_reading(self) -> None:
         while not self._stopped.is_set():
@@ -110,7 +104,7 @@ class Jobs:
             self._stopped.wait(self._period_s)
 
 
-def _summary(refused: tuple[str, ...]) -> str:
-    """One line on all that was refused."""
-    others = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-    return f"{refused[0]}{others}" if refused else ""
+def _summary(problems: tuple[str, ...]) -> str:
+    """Return the first problem and the number of the others."""
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{problems[0]}{others}" if problems else ""

@@ -166,8 +166,9 @@ class ReplayDevice:
     def read_status(self) -> Status:
         return Status()
 
-    def reopen(self) -> None:
-        """A trace is never lost."""
+    def open(self) -> bool:
+        """Return True: a trace is always open."""
+        return True
 
     def _position(self, unix_ms: int) -> tuple[int, int, float]:
         """The loop, the row before this time, and how far the time is towards the row after it (0 to 1)."""

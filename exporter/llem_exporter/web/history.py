@@ -101,7 +101,7 @@ class HistoryHandler:
         if request.remote is None:
             raise ScrapeRefusedError(503, "the client has closed the connection\n")
         if max_samples := limit or self._max_samples:
-            samples_per_tick = sum(1 + gpu.reads_energy for gpu in self._sampler.gpus) or 1
+            samples_per_tick = sum(1 + gpu.has_counter for gpu in self._sampler.gpus) or 1
             limit = max(1, max_samples // samples_per_tick)
         timeout_s = _scrape_timeout_s(request.headers)
         numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)

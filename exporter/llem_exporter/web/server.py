@@ -68,8 +68,11 @@ class Scrapes:
 class Pages:
     """The handlers; one instance serves one sampler."""
 
-    def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: HistoryHandler) -> None:
+    def __init__(
+        self, sampler: Sampler, registry: CollectorRegistry, history: HistoryHandler, retention_ms: int
+    ) -> None:
         self._sampler, self._registry, self._history = sampler, registry, history
+        self._retention_ms = retention_ms
 
     def add_to(self, application: web.Application) -> None:
         """All routes; each GET answers HEAD as well."""
@@ -86,7 +89,7 @@ class Pages:
     async def _landing(self, request: web.Request) -> web.Response:
         sampler = self._sampler
         now_ms, host = sampler.clock.now_ms(), landing.target(request)
-        page = landing.render(host, sampler.interval_ms, sampler.retention_ms, now_ms)
+        page = landing.render(host, sampler.interval_ms, self._retention_ms, now_ms)
         body = page.encode(errors="replace")  # the Host header may hold any bytes
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 

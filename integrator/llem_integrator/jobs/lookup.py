@@ -53,10 +53,7 @@ def _shown(
     source: Source, job: str, selectors: Sequence[Selector], now_ms: int, progress: Progress
 ) -> list[Series]:
     """The job's series in all that the store has."""
-    # A scrape's own label "job" pushes that of the exporter aside, unless honor_labels is set.
-    own = Matcher("job", "=", job), Matcher("exported_job", "=", "")
-    wanted = [(*selector, *own) for selector in selectors]
-    wanted += [(*selector, Matcher("exported_job", "=", job)) for selector in selectors]
+    wanted = [(*selector, Matcher("job_id", "=", job)) for selector in selectors]
     first_ms = now_ms - LOOK_BACK_DAYS * _DAY_MS
     found: dict[Key, Series] = {}
     for done, selector in enumerate(wanted):

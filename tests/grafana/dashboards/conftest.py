@@ -58,7 +58,7 @@ def node(folder: Path, gpus: int, servers: ExitStack, *options: str) -> Exporter
     (folder / "jobs").mkdir(parents=True)
     driver = servers.enter_context(FakeDriver(folder, gpus=gpus))
     driver.gpus[0].mig_slices = MIG_SLICES
-    (folder / "jobs" / driver.gpus[0].uuid).write_text("job=4711\nuser=ada\n")
+    (folder / "jobs" / driver.gpus[0].uuid).write_text("job_id=4711\nuser=ada\n")
     args = ["--jobs.dir", str(folder / "jobs"), *options]
     return servers.enter_context(Exporter(env=driver.env, args=args))
 

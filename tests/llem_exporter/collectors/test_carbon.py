@@ -39,7 +39,7 @@ def worker_of(pid: int) -> int:
     children = Path(f"/proc/{pid}/task")
     for task in children.iterdir():
         for child in (task / "children").read_text().split():
-            if "carbon_worker" in Path(f"/proc/{child}/cmdline").read_text():
+            if "codecarbon.worker" in Path(f"/proc/{child}/cmdline").read_text():
                 return int(child)
     return 0
 
@@ -94,7 +94,7 @@ def test_signals_of_the_exporters_leave_its_worker_alone(measuring: tuple[FakeDr
         os.kill(worker, number)
     measured(exporter, before[READ_AT])
     assert worker_of(exporter.pid) == worker
-    assert "WARNING CodeCarbon: its worker" not in exporter.log()
+    assert "WARNING CodeCarbon: the worker" not in exporter.log()
 
 
 def test_a_lost_gpu_is_no_part_of_a_total(measuring: tuple[FakeDriver, Exporter]) -> None:
@@ -111,12 +111,12 @@ def test_a_lost_gpu_is_no_part_of_a_total(measuring: tuple[FakeDriver, Exporter]
     after = measured(exporter, before[READ_AT])
     assert gpu not in after
     assert f'{ENERGY}{{component="cpu"}}' in after
-    wait_until(lambda: "a GPU is not read" in exporter.log(), "a line in the log")
+    wait_until(lambda: "a GPU cannot be read" in exporter.log(), "a line in the log")
     driver.gpus[1].lost = False
     again = wait_until(lambda: page if gpu in (page := values(exporter.metrics())) else {}, "joules of both")
     assert again[gpu] < before[gpu]
     assert again[success] == 1
-    assert exporter.log().count("a GPU is not read") == 1
+    assert exporter.log().count("a GPU cannot be read") == 1
 
 
 def test_a_node_without_gpus(tmp_path: Path) -> None:

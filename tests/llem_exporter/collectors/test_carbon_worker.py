@@ -1,4 +1,4 @@
-"""Carbon in this process, and its worker: the real library on the fake driver, failing in all ways."""
+"""CodeCarbonCollector and its worker: the real library on the fake driver, and its failures."""
 
 import os
 import signal
@@ -11,15 +11,14 @@ import pytest
 from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_exporter.codecarbon.process import Worker
-from llem_exporter.collectors.builder import MetricBuilder
-from llem_exporter.collectors.codecarbon import Carbon
+from llem_exporter.collectors.codecarbon import CodeCarbonCollector
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.collectors.test_carbon import gone, worker_of
 from tests.servers import wait_until
 
 
 class Watched:
-    """A Carbon of this process's that measures every second, and what it said of itself."""
+    """A CodeCarbonCollector that measures every second."""
 
     def __init__(
         self,
@@ -28,17 +27,16 @@ class Watched:
         gpus_fresh: Callable[[], bool] = lambda: True,
         start_s: float = 60.0,
     ) -> None:
-        self.states: list[Candidate] = []
         self.gpu_indices: Callable[[], Sequence[int]] = lambda: gpu_indices
-        self.carbon = Carbon(
+        self.carbon = CodeCarbonCollector(
             lambda: self.gpu_indices(),
             country,
-            self.states.append,
             gpus_fresh=gpus_fresh,
             period_s=1.0,
             restart_s=0.2,
             start_s=start_s,
         )
+        self.first: Candidate = self.carbon.candidate
 
     def __enter__(self) -> "Watched":
         self.carbon.start()
@@ -48,12 +46,15 @@ class Watched:
         self.carbon.stop()
 
     def measures(self) -> None:
-        wait_until(lambda: self.states and self.states[-1].usable, "a measurement")
+        wait_until(lambda: self.carbon.candidate.usable, "a measurement")
 
     def fails(self) -> str:
         """The reason, as soon as it does not measure."""
-        wait_until(lambda: self.states and not self.states[-1].usable, "a failure")
-        return self.states[-1].reason
+        return wait_until(self._failure, "a failure")
+
+    def _failure(self) -> str:
+        candidate = self.carbon.candidate
+        return "" if candidate.usable or candidate == self.first else candidate.reason
 
     def measures_again(self) -> None:
         """The next measurement, usable or not."""
@@ -62,11 +63,9 @@ class Watched:
 
     def page(self) -> dict[str, float]:
         """Component or name of the series -> its value."""
-        families = MetricBuilder(metrics.METRICS_PAGE)
-        self.carbon.add_to(families)
         return {
             sample.labels.get("component", sample.name): sample.value
-            for family in families.metrics()
+            for family in self.carbon.collect()
             for sample in family.samples
         }
 
@@ -84,7 +83,7 @@ def test_a_package_in_the_working_directory_is_not_imported(
     monkeypatch.chdir(folder.parent)
     indices = [gpu.index for gpu in loaded.gpus]
     with Worker({"gpu_indices": indices, "country_iso_code": None, "period_s": 1.0}) as worker:
-        assert worker.hear(60.0)["joules"]["gpu"] > 0
+        assert worker.next_measurement(60.0).joules["gpu"] > 0
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriv
         yield driver
 
 
-def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
+def test_a_worker_that_dies_is_started_again(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
     """A killed worker, or an exception, is a failure until the next measurement.
 
     The published duration is that of the CodeCarbon call, including the driver's time.
@@ -114,12 +113,12 @@ def test_a_worker_that_dies_is_started_again(loaded: FakeDriver) -> None:
     watched.gpu_indices = gpu_indices
     with watched:
         watched.measures()
-        assert watched.states[0].reason == "KeyError: 'odd'"
+        assert "KeyError: 'odd'" in caplog.text
         assert watched.page()[metrics.COLLECTOR_DURATION.name] >= 0.3
         os.kill(worker_of(os.getpid()), signal.SIGKILL)
         assert "-9" in watched.fails()
         assert watched.page()[SUCCESS] == 0
-        assert watched.states[-1].backend is Backend.CODECARBON
+        assert watched.carbon.candidate.backend is Backend.CODECARBON
         watched.measures()
         assert watched.page().keys() >= {"cpu", "gpu", "ram"}
 
@@ -132,7 +131,7 @@ def test_no_grams_without_a_country(loaded: FakeDriver, caplog: pytest.LogCaptur
         watched.measures_again()
         assert "gpu" in watched.page()
         assert GRAMS not in watched.page()
-        assert caplog.text.count("no --codecarbon.country-iso-code") == 1
+        assert caplog.text.count("without --codecarbon.country-iso-code") == 1
 
 
 def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
@@ -143,7 +142,7 @@ def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
     with Watched(0, 1) as watched:
         watched.measures()
         assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
-        assert "does nvidia-smi run?" in caplog.text
+        assert "sees no GPU; check that nvidia-smi runs" in caplog.text
 
 
 def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
@@ -153,7 +152,7 @@ def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
         assert "XYZ" in watched.fails()
         wait_until(lambda: not worker_of(os.getpid()), "the worker's end")
         assert watched.page()[SUCCESS] == 0
-    assert len(watched.states) == 1
+        assert "XYZ" in watched.carbon.candidate.reason
 
 
 def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.LogCaptureFixture) -> None:
@@ -163,7 +162,7 @@ def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.Log
         stalled = worker_of(os.getpid())
         loaded.gpus[1].hung = True
         reason = watched.fails()
-        assert reason == "it measured nothing for 3 s; it is started again"
+        assert reason == "no measurement for 3 s; restarting the worker"
         wait_until(gone(stalled), "the stalled worker's end")
         loaded.gpus[1].hung = False
         watched.measures()
@@ -179,7 +178,7 @@ def test_a_worker_that_does_not_come_to_measure_is_replaced(
     with Watched(0, start_s=2.0) as watched:
         stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
         reason = watched.fails()
-        assert reason == "it measured nothing for 2 s; it is started again"
+        assert reason == "no measurement for 2 s; restarting the worker"
         wait_until(gone(stalled), "the stalled worker's end")
         second = wait_until(lambda: {worker_of(os.getpid())} - {0, stalled}, "another worker")
         wait_until(lambda: {worker_of(os.getpid())} - {0, *second}, "a third one")
@@ -201,7 +200,7 @@ def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Watched() as watched:
-        assert watched.fails() == "its worker ended with status 1: RuntimeError: no such luck"
+        assert watched.fails() == "the worker ended with status 1: RuntimeError: no such luck"
 
 
 def test_a_hiccup_of_a_gpu_during_a_scrape_restarts_nothing(loaded: FakeDriver) -> None:
@@ -239,7 +238,7 @@ def test_joules_without_one_of_the_gpus_are_withheld(
         watched.measures_again()
         watched.measures_again()
         assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
-        assert caplog.text.count("CodeCarbon:") == 2  # the other is that of the country
+        assert caplog.text.count("CodeCarbon: a GPU cannot be read") == 1
         loaded.gpus[1].lost = False
         lost.clear()
         assert "gpu" not in watched.page()

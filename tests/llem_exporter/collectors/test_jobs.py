@@ -12,26 +12,21 @@ from typing import NoReturn
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 
 from llem_core import metrics
 from llem_core.errors import ConfigError
-from llem_exporter.collectors.builder import MetricBuilder
 from llem_exporter.collectors.job_files import (
     MAX_BYTES,
     MAX_ENTRIES,
     MAX_FILES,
     MAX_JOBS,
-    MAX_PUBLISHED,
     Job,
+    JobFileError,
     JobFiles,
     Listing,
-    RefusedError,
     parse,
 )
-from llem_exporter.collectors.jobs import STALE_SECONDS, Jobs
+from llem_exporter.collectors.jobs import STALE_SECONDS, JobsCollector
 from llem_measure.sampling.devices import DeviceInfo
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
@@ -42,7 +37,7 @@ from tests.servers import Exporter, wait_until
 JOB = "llem_gpu_job_info"
 UUID = "GPU-0c58ae58-6bba-4b2f-8a0c-000000000000"
 OURS = UUID.lower()
-SPECS = (metrics.GPU_JOB_INFO, metrics.COLLECTOR_SUCCESS, metrics.COLLECTOR_DURATION)
+GPUS = [DeviceInfo(0, UUID, "test")]
 
 
 def listing(directory: Path) -> Listing:
@@ -58,100 +53,103 @@ def put(directory: Path, name: str, text: str | bytes) -> None:
 
 def jobs_on(exporter: Exporter) -> set[tuple[str, str, str]]:
     """GPU index, job and user of each series."""
-    return {(found["gpu"], found["job"], found["user"]) for found in scrape(exporter).labels(JOB)}
+    return {(found["gpu"], found["job_id"], found["user"]) for found in scrape(exporter).labels(JOB)}
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("job=1\nuser=ada\n", [("1", "ada")]),
-        ("user=ada\njob=1\n", [("1", "ada")]),
-        ("job=1\n", [("1", "")]),
-        ("job=1\nuser=ada\njob=2\njob=3\nuser=bo\n", [("1", "ada"), ("2", ""), ("3", "bo")]),
-        ("# by the prolog\n\n job = 12_3 \r\nstart=17\nuser=a=b\n", [("12_3", "a=b")]),
-        ('job="1\\"}\nuser=ü\n', [('"1\\"}', "ü")]),
+        ("job_id=1\nuser=ada\naccount=physics\npartition=gpu\n", [("1", "ada", "physics", "gpu")]),
+        ("account=a\njob_id=1\njob_id=2\npartition=b\n", [("1", "", "a"), ("2", "", "", "b")]),
+        ("user=ada\njob_id=1\n", [("1", "ada")]),
+        ("job_id=1\n", [("1", "")]),
+        ("job_id=1\nuser=ada\njob_id=2\njob_id=3\nuser=bo\n", [("1", "ada"), ("2", ""), ("3", "bo")]),
+        ("# by the prolog\n\n job_id = 12_3 \r\nstart=17\nuser=a=b\n", [("12_3", "a=b")]),
+        ('job_id="1\\"}\nuser=ü\n', [('"1\\"}', "ü")]),
         ("", []),
-        ("start=1\n", []),
+        ("start=1\nuser=ada\n", []),
+        ("job=1\njob_id=2\n", [("2",)]),
     ],
 )
-def test_lines_are_jobs(text: str, expected: list[tuple[str, str]]) -> None:
-    """Each job= starts a new job. Unknown keys are ignored."""
-    assert parse(text, OURS) == tuple(Job(OURS, job, user) for job, user in expected)
+def test_lines_are_jobs(text: str, expected: list[tuple[str, ...]]) -> None:
+    """Each job_id= starts a new job. Unknown keys are ignored."""
+    assert parse(text, OURS) == tuple(Job(OURS, *job) for job in expected)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("job\n", "line 1 is not key=value"),
-        ("job=1\njob=\n", "line 2: job is empty"),
-        ("job=1\nuser=\x1b[31m\n", "line 2: user has characters that cannot be printed"),
-        ("job=1\x002\n", "line 1: job has characters that cannot be printed"),
-        ("job=\u202eevil\n", "line 1: job has characters that cannot be printed"),
-        (f"job={'1' * 257}\n", "line 1: job is longer than 256 characters"),
-        ("job=1\n" * 65, "65 jobs, more than 64"),
+        ("job_id=1\njob_id=\n", "line 2: job_id is empty"),
+        ("job_id=1\nuser=\x1b[31m\n", "line 2: user contains unprintable characters"),
+        ("job_id=1\x002\n", "line 1: job_id contains unprintable characters"),
+        ("job_id=\u202eevil\n", "line 1: job_id contains unprintable characters"),
+        (f"job_id=1\naccount={'1' * 257}\n", "line 2: account is longer than 256 characters"),
+        ("job_id=1\npartition=\x7f\n", "line 2: partition contains unprintable characters"),
+        ("job=1\nuser=ada\n", "write job_id= instead of job="),
     ],
 )
 def test_what_is_no_job_is_refused(text: str, reason: str) -> None:
     """Text that could harm a page, a log or a store is rejected with its line number."""
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(JobFileError) as refused:
         parse(text, OURS)
     assert str(refused.value) == reason
 
 
 @given(
     st.text(max_size=300)
-    | st.lists(st.sampled_from(["job=", "user=", "=", "1", "\n", "\r", "a"])).map("".join)
+    | st.lists(st.sampled_from(["job_id=", "user=", "=", "1", "\n", "\r", "a"])).map("".join)
 )
 def test_no_text_brings_anything_but_printable_values(text: str) -> None:
     """Any file is either rejected or gives jobs with printable values of limited length."""
     try:
         jobs = parse(text, OURS)
-    except RefusedError as exc:
-        jobs, said = (), str(exc)
+    except JobFileError as exc:
+        jobs, reason = (), str(exc)
     else:
-        said = ""
-    assert said.isprintable()
-    assert all((job.job + job.user).isprintable() and 0 < len(job.job) <= 256 for job in jobs)
+        reason = ""
+    assert reason.isprintable()
+    assert all((job.job_id + job.user).isprintable() and 0 < len(job.job_id) <= 256 for job in jobs)
 
 
 def test_files_are_found_by_uuid(tmp_path: Path) -> None:
     """UUID and UUID.SUFFIX match in upper and lower case. Dot-files and other names do not."""
-    put(tmp_path, UUID, "job=1\n")
-    put(tmp_path, f"{UUID}.2", "job=2\nuser=bo\n")
-    put(tmp_path, f"{UUID.upper()}.job.3", "job=3\n")
+    put(tmp_path, UUID, "job_id=1\n")
+    put(tmp_path, f"{UUID}.2", "job_id=2\nuser=bo\n")
+    put(tmp_path, f"{UUID.upper()}.job.3", "job_id=3\n")
     for name in (f".{UUID}", f"{UUID}x", "GPU-other", "MIG-0c58ae58-6bba-4b2f-8a0c-000000000000", "README"):
-        put(tmp_path, name, "job=9\n")
+        put(tmp_path, name, "job_id=9\n")
     assert listing(tmp_path) == Listing((Job(OURS, "1", ""), Job(OURS, "2", "bo"), Job(OURS, "3", "")))
 
 
 def test_one_job_in_two_files_is_one_series(tmp_path: Path) -> None:
     """A label set occurs only once, because Prometheus rejects a page with duplicates."""
-    put(tmp_path, UUID, "job=1\nuser=ada\njob=1\nuser=ada\n")
-    put(tmp_path, f"{UUID}.1", "job=1\nuser=ada\n")
+    put(tmp_path, UUID, "job_id=1\nuser=ada\njob_id=1\nuser=ada\n")
+    put(tmp_path, f"{UUID}.1", "job_id=1\nuser=ada\n")
     assert listing(tmp_path).jobs == (Job(OURS, "1", "ada"),)
 
 
 def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     """Symbolic links, FIFOs, sockets and directories are rejected without blocking."""
     secret = tmp_path / "secret"
-    secret.write_text("job=secret\n")
+    secret.write_text("job_id=secret\n")
     (tmp_path / f"{UUID}.link").symlink_to(secret)
     (tmp_path / f"{UUID}.dangling").symlink_to(tmp_path / "nothing")
     (tmp_path / f"{UUID}.zero").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / f"{UUID}.fifo")
     (tmp_path / f"{UUID}.folder").mkdir()
     os.mknod(tmp_path / f"{UUID}.socket", stat.S_IFSOCK | 0o600)
-    put(tmp_path, UUID, "job=1\n")
+    put(tmp_path, UUID, "job_id=1\n")
     found = listing(tmp_path)
     assert found.jobs == (Job(OURS, "1", ""),)
     kinds = ["dangling", "fifo", "folder", "link", "socket", "zero"]
-    assert found.refused == tuple(f"'{UUID}.{kind}': is no plain file, and is not opened" for kind in kinds)
+    assert found.problems == tuple(f"'{UUID}.{kind}': not a regular file" for kind in kinds)
 
 
 def test_a_leased_file_is_not_waited_for(tmp_path: Path) -> None:
     """A file with a lease could block the reader. It is rejected instead."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # it tells the holder that somebody came
-    put(tmp_path, f"{UUID}.leased", "job=1\n")
+    put(tmp_path, f"{UUID}.leased", "job_id=1\n")
     with (tmp_path / f"{UUID}.leased").open("r+") as leased:
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         found = listing(tmp_path)
@@ -164,50 +162,51 @@ def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
     """Files that are too large, and files or entries beyond the limits, are rejected with a reason."""
     with (tmp_path / f"{UUID}.huge").open("wb") as huge:
         huge.truncate(10**12)
-    assert listing(tmp_path).refused == (f"'{UUID}.huge': is larger than {MAX_BYTES} bytes",)
+    assert listing(tmp_path).problems == (f"'{UUID}.huge': larger than {MAX_BYTES} bytes",)
     for number in range(MAX_FILES):
-        (tmp_path / f"{UUID}.{number:04}").write_text(f"job={number}\n")
+        (tmp_path / f"{UUID}.{number:04}").write_text(f"job_id={number}\n")
     found = listing(tmp_path)
-    assert {int(job.job) for job in found.jobs} == set(range(MAX_FILES))
-    assert found.refused == (f"{MAX_FILES + 1} job files, of which {MAX_FILES} are read",)
+    assert {int(job.job_id) for job in found.jobs} == set(range(MAX_FILES))
+    assert found.problems == (f"found {MAX_FILES + 1} job files; only the first {MAX_FILES} were read",)
     others = MAX_ENTRIES - MAX_FILES - 1
     for number in range(others):
         (tmp_path / str(number)).touch()
-    assert listing(tmp_path).refused == found.refused
+    assert listing(tmp_path).problems == found.problems
     (tmp_path / "one more").touch()
-    assert listing(tmp_path).refused[0] == f"over {MAX_ENTRIES} entries, of which some were not looked at"
+    reason = f"found more than {MAX_ENTRIES} directory entries; the others were not read"
+    assert listing(tmp_path).problems[0] == reason
 
 
 def test_at_most_256_jobs_are_published(tmp_path: Path) -> None:
     """The jobs of all files together are limited, because each is a series. The excess is reported."""
     for number in range(5):
-        text = "".join(f"job={100 * number + job}\n" for job in range(MAX_JOBS))
+        text = "".join(f"job_id={100 * number + job}\n" for job in range(100))
         (tmp_path / f"{UUID}.{number}").write_text(text)
     found = listing(tmp_path)
-    assert len(found.jobs) == MAX_PUBLISHED
-    assert found.refused == (f"found {5 * MAX_JOBS} jobs; only the first {MAX_PUBLISHED} are published",)
+    assert len(found.jobs) == MAX_JOBS
+    assert found.problems == (f"found 500 jobs; only the first {MAX_JOBS} are published",)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     """Invalid UTF-8 in a file or its name is rejected with a printable reason."""
-    put(tmp_path, UUID, b"job=1\nuser=\xff\n")
+    put(tmp_path, UUID, b"job_id=1\nuser=\xff\n")
     (tmp_path / os.fsdecode(f"{UUID}.\xe9\n".encode("latin-1"))).write_text("job\n")
     found = listing(tmp_path)
     assert found.jobs == ()
-    assert f"'{UUID}': byte 11 is not UTF-8" in found.refused
-    assert all(reason.isprintable() for reason in found.refused)
+    assert f"'{UUID}': byte 14 is not UTF-8" in found.problems
+    assert all(reason.isprintable() for reason in found.problems)
 
 
 def test_a_half_written_file_waits_for_its_end(tmp_path: Path) -> None:
     """A last line without a newline counts only if the file is unchanged at the next reading."""
     files = JobFiles(str(tmp_path))
     path = tmp_path / UUID
-    path.write_text("job=12")
+    path.write_text("job_id=12")
     assert files.read({OURS}).jobs == ()
-    path.write_text("job=1234")
+    path.write_text("job_id=1234")
     assert files.read({OURS}).jobs == ()
     assert files.read({OURS}).jobs == (Job(OURS, "1234", ""),)
-    path.write_text("job=1235\n")
+    path.write_text("job_id=1235\n")
     assert files.read({OURS}).jobs == (Job(OURS, "1235", ""),)
 
 
@@ -219,29 +218,26 @@ def test_an_unreadable_directory_is_a_reason(tmp_path: Path) -> None:
             JobFiles(str(tmp_path / name)).read({OURS})
 
 
-class Page(Collector):
-    """What Jobs adds to a page, as text."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-
-    def collect(self) -> object:  # type: ignore[override]
-        families = MetricBuilder(SPECS)
-        self._jobs.add_to(families)
-        return families.metrics()
-
-    def values(self) -> dict[str, float]:
-        registry = CollectorRegistry()
-        registry.register(self)
-        text = generate_latest(registry).decode()
-        return {
-            sample.name if sample.name != JOB else sample.labels["job"]: sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+def values(jobs: JobsCollector) -> dict[str, float]:
+    """Job ID or name of the series -> its value."""
+    return {
+        sample.labels.get("job_id", sample.name): sample.value
+        for family in jobs.collect()
+        for sample in family.samples
+    }
 
 
 SUCCESS, DURATION = metrics.COLLECTOR_SUCCESS.name, metrics.COLLECTOR_DURATION.name
+
+
+def test_every_label_is_published() -> None:
+    """The labels are those of the file, with the index and the UUID of the GPU as its driver writes it."""
+    jobs = JobsCollector(lambda _: Listing((Job(OURS, "1", "ada", "physics", "gpu"),)), lambda: GPUS)
+    jobs.read()
+    (family,) = (family for family in jobs.collect() if family.name == JOB)
+    assert [sample.labels for sample in family.samples] == [
+        {"gpu": "0", "uuid": UUID, "job_id": "1", "user": "ada", "account": "physics", "partition": "gpu"}
+    ]
 
 
 def test_a_directory_that_hangs_stops_no_scrape() -> None:
@@ -255,20 +251,19 @@ def test_a_directory_that_hangs_stops_no_scrape() -> None:
             released.wait()
         return Listing((Job(OURS, "1", "ada"),))
 
-    jobs = Jobs(read, lambda: [DeviceInfo(0, UUID, "test")], period_s=0.01, monotonic_s=clock.monotonic_s)
-    page = Page(jobs)
-    assert page.values() == {SUCCESS: 0, DURATION: 0}
+    jobs = JobsCollector(read, lambda: GPUS, period_s=0.01, monotonic_s=clock.monotonic_s)
+    assert values(jobs) == {SUCCESS: 0, DURATION: 0}
     jobs.start()
     try:
-        wait_until(lambda: page.values() == {SUCCESS: 1, DURATION: 0, "1": 1}, "the job")
+        wait_until(lambda: values(jobs) == {SUCCESS: 1, DURATION: 0, "1": 1}, "the job")
         hung.set()
         assert hangs.wait(30)
         clock.sleep(STALE_SECONDS + 0.5)
-        assert page.values() == {SUCCESS: 0, DURATION: STALE_SECONDS + 0.5}
+        assert values(jobs) == {SUCCESS: 0, DURATION: STALE_SECONDS + 0.5}
         hung.clear()
         released.set()
-        wait_until(lambda: page.values().get("1") == 1, "the job again")
-        assert page.values()[SUCCESS] == 1
+        wait_until(lambda: values(jobs).get("1") == 1, "the job again")
+        assert values(jobs)[SUCCESS] == 1
     finally:
         released.set()
         jobs.stop()
@@ -279,9 +274,9 @@ def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     failing = [True]
 
     def refuse() -> NoReturn:
-        raise ConfigError("the directory 'x' cannot be read: No such file or directory")
+        raise ConfigError("cannot read the directory 'x': No such file or directory")
 
-    jobs = Jobs(lambda _: refuse() if failing[0] else Listing(), lambda: [DeviceInfo(0, UUID, "test")])
+    jobs = JobsCollector(lambda _: refuse() if failing[0] else Listing(), lambda: GPUS)
     with caplog.at_level("INFO"):
         for _ in range(3):
             jobs.read()
@@ -289,8 +284,8 @@ def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(3):
             jobs.read()
     assert [record.message for record in caplog.records] == [
-        "jobs: the directory 'x' cannot be read: No such file or directory",
-        "jobs: all job files are read again",
+        "jobs: cannot read the directory 'x': No such file or directory",
+        "jobs: every job file can be read again",
     ]
 
 
@@ -305,15 +300,9 @@ def test_a_failure_that_nobody_thought_of_ends_no_thread(caplog: pytest.LogCaptu
             raise answer
         return answer
 
-    jobs = Jobs(read, lambda: [DeviceInfo(0, UUID, "test")], period_s=0.01)
+    jobs = JobsCollector(read, lambda: GPUS, period_s=0.01)
     jobs.start()
-
-    def shown() -> bool:
-        families = MetricBuilder(metrics.METRICS_PAGE)
-        jobs.add_to(families)
-        return any(family.name == JOB for family in families.metrics())
-
-    wait_until(shown, "the job")
+    wait_until(lambda: "1" in values(jobs), "the job")
     jobs.stop()
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "jobs: KeyError: 'odd'"
@@ -328,9 +317,9 @@ def test_jobs_come_and_go_with_their_files(start: StartExporter, driver: FakeDri
     assert scrape(exporter).value("llem_collector_success", collector="jobs") == 0
     directory.mkdir()
     uuids = [gpu.uuid for gpu in driver.gpus]
-    put(directory, uuids[0], "job=1\nuser=ada\n")
-    put(directory, f"{uuids[1]}.2", "job=2\nuser=bo\n")
-    put(directory, f"{uuids[1]}.3", 'job=3\nuser=c"\\\n')
+    put(directory, uuids[0], "job_id=1\nuser=ada\n")
+    put(directory, f"{uuids[1]}.2", "job_id=2\nuser=bo\n")
+    put(directory, f"{uuids[1]}.3", 'job_id=3\nuser=c"\\\n')
     wait_until(
         lambda: jobs_on(exporter) == {("0", "1", "ada"), ("1", "2", "bo"), ("1", "3", 'c"\\')}, "all jobs"
     )
@@ -347,6 +336,6 @@ def test_a_replayed_gpu_has_jobs_too(start: StartExporter, tmp_path: Path) -> No
     """The UUID of a replayed GPU matches in upper and lower case."""
     exporter = start("--replay", "demo", "--jobs.dir", str(tmp_path))
     uuid = scrape(exporter).labels("llem_gpu_info", gpu=0)[0]["uuid"]
-    put(tmp_path, uuid.upper(), "job=7\nuser=ada\n")
+    put(tmp_path, uuid.upper(), "job_id=7\nuser=ada\n")
     wait_until(lambda: jobs_on(exporter) == {("0", "7", "ada")}, "the job")
     assert scrape(exporter).labels(JOB)[0]["uuid"] == uuid

@@ -44,7 +44,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
 def exporter(driver: FakeDriver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
     """An exporter with all there is: Zeus, CodeCarbon with a country, and a job on GPU 0."""
     jobs = tmp_path_factory.mktemp("jobs")
-    (jobs / driver.gpus[0].uuid).write_text("job=7\nuser=ada\n")
+    (jobs / driver.gpus[0].uuid).write_text("job_id=7\nuser=ada\n")
     args = ["--codecarbon.country-iso-code", "DEU", "--jobs.dir", str(jobs)]
     with Exporter(env=driver.env, args=args) as exporter:
         yield exporter

@@ -401,14 +401,14 @@ def test_label_injection_by_a_job_file(start: StartExporter, driver: FakeDriver,
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     uuids = [gpu.uuid for gpu in driver.gpus]
-    (jobs / uuids[0]).write_text(f"job={PAYLOAD}\nuser=ann\n")
-    (jobs / f"{uuids[0]}.2").write_text('job=a",user="root"} 1\nuser=\\\n')
+    (jobs / uuids[0]).write_text(f"job_id={PAYLOAD}\nuser=ann\n")
+    (jobs / f"{uuids[0]}.2").write_text('job_id=a",user="root"} 1\nuser=\\\n')
     secret = tmp_path / "secret"
-    secret.write_text("job=secret\n")
+    secret.write_text("job_id=secret\n")
     (jobs / uuids[1]).symlink_to(secret)
-    (jobs / f"{uuids[1]}.2").write_bytes(b"job=\xff\n")
-    (jobs / f"{uuids[1]}.3").write_text(f"job={'x' * 20_000}\n")
-    (jobs / f"{uuids[1]}\n{PAYLOAD.replace('/', '')}").write_text("job=name\n")
+    (jobs / f"{uuids[1]}.2").write_bytes(b"job_id=\xff\n")
+    (jobs / f"{uuids[1]}.3").write_text(f"job_id={'x' * 20_000}\n")
+    (jobs / f"{uuids[1]}\n{PAYLOAD.replace('/', '')}").write_text("job_id=name\n")
     exporter = start(
         "--no-collector.codecarbon", "--no-collector.zeus", "--jobs.dir", str(jobs), driver=driver
     )
@@ -417,13 +417,13 @@ def test_label_injection_by_a_job_file(start: StartExporter, driver: FakeDriver,
         return [dict(labels) for labels in MetricsPage(exporter.metrics()).labels("llem_gpu_job_info")]
 
     shown = wait_until(of_jobs, "jobs")
-    assert {one["job"] for one in shown} <= {'x"} 1', 'a",user="root"} 1'}
-    assert 'a",user="root"} 1' in {one["job"] for one in shown}
+    assert {one["job_id"] for one in shown} <= {'x"} 1', 'a",user="root"} 1'}
+    assert 'a",user="root"} 1' in {one["job_id"] for one in shown}
     assert {one["user"] for one in shown} <= {"ann", "\\"}
     assert {one["uuid"] for one in shown} == {uuids[0]}
     page = MetricsPage(exporter.metrics())
     assert page.get("llem_gpu_power_watts", gpu="9") is None
-    assert not re.search("Traceback|job=secret", exporter.log())
+    assert not re.search("Traceback|job_id=secret", exporter.log())
 
 
 def test_every_row_of_the_table_is_a_test_and_every_test_a_row() -> None:

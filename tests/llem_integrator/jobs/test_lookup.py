@@ -20,9 +20,7 @@ def ran(
     """One GPU's scrapes [s], and the job in those of some stretches."""
     own = {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "instance": f"n{gpu}:9955", "job": "llem"}
     shown = [s for s in scrapes if any(start <= s < end for start, end in stretches)]
-    lines = series(
-        "llem_gpu_job_info", {**own, "exported_job": "7", **labels}, [(s * 1000, 1) for s in shown]
-    )
+    lines = series("llem_gpu_job_info", {**own, "job_id": "7", **labels}, [(s * 1000, 1) for s in shown])
     return lines + series("llem_gpu_integrated_seconds_total", own, [(s * 1000, float(s)) for s in scrapes])
 
 
@@ -70,7 +68,6 @@ def test_nodes_that_begin_a_little_apart_begin_together() -> None:
 
 
 def test_the_scrape_jobs_name_is_no_job() -> None:
-    """With exported_job, the label job is the scrape job. With honor_labels it is the Slurm job."""
+    """A job is found by its job_id, not by the scrape job's name."""
     with pytest.raises(SourceError, match="no job 'llem'"):
         found(ran(0, (300, 600)), job="llem")
-    assert shown(found(ran(0, (300, 600), job="7", exported_job=""))) == [(300, 585, ("GPU-0",))]

@@ -66,13 +66,13 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         first, second = sorted(one["metric"]["uuid"] for one in info)
         prometheus.wait_for("count_over_time(llem_gpu_power_watts[1m]) >= 3")
         begun_s = time.time()
-        (jobs / f"{first}.4711").write_text("job=4711\nuser=ada\n")
+        (jobs / f"{first}.4711").write_text("job_id=4711\nuser=ada\n")
         on_second = jobs / second
         for job, scrapes in (("4720", 5), ("4721", 4), ("4720", 10)):
             aside = jobs / ".aside"
-            aside.write_text(f"job={job}\n")
+            aside.write_text(f"job_id={job}\n")
             aside.rename(on_second)
-            seen = f'count_over_time(llem_gpu_job_info{{exported_job="{job}"}}[5m]) >= {scrapes}'
+            seen = f'count_over_time(llem_gpu_job_info{{job_id="{job}"}}[5m]) >= {scrapes}'
             prometheus.wait_for(seen)
         on_second.unlink()
         (jobs / f"{first}.4711").unlink()
