@@ -227,7 +227,7 @@ SAMPLER_LATENESS: Final = MetricSpec(
 )
 NVML_CALL: Final = MetricSpec(
     "llem_nvml_call_seconds",
-    "Duration of driver calls for power, for the energy counter, and for all slow readings of a GPU together.",
+    "Duration of driver calls: for power, for the energy counter, and for all slow readings (status).",
     Kind.HISTOGRAM,
     ("call",),
     "seconds",

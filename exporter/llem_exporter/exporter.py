@@ -121,11 +121,9 @@ def _check(settings: Settings) -> None:
     if settings.replay is not None:
         raise ConfigError(f"--gpus {NO_GPUS} reads no GPU, and --replay replaces GPUs; remove one of them")
     if not settings.use_codecarbon:
-        raise ConfigError(
-            f"--gpus {NO_GPUS} measures with CodeCarbon alone; remove --no-collector.codecarbon"
-        )
+        raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; remove --no-collector.codecarbon")
     if find_spec("codecarbon") is None:
-        raise ConfigError(f"--gpus {NO_GPUS} measures with CodeCarbon alone; {_NO_CODECARBON}")
+        raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; {_NO_CODECARBON}")
 
 
 def _import_zeus(settings: Settings) -> bool:

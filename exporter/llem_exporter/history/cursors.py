@@ -45,8 +45,8 @@ class ScrapeRefusedError(Exception):
 class _Cursor:
     """Three positions in the samples of one GPU.
 
-    Samples before `confirmed` are confirmed. Those before `repeated` were in the last two responses, and those
-    before `offered` were in the last one.
+    Samples before `confirmed` are confirmed. Those before `repeated` were in the last two responses, and
+    those before `offered` were in the last one.
     """
 
     confirmed: int = 0

@@ -324,7 +324,6 @@ def _measurement(tracker: ZeusTracker, stopped_s: float) -> EnergyMeasurement:
         backend=Backend.ZEUS,
         warnings=tuple(warnings),
         per_gpu_coverage={w.gpu.index: float(w.gpu.index in per_gpu_j) for w in tracker.windows},
-        per_gpu_coverage={one.gpu.index: float(one.gpu.index in per_gpu_j) for one in tracker.counted},
     )
 
 
