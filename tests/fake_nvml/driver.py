@@ -74,8 +74,9 @@ class FakeDriver:
             file.truncate(ctypes.sizeof(layout.State))
             self._map = mmap.mmap(file.fileno(), 0)
         self.state = layout.State.from_buffer(self._map)
-        # A whole second in the past: unix times minus it are exact, and no window of a test begins before it.
-        origin_s = int(time.time()) - 60
+        # In the past, so that no window of a test begins before it. Unix times minus a whole second are exact.
+        # From a multiple of 10 s, sensors update at multiples of their period in unix time, too.
+        origin_s = int(time.time()) // 10 * 10 - 60
         self.state.origin_ns = origin_s * 10**9
         load_fields = {field.name for field in fields(Load)}
         load = {name: value for name, value in defaults.items() if name in load_fields}

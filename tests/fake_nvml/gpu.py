@@ -82,6 +82,7 @@ class FakeGpu:
     instant_supported = flag("instant_supported")
     energy_supported = flag("energy_supported")
     module_power_supported = flag("module_power_supported")
+    limits_supported = flag("limits_supported")
     denied = call_names("denied", CALLS)
     power_override_watts = optional("power_override_watts")
     mig_slices = whole("mig_slices")
@@ -128,7 +129,7 @@ class FakeGpu:
     def _set_defaults(self) -> None:
         self.gain = 1.0
         self.power_supported = self.instant_supported = self.energy_supported = True
-        self.module_power_supported = True
+        self.module_power_supported = self.limits_supported = True
         self.energy_stuck = None
         self.power_override_watts = None
         self.architecture = Architecture.HOPPER

@@ -45,6 +45,7 @@ class Gpu(ctypes.Structure):
         *_each(_f64, "update_period_s update_offset_s averaging_window_s gain energy_update_period_s"),
         ("energy_stuck_s", _f64),
         *_each(_u64, "lost power_supported instant_supported energy_supported module_power_supported"),
+        ("limits_supported", _u64),
         *_each(_u64, "hung denied"),
         ("call_delays_s", _f64 * CALL_CLASSES),
         ("power_override_watts", _f64),

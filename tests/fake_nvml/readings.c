@@ -284,13 +284,21 @@ EXPORT nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperatu
     return NVML_SUCCESS;
 }
 
-NUMBER(nvmlDeviceGetEnforcedPowerLimit, gpu->power_limit_mw)
-NUMBER(nvmlDeviceGetPowerManagementLimit, gpu->power_limit_mw)
-NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, gpu->default_limit_mw)
+#define LIMIT(function, value)                                                                                     \
+    EXPORT nvmlReturn_t function(nvmlDevice_t device, unsigned *milliwatts) {                                      \
+        CALL_BEGIN();                                                                                              \
+        if (!gpu->limits_supported) return NVML_ERROR_NOT_SUPPORTED;                                               \
+        *milliwatts = (unsigned)(value);                                                                           \
+        return NVML_SUCCESS;                                                                                       \
+    }
+LIMIT(nvmlDeviceGetEnforcedPowerLimit, gpu->power_limit_mw)
+LIMIT(nvmlDeviceGetPowerManagementLimit, gpu->power_limit_mw)
+LIMIT(nvmlDeviceGetPowerManagementDefaultLimit, gpu->default_limit_mw)
 NUMBER(nvmlDeviceGetPowerManagementMode, 1)
 
 EXPORT nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned *min, unsigned *max) {
     CALL_BEGIN();
+    if (!gpu->limits_supported) return NVML_ERROR_NOT_SUPPORTED;
     *min = (unsigned)gpu->min_limit_mw;
     *max = (unsigned)gpu->max_limit_mw;
     return NVML_SUCCESS;

@@ -59,7 +59,7 @@ typedef struct {
     _Atomic double energy_stuck_s; /* the counter stands still from here on; infinity: it moves; -infinity: it is 0 */
 
     /* faults */
-    _Atomic uint64_t lost, power_supported, instant_supported, energy_supported, module_power_supported;
+    _Atomic uint64_t lost, power_supported, instant_supported, energy_supported, module_power_supported, limits_supported;
     _Atomic uint64_t hung, denied; /* bit n: calls of class n do not return, or answer NO_PERMISSION */
     _Atomic double call_delays_s[CALL_CLASSES];
     _Atomic double power_override_watts; /* negative: none */
