@@ -15,22 +15,30 @@ Set the environment before the process starts (the loader reads LD_LIBRARY_PATH 
 `driver.load_into_this_process()` before pynvml is initialised. FakeDriver builds by itself, once; without
 Python, `make -C tests/fake_nvml OUT=DIR` does.
 
-Loads: load.py. Sensor, counter, faults and readings of a GPU: FakeGpu. The shared file: state.h.
+Loads: load.py. Sensor, counter, faults and readings of a GPU: FakeGpu. Superchips: gb200, gh200 and gb10 in
+superchips.py. The shared file: state.h.
 """
 
-from .driver import FakeDriver, build
+from .driver import DriverCalls, FakeDriver, build
 from .gpu import Architecture, Calls, FakeGpu
 from .load import Load, constant, default_load
+from .module import FakeModule
 from .process import NvmlProcess
+from .superchips import gb10, gb200, gh200
 
 __all__ = [
     "Architecture",
     "Calls",
+    "DriverCalls",
     "FakeDriver",
     "FakeGpu",
+    "FakeModule",
     "Load",
     "NvmlProcess",
     "build",
     "constant",
     "default_load",
+    "gb10",
+    "gb200",
+    "gh200",
 ]

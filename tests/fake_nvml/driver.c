@@ -45,6 +45,18 @@ static void sleep_s(double seconds) {
     while (nanosleep(&left, &left) != 0) continue;
 }
 
+/* Sleep, then hang while bit n of `hung` is set. False: after HANG_LIMIT_S it is still set. */
+static int delay(double delay_s, const _Atomic uint64_t *hung, int n) {
+    if (delay_s > 0) sleep_s(delay_s);
+    for (double waited_s = 0; *hung >> n & 1 && waited_s < HANG_LIMIT_S; waited_s += 0.005) sleep_s(0.005);
+    return !(*hung >> n & 1);
+}
+
+int enter_driver(state_t *state, enum driver_call call) {
+    atomic_fetch_add(&state->calls[call], 1);
+    return delay(state->call_delays_s[call], &state->hung, call);
+}
+
 /* Whether what this process's parent initialised before a fork counts for nothing here. */
 static int forked(const state_t *state) { return state->forgets_fork && atomic_load(&initialised_by) != getpid(); }
 
@@ -58,8 +70,7 @@ EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
         if (state == NULL) return NVML_ERROR_DRIVER_NOT_LOADED;
         atomic_store(&mapped, state);
     }
-    for (double waited_s = 0; state->init_hung && waited_s < HANG_LIMIT_S; waited_s += 0.005) sleep_s(0.005);
-    if (state->init_hung) return NVML_ERROR_TIMEOUT;
+    if (!enter_driver(state, CALL_INIT)) return NVML_ERROR_TIMEOUT;
     if (!state->loaded) return NVML_ERROR_DRIVER_NOT_LOADED;
     if (state->replaced) return NVML_ERROR_LIB_RM_VERSION_MISMATCH;
     atomic_store(&generation, state->generation);
@@ -72,6 +83,8 @@ EXPORT nvmlReturn_t nvmlInit(void) { return nvmlInitWithFlags(0); }
 EXPORT nvmlReturn_t nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 EXPORT nvmlReturn_t nvmlShutdown(void) {
+    state_t *state = atomic_load(&mapped);
+    if (state != NULL && !enter_driver(state, CALL_SHUTDOWN)) return NVML_ERROR_TIMEOUT;
     int before = atomic_load(&users);
     do {
         if (before == 0) return NVML_ERROR_UNINITIALIZED;
@@ -87,11 +100,6 @@ state_t *initialised(void) {
 
 nvmlDevice_t handle_of(unsigned index, int slice) { return &slots[index * SLOTS_PER_GPU + 1 + slice]; }
 
-static void delay(const gpu_t *gpu, enum call_class call) {
-    if (call != CALL_SLOW && gpu->slow_call_s > 0) sleep_s(gpu->slow_call_s);
-    for (double waited_s = 0; gpu->hung && waited_s < HANG_LIMIT_S; waited_s += 0.005) sleep_s(0.005);
-}
-
 nvmlReturn_t enter(nvmlDevice_t device, enum call_class call, target_t *target) {
     state_t *state = atomic_load(&mapped);
     if (state == NULL || atomic_load(&users) == 0 || forked(state)) return NVML_ERROR_UNINITIALIZED;
@@ -103,8 +111,7 @@ nvmlReturn_t enter(nvmlDevice_t device, enum call_class call, target_t *target) 
     gpu_t *gpu = target->gpu = &state->gpus[target->index];
 
     atomic_fetch_add(&gpu->calls[call], 1);
-    delay(gpu, call);
-    if (gpu->hung) return NVML_ERROR_TIMEOUT;
+    if (!delay(gpu->call_delays_s[call], &gpu->hung, call)) return NVML_ERROR_TIMEOUT;
     if (!state->loaded) return NVML_ERROR_UNINITIALIZED;
     if (state->generation != atomic_load(&generation)) return NVML_ERROR_GPU_IS_LOST;
     if (gpu->lost || target->index >= state->gpu_count) return NVML_ERROR_GPU_IS_LOST;

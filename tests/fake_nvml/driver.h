@@ -35,6 +35,9 @@ typedef struct {
 /* Every call on a handle begins here: counts it, then sleeps, hangs or fails as the faults say. */
 nvmlReturn_t enter(nvmlDevice_t device, enum call_class call, target_t *target);
 
+/* Every call without a handle that can be slow or hang begins here: counts it, then sleeps. False: it hung too long. */
+int enter_driver(state_t *state, enum driver_call call);
+
 /* The state of calls without a handle, or NULL: answer NVML_ERROR_UNINITIALIZED. */
 state_t *initialised(void);
 

@@ -5,7 +5,7 @@ import mmap
 import os
 import subprocess
 import time
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 from . import layout
 from .gpu import Calls, FakeGpu
 from .load import Load, default_load
+from .module import FakeModule
+from .setting import call_delays, call_names, flag, text, whole
+from .timeline import Clock
 
 _HERE = Path(__file__).parent
 
@@ -30,12 +33,34 @@ def build(out: Path = _HERE / "build") -> Path:
     return out.resolve()
 
 
+@dataclass(frozen=True, slots=True)
+class DriverCalls:
+    """NVML calls without a GPU, by what can be delayed or hang on its own: nvmlInit, Shutdown, GetCount."""
+
+    init: int
+    shutdown: int
+    count: int
+
+
+_DRIVER_CALLS = tuple(field.name for field in fields(DriverCalls))
+
+
 class FakeDriver:
     """A driver whose state lies in `directory`; processes started with `env` find it there.
 
     Keywords beyond `gpus` are set on every GPU: the fields of Load (low_watts=100.0) and the attributes of
     FakeGpu (update_period_s=0.1, name="NVIDIA A100-SXM4-40GB").
     """
+
+    gpu_count = whole("gpu_count")  # How many GPUs NVML counts, 64 at most.
+    driver_version = text("driver_version")  # As nvidia-smi shows it.
+
+    # Faults. `hung_calls` names fields of DriverCalls; `call_delays_s` has seconds for them.
+    # A hung call ends when it is no longer named, or after 600 s with NVML_ERROR_TIMEOUT.
+    hung_calls = call_names("hung", _DRIVER_CALLS)
+    call_delays_s = call_delays("call_delays_s", _DRIVER_CALLS)
+    replaced = flag("replaced")  # nvmlInit answers LIB_RM_VERSION_MISMATCH, as after an upgrade.
+    forgets_fork = flag("forgets_fork")  # A forked child finds NVML uninitialised.
 
     def __init__(
         self, directory: Path, gpus: int = 8, *, library: Path | None = None, **defaults: Any
@@ -48,14 +73,20 @@ class FakeDriver:
         with self.state_path.open("x+b") as file:
             file.truncate(ctypes.sizeof(layout.State))
             self._map = mmap.mmap(file.fileno(), 0)
-        self._state = layout.State.from_buffer(self._map)
-        # A whole second in the past: unix times minus it are exact, and no window of a test begins before it.
-        origin_s = int(time.time()) - 60
-        self._state.origin_ns = origin_s * 10**9
+        self.state = layout.State.from_buffer(self._map)
+        # In the past, so that no window of a test begins before it. Unix times minus a whole second are exact.
+        # From a multiple of 10 s, sensors update at multiples of their period in unix time, too.
+        origin_s = int(time.time()) // 10 * 10 - 60
+        self.state.origin_ns = origin_s * 10**9
         load_fields = {field.name for field in fields(Load)}
         load = {name: value for name, value in defaults.items() if name in load_fields}
-        self._all = [
-            FakeGpu(self._state.gpus[i], self._state.origin_ns, i, replace(default_load(i), **load))
+        clock = Clock(origin_s)
+        self._all: list[FakeGpu] = []
+        self.modules = [
+            FakeModule(self.state.modules[i], clock, i, self._all) for i in range(layout.MAX_MODULES)
+        ]
+        self._all += [
+            FakeGpu(self.state.gpus[i], clock, i, replace(default_load(i), **load), self.modules)
             for i in range(layout.MAX_GPUS)
         ]
         for name in defaults.keys() - load.keys():
@@ -63,10 +94,10 @@ class FakeDriver:
                 raise TypeError(f"no such setting of a fake GPU: {name}")
             for gpu in self._all:
                 setattr(gpu, name, defaults[name])
-        self._state.driver_version, self._state.cuda_version = b"580.95.05", 13000
-        self._state.version, self._state.size = layout.VERSION, ctypes.sizeof(layout.State)
-        self._state.gpu_count, self._state.generation, self._state.loaded = gpus, 1, 1
-        self._state.magic = layout.MAGIC  # last: no process takes a half-made file for a driver
+        self.state.driver_version, self.state.cuda_version = b"580.95.05", 13000
+        self.state.version, self.state.size = layout.VERSION, ctypes.sizeof(layout.State)
+        self.state.gpu_count, self.state.generation, self.state.loaded = gpus, 1, 1
+        self.state.magic = layout.MAGIC  # last: no process takes a half-made file for a driver
 
     def __enter__(self) -> "FakeDriver":
         """The driver itself."""
@@ -77,7 +108,7 @@ class FakeDriver:
     ) -> None:
         """Unload the driver and release whoever hangs in it."""
         self.unload()
-        self.init_hung = False
+        self.hung_calls = frozenset()
         for gpu in self._all:
             gpu.hung = False
 
@@ -87,65 +118,33 @@ class FakeDriver:
         return self._all[: self.gpu_count]
 
     @property
-    def gpu_count(self) -> int:
-        """How many GPUs NVML counts, 64 at most."""
-        return int(self._state.gpu_count)
-
-    @gpu_count.setter
-    def gpu_count(self, count: int) -> None:
-        self._state.gpu_count = count
-
-    @property
-    def driver_version(self) -> str:
-        """As nvidia-smi shows it."""
-        return bytes(self._state.driver_version).decode()
-
-    @driver_version.setter
-    def driver_version(self, version: str) -> None:
-        self._state.driver_version = version.encode()
-
-    @property
     def init_hung(self) -> bool:
-        """Whether nvmlInit does not return, until set to False or after 600 s with NVML_ERROR_TIMEOUT."""
-        return bool(self._state.init_hung)
+        """Whether nvmlInit hangs."""
+        return "init" in self.hung_calls
 
     @init_hung.setter
     def init_hung(self, hung: bool) -> None:
-        self._state.init_hung = hung
-
-    @property
-    def replaced(self) -> bool:
-        """Whether nvmlInit answers LIB_RM_VERSION_MISMATCH, as after an upgrade to a process from before."""
-        return bool(self._state.replaced)
-
-    @replaced.setter
-    def replaced(self, replaced: bool) -> None:
-        self._state.replaced = replaced
-
-    @property
-    def forgets_fork(self) -> bool:
-        """Whether a forked child finds NVML uninitialised, whatever its parent had done."""
-        return bool(self._state.forgets_fork)
-
-    @forgets_fork.setter
-    def forgets_fork(self, forgets: bool) -> None:
-        self._state.forgets_fork = forgets
+        self.hung_calls = self.hung_calls | {"init"} if hung else self.hung_calls - {"init"}
 
     def unload(self) -> None:
         """As rmmod: nvmlInit answers DRIVER_NOT_LOADED, everything else UNINITIALIZED."""
-        self._state.loaded = 0
+        self.state.loaded = 0
 
     def reload(self) -> None:
         """Load the driver anew: counters restart, and what was initialised before answers GPU_IS_LOST."""
         self.unload()
         for gpu in self.gpus:
             gpu.reset_counter()
-        self._state.generation += 1
-        self._state.loaded = 1
+        self.state.generation += 1
+        self.state.loaded = 1
 
     def calls(self) -> list[Calls]:
         """NVML calls so far, one entry per GPU."""
         return [gpu.calls() for gpu in self.gpus]
+
+    def driver_calls(self) -> DriverCalls:
+        """NVML calls without a GPU so far, by all processes."""
+        return DriverCalls(*self.state.calls)
 
     def exact_joules(self, gpu: int, start_unix_s: float, end_unix_s: float) -> float:
         """True joules of GPU number `gpu` in a window."""
@@ -154,6 +153,10 @@ class FakeDriver:
     def exact_power_watts(self, gpu: int, unix_s: float) -> float:
         """True power of GPU number `gpu` at an instant."""
         return self._all[gpu].exact_watts(unix_s)
+
+    def module_joules(self, module: int, start_unix_s: float, end_unix_s: float) -> float:
+        """True joules of module number `module` in a window."""
+        return self.modules[module].exact_joules(start_unix_s, end_unix_s)
 
     @property
     def env(self) -> dict[str, str]:

@@ -3,16 +3,19 @@
 import math
 import time
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
-from itertools import pairwise
+from typing import Literal
 
 from . import layout
 from .load import Load
-from .setting import call_classes, clocks, flag, optional, real, text, watts, whole
+from .module import FakeModule
+from .setting import call_delays, call_names, clocks, flag, optional, optional_text, real, text, watts, whole
+from .timeline import Clock, Timeline
 
-# A change is announced this long before it holds, so that all processes switch at the same instant.
-_NOTICE_S = 0.001
+EnergyScope = Literal["gpu", "module"]
+Stuck = Literal["zero", "frozen"]
 
 
 class Architecture(IntEnum):
@@ -40,12 +43,20 @@ _COMPUTE_CAPABILITY = {
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """NVML calls on one GPU: GetFieldValues, GetTotalEnergyConsumption, GetPowerUsage, and all others."""
+    """NVML calls on one GPU, by what can be delayed, hang, or be denied on its own.
+
+    fields: GetFieldValues without the energy field. energy: GetTotalEnergyConsumption, and GetFieldValues
+    with the energy field. power: GetPowerUsage. open: GetHandleBy*. slow: all others.
+    """
 
     fields: int
     energy: int
     power: int
     slow: int
+    open: int
+
+
+CALLS = tuple(field.name for field in fields(Calls))
 
 
 class FakeGpu:
@@ -62,22 +73,24 @@ class FakeGpu:
     gain = real("gain")
     energy_update_period_s = real("energy_update_period_s")
 
-    # Faults. A hung call ends when `hung` is cleared, or after 600 s with NVML_ERROR_TIMEOUT.
-    # `slow_call_s` delays readings of power, fields and energy; `denied` names classes of Calls.
+    # Faults. `hung_calls` and `denied` name fields of Calls; `call_delays_s` has seconds for them.
+    # A hung call ends when it is no longer named, or after 600 s with NVML_ERROR_TIMEOUT.
     lost = flag("lost")
-    hung = flag("hung")
-    slow_call_s = real("slow_call_s")
+    hung_calls = call_names("hung", CALLS)
+    call_delays_s = call_delays("call_delays_s", CALLS)
     power_supported = flag("power_supported")
     instant_supported = flag("instant_supported")
     energy_supported = flag("energy_supported")
-    denied = call_classes("denied")
+    module_power_supported = flag("module_power_supported")
+    limits_supported = flag("limits_supported")
+    denied = call_names("denied", CALLS)
     power_override_watts = optional("power_override_watts")
     mig_slices = whole("mig_slices")
 
     # Identity.
     name = text("name")
     uuid = text("uuid")
-    serial = text("serial")
+    serial = optional_text("serial")  # None: not supported
     pci_bus = whole("pci_bus")
     pci_device_id = whole("pci_device_id")
     minor_number = whole("minor_number")
@@ -98,26 +111,31 @@ class FakeGpu:
     persistence_mode = flag("persistence_mode")
     performance_state = whole("performance_state")
     compute_mode = whole("compute_mode")
+    # Clocks: graphics, SM, memory, video. None: not supported.
     clocks_mhz = clocks("clocks_mhz")
     max_clocks_mhz = clocks("max_clocks_mhz")
 
-    def __init__(self, state: layout.Gpu, origin_ns: int, index: int, load: Load) -> None:
+    def __init__(
+        self, state: layout.Gpu, clock: Clock, index: int, load: Load, modules: Sequence[FakeModule]
+    ) -> None:
         """A new H100 in `state`, without a fault."""
         self.state, self.index = state, index
-        self._origin_ns = origin_ns
-        self._pieces: list[tuple[float, Load]] = []
-        self._append_piece(0.0, 0.0, load)
-        self._append_counter(layout.Counter(0.0, 0.0, 3.1e9 + 1.7e8 * index, 4.2e9 + 1.7e8 * index, 1.0, 0.0))
+        self._clock, self._modules = clock, modules
+        self._timeline = Timeline(state.timeline, clock, load)
+        self.state.counters[0] = layout.Counter(0.0, 0.0, 3.1e9 + 1.7e8 * index, 1.0, -1)
+        self.state.counter_count = 1
         self._set_defaults()
 
     def _set_defaults(self) -> None:
         self.gain = 1.0
         self.power_supported = self.instant_supported = self.energy_supported = True
+        self.module_power_supported = self.limits_supported = True
+        self.energy_stuck = None
         self.power_override_watts = None
         self.architecture = Architecture.HOPPER
         self.name = "NVIDIA H100 80GB HBM3"
         self.uuid = f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'fake GPU {self.index}')}"
-        self.serial = f"165{self.index:010d}"
+        self.module = None
         self.pci_bus, self.pci_device_id, self.minor_number = 0x10 + self.index, 0x233010DE, self.index
         self.memory_total_bytes, self.memory_used_bytes = 81559 << 20, 30000 + self.index << 20
         self.memory_reserved_bytes = 551 << 20
@@ -133,7 +151,7 @@ class FakeGpu:
     @property
     def load(self) -> Load:
         """The newest load."""
-        return self._pieces[-1][1]
+        return self._timeline.load
 
     def set_load(
         self, load: Load | None = None, *, at_unix_s: float | None = None, **changes: float
@@ -143,63 +161,15 @@ class FakeGpu:
         Without at_unix_s it holds in a millisecond, and the call returns when it does. Later times may be
         planned, in ascending order.
         """
-        last_start, last = self._pieces[-1]
-        before = self.state.pieces[(self.state.piece_count - 1) % layout.PIECES].joules_before
-        while True:
-            start = self._soon() if at_unix_s is None else self._offset(at_unix_s)
-            if start <= last_start:
-                raise ValueError(
-                    f"a load must start after the one before it: {start} <= {last_start} s from the origin"
-                )
-            new = replace(load or last, **changes)
-            self._write_piece(start, before + last.joules(last_start, start), new)
-            if at_unix_s is not None or self._is_ahead(start):
-                break
-        self._publish_piece(start, new)
-        if at_unix_s is None:
-            self._wait(start)
-        return self._unix(start)
-
-    def _append_piece(self, start: float, joules_before: float, load: Load) -> None:
-        self._write_piece(start, joules_before, load)
-        self._publish_piece(start, load)
-
-    def _publish_piece(self, start: float, load: Load) -> None:
-        self.state.piece_count += 1
-        self._pieces.append((start, load))
-
-    def _write_piece(self, start: float, joules_before: float, load: Load) -> None:
-        """Write the next piece. No process reads it before it is published."""
-        self.state.pieces[self.state.piece_count % layout.PIECES] = layout.Piece(
-            start,
-            joules_before,
-            load.low_watts,
-            load.high_watts,
-            load.duty,
-            load.period_s,
-            load.phase,
-            load.sine_watts,
-            load.sine_period_s,
-            load.sine_phase,
-        )
+        return self._timeline.set_load(load, at_unix_s, **changes)
 
     def exact_watts(self, unix_s: float) -> float:
         """True power at an instant."""
-        t = self._offset(unix_s)
-        return next((load for start, load in reversed(self._pieces) if start <= t), self._pieces[0][1]).watts(
-            t
-        )
+        return self._timeline.exact_watts(unix_s)
 
     def exact_joules(self, start_unix_s: float, end_unix_s: float) -> float:
         """True joules in a window, over all loads that held in it; the first holds before the origin, too."""
-        start, end = self._offset(start_unix_s), self._offset(end_unix_s)
-        starts = [-math.inf, *(piece_start for piece_start, _ in self._pieces[1:]), math.inf]
-        parts = []
-        for (_, load), (begins, ends) in zip(self._pieces, pairwise(starts), strict=True):
-            a, b = max(start, begins), min(end, ends)
-            if a < b:
-                parts.append(load.joules(a, b))
-        return math.fsum(parts)
+        return self._timeline.exact_joules(start_unix_s, end_unix_s)
 
     # The energy counter.
 
@@ -213,18 +183,33 @@ class FakeGpu:
         self._restart_counter(gain=gain)
 
     @property
-    def module_watts(self) -> float | None:
-        """What the Grace CPU of a GH200 draws beside this GPU; None: no GH200."""
-        return float(self._counter.module_watts) if self.state.grace_hopper else None
+    def energy_scope(self) -> EnergyScope:
+        """What the counter counts from now on: this GPU or its module. Join the module first."""
+        return "gpu" if self._counter.module < 0 else "module"
 
-    @module_watts.setter
-    def module_watts(self, watts: float | None) -> None:
-        self._restart_counter(module_watts=watts or 0.0)
-        self.state.grace_hopper = watts is not None
+    @energy_scope.setter
+    def energy_scope(self, scope: EnergyScope) -> None:
+        if scope == "module" and self.module is None:
+            raise ValueError(f"GPU {self.index} belongs to no module")
+        self._restart_counter(module=self.state.module if scope == "module" else -1)
+
+    @property
+    def energy_stuck(self) -> Stuck | None:
+        """Whether the counter answers "zero", or is "frozen" at the value that it had when this was set.
+
+        None: it counts. The joules of the meantime come back; set `energy_gain` to 0 to lose them instead.
+        """
+        stuck_s = self.state.energy_stuck_s
+        return {math.inf: None, -math.inf: "zero"}.get(stuck_s, "frozen")
+
+    @energy_stuck.setter
+    def energy_stuck(self, stuck: Stuck | None) -> None:
+        times_s = {None: math.inf, "zero": -math.inf, "frozen": self._clock.offset(time.time())}
+        self.state.energy_stuck_s = times_s[stuck]
 
     def reset_counter(self) -> float:
         """Restart the energy counter at 0, as a GPU reset does; return the unix time from which it holds."""
-        return self._restart_counter(base_mj=0.0, module_base_mj=0.0)
+        return self._restart_counter(base_mj=0.0)
 
     def step_counter(self, joules: float) -> float:
         """Move the energy counter by some joules, backwards if negative; return the unix time of the step."""
@@ -238,25 +223,63 @@ class FakeGpu:
     def _restart_counter(self, step_mj: float = 0.0, **changes: float) -> float:
         old = self._counter
         while True:
-            start = self._soon()
-            gpu_joules = self.exact_joules(self._unix(old.start_s), self._unix(start))
-            module_joules = gpu_joules + old.module_watts * (start - old.start_s)
-            new = layout.Counter(
-                start,
-                old.joules_before + gpu_joules,
-                old.base_mj + 1000 * old.gain * gpu_joules + step_mj,
-                old.module_base_mj + 1000 * old.gain * module_joules + step_mj,
-                old.gain,
-                old.module_watts,
-            )
+            start = self._clock.soon()
+            counted_joules = self._joules(old.module, start) - old.joules_before
+            base_mj = old.base_mj + 1000 * old.gain * counted_joules + step_mj
+            new = layout.Counter(start, 0.0, base_mj, old.gain, old.module)
             for name, value in changes.items():
                 setattr(new, name, value)
+            new.joules_before = self._joules(new.module, start)
             self.state.counters[self.state.counter_count % layout.COUNTERS] = new
-            if self._is_ahead(start):
+            if self._clock.is_ahead(start):
                 break
         self.state.counter_count += 1
-        self._wait(start)
-        return self._unix(start)
+        self._clock.wait(start)
+        return self._clock.unix(start)
+
+    def _joules(self, module: int, t: float) -> float:
+        """True joules of a module, or of this GPU if `module` is negative, from the origin to `t`."""
+        counted = self if module < 0 else self._modules[module]
+        return counted.exact_joules(self._clock.unix(0), self._clock.unix(t))
+
+    # Its module.
+
+    @property
+    def module(self) -> int | None:
+        """The number of the superchip's module that this GPU belongs to; None: no superchip.
+
+        Set it before `energy_scope`. The serial number becomes the one that all GPUs of the module have.
+        """
+        return None if self.state.module < 0 else int(self.state.module)
+
+    @module.setter
+    def module(self, module: int | None) -> None:
+        self.state.module = -1 if module is None else module
+        self.serial = f"165{self.index:010d}" if module is None else f"166{module:010d}"
+
+    # Calls.
+
+    @property
+    def hung(self) -> bool:
+        """Whether any calls hang; setting it sets all of them."""
+        return bool(self.hung_calls)
+
+    @hung.setter
+    def hung(self, hung: bool) -> None:
+        self.hung_calls = frozenset(CALLS if hung else ())
+
+    @property
+    def slow_call_s(self) -> float:
+        """The delay of readings of power, fields and energy; setting it clears the others."""
+        return self.call_delays_s.get("fields", 0.0)
+
+    @slow_call_s.setter
+    def slow_call_s(self, delay_s: float) -> None:
+        self.call_delays_s = dict.fromkeys(("fields", "energy", "power"), delay_s)
+
+    def calls(self) -> Calls:
+        """NVML calls on this GPU by all processes since the driver was made."""
+        return Calls(*self.state.calls)
 
     # The rest.
 
@@ -269,28 +292,3 @@ class FakeGpu:
     def architecture(self, architecture: Architecture) -> None:
         self.state.architecture = architecture
         self.state.compute_major, self.state.compute_minor = _COMPUTE_CAPABILITY[architecture]
-
-    def calls(self) -> Calls:
-        """NVML calls on this GPU by all processes since the driver was made."""
-        return Calls(*self.state.calls)
-
-    def _offset(self, unix_s: float) -> float:
-        return unix_s - self._origin_ns // 10**9  # exact: the origin is a whole second
-
-    def _unix(self, t: float) -> float:
-        return self._origin_ns // 10**9 + t
-
-    def _soon(self) -> float:
-        # By way of unix time as a float64, so that the instant that callers are told is the very one.
-        return self._offset(time.time() + _NOTICE_S)
-
-    def _append_counter(self, counter: layout.Counter) -> None:
-        self.state.counters[self.state.counter_count % layout.COUNTERS] = counter
-        self.state.counter_count += 1
-
-    def _is_ahead(self, t: float) -> bool:
-        """Return whether an instant is still to come. A change published later would not hold from there."""
-        return time.time() < self._unix(t)
-
-    def _wait(self, t: float) -> None:
-        time.sleep(max(0.0, self._unix(t) - time.time()))

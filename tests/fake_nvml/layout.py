@@ -2,8 +2,9 @@
 
 import ctypes
 
-MAX_GPUS, MAX_MIG_SLICES, PIECES, COUNTERS, CLOCKS, CALL_CLASSES = 64, 7, 256, 64, 4, 4
-MAGIC, VERSION = 0x4C4D564E454B4146, 3
+MAX_GPUS, MAX_MODULES, MAX_MIG_SLICES, PIECES, COUNTERS, CLOCKS = 64, 64, 7, 256, 64, 4
+CALL_CLASSES, DRIVER_CALLS = 5, 3
+MAGIC, VERSION, NO_CLOCK = 0x4C4D564E454B4146, 4, 2**64 - 1
 
 _Number = ctypes.c_double | ctypes.c_uint64 | ctypes.c_int64
 _f64, _u64, _i64 = ctypes.c_double, ctypes.c_uint64, ctypes.c_int64
@@ -22,24 +23,34 @@ class Piece(ctypes.Structure):
     )
 
 
-class Counter(ctypes.Structure):
-    """What the energy counter adds to, from start_s on."""
+class Timeline(ctypes.Structure):
+    """The loads of a GPU or of a module's CPU."""
 
-    _fields_ = _each(_f64, "start_s joules_before base_mj module_base_mj gain module_watts")
+    _fields_ = [("count", _u64), ("pieces", Piece * PIECES)]
+
+
+class Counter(ctypes.Structure):
+    """What the energy counter counts, from start_s on."""
+
+    _fields_ = [*_each(_f64, "start_s joules_before base_mj gain"), ("module", _i64)]
 
 
 class Gpu(ctypes.Structure):
     """One GPU's load, faults, readings and call counts."""
 
     _fields_ = [
-        ("piece_count", _u64),
-        ("pieces", Piece * PIECES),
+        ("timeline", Timeline),
         ("counter_count", _u64),
         ("counters", Counter * COUNTERS),
         *_each(_f64, "update_period_s update_offset_s averaging_window_s gain energy_update_period_s"),
-        *_each(_u64, "lost hung power_supported instant_supported energy_supported denied"),
-        *_each(_f64, "slow_call_s power_override_watts"),
-        *_each(_u64, "architecture compute_major compute_minor grace_hopper mig_slices"),
+        ("energy_stuck_s", _f64),
+        *_each(_u64, "lost power_supported instant_supported energy_supported module_power_supported"),
+        ("limits_supported", _u64),
+        *_each(_u64, "hung denied"),
+        ("call_delays_s", _f64 * CALL_CLASSES),
+        ("power_override_watts", _f64),
+        *_each(_u64, "architecture compute_major compute_minor mig_slices"),
+        ("module", _i64),
         ("name", ctypes.c_char * 96),
         ("uuid", ctypes.c_char * 80),
         ("serial", ctypes.c_char * 32),
@@ -55,13 +66,23 @@ class Gpu(ctypes.Structure):
     ]
 
 
+class Module(ctypes.Structure):
+    """A superchip's CPU and topology."""
+
+    _fields_ = [("cpu", Timeline), ("topology", _u64)]
+
+
 class State(ctypes.Structure):
     """The whole file."""
 
     _fields_ = [
         *_each(_u64, "magic version size"),
         ("origin_ns", _i64),
-        *_each(_u64, "loaded generation gpu_count cuda_version init_hung replaced forgets_fork"),
+        *_each(_u64, "loaded generation gpu_count cuda_version hung"),
+        ("call_delays_s", _f64 * DRIVER_CALLS),
+        ("calls", _u64 * DRIVER_CALLS),
+        *_each(_u64, "replaced forgets_fork"),
         ("driver_version", ctypes.c_char * 80),
         ("gpus", Gpu * MAX_GPUS),
+        ("modules", Module * MAX_MODULES),
     ]

@@ -29,16 +29,17 @@ static nvmlReturn_t read_power(const target_t *target, double averaging_s, int m
     if (target->slice >= 0 || !gpu->power_supported) return NVML_ERROR_NOT_SUPPORTED;
     double t = now_s(target->state);
     double watts = gpu->power_override_watts;
-    if (watts < 0) watts = sensor_watts(gpu, t, averaging_s) + (module ? module_watts(gpu, t) : 0);
+    if (watts < 0)
+        watts = module ? module_watts(target->state, gpu->module, t, averaging_s) : sensor_watts(gpu, t, averaging_s);
     *milliwatts = (unsigned)whole(round(1000 * watts));
     return NVML_SUCCESS;
 }
 
-static nvmlReturn_t read_energy(const target_t *target, int module, unsigned long long *millijoules) {
+static nvmlReturn_t read_energy(const target_t *target, unsigned long long *millijoules) {
     const gpu_t *gpu = target->gpu;
     if (target->slice >= 0 || !gpu->energy_supported || gpu->architecture < ARCH_VOLTA)
         return NVML_ERROR_NOT_SUPPORTED;
-    *millijoules = whole(counter_mj(gpu, now_s(target->state), module));
+    *millijoules = whole(counter_mj(target->state, gpu, now_s(target->state)));
     return NVML_SUCCESS;
 }
 
@@ -49,7 +50,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned *milli
     if (milliwatts == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     const gpu_t *gpu = target.gpu;
     double averaging_s = gpu->architecture < ARCH_AMPERE ? gpu->averaging_window_s : 1.0;
-    return read_power(&target, averaging_s, gpu->grace_hopper != 0, milliwatts);
+    return read_power(&target, averaging_s, 0, milliwatts);
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *millijoules) {
@@ -57,17 +58,18 @@ EXPORT nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, uns
     nvmlReturn_t result = enter(device, CALL_ENERGY, &target);
     if (result != NVML_SUCCESS) return result;
     if (millijoules == NULL) return NVML_ERROR_INVALID_ARGUMENT;
-    return read_energy(&target, target.gpu->grace_hopper != 0, millijoules);
+    return read_energy(&target, millijoules);
 }
 
 static nvmlReturn_t read_field(const target_t *target, nvmlFieldValue_t *field) {
     const gpu_t *gpu = target->gpu;
     int module = field->scope == SCOPE_MODULE;
-    if (field->scope != SCOPE_GPU && !(module && gpu->grace_hopper)) return NVML_ERROR_NOT_SUPPORTED;
+    if (field->scope != SCOPE_GPU && !(module && gpu->module >= 0 && gpu->module_power_supported))
+        return NVML_ERROR_NOT_SUPPORTED;
     switch (field->field) {
     case FIELD_ENERGY:
         field->type = TYPE_UNSIGNED_LONG_LONG;
-        return read_energy(target, module, &field->value.as_unsigned_long_long);
+        return read_energy(target, &field->value.as_unsigned_long_long);
     case FIELD_POWER_AVERAGE:
         if (gpu->architecture < ARCH_AMPERE) return NVML_ERROR_NOT_SUPPORTED;
         field->type = TYPE_UNSIGNED_INT;
@@ -84,7 +86,10 @@ static nvmlReturn_t read_field(const target_t *target, nvmlFieldValue_t *field) 
 EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *fields) {
     target_t target;
     int64_t begun_us = now_us();
-    nvmlReturn_t result = enter(device, CALL_FIELDS, &target);
+    enum call_class call = CALL_FIELDS;
+    for (int i = 0; fields != NULL && i < count; i++)
+        if (fields[i].field == FIELD_ENERGY) call = CALL_ENERGY;
+    nvmlReturn_t result = enter(device, call, &target);
     if (result != NVML_SUCCESS) return result;
     if (count <= 0 || fields == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     for (int i = 0; i < count; i++) {

@@ -5,6 +5,9 @@
 #include <string.h>
 #include <strings.h>
 
+enum { TOPOLOGY_INTERNAL = 0, TOPOLOGY_SYSTEM = 50 };
+enum { CLOCK_CURRENT = 0, CLOCK_BOOST_MAX = 3 };
+
 #define CALL_BEGIN()                                                                                            \
     target_t target;                                                                                               \
     nvmlReturn_t result = enter(device, CALL_SLOW, &target);                                                       \
@@ -72,8 +75,10 @@ EXPORT const char *nvmlErrorString(nvmlReturn_t result) {
 /* ---- handles ---- */
 
 EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
-    const state_t *state = initialised();
+    state_t *state = initialised();
     if (state == NULL) return NVML_ERROR_UNINITIALIZED;
+    if (!enter_driver(state, CALL_COUNT)) return NVML_ERROR_TIMEOUT;
+    if (initialised() == NULL) return NVML_ERROR_UNINITIALIZED;
     *count = (unsigned)state->gpu_count;
     return NVML_SUCCESS;
 }
@@ -84,7 +89,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *
     if (state == NULL) return NVML_ERROR_UNINITIALIZED;
     if (index >= state->gpu_count) return NVML_ERROR_INVALID_ARGUMENT;
     target_t target;
-    nvmlReturn_t result = enter(handle_of(index, -1), CALL_SLOW, &target);
+    nvmlReturn_t result = enter(handle_of(index, -1), CALL_OPEN, &target);
     if (result == NVML_SUCCESS) *handle = handle_of(index, -1);
     return result;
 }
@@ -121,7 +126,7 @@ static nvmlReturn_t find(int (*matches)(const target_t *, const char *), const c
         for (int slice = -1; slice < (int)state->gpus[index].mig_slices; slice++) {
             target_t target = {state, &state->gpus[index], index, slice};
             if (!matches(&target, wanted)) continue;
-            nvmlReturn_t result = enter(handle_of(index, slice), CALL_SLOW, &target);
+            nvmlReturn_t result = enter(handle_of(index, slice), CALL_OPEN, &target);
             if (result == NVML_SUCCESS) *handle = handle_of(index, slice);
             return result;
         }
@@ -162,6 +167,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *buffer, unsigne
 
 EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *buffer, unsigned length) {
     CALL_BEGIN();
+    if (gpu->serial[0] == '\0') return NVML_ERROR_NOT_SUPPORTED;
     return copy_text(gpu->serial, buffer, length);
 }
 
@@ -196,8 +202,22 @@ EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int 
 /* pynvml passes the bare struct, one unsigned without a version. */
 EXPORT nvmlReturn_t nvmlDeviceGetC2cModeInfoV(nvmlDevice_t device, unsigned *enabled) {
     CALL_BEGIN();
-    if (!gpu->grace_hopper) return NVML_ERROR_NOT_SUPPORTED;
+    if (gpu->module < 0) return NVML_ERROR_NOT_SUPPORTED;
     *enabled = 1;
+    return NVML_SUCCESS;
+}
+
+EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t device, nvmlDevice_t other, unsigned *level) {
+    CALL_BEGIN();
+    target_t partner;
+    result = enter(other, CALL_SLOW, &partner);
+    if (result != NVML_SUCCESS) return result;
+    if (gpu == partner.gpu)
+        *level = TOPOLOGY_INTERNAL;
+    else if (gpu->module >= 0 && gpu->module == partner.gpu->module)
+        *level = (unsigned)target.state->modules[gpu->module].topology;
+    else
+        *level = TOPOLOGY_SYSTEM;
     return NVML_SUCCESS;
 }
 
@@ -264,30 +284,43 @@ EXPORT nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperatu
     return NVML_SUCCESS;
 }
 
-NUMBER(nvmlDeviceGetEnforcedPowerLimit, gpu->power_limit_mw)
-NUMBER(nvmlDeviceGetPowerManagementLimit, gpu->power_limit_mw)
-NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, gpu->default_limit_mw)
+#define LIMIT(function, value)                                                                                     \
+    EXPORT nvmlReturn_t function(nvmlDevice_t device, unsigned *milliwatts) {                                      \
+        CALL_BEGIN();                                                                                              \
+        if (!gpu->limits_supported) return NVML_ERROR_NOT_SUPPORTED;                                               \
+        *milliwatts = (unsigned)(value);                                                                           \
+        return NVML_SUCCESS;                                                                                       \
+    }
+LIMIT(nvmlDeviceGetEnforcedPowerLimit, gpu->power_limit_mw)
+LIMIT(nvmlDeviceGetPowerManagementLimit, gpu->power_limit_mw)
+LIMIT(nvmlDeviceGetPowerManagementDefaultLimit, gpu->default_limit_mw)
 NUMBER(nvmlDeviceGetPowerManagementMode, 1)
 
 EXPORT nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned *min, unsigned *max) {
     CALL_BEGIN();
+    if (!gpu->limits_supported) return NVML_ERROR_NOT_SUPPORTED;
     *min = (unsigned)gpu->min_limit_mw;
     *max = (unsigned)gpu->max_limit_mw;
     return NVML_SUCCESS;
 }
 
-EXPORT nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, unsigned clock, unsigned *mhz) {
+static nvmlReturn_t read_clock(nvmlDevice_t device, unsigned clock, int maximum, unsigned *mhz) {
     CALL_BEGIN();
     if (clock >= CLOCKS) return NVML_ERROR_INVALID_ARGUMENT;
-    *mhz = (unsigned)gpu->clocks_mhz[clock];
+    uint64_t value = maximum ? gpu->max_clocks_mhz[clock] : gpu->clocks_mhz[clock];
+    if (value == NO_CLOCK) return NVML_ERROR_NOT_SUPPORTED;
+    *mhz = (unsigned)value;
     return NVML_SUCCESS;
 }
-
+EXPORT nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, unsigned clock, unsigned *mhz) {
+    return read_clock(device, clock, 0, mhz);
+}
 EXPORT nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, unsigned clock, unsigned *mhz) {
-    CALL_BEGIN();
-    if (clock >= CLOCKS) return NVML_ERROR_INVALID_ARGUMENT;
-    *mhz = (unsigned)gpu->max_clocks_mhz[clock];
-    return NVML_SUCCESS;
+    return read_clock(device, clock, 1, mhz);
+}
+EXPORT nvmlReturn_t nvmlDeviceGetClock(nvmlDevice_t device, unsigned clock, unsigned id, unsigned *mhz) {
+    if (id != CLOCK_CURRENT && id != CLOCK_BOOST_MAX) return NVML_ERROR_NOT_SUPPORTED;
+    return read_clock(device, clock, id == CLOCK_BOOST_MAX, mhz);
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetFanSpeed(nvmlDevice_t device, unsigned *percent) {

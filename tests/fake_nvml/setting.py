@@ -1,19 +1,20 @@
-"""Attributes of a fake GPU that live in the shared state, in the units that people think in."""
+"""Attributes that live in the shared state, in the units that people think in."""
 
-from collections.abc import Callable
+import ctypes
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Generic, Protocol, TypeVar
 
 from . import layout
 
 T = TypeVar("T")
 
-CALL_CLASSES = ("fields", "energy", "power", "slow")
-
 
 class HasState(Protocol):
     """What has settings."""
 
-    state: layout.Gpu
+    @property
+    def state(self) -> ctypes.Structure:
+        """The structure that has the fields."""
 
 
 class Setting(Generic[T]):
@@ -22,11 +23,11 @@ class Setting(Generic[T]):
     def __init__(self, field: str, read: Callable[[Any], T], write: Callable[[T], Any]) -> None:
         self._field, self._read, self._write = field, read, write
 
-    def __get__(self, gpu: "HasState", owner: type["HasState"]) -> T:
-        return self._read(getattr(gpu.state, self._field))
+    def __get__(self, owner: "HasState", kind: type["HasState"]) -> T:
+        return self._read(getattr(owner.state, self._field))
 
-    def __set__(self, gpu: "HasState", value: T) -> None:
-        setattr(gpu.state, self._field, self._write(value))
+    def __set__(self, owner: "HasState", value: T) -> None:
+        setattr(owner.state, self._field, self._write(value))
 
 
 def whole(field: str) -> Setting[int]:
@@ -49,17 +50,41 @@ def watts(field: str) -> Setting[float]:
     return Setting(field, lambda milliwatts: milliwatts / 1000, lambda watts: round(1000 * watts))
 
 
-def clocks(field: str) -> Setting[tuple[int, ...]]:
-    return Setting(field, tuple, lambda clocks: clocks)
+def clocks(field: str) -> Setting[tuple[int | None, ...]]:
+    return Setting(
+        field,
+        lambda clocks: tuple(None if mhz == layout.NO_CLOCK else mhz for mhz in clocks),
+        lambda clocks: tuple(layout.NO_CLOCK if mhz is None else mhz for mhz in clocks),
+    )
 
 
 def optional(field: str) -> Setting[float | None]:
     return Setting(field, lambda x: None if x < 0 else x, lambda x: -1 if x is None else x)
 
 
-def call_classes(field: str) -> Setting[frozenset[str]]:
+def optional_text(field: str) -> Setting[str | None]:
+    return Setting(field, lambda text: text.decode() or None, lambda text: (text or "").encode())
+
+
+def call_names(field: str, names: Sequence[str]) -> Setting[Set[str]]:
+    """One bit for each of these calls."""
     return Setting(
         field,
-        lambda bits: frozenset(name for n, name in enumerate(CALL_CLASSES) if bits >> n & 1),
-        lambda names: sum(1 << CALL_CLASSES.index(name) for name in names),
+        lambda bits: frozenset(name for n, name in enumerate(names) if bits >> n & 1),
+        lambda chosen: sum(1 << names.index(name) for name in chosen),
+    )
+
+
+def call_delays(field: str, names: Sequence[str]) -> Setting[Mapping[str, float]]:
+    """Seconds for each of these calls; those that are not named have no delay."""
+
+    def write(delays: Mapping[str, float]) -> tuple[float, ...]:
+        if unknown := delays.keys() - set(names):
+            raise ValueError(f"no such call: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        return tuple(delays.get(name, 0.0) for name in names)
+
+    return Setting(
+        field,
+        lambda seconds: {name: delay for name, delay in zip(names, seconds, strict=True) if delay},
+        write,
     )

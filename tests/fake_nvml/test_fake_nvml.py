@@ -68,6 +68,10 @@ DEFAULT_READINGS: list[tuple[str, Any]] = [
     ("nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu[0])", [200_000, 700_000]),
     ("nvml.nvmlDeviceGetClockInfo(gpu[0], nvml.NVML_CLOCK_MEM)", 2619),
     ("nvml.nvmlDeviceGetMaxClockInfo(gpu[0], nvml.NVML_CLOCK_SM)", 1980),
+    ("nvml.nvmlDeviceGetClock(gpu[0], nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_ID_CURRENT)", 1755),
+    ("nvml.nvmlDeviceGetClock(gpu[0], nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_ID_CUSTOMER_BOOST_MAX)", 1980),
+    ("nvml.nvmlDeviceGetClock(gpu[0], nvml.NVML_CLOCK_SM, nvml.NVML_CLOCK_ID_APP_CLOCK_TARGET)", UNSUPPORTED),
+    ("nvml.nvmlDeviceGetTopologyCommonAncestor(gpu[0], gpu[1])", 50),
     ("nvml.nvmlDeviceGetFanSpeed(gpu[0])", UNSUPPORTED),
     ("nvml.nvmlDeviceGetPersistenceMode(gpu[0])", 1),
     ("nvml.nvmlDeviceGetPerformanceState(gpu[0])", 0),
@@ -111,8 +115,27 @@ def test_settings_are_seen_at_once(driver: FakeDriver, process: NvmlProcess) -> 
     assert process.ask("nvml.nvmlDeviceGetFanSpeed(gpu[0])") == 30
     assert process.ask("nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu[0])") == 0x44
     assert process.ask("nvml.nvmlDeviceGetEnforcedPowerLimit(gpu[0])") == 72_000
+    gpu.clocks_mhz = (210, None, 405, 1185)
+    assert gpu.clocks_mhz == (210, None, 405, 1185)
+    assert process.ask("nvml.nvmlDeviceGetClockInfo(gpu[0], nvml.NVML_CLOCK_GRAPHICS)") == 210
+    assert process.ask("nvml.nvmlDeviceGetClockInfo(gpu[0], nvml.NVML_CLOCK_SM)") == UNSUPPORTED
     driver.gpu_count = 64
     assert process.ask("nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(63))") == driver.gpus[63].uuid
+
+
+def test_limits_may_be_absurd_or_not_supported(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A limit may be 0, the largest 32-bit number, or not supported."""
+    limits = [
+        "nvml.nvmlDeviceGetEnforcedPowerLimit(gpu[0])",
+        "nvml.nvmlDeviceGetPowerManagementDefaultLimit(gpu[0])",
+        "nvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu[0])[1]",
+    ]
+    gpu = driver.gpus[0]
+    for watts in (0.0, 0xFFFFFFFF / 1000):
+        gpu.power_limit_watts = gpu.default_limit_watts = gpu.max_limit_watts = watts
+        assert {process.ask(limit) for limit in limits} == {round(1000 * watts)}
+    gpu.limits_supported = False
+    assert {process.ask(limit) for limit in limits} == {UNSUPPORTED}
 
 
 def test_field_values_carry_their_time(process: NvmlProcess) -> None:
@@ -222,20 +245,25 @@ def test_the_counter_has_a_gain_of_its_own(driver: FakeDriver, process: NvmlProc
     assert process.ask(FIELD) == 300_000
 
 
-def test_the_module_of_a_grace_hopper_draws_more(driver: FakeDriver, process: NvmlProcess) -> None:
-    """Module scope and nvmlDeviceGetPowerUsage include the CPU. GPU scope does not. Both count joules."""
-    driver.gpus[0].module_watts = 150.0
-    assert process.ask("nvml.nvmlDeviceGetC2cModeInfoV(gpu[0]).isC2cEnabled") == 1
-    assert process.ask("field(gpu[0], 186, 0)") == 300_000
-    assert process.ask("field(gpu[0], 186, 1)") == 450_000
-    assert process.ask(POWER) == 450_000
-    assert process.ask(ENERGY) - process.ask("field(gpu[0], 83, 0)") > 1_000_000_000
-    counters = "[time.time(), field(gpu[0], 83, 0), field(gpu[0], 83, 1), time.time()]"
-    (earliest, *first, early), (late, *last, latest) = process.ask(
-        f"[{counters}, time.sleep(0.2) or {counters}]"
-    )
-    for watts, earlier, later in zip((300, 450), first, last, strict=True):
-        assert watts * (late - early) - 1 <= (later - earlier) / 1000 <= watts * (latest - earliest) + 1
+def test_a_counter_sticks_at_zero_or_at_its_value(driver: FakeDriver, process: NvmlProcess) -> None:
+    """A stuck counter answers the same value while power is read. Then it has the joules of the meantime."""
+    gpu = driver.gpus[0]
+    twice = f"[{ENERGY}, field(gpu[0], 83), time.sleep(0.05) or {ENERGY}, {FIELD}]"
+    start, earlier, begun = process.ask(f"[time.time(), {ENERGY}, time.time()]")
+    gpu.energy_stuck = "zero"
+    assert gpu.energy_stuck == "zero"
+    assert process.ask(twice) == [0, 0, 0, 300_000]
+    gpu.energy_stuck = "frozen"
+    frozen_s = time.time()
+    first, *others, milliwatts = process.ask(twice)
+    assert (gpu.energy_stuck, milliwatts) == ("frozen", 300_000)
+    assert others == [first, first]
+    assert (first - earlier) / 1000 <= driver.exact_joules(0, start, frozen_s) + 0.0011
+    gpu.energy_stuck = None
+    late, later, end = process.ask(f"[time.time(), {ENERGY}, time.time()]")
+    rise_joules = (later - earlier) / 1000
+    least, most = driver.exact_joules(0, begun, late), driver.exact_joules(0, start, end)
+    assert least - 0.0011 <= rise_joules <= most + 0.0011
 
 
 def test_mig_slices_have_handles_but_no_power(driver: FakeDriver, process: NvmlProcess) -> None:
@@ -337,9 +365,13 @@ def test_calls_are_counted(driver: FakeDriver, process: NvmlProcess) -> None:
     process.ask(POWER)
     after = driver.calls()
     assert after[0] == Calls(
-        before[0].fields + 4000, before[0].energy + 2000, before[0].power + 2001, before[0].slow + 2001
+        before[0].fields + 4000,
+        before[0].energy + 2000,
+        before[0].power + 2001,
+        before[0].slow + 2000,
+        before[0].open + 1,
     )
-    assert after[1] == Calls(0, 0, 0, before[1].slow + 1)
+    assert after[1] == Calls(0, 0, 0, 0, before[1].open + 1)
 
 
 def test_a_new_driver_in_the_same_place_leaves_old_processes_alone(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from tests.servers import wait_until
 CELL_S = 0.25
 
 
-def read_in_cell(process: NvmlProcess, expression: str) -> tuple[float, Any]:
-    """A reading of a sensor that updates every CELL_S, and the unix time of the update that it shows."""
+def read_in_cell(process: NvmlProcess, expression: str, cell_s: float = CELL_S) -> tuple[float, Any]:
+    """A reading of a sensor that updates every cell_s, and the unix time of the update that it shows."""
     while True:
         before, value, after = process.ask(f"[time.time(), {expression}, time.time()]")
-        if before // CELL_S == after // CELL_S:
-            return before // CELL_S * CELL_S, value
+        if before // cell_s == after // cell_s:
+            return before // cell_s * cell_s, value
 
 
 def test_joules_are_the_integral_of_watts() -> None:
@@ -70,6 +70,21 @@ def test_library_and_python_agree_on_joules(tmp_path: Path) -> None:
             time.sleep(2 * CELL_S)
             end, after = read_in_cell(process, expression)
             assert (after - before) / 1000 == pytest.approx(driver.exact_joules(5, start, end), abs=0.0011)
+
+
+@pytest.mark.parametrize("period_s", [0.02, 0.1, 0.5, 10.0])
+def test_sensor_and_counter_update_at_any_period(tmp_path: Path, period_s: float) -> None:
+    """Power and energy are those of the last update, every 20 ms, 100 ms, 500 ms or 10 s."""
+    with FakeDriver(tmp_path, gpus=1) as driver, NvmlProcess(driver) as process:
+        gpu = driver.gpus[0]
+        gpu.update_period_s = gpu.energy_update_period_s = period_s
+        at, milliwatts = read_in_cell(process, "field(gpu[0], 186)", period_s)
+        assert milliwatts / 1000 == pytest.approx(gpu.exact_watts(at), abs=0.01)
+        at, millijoules = read_in_cell(process, "field(gpu[0], 83)", period_s)
+        gpu.energy_update_period_s = 0.0
+        start, moving, end = process.ask("[time.time(), field(gpu[0], 83), time.time()]")
+        rise_joules = (moving - millijoules) / 1000
+        assert gpu.exact_joules(at, start) - 0.01 <= rise_joules <= gpu.exact_joules(at, end) + 0.01
 
 
 def test_power_usage_is_an_average_from_ampere_on(tmp_path: Path) -> None:

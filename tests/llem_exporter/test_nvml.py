@@ -93,7 +93,7 @@ def test_a_limit_that_the_driver_does_not_know_is_not_a_limit(loaded: FakeDriver
 def test_a_superchip_is_read_as_a_module(loaded: FakeDriver) -> None:
     """On a GH200, power is that of the module, like the energy counter."""
     fake = loaded.gpus[0]
-    fake.module_watts = 50.0
+    fake.module, loaded.modules[0].cpu_watts = 0, 50.0
     device = nvml.NvmlDevice(0)
     assert (device.info.scope, device.info.power_source) == ("module", "instant")
     assert device.read_watts(0) == 150.0

@@ -302,7 +302,8 @@ for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1], sample_inte
 
 def test_a_superchip_is_measured_as_its_module(steady: FakeDriver) -> None:
     """On a GH200, counter and power are those of the module, 50 W more here. The scope is "module"."""
-    steady.gpus[0].module_watts = 50.0
+    steady.gpus[0].module, steady.modules[0].cpu_watts = 0, 50.0
+    steady.gpus[0].energy_scope = "module"
     with Child(together("zeus", "nvml", indices=(0,)), steady.env) as child:
         child.hear()
         time.sleep(0.6)

@@ -133,7 +133,9 @@ def counted_error(
 def counter_slack(driver: FakeDriver, page: MetricsPage, gpu: str) -> float:
     """The most that a GPU draws between a page's timestamp and the reading of its counter [J]."""
     calls_s = sum(page.value(DURATION, **labels) for labels in page.labels(DURATION))
-    watts = driver.gpus[int(gpu)].load.low_watts + (driver.gpus[int(gpu)].module_watts or 0.0)
+    module = driver.gpus[int(gpu)].module
+    cpu_watts = 0.0 if module is None else driver.modules[module].cpu_watts
+    watts = driver.gpus[int(gpu)].load.low_watts + cpu_watts
     return watts * (calls_s / 2 + 2 * GRID_SECONDS) + 0.125
 
 

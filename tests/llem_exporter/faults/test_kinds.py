@@ -36,7 +36,9 @@ NAME = 'H"1\\0\n0'
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
     """Four GPUs, each of another kind."""
     with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=4) as driver:
-        driver.gpus[int(SUPERCHIP)].module_watts = 80.0
+        driver.gpus[int(SUPERCHIP)].module = 0
+        driver.modules[0].cpu_watts = 80.0
+        driver.gpus[int(SUPERCHIP)].energy_scope = "module"
         driver.gpus[int(DIVIDED)].mig_slices = 3
         driver.gpus[int(ODDLY_NAMED)].name = NAME
         driver.gpus[int(REDIVIDED)].mig_slices = 2

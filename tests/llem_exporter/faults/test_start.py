@@ -61,7 +61,7 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
 
     def release() -> None:
         steady.init_hung = False
-        wait_until(lambda: all(calls.slow for calls in steady.calls()), "a call on each GPU")
+        wait_until(lambda: all(calls.open for calls in steady.calls()), "a call on each GPU")
         time.sleep(PATIENCE_SECONDS + 0.5)
         steady.gpus[1].hung = False
 
@@ -110,7 +110,7 @@ def test_where_every_gpu_has_failed_the_start_does_not_wait(steady: FakeDriver) 
 
 
 def _all_denied(gpu: FakeGpu, on: bool) -> None:
-    gpu.denied = frozenset({"fields", "power", "energy", "slow"} if on else ())
+    gpu.denied = frozenset({"fields", "power", "energy", "slow", "open"} if on else ())
 
 
 def _no_power(gpu: FakeGpu, on: bool) -> None:
