@@ -26,11 +26,12 @@ class SamplerHistograms(Observers):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         lateness, call = metrics.SAMPLER_LATENESS, metrics.NVML_CALL
-        self.lateness = Histogram(
-            lateness.name, lateness.help, registry=registry, buckets=LATENESS_BUCKETS
-        ).observe
+        self._lateness = Histogram(lateness.name, lateness.help, registry=registry, buckets=LATENESS_BUCKETS)
         calls = Histogram(call.name, call.help, call.labels, registry=registry, buckets=CALL_BUCKETS)
         self._observe = {kind: calls.labels(kind).observe for kind in CALLS}
+
+    def lateness(self, seconds: float) -> None:
+        self._lateness.observe(seconds)
 
     def call(self, kind: str, seconds: float) -> None:
         self._observe[kind](seconds)
