@@ -86,7 +86,10 @@ def run(settings: Settings) -> None:
         power = "replay" if settings.replay else "nvml"
         state_of_codecarbon = partial(_codecarbon_candidate, codecarbon)
         registry.register(GpuCollector(sampler))
-        registry.register(BackendCollector(sampler, power, state_of_codecarbon, zeus_failed=zeus_failed))
+        others = [collector.state for collector in (codecarbon, jobs) if collector]
+        registry.register(
+            BackendCollector(sampler, power, state_of_codecarbon, others, zeus_failed=zeus_failed)
+        )
         registry.register(SamplerCollector(sampler))
         registry.register(ScraperCollector(cursors))
         for collector in (codecarbon, jobs):

@@ -11,39 +11,41 @@ from prometheus_client import generate_latest
 
 from llem_core import __version__
 from llem_core.backend import Backend, Candidate
-from llem_exporter.collectors.gpu import LedgerCollector, new_registry
+from llem_exporter.collectors.backends import BackendCollector
+from llem_exporter.collectors.gpu import GpuCollector
 from llem_exporter.collectors.job_files import Job, Listing
 from llem_exporter.collectors.jobs import JobsCollector
-from llem_exporter.replay import device as replay
+from llem_exporter.collectors.sampler import SamplerCollector, SamplerHistograms
+from llem_exporter.exporter import Settings, new_registry
+from llem_exporter.gpus import replayed_gpus
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import Tick, WallClock
-from tests.llem_exporter.fake_time import FakeTime
+from tests.llem_measure.fake_time import FakeTime
 
 INTERVAL_MS = 100
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
 
 
 def render() -> str:
-    """5 s of the packaged trace, with a step of the clock after 3 s; without what is the process's own."""
+    """Return the page after 5 s of the packaged trace, with a step of the clock after 3 s.
+
+    The metrics of the process are left out.
+    """
     time = FakeTime()
     clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
-    devices = replay.open_devices(replay.DEMO, clock.now_ms() // INTERVAL_MS * INTERVAL_MS + INTERVAL_MS)
-    registry, histograms = new_registry()
+    registry = new_registry()
+    settings = Settings(replay="demo", retention_ms=60_000)
     sampler = Sampler(
-        devices,
-        clock,
-        INTERVAL_MS,
-        60_000,
-        observe_lateness=histograms.lateness,
-        observe_call=histograms.call,
+        replayed_gpus(settings, clock, SamplerHistograms(registry), pause_s=600.0), clock, INTERVAL_MS
     )
-    sampler.attach({device.info.uuid: device for device in devices})
-    candidates = [Candidate(Backend.CODECARBON, 0.0, "not read by this exporter")]
-    infos = [device.info for device in devices]
+    infos = [gpu.device.info for gpu in sampler.gpus]
     uuid = infos[0].uuid.lower()
     listing = Listing((Job(uuid, "4711", "ada", "physics", "gpu"), Job(uuid, "4712")))
     jobs = JobsCollector(lambda _: listing, lambda: infos, monotonic_s=time.monotonic_s)
-    registry.register(LedgerCollector(sampler, "replay", lambda: candidates))
+    codecarbon = Candidate(Backend.CODECARBON, 0.0, "not measured by this exporter")
+    registry.register(GpuCollector(sampler))
+    registry.register(BackendCollector(sampler, "replay", lambda: codecarbon, [jobs.state]))
+    registry.register(SamplerCollector(sampler))
     registry.register(jobs)
     for number in range(50):
         if number == 30:
@@ -52,8 +54,7 @@ def render() -> str:
         tick_ms = (clock.now_ms() // INTERVAL_MS + 1) * INTERVAL_MS
         deadline_s = tick_ms / 1000 - clock.mapping.offset_s
         time.sleep(deadline_s - time.monotonic_s())
-        for gpu in sampler.gpus:
-            gpu.read(Tick(tick_ms, deadline_s))
+        sampler.read(sampler.gpus, Tick(tick_ms, deadline_s))
     jobs.read()
     lines = generate_latest(registry).decode().splitlines(keepends=True)
     page = "".join(line for line in lines if "process_" not in line)

@@ -11,14 +11,14 @@ from typing import cast
 
 import pynvml
 import pytest
+from llem_measure.sampling.polling import Poller, Reading
 
 from llem_core.errors import ConfigError, DeviceError, DeviceLostError
 from llem_measure import NVMLBackend
 from llem_measure.power_thermal import PowerThermalSampler
 from llem_measure.sampling.devices import DeviceInfo, Status
-from llem_measure.sampling.polling import Poller, Reading
 from tests.fake_nvml import FakeDriver
-from tests.llem_exporter.fake_time import FakeTime
+from tests.llem_measure.fake_time import FakeTime
 from tests.servers import wait_until
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from llem_core.errors import DeviceError
 from llem_measure.sampling.counter_filter import RisingCounter
-from tests.llem_exporter.fake_time import FakeTime
+from tests.llem_measure.fake_time import FakeTime
 
 
 class Scripted:

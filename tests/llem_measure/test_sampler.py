@@ -14,7 +14,7 @@ from llem_measure.sampling.ledger import GpuLedger, Page
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import GpuSampler, Sampler
 from llem_measure.sampling.ticks import WallClock
-from tests.llem_exporter.fake_time import FakeTime, FormulaDevice
+from tests.llem_measure.fake_time import FakeTime, FormulaDevice
 
 INTERVAL_MS = 100
 

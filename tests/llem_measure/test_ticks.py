@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_measure.sampling.ticks import Mapping, Ticker, WallClock
-from tests.llem_exporter.fake_time import START_UNIX_S, FakeTime
+from tests.llem_measure.fake_time import START_UNIX_S, FakeTime
 
 
 def clock_of(time: FakeTime, interval_ms: int = 100) -> WallClock:

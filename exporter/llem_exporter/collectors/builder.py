@@ -1,12 +1,21 @@
 """Build Prometheus metric families from the specs in llem_core.metrics."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from llem_core.metrics import Kind, MetricSpec
 
 Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class CollectorState(NamedTuple):
+    """Whether a collector's last reading succeeded, and its duration [s]. collectors/backends.py publishes it."""
+
+    collector: str
+    success: bool
+    duration_s: float | None
 
 
 class MetricBuilder:

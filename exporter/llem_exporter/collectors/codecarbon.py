@@ -11,7 +11,7 @@ from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.codecarbon.process import Measurement, Worker
-from llem_exporter.collectors.builder import Family, MetricBuilder
+from llem_exporter.collectors.builder import CollectorState, Family, MetricBuilder
 
 PERIOD_SECONDS: Final = 5.0
 STALE_PERIODS: Final = 3
@@ -24,8 +24,6 @@ _SPECS: Final = (
     metrics.CODECARBON_ENERGY,
     metrics.CODECARBON_TIMESTAMP,
     metrics.CODECARBON_INFO,
-    metrics.COLLECTOR_SUCCESS,
-    metrics.COLLECTOR_DURATION,
 )
 
 _log = logging.getLogger(__name__)
@@ -66,6 +64,11 @@ class CodeCarbonCollector(Collector):
         """CodeCarbon as an energy backend: whether it measures, and why not."""
         return self._candidate
 
+    def state(self) -> CollectorState:
+        """Return whether CodeCarbon measures every GPU now, and how long its newest measurement took."""
+        success = self._candidate.usable and self._gpus_fresh()
+        return CollectorState(Backend.CODECARBON, success, self._newest.duration_s if self._newest else None)
+
     def start(self) -> None:
         """Start the thread that keeps a worker running."""
         if self._country_iso_code is None:
@@ -79,13 +82,10 @@ class CodeCarbonCollector(Collector):
             self._worker.kill()
 
     def collect(self) -> Iterator[Family]:
-        """Yield the newest measurement, and whether CodeCarbon measures every GPU now."""
+        """Yield the newest measurement."""
         newest, gpus_fresh = self._newest, self._gpus_fresh()
         families = MetricBuilder(_SPECS)
-        success = gpus_fresh and self._candidate.usable
-        families.add(metrics.COLLECTOR_SUCCESS, (Backend.CODECARBON,), success)
         if newest is not None:
-            families.add(metrics.COLLECTOR_DURATION, (Backend.CODECARBON,), newest.duration_s)
             for component, joules in newest.joules.items():
                 if gpus_fresh or component != "gpu":
                     families.add(metrics.CODECARBON_ENERGY, (component,), joules)

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from llem_core import metrics
 from llem_core.errors import LLEMError
-from llem_exporter.collectors.builder import Family, MetricBuilder
+from llem_exporter.collectors.builder import CollectorState, Family, MetricBuilder
 from llem_exporter.collectors.job_files import Listing
 from llem_measure.sampling.devices import DeviceInfo
 
@@ -19,8 +19,6 @@ COLLECTOR: Final = "jobs"
 PERIOD_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 3.0
 """Jobs that were read longer ago are not published: the directory hangs, and the jobs may have ended."""
-
-_SPECS: Final = (metrics.GPU_JOB_INFO, metrics.COLLECTOR_SUCCESS, metrics.COLLECTOR_DURATION)
 
 _log = logging.getLogger(__name__)
 
@@ -84,19 +82,25 @@ class JobsCollector(Collector):
         self._reading, self._start_s = _Reading(listing, problem, now_s, now_s - start_s), None
 
     def collect(self) -> Iterator[Family]:
-        """Yield the jobs that were read last, unless they are stale, and whether every file was read."""
-        now_s, start_s, reading = self._monotonic_s(), self._start_s, self._reading
-        fresh = now_s - reading.monotonic_s <= STALE_SECONDS
-        hanging_s = 0.0 if start_s is None else now_s - start_s
-        families = MetricBuilder(_SPECS)
-        families.add(metrics.COLLECTOR_SUCCESS, (COLLECTOR,), fresh and not reading.problem)
-        families.add(metrics.COLLECTOR_DURATION, (COLLECTOR,), max(reading.duration_s, hanging_s))
+        """Yield the jobs that were read last, unless they are stale."""
+        reading = self._reading
+        families = MetricBuilder([metrics.GPU_JOB_INFO])
         gpus = {info.uuid.lower(): (str(info.index), info.uuid) for info in self._gpus()}
-        for job in reading.listing.jobs if fresh else ():
+        for job in reading.listing.jobs if self._is_fresh(reading) else ():
             if gpu := gpus.get(job.uuid):
                 labels = (*gpu, job.job_id, job.user, job.account, job.partition)
                 families.add(metrics.GPU_JOB_INFO, labels, 1)
         yield from families.metrics()
+
+    def state(self) -> CollectorState:
+        """Return whether every job file was read lately, and how long that took or takes."""
+        start_s, reading = self._start_s, self._reading
+        hanging_s = 0.0 if start_s is None else self._monotonic_s() - start_s
+        success = self._is_fresh(reading) and not reading.problem
+        return CollectorState(COLLECTOR, success, max(reading.duration_s, hanging_s))
+
+    def _is_fresh(self, reading: _Reading) -> bool:
+        return self._monotonic_s() - reading.monotonic_s <= STALE_SECONDS
 
     def _keep_reading(self) -> None:
         while not self._stopped.is_set():

@@ -30,8 +30,8 @@ from llem_exporter.collectors.jobs import STALE_SECONDS, JobsCollector
 from llem_measure.sampling.devices import DeviceInfo
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
-from tests.llem_exporter.fake_time import FakeTime
 from tests.llem_exporter.page import scrape
+from tests.llem_measure.fake_time import FakeTime
 from tests.servers import Exporter, wait_until
 
 JOB = "llem_gpu_job_info"

@@ -11,13 +11,18 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from llem_exporter.collectors.gpu import HistoryCollector
+from llem_core import metrics
+from llem_exporter.collectors.gpu import GpuCollector
+from llem_exporter.collectors.sampler import HistoryPageCollector
 from llem_exporter.history.cursors import ScraperCursors
 from llem_exporter.web.history import HistoryHandler
 from llem_measure.sampling.devices import DeviceInfo
+from llem_measure.sampling.gpu_sampler import GpuSampler
+from llem_measure.sampling.ledger import GpuLedger
+from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import Tick, WallClock
-from tests.llem_exporter.fake_time import FakeTime, FormulaDevice
+from tests.llem_measure.fake_time import FakeTime, FormulaDevice
 
 INTERVAL_MS = 100
 RETENTION_MS = 900_000
@@ -31,8 +36,13 @@ class Rig:
         self.clock = WallClock(INTERVAL_MS, self.time.unix_s, self.time.monotonic_s)
         infos = [DeviceInfo(index, f"GPU-{index}", "sawtooth") for index in range(gpus)]
         devices = [FormulaDevice(lambda ms: 100 + ms // INTERVAL_MS * 37 % 997 / 8, info) for info in infos]
-        self.sampler = Sampler(devices, self.clock, INTERVAL_MS, retention_ms)
-        self.ledgers = [gpu.ledger for gpu in self.sampler.gpus]
+        self.ledgers = [GpuLedger(Ring(retention_ms // INTERVAL_MS + 1), 3 * INTERVAL_MS) for _ in devices]
+        samplers = [
+            GpuSampler(device, None, ledger, self.clock, INTERVAL_MS)
+            for device, ledger in zip(devices, self.ledgers, strict=True)
+        ]
+        self.sampler = Sampler(samplers, self.clock, INTERVAL_MS)
+        self._ticks = 0
         self.cursors = ScraperCursors(
             lambda: [ledger.held_numbers() for ledger in self.ledgers],
             INTERVAL_MS / 1000,
@@ -46,10 +56,9 @@ class Rig:
             next_ms = (self.clock.now_ms() // INTERVAL_MS + 1) * INTERVAL_MS
             tick = Tick(next_ms, next_ms / 1000 - self.clock.mapping.offset_s)
             self.time.sleep(tick.deadline_s - self.time.monotonic_s())
-            for gpu in self.sampler.gpus:
-                gpu.read(tick)
-                gpu.done_ticks += 1
-            if self.sampler.gpus[0].done_ticks % (1000 // INTERVAL_MS) == 0:
+            self.sampler.read(self.sampler.gpus, tick)
+            self._ticks += 1
+            if self._ticks % (1000 // INTERVAL_MS) == 0:
                 self.clock.observe()
 
 
@@ -103,7 +112,8 @@ def served(rig: Rig, max_samples: int | None = None) -> Iterator[int]:
 
     async def serve() -> None:
         application = web.Application()
-        handler = HistoryHandler(rig.sampler, rig.cursors, HistoryCollector(rig.sampler), max_samples)
+        beside_traces = HistoryPageCollector(GpuCollector(rig.sampler, metrics.HISTORY_PAGE), rig.sampler)
+        handler = HistoryHandler(rig.sampler, rig.cursors, beside_traces, max_samples)
         application.add_routes([web.get("/history", handler.answer)])
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=300, shutdown_timeout=0.1)
         await runner.setup()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llem_exporter.collectors.history import ScraperCollector
 from llem_exporter.history.cursors import MAX_ID_CHARACTERS, MAX_SCRAPERS, ScraperCursors, ScrapeRefusedError
 from llem_measure.sampling.ring import Ring
-from tests.llem_exporter.fake_time import FakeTime
+from tests.llem_measure.fake_time import FakeTime
 
 T0_MS = 1_795_507_546_000
 TICK_MS = 100

@@ -30,7 +30,7 @@ def test_text_has_milliseconds() -> None:
         'llem_gpu_power_trace_watts{gpu="0",uuid="GPU-a"} 100.125 1795507546000\n'
         'llem_gpu_power_trace_watts{gpu="1",uuid="GPU-\\"\\\\\\n"} 80.0 1795507547999\n'
         "# HELP llem_gpu_zeus_energy_trace_joules_total"
-        " Every reading of the hardware's energy counter, with its own timestamp.\n"
+        " Every reading of the hardware energy counter, with its own timestamp.\n"
         "# TYPE llem_gpu_zeus_energy_trace_joules_total counter\n"
         'llem_gpu_zeus_energy_trace_joules_total{gpu="0",uuid="GPU-a"} 20000000000.125 1795507546000\n'
         'llem_gpu_zeus_energy_trace_joules_total{gpu="0",uuid="GPU-a"} 5.0 1795507546007\n'

@@ -36,7 +36,7 @@ class FormulaDevice:
     info: DeviceInfo = field(default_factory=lambda: DeviceInfo(0, "GPU-formula", "formula"))
     status: Status = field(default_factory=Status)
     on_status: Callable[[], object] = lambda: None
-    reopened: int = 0
+    opened: int = 0
 
     def read_watts(self, unix_ms: int) -> float:
         return self.watts_at(unix_ms)
@@ -45,5 +45,6 @@ class FormulaDevice:
         self.on_status()
         return self.status
 
-    def reopen(self) -> None:
-        self.reopened += 1
+    def open(self) -> bool:
+        self.opened += 1
+        return True
