@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -312,3 +313,15 @@ def test_a_report_that_cannot_be_written_is_printed(steady: FakeDriver, tmp_path
     assert done.returncode == 4
     assert "cannot write" in done.stderr
     assert "total " in done.stderr
+
+
+def test_the_documentation_is_true(steady: FakeDriver) -> None:
+    """The example in measure.md runs, and each option that it names exists."""
+    text = (ROOT / "exporter" / "measure.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = run(steady.env, program=(sys.executable, "-c", example))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+    help_text = run({}, "--help").stdout
+    for option in re.findall(r"`(--[a-z.]+)", text):
+        assert option in help_text
