@@ -156,11 +156,14 @@ def main(
         _exit(exc.exit_code, ended=measuring.end())
     duration_s = time.monotonic() - start_s
     ended = measuring.end()
-    run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
-    if form == "json":
-        _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
-    elif is_measuring or output is not None:
-        _report(table(run), output)
+    try:
+        run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
+        if form == "json":
+            _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
+        elif is_measuring or output is not None:
+            _report(table(run), output)
+    except Exception as exc:  # noqa: BLE001 - a failed report must not hide the command's exit code
+        _print(f"llem-measure: cannot make the report: {type(exc).__name__}: {exc}")
     _exit(exit_code, ended=ended)
 
 
