@@ -35,15 +35,15 @@ _LOOK_SECONDS: Final = 1.0
 """How often the command is looked at without SIGCHLD, which a thread that does not block it could take."""
 
 
+Mask = set[signal.Signals | int]
+
+
 class StartError(LLEMError):
     """The command could not be started; `exit_code` is the shell's code for this."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-Mask = set[signal.Signals | int]
 
 
 def block_signals() -> Mask:

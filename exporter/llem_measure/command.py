@@ -138,6 +138,7 @@ def main(
     env = dict(os.environ)  # before a library changes it
     try:
         measuring = MeasuringThread(backend, gpus, driver_timeout)
+        mask = child.block_signals()  # to the end: a late signal must not change the exit code
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, ended=False)
     if measuring.usage_error:
@@ -147,7 +148,6 @@ def main(
     elif measuring.no_gpu:
         _print(f"llem-measure: no GPU is measured, only CPU and memory: {_one_line(measuring.no_gpu)}")
     is_measuring = not measuring.failure
-    mask = child.block_signals()  # to the end: a late signal must not change the exit code
     start_unix_s, start_s = time.time(), time.monotonic()
     try:
         exit_code = child.wait(child.start(command, env, mask))
