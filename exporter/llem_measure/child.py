@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from llem_core.errors import LLEMError
@@ -34,15 +35,15 @@ _LOOK_SECONDS: Final = 1.0
 """How often the command is looked at without SIGCHLD, which a thread that does not block it could take."""
 
 
+Mask = set[signal.Signals | int]
+
+
 class StartError(LLEMError):
     """The command could not be started; `exit_code` is the shell's code for this."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-Mask = set[signal.Signals | int]
 
 
 def block_signals() -> Mask:
@@ -52,6 +53,7 @@ def block_signals() -> Mask:
 
 def start(command: tuple[str, ...], env: Mapping[str, str], mask: Mask) -> int:
     """Start the command with this signal mask and return its process ID. Raises StartError."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, the kernel drops exit codes
     ignored_by_python = (signal.SIGPIPE, signal.SIGXFSZ)
     try:
         return os.posix_spawnp(command[0], command, env, setsigmask=mask, setsigdef=ignored_by_python)
@@ -80,7 +82,8 @@ def _forward(received: signal.struct_siginfo, pid: int) -> None:
     A process sends a signal with kill(2) to this process only: si_code is zero or negative.
     """
     if received.si_code <= 0 and received.si_pid != pid:
-        os.kill(pid, received.si_signo)
+        with suppress(PermissionError):  # a command of another user, as sudo
+            os.kill(pid, received.si_signo)
     if received.si_signo == signal.SIGTSTP:
         _stop()
 

@@ -138,6 +138,7 @@ def main(
     env = dict(os.environ)  # before a library changes it
     try:
         measuring = MeasuringThread(backend, gpus, driver_timeout)
+        mask = child.block_signals()  # to the end: a late signal must not change the exit code
     except KeyboardInterrupt:
         _exit(EXIT_INTERRUPTED, ended=False)
     if measuring.usage_error:
@@ -147,7 +148,6 @@ def main(
     elif measuring.no_gpu:
         _print(f"llem-measure: no GPU is measured, only CPU and memory: {_one_line(measuring.no_gpu)}")
     is_measuring = not measuring.failure
-    mask = child.block_signals()  # to the end: a late signal must not change the exit code
     start_unix_s, start_s = time.time(), time.monotonic()
     try:
         exit_code = child.wait(child.start(command, env, mask))
@@ -156,11 +156,14 @@ def main(
         _exit(exc.exit_code, ended=measuring.end())
     duration_s = time.monotonic() - start_s
     ended = measuring.end()
-    run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
-    if form == "json":
-        _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
-    elif is_measuring or output is not None:
-        _report(table(run), output)
+    try:
+        run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
+        if form == "json":
+            _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
+        elif is_measuring or output is not None:
+            _report(table(run), output)
+    except Exception as exc:  # noqa: BLE001 - a failed report must not hide the command's exit code
+        _print(f"llem-measure: cannot make the report: {type(exc).__name__}: {exc}")
     _exit(exit_code, ended=ended)
 
 

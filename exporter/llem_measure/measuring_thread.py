@@ -45,7 +45,7 @@ class MeasuringThread:
         if self._started.wait(timeout_s):
             self.measured = self._started_as
         else:
-            self.failure = f"the driver did not answer within {timeout_s:g} s ({self._step})"
+            self.failure = f"no answer within {timeout_s:g} s while {self._step}"
 
     def end(self) -> bool:
         """End the measurement; return whether it ended in time."""
@@ -62,7 +62,9 @@ class MeasuringThread:
             self._step = f"starting backend {self._backend}"
             with measure(self._backend, indices) as measured:
                 if not self._works(measured):
-                    self.failure = "; ".join(warning.message for warning in measured.warnings)
+                    self.failure = "; ".join(
+                        f"{tried.backend}: {tried.reason}" for tried in measured.considered
+                    )
                 self._started_as = measured
                 self._started.set()
                 self._command_ended.wait()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -233,7 +234,7 @@ def test_without_a_backend_the_command_runs(tmp_path: Path) -> None:
     done = run(env, "--", "sh", "-c", "echo out; exit 4", program=program)
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no energy is measured: ")
+    assert line.startswith("llem-measure: no energy is measured: zeus: ")
     for part in ("zeus: ", "nvml: NVML cannot be opened", "codecarbon: "):
         assert part in line
     options = ("--format", "json", "--output", str(path), "--amount", "tokens=5", "--gpus", "0")
@@ -262,7 +263,7 @@ def test_a_hung_gpu_does_not_stop_the_command(steady: FakeDriver) -> None:
     done = run(steady.env, "--driver.timeout", "0.5", "--", "sh", "-c", "echo out; exit 4")
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no energy is measured: the driver did not answer within 0.5 s")
+    assert line.startswith("llem-measure: no energy is measured: no answer within 0.5 s while ")
     assert "GPU 1" in line
 
 
@@ -312,3 +313,15 @@ def test_a_report_that_cannot_be_written_is_printed(steady: FakeDriver, tmp_path
     assert done.returncode == 4
     assert "cannot write" in done.stderr
     assert "total " in done.stderr
+
+
+def test_the_documentation_is_true(steady: FakeDriver) -> None:
+    """The example in measure.md runs, and each option that it names exists."""
+    text = (ROOT / "exporter" / "measure.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = run(steady.env, program=(sys.executable, "-c", example))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+    help_text = run({}, "--help").stdout
+    for option in re.findall(r"`(--[a-z.]+)", text):
+        assert option in help_text

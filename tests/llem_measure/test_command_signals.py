@@ -168,3 +168,12 @@ def test_ctrl_c_before_the_command_starts_ends_llem_measure(steady: FakeDriver) 
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert (output, process.returncode) == (b"", 130)
+
+
+def test_the_exit_code_is_known_where_the_caller_ignores_sigchld() -> None:
+    """A program that ignores SIGCHLD, as some daemons do, starts llem-measure: the exit code is kept."""
+    ignore = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    script = f"{ignore}; os.execv(sys.argv[1], sys.argv[1:])"
+    program = (sys.executable, "-c", script, *PROGRAM, "sh", "-c", "exit 4")
+    done = subprocess.run(program, env=ENV, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
