@@ -89,6 +89,7 @@ class GpuSampler:
         self.energy_source: Backend | None = None if counter else Backend.NVML
         self.busy_since_s: float | None = None
         self.fast_reads = self.slow_reads = 0
+        self.has_slow_counter = False
         self.hangs = False
         self._clock, self._publish_ms, self._observers = clock, publish_ms, observers or Observers()
         self._interval_s = interval_ms / 1000
@@ -160,13 +161,14 @@ class GpuSampler:
         if reading is not None:
             self._observers.reading(reading, self._status, self._power.found)
         self.busy_since_s = None
-        self.first_read.set()
+        if not self.first_read.is_set():
+            self.first_read.set()
         if last:
             self.last_read.set()
 
     def is_slow_now(self) -> bool:
         """Return whether the next reading includes a slow call of the energy counter."""
-        return self._has_slow_counter() and self._is_energy_time(self._clock.monotonic_s())
+        return self.has_slow_counter and self._is_energy_time(self._clock.monotonic_s())
 
     def check_hang(self) -> None:
         """Count and log a call that hangs. Another thread calls this regularly."""
@@ -242,25 +244,25 @@ class GpuSampler:
             self._observers.call("power", power_end_s - start_s)
         if energy:
             self._observers.call("energy", end_s - power_end_s)
-            self._energy_calls_s = [*self._energy_calls_s[1 - ENERGY_CALLS :], end_s - power_end_s]
-            self._note_energy_time(start_s)
+            self._note_energy_call(start_s, end_s - power_end_s)
         slow = power_end_s - start_s > ON_TICK_SECONDS
         self.slow_reads, self.fast_reads = (self.slow_reads + 1, 0) if slow else (0, self.fast_reads + 1)
 
-    def _has_slow_counter(self) -> bool:
-        calls_s = self._energy_calls_s
-        return len(calls_s) == ENERGY_CALLS and median(calls_s) > SLOW_ENERGY_SHARE * self._interval_s
-
     def _is_energy_time(self, now_s: float) -> bool:
         """Return whether to read the counter now. One whose calls are slow is read once a second."""
-        return not self._has_slow_counter() or now_s >= self._energy_due_s - self._interval_s / 2
+        return now_s >= self._energy_due_s - self._interval_s / 2
 
-    def _note_energy_time(self, now_s: float) -> None:
+    def _note_energy_call(self, now_s: float, call_s: float) -> None:
         """Set when a slow counter is read again. The slow calls of several GPUs come at different times."""
-        if self._energy_due_s:
+        self._energy_calls_s.append(call_s)
+        if len(self._energy_calls_s) == ENERGY_CALLS:
+            was_slow = self.has_slow_counter
+            self.has_slow_counter = median(self._energy_calls_s) > SLOW_ENERGY_SHARE * self._interval_s
+            self._energy_calls_s.clear()
+            if self.has_slow_counter and not was_slow:
+                self._energy_due_s = now_s - SLOW_ENERGY_SECONDS * self.index % SPREAD / SPREAD
+        if self.has_slow_counter:
             self._energy_due_s = max(self._energy_due_s, now_s - self._interval_s) + SLOW_ENERGY_SECONDS
-        elif self._has_slow_counter():
-            self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * (1 - self.index % SPREAD / SPREAD)
 
     def _note_power(self, monotonic_s: float, watts: float | None) -> float | None:
         if watts is not None:

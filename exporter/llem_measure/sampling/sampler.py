@@ -105,7 +105,12 @@ class Sampler:
     ) -> None:
         """Read GPUs for a tick: first the fast calls of all of them, then the slow readings."""
         thread = thread or _ReadingThread(gpus)
-        for gpu in sorted(gpus, key=GpuSampler.is_slow_now):
+        slow_last = (
+            sorted(gpus, key=GpuSampler.is_slow_now)
+            if any(gpu.has_slow_counter for gpu in gpus)
+            else tuple(gpus)
+        )
+        for gpu in slow_last:
             if self._take(thread, gpu):
                 gpu.read(tick)
                 thread.current = None
