@@ -61,15 +61,13 @@ class Observers:
     def call(self, kind: str, seconds: float) -> None:
         """Take in the time of a call: "power", "energy" or "status"."""
 
-    def reading(self, reading: Reading, status: Status, found: bool) -> None:
-        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
-
 
 class GpuSampler:
     """Reads one GPU into its ledger, by one thread at a time.
 
     The GPU and its counter are opened by their first reading. `publish_ms` maps a reading's unix seconds and
-    its tick to the time to publish in unix ms.
+    its tick to the time to publish in unix ms. `on_reading` is called with each reading, the newest slow
+    readings, and whether the GPU could be reached.
     """
 
     def __init__(
@@ -81,6 +79,7 @@ class GpuSampler:
         interval_ms: int,
         *,
         observers: Observers | None = None,
+        on_reading: Callable[[Reading, Status, bool], None] | None = None,
         publish_ms: Callable[[float, Tick], float] = on_grid,
     ) -> None:
         self.device, self.ledger = device, ledger
@@ -92,7 +91,7 @@ class GpuSampler:
         self.has_slow_counter = False
         self.hangs = False
         self._clock, self._publish_ms, self._observers = clock, publish_ms, observers or Observers()
-        self._interval_s = interval_ms / 1000
+        self._on_reading, self._interval_s = on_reading, interval_ms / 1000
         self._slow_s = GAP_INTERVALS * self._interval_s
         self._limit_watts: float | None = None
         self._reading: Reading | None = None
@@ -146,6 +145,12 @@ class GpuSampler:
             self._decide_source()
         self.busy_since_s = None
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether finish() has something to do after read()."""
+        is_new = self._on_reading is not None or not self.first_read.is_set()
+        return is_new or self._clock.monotonic_s() >= self._status_s
+
     def finish(self, *, last: bool = False) -> None:
         """Read the slow readings, if they are due, and report the reading.
 
@@ -158,8 +163,8 @@ class GpuSampler:
             self._status_s = float("-inf")
         if answered or self._power.found:
             self._read_status(alone=not answered)
-        if reading is not None:
-            self._observers.reading(reading, self._status, self._power.found)
+        if reading is not None and self._on_reading is not None:
+            self._on_reading(reading, self._status, self._power.found)
         self.busy_since_s = None
         if not self.first_read.is_set():
             self.first_read.set()
