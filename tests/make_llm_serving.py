@@ -16,7 +16,7 @@ so the energy between any two rows is known without error. The last row, 60 s af
 the first one's watts: played in a loop, the power is continuous. A fixed seed and only
 `random.random()` make the file the same on every machine.
 
-Usage: python make_llm_serving.py > llm_serving.csv
+Usage: python tests/make_llm_serving.py > exporter/llem_exporter/replay/traces/llm_serving.csv
 """
 
 import math
