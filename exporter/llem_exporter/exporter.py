@@ -19,11 +19,11 @@ from llem_exporter.counters import Counters
 from llem_exporter.history.cursors import Handover
 from llem_exporter.history.page import HistoryPage
 from llem_exporter.openings import Openings, count_within, names_of
-from llem_exporter.paced_loop import PacedSelector
 from llem_exporter.replay import device as replay
-from llem_exporter.web.config import WebConfig
-from llem_exporter.web.listening import Address
-from llem_exporter.web.server import Pages, Site, serve
+from llem_exporter.web.addresses import Address
+from llem_exporter.web.handlers import Handlers
+from llem_exporter.web.reload import LiveWebConfig
+from llem_exporter.web.server import Site, serve
 from llem_measure.nvml import device as nvml_device
 from llem_measure.sampling.devices import Device
 from llem_measure.sampling.sampler import Sampler
@@ -65,7 +65,7 @@ class Settings:
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError where that cannot begin."""
     _refuse(settings)
-    config = WebConfig.load(settings.web_config_file)
+    config = LiveWebConfig(settings.web_config_file)
     site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
     clock = WallClock(settings.interval_ms)
     devices, openings = _open(settings, clock)
@@ -108,19 +108,14 @@ def run(settings: Settings) -> None:
         _end_where_outdated(sampler)
 
     try:
-        pages = Pages(sampler, registry, HistoryPage(sampler, handover, settings.max_samples))
-        with asyncio.Runner(loop_factory=lambda: _loop(sampler)) as runner:
-            runner.run(serve(pages, site, handover, every_second))
+        history = HistoryPage(sampler, handover, settings.max_samples)
+        asyncio.run(serve(Handlers(sampler, registry, history.answer), site, handover, every_second))
     finally:
         sampler.stop()
         if jobs:
             jobs.stop()
         if carbon:
             carbon.stop()
-
-
-def _loop(sampler: Sampler) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(PacedSelector(sampler.pause_s))
 
 
 def _sampler(

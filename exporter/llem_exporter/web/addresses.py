@@ -1,4 +1,4 @@
-"""The sockets that the exporter listens on."""
+"""The addresses that the exporter listens on."""
 
 import errno
 import logging
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen; `host` None is every interface."""
+    """A host and a port; `host` None means every interface."""
 
     host: str | None
     port: int
@@ -28,7 +28,7 @@ class Address:
 
 
 def listen(addresses: Iterable[Address]) -> list[socket.socket]:
-    """Sockets that listen on each address, and on all that a name stands for. Raises ConfigError."""
+    """Listening sockets for each address; a name may have several. Raises ConfigError."""
     listeners: list[socket.socket] = []
     try:
         for address in addresses:
@@ -41,7 +41,7 @@ def listen(addresses: Iterable[Address]) -> list[socket.socket]:
 
 
 def announce(listeners: Sequence[socket.socket], *, tls: bool, guarded: bool) -> None:
-    """Log where the exporter is reached, and once that strangers may reach it, too."""
+    """Log the URLs, and a warning if other hosts can read the pages without TLS and passwords."""
     scheme = "https" if tls else "http"
     for listener in listeners:
         url = f"{scheme}://{_name(listener)}"
@@ -49,7 +49,7 @@ def announce(listeners: Sequence[socket.socket], *, tls: bool, guarded: bool) ->
     wide = [_name(listener) for listener in listeners if _is_wide(listener)]
     if wide and not (tls or guarded):
         _log.warning(
-            "whoever reaches %s can read it: neither TLS nor passwords are set (--web.config.file)",
+            "anyone who can connect to %s can read the pages: set TLS or passwords with --web.config.file",
             " and ".join(wide),
         )
 
@@ -79,13 +79,13 @@ def _listen(address: Address) -> list[socket.socket]:
 
 
 def _listener(family: int, name: object, *, shared: bool) -> socket.socket:
-    """[::] takes IPv4 as well, as in Go; beside 0.0.0.0, which :PORT stands for too, it must not."""
+    """A listening socket. If `shared`, [::] also accepts IPv4, as in Go; :PORT has a socket for each."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not shared)
-        listener.bind(name)  # type: ignore[arg-type]  # getaddrinfo's own
+        listener.bind(name)  # type: ignore[arg-type]  # as getaddrinfo returned it
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
