@@ -109,7 +109,14 @@ def run(settings: Settings) -> None:
 
     try:
         history = HistoryPage(sampler, handover, settings.max_samples)
-        asyncio.run(serve(Handlers(sampler, registry, history.answer), site, handover, every_second))
+        serving = serve(
+            Handlers(sampler, registry, history.answer),
+            site,
+            known=handover.connections,
+            on_unread=handover.unread,
+            every_second=every_second,
+        )
+        asyncio.run(serving)
     finally:
         sampler.stop()
         if jobs:

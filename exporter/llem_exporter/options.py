@@ -80,7 +80,7 @@ _WEB: Final = [
         ["--web.config.file", "web_config_file"],
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="YAML file with TLS settings, users and headers, in the exporter-toolkit format. It is reloaded.",
+        help="File with TLS settings, users and headers, in exporter-toolkit's format; reloaded on change.",
     ),
 ]
 

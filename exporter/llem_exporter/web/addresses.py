@@ -3,7 +3,8 @@
 import errno
 import logging
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -28,15 +29,10 @@ class Address:
 
 
 def listen(addresses: Iterable[Address]) -> list[socket.socket]:
-    """Listening sockets for each address; a name may have several. Raises ConfigError."""
-    listeners: list[socket.socket] = []
-    try:
-        for address in addresses:
-            listeners += _listen(address)
-    except ConfigError:
-        for listener in listeners:
-            listener.close()
-        raise
+    """Listening sockets for each address; a host name may have several. Raises ConfigError."""
+    with ExitStack() as opened:
+        listeners = [opened.enter_context(listener) for address in addresses for listener in _listen(address)]
+        opened.pop_all()
     return listeners
 
 
@@ -54,43 +50,28 @@ def announce(listeners: Sequence[socket.socket], *, tls: bool, guarded: bool) ->
         )
 
 
-def _listen(address: Address) -> list[socket.socket]:
-    listeners: list[socket.socket] = []
+def _listen(address: Address) -> Iterator[socket.socket]:
     missing: OSError | None = None
+    count = 0
     try:
-        found = socket.getaddrinfo(
+        for family, _, _, _, name in socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, _, _, _, name in found:
+        ):
+            # As in Go, [::] accepts IPv4 as well. For :PORT there is a socket for each.
+            dualstack = family == socket.AF_INET6 and address.host is not None
             try:
-                listeners.append(_listener(family, name, shared=address.host is not None))
+                yield socket.create_server(name, family=family, backlog=BACKLOG, dualstack_ipv6=dualstack)
+                count += 1
             except OSError as exc:
                 if exc.errno not in _NOT_ON_THIS_MACHINE:
                     raise
                 missing = exc
-        if not listeners and missing:
+        if missing and not count:
             raise missing
     except (OSError, UnicodeError) as exc:
-        for listener in listeners:
-            listener.close()
-        reason = exc.strerror if isinstance(exc, OSError) else None
-        raise ConfigError(f"cannot listen on {address}: {reason or exc}") from exc
-    return listeners
-
-
-def _listener(family: int, name: object, *, shared: bool) -> socket.socket:
-    """A listening socket. If `shared`, [::] also accepts IPv4, as in Go; :PORT has a socket for each."""
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not shared)
-        listener.bind(name)  # type: ignore[arg-type]  # as getaddrinfo returned it
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+        # create_server() appends the address to the system's message.
+        reason = str(getattr(exc, "strerror", exc)).partition(" (while")[0]
+        raise ConfigError(f"cannot listen on {address}: {reason}") from exc
 
 
 def _name(listener: socket.socket) -> str:

@@ -12,11 +12,9 @@ import socket
 import ssl
 import struct
 import termios
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -40,7 +38,7 @@ GRACE_SECONDS: Final = 1.0
 RETRY_ACCEPT_SECONDS: Final = 0.1
 WRITE_BUFFER_BYTES: Final = 65_536
 MAX_SCRAPES: Final = 16
-RETRY_AFTER_SECONDS: Final = 5
+RETRY_AFTER_SECONDS: Final = "5"
 COSTLY_PAGES: Final = {"/metrics", "/history"}
 
 _REQUEST_END: Final = b"\r\n\r\n"
@@ -56,95 +54,86 @@ def max_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
 
 
-class Connection(asyncio.Protocol):
-    """One client. Passes everything on to aiohttp's handler, and keeps the deadline."""
+class Connection(web.RequestHandler):
+    """aiohttp's side of one connection, with a deadline and a limit of what is read.
 
-    def __init__(
-        self, accepted: socket.socket, handler: web.RequestHandler, now_s: Callable[[], float]
-    ) -> None:
-        self.handler, self._socket, self._now_s = handler, accepted, now_s
+    aiohttp gives it to the handlers as `request.protocol`.
+    """
+
+    def __init__(self, server: web.Server, accepted: socket.socket, options: Mapping[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, **options)
         self.opening: asyncio.Task[None] | None = None
-        self.idle_since_s = now_s()
-        self.requested = self.answered = self.busy = False
-        self.on_lost: Callable[[bool], object] = lambda _: None
+        self.idle_since_s = loop.time()
+        self.is_busy = self.is_answered = False
+        self.page = ""
+        self.on_lost: Callable[[Connection, bool], object] = lambda _connection, _unread: None
+        self._now_s, self._accepted = loop.time, accepted
+        self._stream: asyncio.Transport | None = None
         self._due_s = self.idle_since_s + REQUEST_SECONDS
-        self._transport: asyncio.Transport | None = None
-        self._received_bytes, self._last_bytes, self._overrun = 0, _REQUEST_END, False
-        self._unread = False
+        self._is_in_request, self._received_bytes, self._last_bytes = True, 0, _REQUEST_END
+        self._is_unread = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The TLS handshake is done, if there is one."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket
-        self._transport = transport
+        self._stream = transport
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self.handler.connection_made(transport)
+        super().connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.on_lost(self._unread or exc is not None)  # an error means that the client's kernel sent RST
-        self.handler.connection_lost(exc)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is closed. An error means that the client's kernel sent RST."""
+        self.on_lost(self, self._is_unread or exc is not None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.requested and not self.busy and not self._is_in_request:
+        """Pass bytes on to aiohttp's parser."""
+        if not self.is_busy and not self._is_in_request:
             self._due_s = self._now_s() + REQUEST_SECONDS
         self._last_bytes = (self._last_bytes + data)[-len(_REQUEST_END) :]
-        room = MAX_REQUEST_BYTES - self._received_bytes
+        self._is_in_request = self._last_bytes != _REQUEST_END
         self._received_bytes += len(data)
-        if room > 0:
-            self.handler.data_received(data[:room])
-        if len(data) > room and self._transport is not None:
-            self._transport.pause_reading()
-            self._overrun = True
-            self._due_s = self._now_s()  # unless a complete request has come, which begin() will show
-
-    def eof_received(self) -> None:
-        self.handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self.handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.handler.resume_writing()
-
-    @property
-    def _is_in_request(self) -> bool:
-        return self._last_bytes != _REQUEST_END
+        if self._received_bytes > MAX_REQUEST_BYTES:
+            self.drop()
+        else:
+            super().data_received(data)
 
     def begin(self, limit_s: float) -> None:
         """A request is complete. The client must have received the response in `limit_s`."""
-        self.requested = self.busy = True
-        self._received_bytes = 0
+        self.is_busy, self._received_bytes = True, 0
         self.idle_since_s = self._now_s()
         self._due_s = self.idle_since_s + limit_s
 
     def end(self, *, answered: bool) -> None:
         """The response is written, though perhaps not sent."""
-        self.busy, self.answered = False, self.answered or answered
+        self.is_busy, self.is_answered, self.page = False, self.is_answered or answered, ""
         self.idle_since_s = self._now_s()
         if self._is_in_request:
             self._due_s = min(self._due_s, self.idle_since_s + REQUEST_SECONDS)
 
-    def check(self) -> None:
-        """Close the connection if it has missed its deadline."""
+    def check_deadline(self) -> None:
+        """Close the connection if the request or the response has missed its deadline."""
         if self._now_s() < self._due_s:
             return
-        if self.busy or self._overrun or not self.requested or self._is_in_request or self._has_unsent():
+        if self.is_busy or self._is_in_request or self._has_unsent():
             self.drop()
         else:
             self._due_s = _NEVER
 
     def drop(self) -> None:
         """Close at once and discard unsent data."""
-        self._unread = self.busy or self._has_unsent()
+        self._is_unread = self.is_busy or self._has_unsent()
         with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        if self._transport is not None:
-            self._transport.abort()
+            self._accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self._stream is not None:
+            self._stream.abort()
         elif self.opening is not None:
             self.opening.cancel()
 
     def _has_unsent(self) -> bool:
-        """Whether the client has not yet acknowledged all that was written."""
+        """Whether the client's kernel has not yet acknowledged all that was written."""
         try:
-            unsent = fcntl.ioctl(self._socket, termios.TIOCOUTQ, b"\0" * 4)
+            unsent = fcntl.ioctl(self._accepted, termios.TIOCOUTQ, b"\0" * 4)
         except (OSError, ValueError):  # closed
             return False
         return unsent != b"\0" * 4
@@ -155,29 +144,25 @@ class Connections:
 
     At the limit, and at the last file descriptor, the connection that has been idle longest is closed:
     first those without a request, then served ones; if fewer than half are served ones, those last.
-    Connections in `known()` are never closed for others. `on_unread` is called with the handler of each
-    connection that ended before its client had read everything.
+    Connections in `known()` are never closed for others. `on_unread` is called with each connection that
+    ended before its client had read everything.
     """
 
     def __init__(
-        self,
-        limit: int,
-        known: Callable[[], Collection[object]],
-        on_unread: Callable[[object], object],
-        now_s: Callable[[], float],
+        self, limit: int, known: Callable[[], Collection[object]], on_unread: Callable[[object], object]
     ) -> None:
-        self._limit, self._known, self._on_unread, self._now_s = limit, known, on_unread, now_s
-        self._open: dict[object, Connection] = {}
-        self._log = LogOnce(_log, now_s)
-        self._scrapes: Counter[str] = Counter()
+        self._limit, self._known, self._on_unread = limit, known, on_unread
+        self._now_s = asyncio.get_running_loop().time
+        self._open = set[Connection]()
+        self._log = LogOnce(_log, self._now_s)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def accept_from(
+    async def accept(
         self,
         listener: socket.socket,
-        new_handler: Callable[[], web.RequestHandler],
+        new_connection: Callable[[socket.socket], Connection],
         ssl_context: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         """Accept connections until cancelled. A new connection gets the current TLS context."""
@@ -198,76 +183,76 @@ class Connections:
                     accepted.close()
                     continue
             accepted.setblocking(False)
-            handler = new_handler()
-            self._open[handler] = connection = Connection(accepted, handler, self._now_s)
-            connection.on_lost = partial(self._lost, handler)
-            connection.opening = loop.create_task(self._open_transport(connection, accepted, ssl_context()))
-            await asyncio.sleep(0)  # the task must start: a task cancelled before that would leak the socket
+            connection = new_connection(accepted)
+            connection.on_lost = self._lost
+            self._open.add(connection)
+            connection.opening = loop.create_task(self._open_stream(connection, accepted, ssl_context()))
+            await asyncio.sleep(0)  # a task that is cancelled before it starts would leak the socket
 
-    async def _open_transport(
+    async def _open_stream(
         self, connection: Connection, accepted: socket.socket, context: ssl.SSLContext | None
     ) -> None:
-        """Make the transport of a connection, with a TLS handshake if there is a context."""
+        """Start the transport of a connection, with a TLS handshake if there is a context."""
         times = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 1.0} if context else {}
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(lambda: connection, accepted, ssl=context, **times)
         except OSError:  # the client has gone, or the handshake failed
-            self._lost(connection.handler)
+            self._open.discard(connection)
         except asyncio.CancelledError:
-            self._lost(connection.handler)
+            self._open.discard(connection)
             raise
         finally:
             connection.opening = None
 
-    def _lost(self, handler: object, unread: bool = False) -> None:
-        self._open.pop(handler, None)
-        if unread:
-            self._on_unread(handler)
+    def _lost(self, connection: Connection, is_unread: bool) -> None:
+        self._open.discard(connection)
+        if is_unread:
+            self._on_unread(connection)
 
     def _drop_idlest(self) -> bool:
-        """Close the connection that matters least. False if there is none that may be closed."""
+        """Close the connection that matters least. False if none may be closed."""
         now_s, known = self._now_s(), self._known()
         # New connections must not push out scrapers, and scrapers must not keep out all new connections.
-        few = 2 * sum(connection.answered for connection in self._open.values()) < self._limit
+        few = 2 * sum(connection.is_answered for connection in self._open) < self._limit
 
         def order(connection: Connection) -> tuple[int, float]:
-            young = now_s - connection.idle_since_s < GRACE_SECONDS
-            rank = 2 if few and connection.answered else int(connection.answered or young)
-            return 3 if connection.busy else rank, connection.idle_since_s
+            is_young = now_s - connection.idle_since_s < GRACE_SECONDS
+            rank = 2 if few and connection.is_answered else int(connection.is_answered or is_young)
+            return 3 if connection.is_busy else rank, connection.idle_since_s
 
-        others = (connection for handler, connection in self._open.items() if handler not in known)
-        idlest = min(others, key=order, default=None)
+        idlest = min((one for one in self._open if one not in known), key=order, default=None)
         if idlest is None:
             return False
-        del self._open[idlest.handler]
+        self._open.discard(idlest)
         idlest.drop()
         return True
 
     def drop_all(self) -> None:
         """Close all connections at once."""
-        for connection in list(self._open.values()):
+        for connection in list(self._open):
             connection.drop()
 
     def check_deadlines(self) -> None:
-        """Close the connections that have missed their deadline. Call it once a second."""
-        for connection in list(self._open.values()):
-            connection.check()
+        """Close the connections that have missed a deadline. Call it once a second."""
+        for connection in list(self._open):
+            connection.check_deadline()
         self._log.check()
 
     @web.middleware
     async def limit_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse oversized requests, and give the response the scraper's own timeout."""
-        connection = self._open.get(request.protocol)
-        if connection is None:
-            return web.Response(status=503)  # the client has gone
+        connection = request.protocol
+        assert isinstance(connection, Connection)  # noqa: S101 - accept() makes no others
         connection.begin(_response_seconds(request))
         status = 500
         try:
             refusal = _refusal(request)
             response = await handler(request) if refusal is None else refusal
             status = response.status
-            await _write(request, response)
+            with suppress(ConnectionError):  # aiohttp notices it, too
+                await response.prepare(request)
+                await response.write_eof()
             return response
         finally:
             connection.end(answered=status < 400)
@@ -275,27 +260,14 @@ class Connections:
     @web.middleware
     async def limit_scrapes(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer 503 to more than 16 scrapes of a page at once. Known scrapers are always served."""
-        page = request.path
-        if page not in COSTLY_PAGES:
-            return await handler(request)
-        if self._scrapes[page] >= MAX_SCRAPES and request.protocol not in self._known():
-            headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-            text = f"{MAX_SCRAPES} scrapes of {page} are in progress; try again later\n"
-            return web.Response(status=503, text=text, headers=headers)
-        self._scrapes[page] += 1
-        try:
-            response = await handler(request)
-            await _write(request, response)
-            return response
-        finally:
-            self._scrapes[page] -= 1
-
-
-async def _write(request: web.Request, response: web.StreamResponse) -> None:
-    """Write the whole response now, not after the middlewares. aiohttp notices a lost connection itself."""
-    with suppress(ConnectionError):
-        await response.prepare(request)
-        await response.write_eof()
+        connection, page = request.protocol, request.path
+        if page in COSTLY_PAGES and isinstance(connection, Connection):
+            scrapes = sum(other.page == page for other in self._open)
+            if scrapes >= MAX_SCRAPES and connection not in self._known():
+                text = f"{MAX_SCRAPES} scrapes of {page} are in progress; try again later\n"
+                return web.Response(status=503, text=text, headers={"Retry-After": RETRY_AFTER_SECONDS})
+            connection.page = page
+        return await handler(request)
 
 
 def _refusal(request: web.Request) -> web.StreamResponse | None:

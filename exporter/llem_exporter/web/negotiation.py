@@ -18,13 +18,8 @@ def encoder_for(headers: Mapping[str, str]) -> tuple[Encoder, str]:
 
 def gzip_accepted(headers: Mapping[str, str]) -> bool:
     """Whether Accept-Encoding names gzip with a weight above 0. Source: RFC 9110, 12.5.3."""
-    for entry in headers.get("Accept-Encoding", "").split(","):
-        name, *parameters = (part.strip().lower().replace(" ", "") for part in entry.split(";"))
+    for entry in headers.get("Accept-Encoding", "").lower().replace(" ", "").split(","):
+        name, _, weight = entry.partition(";q=")
         if name == "gzip":
-            return not any(_is_zero(parameter) for parameter in parameters)
+            return not weight or weight.strip("0.") != ""
     return False
-
-
-def _is_zero(parameter: str) -> bool:
-    weight = parameter.removeprefix("q=")
-    return weight != parameter and weight.strip("0.") == ""

@@ -18,11 +18,11 @@ from llem_exporter.web.config import ClientAuth, WebConfig
 from llem_exporter.web.tls import new_context, san_is_allowed
 
 CHECK_SECONDS: Final = 1.0
-RETRY_AFTER_SECONDS: Final = 1
-SERVER: Final = "llem-exporter"
-NO_USERS: Final = (
-    "basic_auth_users is empty: every request gets 401 until the file lists a user; "
-    "restart to serve without passwords"
+_KEPT: Final = "the previous configuration stays in effect"
+_NO_TLS: Final = "tls_server_config is missing: the previous one stays in effect until a restart"
+_NO_USERS: Final = (
+    "basic_auth_users is empty: every request gets 401 until the file lists a user. "
+    "A restart serves without passwords"
 )
 
 _log = logging.getLogger(__name__)
@@ -40,16 +40,17 @@ class _Loaded:
 class LiveWebConfig:
     """The last valid content of a web config file. Without a file: plain HTTP without passwords.
 
-    A thread of its own reads the file, so that a hung network file system delays no request.
+    A running exporter never becomes more open because a section is missing, as in a truncated file: TLS
+    stays as it was, and without users nobody gets in.
     """
 
     def __init__(self, path: Path | None) -> None:
         """Read the file. Raises ConfigError with the file, the key and the reason."""
         self._path = path
-        self._files: tuple[Path, ...] = (path,) if path else ()
-        self._seen: tuple[_Stat, ...] = ()
-        self._applied: tuple[_Stat, ...] = ()
         self._loaded = _Loaded(WebConfig(), None, needs_password=False)
+        self._files: tuple[Path, ...] = ()
+        self._applied: tuple[_Stat, ...] = ()
+        self._seen: tuple[_Stat, ...] = ()
         self._problem = ""
         self._checker = PasswordChecker()
         self._woken, self._stopped = threading.Event(), False
@@ -67,77 +68,75 @@ class LiveWebConfig:
     @property
     def is_guarded(self) -> bool:
         """Whether a client must prove who it is."""
-        return self._loaded.needs_password or _requires_certificate(self._loaded.config)
+        tls = self._loaded.config.tls
+        return self._loaded.needs_password or (tls is not None and tls.client_auth is ClientAuth.REQUIRED)
 
-    def watch(self, on_stricter: Callable[[], object]) -> None:
-        """Start the thread that applies changes of the file.
+    def watch(self, on_new_tls: Callable[[], object]) -> None:
+        """Start a thread that applies changes of the file, so that a hung file system delays no request.
 
-        It calls `on_stricter` when existing connections no longer meet the TLS settings.
+        The thread calls `on_new_tls` when existing connections may not meet the TLS settings any more.
         """
+
+        def check() -> None:
+            while True:
+                force = self._woken.wait(CHECK_SECONDS)
+                self._woken.clear()
+                if self._stopped:
+                    return
+                if self.reload_if_changed(force=force):
+                    on_new_tls()
+
         if self._path:
-            threading.Thread(target=self._watch, args=(on_stricter,), name="web-config", daemon=True).start()
+            threading.Thread(target=check, name="web-config", daemon=True).start()
 
     def reload_soon(self) -> None:
-        """Read the file now, although it may not have changed."""
+        """Make the thread read the file now, although it may not have changed."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End the thread, unless it hangs in the file system."""
+        """End the thread. A thread that hangs in the file system ends with the process."""
         self._stopped = True
         self._woken.set()
 
-    def _watch(self, on_stricter: Callable[[], object]) -> None:
-        while True:
-            forced = self._woken.wait(CHECK_SECONDS)
-            self._woken.clear()
-            if self._stopped:
-                return
-            if self.reload_if_changed(force=forced) and not self._stopped:
-                on_stricter()
-
     def reload_if_changed(self, *, force: bool = False) -> bool:
-        """Apply a changed file. Returns whether existing connections no longer meet the TLS settings.
+        """Apply a changed file. Returns whether TLS settings other than the server's certificate changed.
 
-        A change is applied when the files are equal in two calls, so that no half-written file is read.
-        `force` skips this. An invalid file changes nothing. It is logged once, and read again in every call.
+        A change is applied when two calls see the same files, so that no half-written file is read; `force`
+        skips this. An invalid file changes nothing. It is logged once, and read again in every call.
         """
         if self._path is None:
             return False
-        stats = self._stats()
+        stats = tuple(map(_stat, self._files))
         settled, self._seen = stats == self._seen, stats
         if not force and not (settled and (self._problem or stats != self._applied)):
             return False
-        before = self._loaded
+        before = loaded = self._loaded
+        problem = ""
         try:
             loaded = self._read(self._path)
-            problem = ""
         except ConfigError as exc:
-            loaded, problem = before, f"{exc}; the previous configuration stays in effect"
-        if gone := _lost_guard(before.config, loaded.config):
-            # A truncated file must not open the exporter to everyone.
-            problem = f"{gone} is missing; the previous TLS settings stay in effect until a restart"
+            problem = f"{exc}; {_KEPT}"
+        if before.config.tls and not loaded.config.tls:
+            problem = _NO_TLS
             loaded = replace(
                 loaded, config=replace(loaded.config, tls=before.config.tls), context=before.context
             )
+        elif not problem and loaded.needs_password and not loaded.config.users:
+            problem = _NO_USERS
         self._loaded = loaded
         self._report(problem)
-        return _strictness(loaded) != _strictness(before)
+        return _client_rules(loaded) != _client_rules(before)
 
     def _read(self, path: Path) -> _Loaded:
-        own_stat = _stat(path)  # before the file is read, so that a change meanwhile is noticed
+        own_stat = _stat(path)  # before reading, so that a change in the meantime is noticed
+        self._files = self._files or (path,)
         config = web_config.read(path)
-        tls_files = config.tls.files if config.tls else ()
-        self._files, self._applied = (path, *tls_files), (own_stat, *map(_stat, tls_files))
+        pem_files = config.tls.files if config.tls else ()
+        self._files, self._applied = (path, *pem_files), (own_stat, *map(_stat, pem_files))
         context = new_context(config.tls) if config.tls else None
         return _Loaded(config, context, self._loaded.needs_password or bool(config.users))
 
-    def _stats(self) -> tuple[_Stat, ...]:
-        """What differs as soon as a file is replaced or written to."""
-        return tuple(map(_stat, self._files))
-
     def _report(self, problem: str) -> None:
-        if not problem and self._loaded.needs_password and not self._loaded.config.users:
-            problem = NO_USERS
         if problem and problem != self._problem:
             _log.error("--web.config.file %s: %s", self._path, problem)
         elif not problem:
@@ -153,45 +152,40 @@ class LiveWebConfig:
 
     async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self._loaded.config.headers)
-        response.headers[hdrs.SERVER] = SERVER  # aiohttp would show its own version and Python's
+        response.headers[hdrs.SERVER] = "llem-exporter"  # aiohttp would show its version and Python's
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = self._refuse_certificate(request)
-        if refusal is None and self._loaded.needs_password:
-            refusal = await self._refuse_password(request)
-        return await handler(request) if refusal is None else refusal
+        loaded = self._loaded
+        if loaded.config.tls and loaded.config.tls.allowed_sans:
+            peer = request.transport.get_extra_info("peercert") if request.transport else None
+            if not san_is_allowed(peer, loaded.config.tls.allowed_sans):
+                refusal = web.Response(status=403, text="no name in the client certificate is allowed\n")
+                refusal.force_close()
+                return refusal
+        if loaded.needs_password and (refused := await self._refuse_password(request, loaded.config)):
+            status, text, headers = refused
+            return web.Response(status=status, text=text, headers=headers)
+        return await handler(request)
 
-    def _refuse_certificate(self, request: web.Request) -> web.Response | None:
-        tls = self._loaded.config.tls
-        if tls is None or not tls.allowed_sans:
-            return None
-        transport = request.transport
-        if transport and san_is_allowed(transport.get_extra_info("peercert"), tls.allowed_sans):
-            return None
-        refusal = web.Response(status=403, text="no name in the client certificate is allowed\n")
-        refusal.force_close()
-        return refusal
-
-    async def _refuse_password(self, request: web.Request) -> web.Response | None:
-        users, sent = self._loaded.config.users, credentials(request.headers.get(hdrs.AUTHORIZATION, ""))
-        verdict = await self._checker.verify(sent, users) if sent and users else Verdict.WRONG
+    async def _refuse_password(
+        self, request: web.Request, config: WebConfig
+    ) -> tuple[int, str, dict[str, str]] | None:
+        """The status, text and headers of a refusal; None for the right password."""
+        sent = credentials(request.headers.get(hdrs.AUTHORIZATION, ""))
+        verdict = await self._checker.verify(sent, config.users) if sent and config.users else Verdict.WRONG
         match verdict:
             case Verdict.GOOD:
                 return None
             case Verdict.WRONG:
-                headers = {hdrs.WWW_AUTHENTICATE: 'Basic realm="llem-exporter", charset="UTF-8"'}
-                return web.Response(
-                    status=401, text="a valid user name and password are required\n", headers=headers
-                )
+                challenge = {"WWW-Authenticate": 'Basic realm="llem-exporter", charset="UTF-8"'}
+                return 401, "a valid user name and password are required\n", challenge
             case Verdict.BUSY:
-                headers = {hdrs.RETRY_AFTER: str(RETRY_AFTER_SECONDS)}
-                return web.Response(
-                    status=503, text="too many passwords are being checked\n", headers=headers
-                )
+                return 503, "too many passwords are being checked\n", {"Retry-After": "1"}
 
 
 def _stat(path: Path) -> _Stat:
+    """What changes as soon as a file is replaced or written to; None for a missing file."""
     try:
         found = path.stat()
     except (OSError, ValueError):
@@ -199,24 +193,8 @@ def _stat(path: Path) -> _Stat:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
 
 
-def _requires_certificate(config: WebConfig) -> bool:
-    return config.tls is not None and config.tls.client_auth is ClientAuth.REQUIRED
-
-
-def _lost_guard(before: WebConfig, after: WebConfig) -> str | None:
-    """The TLS setting whose removal would let more clients in; None if there is none."""
-    if before.tls and not after.tls:
-        return "tls_server_config"
-    if _requires_certificate(before) and not _requires_certificate(after):
-        return f"client_auth_type {ClientAuth.REQUIRED}"
-    if before.tls and before.tls.allowed_sans and not (after.tls and after.tls.allowed_sans):
-        return "client_allowed_sans"
-    return None
-
-
-def _strictness(loaded: _Loaded) -> object:
-    """What an existing connection must have met. The server's certificate is not part of it."""
-    tls, context = loaded.config.tls, loaded.context
-    if tls is None or context is None:
-        return None
-    return tls.client_auth, tls.minimum, tls.maximum, sorted(context.get_ca_certs(binary_form=True))
+def _client_rules(loaded: _Loaded) -> object:
+    """What a client must meet to connect. The server's own certificate is not part of it."""
+    authorities = loaded.context.get_ca_certs(binary_form=True) if loaded.context else []
+    tls = loaded.config.tls
+    return tls and (tls.client_auth, tls.minimum, tls.maximum, sorted(authorities))

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from llem_exporter import systemd
 from llem_exporter.web.addresses import Address, announce, listen
 from llem_exporter.web.handlers import Handlers
-from llem_exporter.web.limits import Connections, max_connections
+from llem_exporter.web.limits import Connection, Connections, max_connections
 from llem_exporter.web.reload import LiveWebConfig
 
 KEEPALIVE_SECONDS: Final = 300.0
@@ -23,21 +23,6 @@ KEEPALIVE_SECONDS: Final = 300.0
 
 SHUTDOWN_SECONDS: Final = 0.5
 """For responses in progress at the end. Then all connections are closed."""
-
-MAX_HEADER_BYTES: Final = 8190
-"""Of one header. limits.MAX_REQUEST_BYTES limits all headers of a request together."""
-
-
-class HistoryScrapers(Protocol):
-    """What the server must know and tell about the scrapers of /history."""
-
-    def connections(self) -> Collection[object]:
-        """The connections that known scrapers used last. The server does not close them for others."""
-        ...
-
-    def unread(self, connection: object) -> None:
-        """This connection was reset before the client had read everything."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +39,35 @@ class Site:
 
 
 async def serve(
-    handlers: Handlers, site: Site, scrapers: HistoryScrapers, every_second: Callable[[], None]
+    handlers: Handlers,
+    site: Site,
+    *,
+    known: Callable[[], Collection[object]],
+    on_unread: Callable[[object], object],
+    every_second: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError if it cannot listen."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError if it cannot listen.
+
+    The connections in `known()` are not closed for others. `on_unread` is called with each connection that
+    ended before its client had read everything. A connection is what a handler sees as `request.protocol`.
+    """
     loop, config = asyncio.get_running_loop(), site.config
-    connections = Connections(max_connections(), scrapers.connections, scrapers.unread, loop.time)
+    connections = Connections(max_connections(), known, on_unread)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, config.reload_soon)
-    runner = _runner(handlers, config, connections)
+    application = web.Application(middlewares=[connections.limit_request])
+    config.guard(application)
+    application.middlewares.append(connections.limit_scrapes)  # refused clients do not count
+    handlers.add_to(application)
+    runner = web.AppRunner(application, shutdown_timeout=2 * SHUTDOWN_SECONDS)
     await runner.setup()
-    assert runner.server is not None  # noqa: S101 - set by setup()
-    accepting: list[asyncio.Task[None]] = []
     try:
         listeners = listen(site.addresses) if site.inherited is None else site.inherited
-        for listener in listeners:
-            accept = connections.accept_from(listener, runner.server, lambda: config.ssl_context)
-            accepting.append(asyncio.create_task(accept))
+        accepting = [
+            asyncio.create_task(_accept(listener, connections, runner, config)) for listener in listeners
+        ]
         config.watch(lambda: loop.call_soon_threadsafe(connections.drop_all))
         announce(listeners, tls=config.ssl_context is not None, guarded=config.is_guarded)
         systemd.notify(site.notify_socket, "READY=1")
@@ -80,32 +76,31 @@ async def serve(
                 await asyncio.wait_for(stopped.wait(), 1.0)
             every_second()
             connections.check_deadlines()
-        for task, listener in zip(accepting, listeners, strict=True):
+        for task in accepting:
             task.cancel()
-            listener.close()
         loop.call_later(SHUTDOWN_SECONDS, connections.drop_all)
     finally:
         config.stop()
         await runner.cleanup()
 
 
-def _runner(handlers: Handlers, config: LiveWebConfig, connections: Connections) -> web.AppRunner:
-    application = web.Application(middlewares=[connections.limit_request])
-    config.guard(application)
-    application.middlewares.append(connections.limit_scrapes)  # after the guard: refused clients do not count
-    handlers.add_to(application)
-    requests_log = logging.getLogger(f"{__name__}.requests")
-    requests_log.addFilter(_is_our_error)
-    return web.AppRunner(
-        application,
-        logger=requests_log,
-        access_log=None,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=2 * SHUTDOWN_SECONDS,  # longer than the time until all connections are closed
-        lingering_time=0.0,  # bodies are not read
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
+async def _accept(
+    listener: socket.socket, connections: Connections, runner: web.AppRunner, config: LiveWebConfig
+) -> None:
+    server = runner.server
+    assert server is not None  # noqa: S101 - set by setup()
+    log = logging.getLogger(f"{__name__}.requests")
+    log.addFilter(_is_our_error)
+    options = {
+        "logger": log,
+        "access_log": None,
+        "keepalive_timeout": KEEPALIVE_SECONDS,
+        "lingering_time": 0.0,
+    }
+    with listener:
+        await connections.accept(
+            listener, lambda accepted: Connection(server, accepted, options), lambda: config.ssl_context
+        )
 
 
 def _is_our_error(record: logging.LogRecord) -> bool:
