@@ -14,7 +14,7 @@ import pytest
 import urllib3
 from aiohttp import web
 
-from llem_exporter.web.connections import Connections
+from llem_exporter.web.limits import Connection, Connections
 from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import history, scrape
@@ -77,7 +77,7 @@ def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
     assert scrape(exporter).value("llem_history_confirmed_samples_total") > 0
     warnings = [line for line in exporter.log().splitlines() if "WARNING" in line]
     assert [line.partition("WARNING ")[2] for line in warnings] == [
-        "32 connections are open: those that idle are closed for others"
+        "32 connections are open; closing idle ones for new ones"
     ]
     kept.close()
 
@@ -90,7 +90,7 @@ def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
             assert exporter.fetch("/metrics").status == 200
     logged = [line for line in exporter.log().splitlines() if "WARNING" in line or "ERROR" in line]
     assert [line.partition("WARNING ")[2] for line in logged] == [
-        "cannot accept connections: Too many open files; those that idle are closed"
+        "cannot accept connections: Too many open files; closing idle ones"
     ]
 
 
@@ -116,14 +116,16 @@ def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> N
         listener = ExhaustedListener()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        connections = Connections(256, lambda: (), lambda _: None, time.monotonic)
-        with socket.create_connection(listener.getsockname()) as client:
+        connections, server = Connections(256, tuple, lambda _: None), web.Server(answer)
+        with socket.create_connection(listener.getsockname()) as client, listener:
             client.setblocking(False)
-            connections.accept_from([listener], web.Server(answer))
+            accepting = asyncio.create_task(
+                connections.accept(listener, lambda accepted: Connection(server, accepted, {}))
+            )
             with suppress(ConnectionResetError):
                 assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 30) == b""
+            accepting.cancel()
         assert len(connections) == 0
-        connections.refuse()
 
     asyncio.run(run())
 
@@ -201,7 +203,7 @@ def test_scrapes_at_once_have_a_limit(full: Exporter) -> None:
         clients = slow_readers(stack, full, SCRAPES, timeout_s=120)
         refused = full.fetch("/history?since=0")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
-        assert refused.data == b"16 scrapes of /history are being answered; come again\n"
+        assert refused.data == b"16 scrapes of /history are in progress; try again later\n"
         assert [full.fetch(path).status for path in ("/metrics", "/-/healthy", "/-/ready")] == [200] * 3
         assert known.request("GET", "/history?scraper=a").status == 200
         clients[0].close()
