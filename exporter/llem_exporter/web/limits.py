@@ -21,7 +21,8 @@ from aiohttp.typedefs import Handler
 
 from llem_exporter.web.log_once import LogOnce
 
-MAX_CONNECTIONS: Final = 256
+MAX_CONNECTIONS: Final = 128
+"""Each TLS connection takes 256 KiB in asyncio from its first byte: 32 MB for all."""
 MAX_HEADERS: Final = 64
 MAX_REQUEST_BYTES: Final = 32_768
 """The most that is read of one request. Requests have no bodies."""
@@ -49,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 def max_connections() -> int:
-    """At most 256, and at most half of the process's file descriptors."""
+    """At most 128, and at most half of the process's file descriptors."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // 2))
 
