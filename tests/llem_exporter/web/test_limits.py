@@ -20,6 +20,7 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import history, scrape
 from tests.llem_exporter.web.socket_rig import (
     LimitedExporter,
+    bad_clients,
     connect,
     crowd,
     descriptors,
@@ -29,7 +30,7 @@ from tests.llem_exporter.web.socket_rig import (
     sends,
     status_of,
 )
-from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, client_context
+from tests.llem_exporter.web.web_rig import LimitedWebExporter, WebExporter, WebFolder, client_context
 from tests.servers import Exporter, wait_until
 
 SCRAPES = 16
@@ -80,6 +81,20 @@ def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
         "32 connections are open; closing idle ones for new ones"
     ]
     kept.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_200_bad_clients_stop_no_scrape(servers: ExitStack, tmp_path: Path, is_tls: bool) -> None:
+    """With 64 descriptors and 200 idle, half-open and garbage clients that reconnect, scrapes are served."""
+    folder = WebFolder(tmp_path)
+    config = folder.write(**({"tls_server_config": folder.tls()} if is_tls else {}))
+    context = client_context(folder.authority) if is_tls else None
+    exporter = servers.enter_context(LimitedWebExporter(config, context=context))
+    with bad_clients(exporter, 200), exporter.pool() as pool:
+        for _ in range(10):
+            assert pool.request("GET", "/metrics").status == 200
+            assert exporter.ask().status == 200
+    assert not exporter.lines("ERROR") + exporter.lines("Traceback")
 
 
 def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
