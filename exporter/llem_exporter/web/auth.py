@@ -13,7 +13,6 @@ from typing import Final
 
 MAX_WAITING: Final = 64
 """Checks that wait. Beyond it the oldest one is answered BUSY."""
-MAX_REMEMBERED: Final = 1024
 BCRYPT_BYTES: Final = 72
 """bcrypt uses only this much of a password, as does every program that makes the hashes."""
 
@@ -63,7 +62,7 @@ class PasswordChecker:
     def __init__(self, matches: Callable[[bytes, bytes], bool] | None = None) -> None:
         self._matches = matches or _bcrypt_matches
         self._secret = secrets.token_bytes(32)
-        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._good = set[bytes]()  # at most one for each hash
         self._waiting: OrderedDict[bytes, _Check] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
 
@@ -104,9 +103,7 @@ class PasswordChecker:
             finally:
                 check.verdict.set_result(verdict)
             if matches:
-                self._good[key] = None
-                if len(self._good) > MAX_REMEMBERED:
-                    self._good.popitem(last=False)
+                self._good.add(key)
 
 
 def _bcrypt_matches(password: bytes, hashed: bytes) -> bool:

@@ -1,7 +1,6 @@
 """The HTTP server: it listens, serves and reloads its configuration until a signal ends it."""
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -10,16 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from llem_exporter import systemd
 from llem_exporter.web.addresses import Address, announce, listen
 from llem_exporter.web.handlers import Handlers
-from llem_exporter.web.limits import Connection, Connections, max_connections
+from llem_exporter.web.limits import Connections, max_connections
 from llem_exporter.web.reload import LiveWebConfig
-
-KEEPALIVE_SECONDS: Final = 300.0
-"""Longer than scrape intervals: a scraper that reuses its connection has read the last response."""
 
 SHUTDOWN_SECONDS: Final = 0.5
 """For responses in progress at the end. Then all connections are closed."""
@@ -63,10 +58,12 @@ async def serve(
     handlers.add_to(application)
     runner = web.AppRunner(application, shutdown_timeout=2 * SHUTDOWN_SECONDS)
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - set by setup()
     try:
         listeners = listen(site.addresses) if site.inherited is None else site.inherited
         accepting = [
-            asyncio.create_task(_accept(listener, connections, runner, config)) for listener in listeners
+            asyncio.create_task(connections.accept(listener, runner.server, lambda: config.ssl_context))
+            for listener in listeners
         ]
         config.watch(lambda: loop.call_soon_threadsafe(connections.drop_all))
         announce(listeners, tls=config.ssl_context is not None, guarded=config.is_guarded)
@@ -76,34 +73,10 @@ async def serve(
                 await asyncio.wait_for(stopped.wait(), 1.0)
             every_second()
             connections.check_deadlines()
-        for task in accepting:
+        for task, listener in zip(accepting, listeners, strict=True):
             task.cancel()
+            listener.close()
         loop.call_later(SHUTDOWN_SECONDS, connections.drop_all)
     finally:
         config.stop()
         await runner.cleanup()
-
-
-async def _accept(
-    listener: socket.socket, connections: Connections, runner: web.AppRunner, config: LiveWebConfig
-) -> None:
-    server = runner.server
-    assert server is not None  # noqa: S101 - set by setup()
-    log = logging.getLogger(f"{__name__}.requests")
-    log.addFilter(_is_our_error)
-    options = {
-        "logger": log,
-        "access_log": None,
-        "keepalive_timeout": KEEPALIVE_SECONDS,
-        "lingering_time": 0.0,
-    }
-    with listener:
-        await connections.accept(
-            listener, lambda accepted: Connection(server, accepted, options), lambda: config.ssl_context
-        )
-
-
-def _is_our_error(record: logging.LogRecord) -> bool:
-    """False for errors that a malformed request or a lost connection causes."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError | ConnectionError)

@@ -3,7 +3,6 @@
 import re
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from llem_core.errors import ConfigError
@@ -20,58 +19,39 @@ _VERIFY: Final = {
 
 def new_context(config: TlsConfig) -> ssl.SSLContext:
     """Read the PEM files and return a server context. Raises ConfigError with the file and the reason."""
-    for path in config.files:
-        try:
-            check_file(path, MAX_PEM_BYTES)
-        except ConfigError as exc:
-            raise ConfigError(f"tls_server_config: {_quoted(path)}: {exc}") from exc
+    used = "OpenSSL"  # what the next step uses, for the error message
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.num_tickets = 0  # a resumed session would not verify the client certificate again
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
         context.minimum_version, context.maximum_version = config.minimum, config.maximum
-    except ssl.SSLError as exc:  # for example if the system requires FIPS and lacks its module
-        raise ConfigError(f"tls_server_config: OpenSSL: {_reason(exc)}") from exc
-    _load_certificate(context, config)
-    if config.client_ca_file is not None:
-        _load_client_ca(context, config.client_ca_file)
-    context.verify_mode = _VERIFY[config.client_auth]
+        for path in config.files:
+            used = shortened(path.name)
+            check_file(path, MAX_PEM_BYTES)
+        used = f"{shortened(config.cert_file.name)} with {shortened(config.key_file.name)}"
+        context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
+        if config.client_ca_file:
+            used = shortened(config.client_ca_file.name)
+            # Every certificate in the file is trusted, root or intermediate, as in Go.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(config.client_ca_file)
+        context.verify_mode = _VERIFY[config.client_auth]
+    except (ConfigError, OSError) as exc:
+        raise ConfigError(f"tls_server_config: {used}: {_reason(exc)}") from exc
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, config: TlsConfig) -> None:
-    files = f"cert_file {_quoted(config.cert_file)} and key_file {_quoted(config.key_file)}"
-
-    def no_password() -> str:  # without it, OpenSSL asks on the terminal
-        raise ConfigError(f"tls_server_config.key_file {_quoted(config.key_file)} is encrypted")
-
-    try:
-        context.load_cert_chain(config.cert_file, config.key_file, password=no_password)
-    except (ssl.SSLError, OSError) as exc:
-        raise ConfigError(f"tls_server_config: cannot use {files}: {_reason(exc)}") from exc
+def _no_password() -> str:
+    """Called for an encrypted key. Without it, OpenSSL asks on the terminal."""
+    raise ConfigError("the key is encrypted")
 
 
-def _load_client_ca(context: ssl.SSLContext, path: Path) -> None:
-    # Every certificate in the file is trusted, root or intermediate, as in Go.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        context.load_verify_locations(path)
-    except (ssl.SSLError, OSError) as exc:
-        raise ConfigError(
-            f"tls_server_config: cannot use client_ca_file {_quoted(path)}: {_reason(exc)}"
-        ) from exc
-
-
-def _quoted(path: Path) -> str:
-    return shortened(path.name)
-
-
-def _reason(error: OSError) -> str:
-    """OpenSSL's message without its code and source line."""
+def _reason(error: ConfigError | OSError) -> str:
+    """The message, OpenSSL's without its code and source line."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
-    return re.sub(r" ?\(_ssl\.c:\d+\)", "", error.strerror or str(error))
+    return re.sub(r" ?\(_ssl\.c:\d+\)", "", getattr(error, "strerror", None) or str(error))
 
 
 def san_is_allowed(certificate: Mapping[str, Any] | None, allowed: frozenset[str]) -> bool:

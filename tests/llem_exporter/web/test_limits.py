@@ -14,7 +14,7 @@ import pytest
 import urllib3
 from aiohttp import web
 
-from llem_exporter.web.limits import Connection, Connections
+from llem_exporter.web.limits import Connections
 from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import history, scrape
@@ -134,9 +134,7 @@ def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> N
         connections, server = Connections(256, tuple, lambda _: None), web.Server(answer)
         with socket.create_connection(listener.getsockname()) as client, listener:
             client.setblocking(False)
-            accepting = asyncio.create_task(
-                connections.accept(listener, lambda accepted: Connection(server, accepted, {}))
-            )
+            accepting = asyncio.create_task(connections.accept(listener, server))
             with suppress(ConnectionResetError):
                 assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 30) == b""
             accepting.cancel()
