@@ -73,6 +73,9 @@ async def serve(
                 await asyncio.wait_for(stopped.wait(), 1.0)
             every_second()
             connections.check_deadlines()
+            for task in accepting:
+                if task.done():
+                    task.result()  # raises the error that ended it
         for task, listener in zip(accepting, listeners, strict=True):
             task.cancel()
             listener.close()
