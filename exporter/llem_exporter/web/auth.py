@@ -76,7 +76,11 @@ class PasswordChecker:
             return Verdict.GOOD
         check = self._waiting.get(key) or self._enqueue(key, sent.password, hashed)
         verdict = await asyncio.shield(check.verdict)
-        return Verdict.WRONG if verdict is Verdict.GOOD and known is None else verdict
+        if verdict is Verdict.GOOD:
+            if known is None:
+                return Verdict.WRONG
+            self._good.add(key)
+        return verdict
 
     def _digest(self, message: bytes) -> bytes:
         return hmac.digest(self._secret, message, hashlib.sha256)
@@ -95,15 +99,13 @@ class PasswordChecker:
 
     async def _work(self) -> None:
         while self._waiting:
-            key, check = self._waiting.popitem()
+            _, check = self._waiting.popitem()
             verdict = Verdict.BUSY
             try:
                 matches = await asyncio.to_thread(self._matches, check.password, check.hashed)
                 verdict = Verdict.GOOD if matches else Verdict.WRONG
             finally:
                 check.verdict.set_result(verdict)
-            if matches:
-                self._good.add(key)
 
 
 def _bcrypt_matches(password: bytes, hashed: bytes) -> bool:
