@@ -24,10 +24,11 @@ from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.collectors.sampler import HistoryPageCollector, SamplerCollector, SamplerHistograms
 from llem_exporter.gpus import NO_GPUS, nvml_gpus, replayed_gpus, select_gpus
 from llem_exporter.history.cursors import ScraperCursors
-from llem_exporter.web.config import WebConfig
+from llem_exporter.web.addresses import Address
+from llem_exporter.web.handlers import Handlers
 from llem_exporter.web.history import HistoryHandler
-from llem_exporter.web.listening import Address
-from llem_exporter.web.server import Pages, Site, serve
+from llem_exporter.web.reload import LiveWebConfig
+from llem_exporter.web.server import Site, serve
 from llem_measure.backends.zeus import import_zeus
 from llem_measure.nvml.errors import OUTDATED
 from llem_measure.sampling.gpu_sampler import GpuSampler
@@ -66,7 +67,7 @@ class Settings:
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
     _check(settings)
-    config = WebConfig.load(settings.web_config_file)
+    config = LiveWebConfig(settings.web_config_file)
     site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
     clock = WallClock(settings.interval_ms)
     registry = new_registry()
@@ -98,8 +99,14 @@ def run(settings: Settings) -> None:
                 collector.start()
         beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
         history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
-        pages = Pages(sampler, registry, history, settings.retention_ms)
-        asyncio.run(serve(pages, site, cursors, partial(_every_second, sampler, settings.retention_ms)))
+        serving = serve(
+            Handlers(sampler, registry, history.answer, settings.retention_ms),
+            site,
+            known=cursors.connections,
+            on_unread=cursors.connection_reset,
+            every_second=partial(_every_second, sampler, settings.retention_ms),
+        )
+        asyncio.run(serving)
     finally:
         sampler.stop()
         for collector in (jobs, codecarbon):
