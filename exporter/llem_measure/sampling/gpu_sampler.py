@@ -262,7 +262,7 @@ class GpuSampler:
         if self._energy_due_s:
             self._energy_due_s = max(self._energy_due_s, now_s - self._interval_s) + SLOW_ENERGY_SECONDS
         elif self._has_slow_counter():
-            self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * self._stagger
+            self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * (1 - self.index % SPREAD / SPREAD)
 
     def _note_power(self, monotonic_s: float, watts: float | None) -> float | None:
         if watts is not None:
