@@ -19,7 +19,7 @@ from llem_exporter.collectors.backends import BackendCollector
 from llem_exporter.collectors.codecarbon import CodeCarbonCollector
 from llem_exporter.collectors.gpu import GpuCollector, states_of
 from llem_exporter.collectors.history import ScraperCollector
-from llem_exporter.collectors.job_files import JobFiles
+from llem_exporter.collectors.job_files import read_jobs
 from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.collectors.sampler import HistoryPageCollector, SamplerCollector, SamplerHistograms
 from llem_exporter.gpus import NO_GPUS, nvml_gpus, replayed_gpus, select_gpus
@@ -197,4 +197,6 @@ def _codecarbon_candidate(codecarbon: CodeCarbonCollector | None) -> Candidate:
 def _jobs(settings: Settings, sampler: Sampler) -> JobsCollector | None:
     if settings.jobs_dir is None:
         return None
-    return JobsCollector(JobFiles(settings.jobs_dir).read, lambda: [gpu.device.info for gpu in sampler.gpus])
+    return JobsCollector(
+        partial(read_jobs, settings.jobs_dir), lambda: [gpu.device.info for gpu in sampler.gpus]
+    )

@@ -15,7 +15,7 @@ from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, call, no_answe
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.gpu_sampler import GpuSampler, Observers, exact
+from llem_measure.sampling.gpu_sampler import GpuSampler, exact
 from llem_measure.sampling.ledger import GpuLedger, Reading
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
@@ -38,7 +38,7 @@ def check_interval(sample_interval_ms: float) -> int:
     return int(sample_interval_ms)
 
 
-class GpuWindow(Observers):
+class GpuWindow:
     """One GPU during a measurement, and what its readings say beside the joules.
 
     A reading is made at some instant within its call. So the time at which the bounds' rectangles meet is
@@ -51,7 +51,7 @@ class GpuWindow(Observers):
         ring = Ring(int(1000 * CALL_SECONDS / interval_ms) + _END_SAMPLES, exact_times=True)
         self.ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
         self.sampler = GpuSampler(
-            self.device, None, self.ledger, clock, interval_ms, observers=self, publish_ms=exact
+            self.device, None, self.ledger, clock, interval_ms, on_reading=self.reading, publish_ms=exact
         )
         self.persistence_mode: bool | None = None
         self.celsius: list[float] = []
@@ -65,6 +65,7 @@ class GpuWindow(Observers):
         self._shift_j = self._edge_s = 0.0
 
     def reading(self, reading: Reading, status: Status, found: bool) -> None:
+        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
         if status.limit_watts is not None:
             self._limits_watts.add(status.limit_watts)
         if status.temperature_celsius is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
-from llem_core.energy import NOTHING, PairEnergy, part_energy
+from llem_core.energy import NOTHING, PairEnergy, add_energy, part_energy
 
 
 def energy_between(
@@ -17,5 +17,5 @@ def energy_between(
             dt_ms = ms1 - ms0
             edges = (from_ms - ms0) / dt_ms, (to_ms - ms0) / dt_ms
             part = part_energy(watts0, watts1, dt_ms, max_gap_ms, *edges)
-            total = PairEnergy(*(ours + its for ours, its in zip(total, part, strict=True)))
+            total = add_energy(total, part)
     return total

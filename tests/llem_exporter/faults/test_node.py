@@ -1,6 +1,5 @@
 """A healthy node with every collector on, and what becomes of it when CodeCarbon's process dies."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from llem_core import metrics
 from llem_core.metrics import METRICS_PAGE
 from tests.fake_nvml import FakeDriver
-from tests.llem_exporter.collectors.test_carbon import worker_of
+from tests.llem_exporter.collectors.test_carbon import kill_worker, worker_of
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,
     COVERED,
@@ -84,7 +83,7 @@ def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:
 def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: FakeDriver) -> None:
     """If CodeCarbon dies, its counters stay. GPUs are read without a gap, and zeus is selected."""
     before = page_with(exporter, CARBON, 1, component="gpu")
-    os.kill(worker_of(exporter.pid), signal.SIGKILL)
+    kill_worker(exporter.pid)
     page_when(exporter, lambda page: page.value(SUCCESS, collector="codecarbon") == 0, "the failure")
     after = page_when(exporter, lambda page: rise(before, page, STAMP, "0") >= 1, "a second")
     assert after.value(AVAILABLE, backend="codecarbon") == 0
@@ -93,7 +92,7 @@ def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: F
     for gpu in ("0", "1", "2"):
         gap_s = accounted(driver, before, after, gpu)
         assert gap_s < rise(before, after, COVERED, gpu)  # 0 on a quiet machine
-    wait_until(lambda: "its worker ended with status -9" in exporter.log(), "the reason")
+    wait_until(lambda: "the worker ended with status -9" in exporter.log(), "the reason")
 
 
 def test_an_interrupt_ends_it_cleanly(exporter: Exporter) -> None:

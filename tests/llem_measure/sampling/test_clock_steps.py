@@ -56,7 +56,7 @@ class Scraped(Rig):
 
     def steps(self) -> float:
         """llem_clock_steps_total."""
-        families = LedgerCollector(self.sampler, "nvml", {}).collect()
+        families = LedgerCollector(self.sampler, "nvml", list).collect()
         (value,) = [
             sample.value
             for family in families
