@@ -267,7 +267,8 @@ class GpuSampler:
             self.has_slow_counter = median(self._energy_calls_s) > SLOW_ENERGY_SHARE * self._interval_s
             self._energy_calls_s.clear()
             if self.has_slow_counter and not was_slow:
-                self._energy_due_s = now_s - SLOW_ENERGY_SECONDS * self.index % SPREAD / SPREAD
+                self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * self._stagger
+                return
         if self.has_slow_counter:
             self._energy_due_s = max(self._energy_due_s, now_s - self._interval_s) + SLOW_ENERGY_SECONDS
 

@@ -1,182 +1,229 @@
-"""The wall clock is set while the exporter runs: what a scraper gets, and the joules in it."""
+"""The wall clock is set while the exporter runs: the counters do not notice, and the history says so."""
 
-from array import array
+from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llem_core.metrics import CLOCK_STEPS
-from llem_exporter.collectors.gpu import LedgerCollector
-from llem_integrator.joules import trapezoid
-from llem_integrator.window import Window
-from llem_measure.sampling.ledger import Page
-from llem_measure.sampling.ring import Samples
-from tests.llem_exporter.history.history_rig import INTERVAL_MS, Rig
+from llem_core.energy import NOTHING, PairEnergy, add_energy, pair_energy
+from llem_core.metrics import CLOCK_STEPS, HISTORY_PAUSED
+from llem_exporter.collectors.sampler import SamplerCollector
+from llem_measure.sampling.ledger import GpuSnapshot
+from llem_measure.sampling.sampler import Sampler
+from tests.llem_measure.sampling.sampled_gpu import SampledGpu
 
+INTERVAL_MS = 100
 MAX_GAP_MS = 3 * INTERVAL_MS
-SCRAPE_TICKS = 150
-HOUR_TICKS = 36_000
+YEAR_S = 31_536_000.0
 
 
-class Scraped(Rig):
-    """A rig of one GPU that a scraper asks every 15 s on one connection; `watts` are by unix milliseconds."""
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A sample that was added to the history, and the counters with it."""
 
-    def __init__(self) -> None:
+    unix_ms: float
+    watts: float
+    number: int
+    clock_steps: int
+    total: PairEnergy[float]
+
+
+class SteppedGpu(SampledGpu):
+    """A GPU whose power rises slowly, so that any samples of it give the same joules.
+
+    The clock is looked at once a second, as the exporter does. `added` is all that was ever in the history.
+    """
+
+    def __init__(self, first_watts: float = 100.0, watts_per_s: float = 0.0) -> None:
         super().__init__()
-        self.times_ms = array("q")
-        self.watts = array("d")
-        self._connection = object()
+        self.start_s = self.time.monotonic_s()
+        self.device.watts_at = lambda _: first_watts + watts_per_s * self.elapsed_s
+        self.added = list[Added]()
         self._ticks = 0
 
-    def tick(self, count: int = 1) -> None:
-        for _ in range(count):
-            super().tick()
+    @property
+    def elapsed_s(self) -> float:
+        return self.time.monotonic_s() - self.start_s
+
+    def run(self, seconds: float) -> GpuSnapshot:
+        """Read at each tick for some time."""
+        end_s = self.time.monotonic_s() + seconds
+        while self.time.monotonic_s() < end_s - 1e-6:
+            before = self.ledger.held_numbers().stop
+            steps = self.clock.mapping.steps
+            shown = self.tick()
+            for number in range(before, self.ledger.held_numbers().stop):
+                sample = self.ledger.copy_samples(range(number, number + 1))
+                self.added.append(Added(sample.times_ms[0], sample.watts[0], number, steps, shown.total))
             self._ticks += 1
-            if self._ticks % SCRAPE_TICKS == 0:
-                self.scrape()
+            if self._ticks % 10 == 0:
+                self.clock.observe()
+        return self.snapshot()
 
-    def scrape(self) -> None:
-        """As /history answers it, all that there is."""
-        trace = self.request("a", self._connection)
-        self.times_ms += trace.times_ms
-        self.watts += trace.watts
+    def metric(self, name: str) -> float:
+        """Return a metric of the sampler."""
+        families = SamplerCollector(Sampler([self.gpu], self.clock, INTERVAL_MS)).collect()
+        samples = [sample for family in families for sample in family.samples]
+        return next(sample.value for sample in samples if sample.name == name)
 
-    def request(self, scraper: str, connection: object) -> Samples:
-        """Return the samples of the response to a scraper."""
-        (numbers,) = self.cursors.begin(scraper, "127.0.0.1", connection, None, 10**9)
-        samples = self.ledgers[0].copy_samples(numbers)
-        self.cursors.offer(scraper, [samples.numbers])
-        return samples
+    def holes_ms(self) -> list[float]:
+        """Return the steps between neighbouring samples of the history that are not an interval."""
+        steps_ms = [after.unix_ms - before.unix_ms for before, after in pairwise(self.added)]
+        return [step_ms for step_ms in steps_ms if step_ms != INTERVAL_MS]
 
-    def page(self) -> Page:
-        return self.ledgers[0].page(self.clock.now_ms(), self.time.monotonic_s())
+    def check_history(self, *, cleared: int = 0) -> None:
+        """Check that times ascend, but for a number of times at which the history began again.
 
-    def steps(self) -> float:
-        """llem_clock_steps_total."""
-        families = LedgerCollector(self.sampler, "nvml", list).collect()
-        (value,) = [
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == CLOCK_STEPS.name
-        ]
-        return value
-
-    def agrees(self) -> None:
-        """What was scraped ascends, and holds exactly the counters' joules, covered and gap seconds."""
-        assert all(before < after for before, after in pairwise(self.times_ms))
-        assert self.cursors.evicted_samples == 0
-        first_ms, last_ms = self.times_ms[0], self.times_ms[-1]
-        times, watts = np.array(self.times_ms), np.array(self.watts)
-        whole = trapezoid(times, watts, Window(first_ms * 1000, last_ms * 1000), MAX_GAP_MS, None)
-        page = self.page()
-        assert page.samples == len(times)
-        assert whole.joules == page.nvml_joules
-        assert whole.covered_s == pytest.approx(page.integrated_s, abs=1e-9)
-        assert whole.gap_s == pytest.approx(page.gap_s, abs=1e-9)
-
-
-def test_without_steps_every_tick_is_scraped_once() -> None:
-    """Without clock steps, a minute has all samples and no gap."""
-    rig = Scraped()
-    rig.tick(600)
-    rig.scrape()
-    rig.agrees()
-    assert {after - before for before, after in pairwise(rig.times_ms)} == {INTERVAL_MS}
-    assert (len(rig.times_ms), rig.steps(), rig.page().gap_s) == (600, 0, 0.0)
+        In each stretch between steps, the samples give exactly the joules of the counter.
+        """
+        falls = [after for before, after in pairwise(self.added) if after.unix_ms <= before.unix_ms]
+        assert len(falls) == cleared
+        assert [sample.number for sample in self.added] == list(range(len(self.added)))
+        if falls:
+            assert self.ledger.held_numbers().start == falls[-1].number
+        stretches = dict[int, list[Added]]()
+        for sample in self.added:
+            stretches.setdefault(sample.clock_steps, []).append(sample)
+        for stretch in stretches.values():
+            again = NOTHING
+            for before, after in pairwise(stretch):
+                dt_ms = after.unix_ms - before.unix_ms
+                assert dt_ms <= MAX_GAP_MS
+                again = add_energy(again, pair_energy(before.watts, after.watts, dt_ms, MAX_GAP_MS))
+            rises = [
+                after - before for before, after in zip(stretch[0].total, stretch[-1].total, strict=True)
+            ]
+            assert list(again) == rises
+        for before, after in pairwise(self.added):
+            if before.clock_steps != after.clock_steps and after not in falls:
+                assert after.unix_ms - before.unix_ms > MAX_GAP_MS
 
 
-@pytest.mark.parametrize("step_s", [3, 3600])
-def test_a_step_forward_is_a_gap(step_s: int) -> None:
-    """A step forward is a gap of the same length. No sample is lost, and the step is counted once."""
-    rig = Scraped()
-    rig.tick(333)
+def test_without_steps_every_tick_is_in_the_history_once() -> None:
+    """A minute has all samples and no gap. Its samples give the joules of the counter."""
+    rig = SteppedGpu(100.0, 3.3)
+    shown = rig.run(60.0)
+    rig.check_history()
+    assert (len(rig.added), rig.holes_ms(), shown.gap_s) == (shown.samples, [], 0.0)
+    assert 600 <= shown.samples <= 601
+    assert (rig.metric(CLOCK_STEPS.name), rig.metric(HISTORY_PAUSED.name)) == (0, 0)
+
+
+@pytest.mark.parametrize("step_s", [3.0, 3600.0, YEAR_S])
+def test_a_step_forward_is_a_hole_in_the_history_alone(step_s: float) -> None:
+    """It is counted once. The counters go on as if nothing had happened."""
+    rig = SteppedGpu(500.0)
+    rig.run(33.3)
     rig.time.set_wall(step_s)
-    rig.tick(600)
-    rig.scrape()
-    rig.agrees()
-    holes_ms = [after - before for before, after in pairwise(rig.times_ms) if after - before != INTERVAL_MS]
-    assert holes_ms == [step_s * 1000 + INTERVAL_MS]
-    assert (len(rig.times_ms), rig.steps()) == (933, 1)
-    assert rig.page().gap_s == holes_ms[0] / 1000
+    shown = rig.run(60.0)
+    rig.check_history()
+    assert rig.holes_ms() == [step_s * 1000 + INTERVAL_MS]
+    assert len(rig.added) == shown.samples
+    assert (shown.gap_s, shown.integrated_s) == (0.0, pytest.approx(rig.elapsed_s - 0.06))
+    assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06))
+    assert (rig.metric(CLOCK_STEPS.name), rig.metric(HISTORY_PAUSED.name)) == (1, 0)
 
 
-@pytest.mark.parametrize("step_s", [-3, -3600])
-def test_a_step_back_publishes_nothing_until_the_clock_has_passed(step_s: int) -> None:
-    """After a step back, samples are dropped until the last time plus max_gap, which is a gap."""
-    rig = Scraped()
-    rig.tick(333)
-    rig.time.set_wall(step_s)
-    rig.tick(7)  # until the clock is looked at
-    assert rig.page().sample_ms is not None
-    paused_ticks = -step_s * 10 + MAX_GAP_MS // INTERVAL_MS
-    for ticks in (1, paused_ticks // 2, paused_ticks - paused_ticks // 2 - 1):
-        rig.tick(ticks)
-        page = rig.page()
-        assert (page.sample_ms, page.samples) == (None, 340)
-        assert page.watts is not None, "the gauge, which carries no time, goes on"
-        assert page.gap_s == (MAX_GAP_MS + 1) / 1000
-    rig.tick(600)
-    rig.scrape()
-    rig.agrees()
-    holes_ms = [after - before for before, after in pairwise(rig.times_ms) if after - before != INTERVAL_MS]
-    assert holes_ms == [MAX_GAP_MS + INTERVAL_MS]
-    assert rig.times_ms[339] + holes_ms[0] == rig.times_ms[340]
-    assert (rig.steps(), rig.page().gap_s) == (1, holes_ms[0] / 1000)
+def test_after_a_step_back_the_history_waits_until_the_clock_has_passed() -> None:
+    """llem_history_paused is 1 meanwhile. Gauges and counters go on."""
+    rig = SteppedGpu(500.0)
+    rig.run(33.3)
+    rig.time.set_wall(-60.0)
+    rig.run(0.7)  # until the clock is looked at
+    before = len(rig.added)
+    for seconds in (0.1, 29.9, 30.2):
+        shown = rig.run(seconds)
+        assert (rig.metric(HISTORY_PAUSED.name), len(rig.added)) == (1, before)
+        assert (shown.watts, shown.gap_s) == (500.0, 0.0)
+        assert shown.sample_ms is not None
+        assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06))
+    rig.run(60.0)
+    rig.check_history()
+    assert rig.holes_ms() == [MAX_GAP_MS + INTERVAL_MS]
+    assert (rig.metric(CLOCK_STEPS.name), rig.metric(HISTORY_PAUSED.name)) == (1, 0)
 
 
-@pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0])
-def test_a_step_adds_no_joules(step_s: float) -> None:
-    """No energy is integrated across a step."""
-    rig = Scraped()
-    rig.tick(339)
-    before = rig.page().nvml_joules
+def test_half_an_hour_after_an_hour_back_is_counted() -> None:
+    """The clock was an hour ahead and was set back: 30 min at 500 W are 900 kJ."""
+    rig = SteppedGpu(500.0)
+    rig.time.set_wall(3600.0)
+    rig.run(10.0)
+    before = rig.snapshot().nvml_joules
+    rig.time.set_wall(-3600.0)
+    shown = rig.run(1800.0)
     assert before is not None
-    rig.time.set_wall(step_s)
-    rig.tick(1)
-    rig.tick(HOUR_TICKS + 10 if step_s == -3600 else 60)
-    rig.scrape()
-    after = rig.page().nvml_joules
-    assert after is not None
-    apart_ms = [later - earlier for earlier, later in pairwise(rig.times_ms)]
-    sixteen_thousandths = [
-        (p0 + p1) * dt_ms * 8
-        for (p0, p1), dt_ms in zip(pairwise(rig.watts), apart_ms, strict=True)
-        if dt_ms <= MAX_GAP_MS
-    ]
-    assert sum(dt_ms > MAX_GAP_MS for dt_ms in apart_ms) == 1
-    assert sum(sixteen_thousandths[338:]) == round(16_000 * after) - round(16_000 * before)
+    assert shown.nvml_joules is not None
+    assert shown.nvml_joules - before == pytest.approx(900_000)
+    assert shown.gap_s == 0.0
+    rig.check_history(cleared=1)
 
 
-def test_a_scraper_that_is_new_while_time_is_caught_up_gets_each_sample_once() -> None:
-    """After a step back of 3 s, a new scraper also gets ascending times."""
-    rig = Scraped()
-    connection = object()
-    rig.tick(6000)
-    rig.time.set_wall(-3)
-    rig.tick(10)
-    got = array("q")
-    for _ in range(20):
-        trace = rig.request("late", connection)
-        got += trace.times_ms
-        rig.tick(7)
-    assert len(got) > 50
-    assert all(before < after for before, after in pairwise(got))
-    rig.scrape()
-    rig.agrees()
-
-
-@given(st.lists(st.tuples(st.integers(1, 80), st.floats(-15, 15)), min_size=1, max_size=6))
-def test_whatever_the_clock_does_the_scraped_trace_is_the_counter(script: list[tuple[int, float]]) -> None:
-    """For any steps, published times ascend, and the joules of the trace equal the counter to the bit."""
-    rig = Scraped()
-    rig.tick(5)
-    for ticks, step_s in script:
-        rig.tick(ticks)
+def test_a_clock_that_is_a_year_ahead_for_five_seconds_stops_nothing() -> None:
+    """No gap is invented, joules are counted at once, and the history begins again after ten minutes."""
+    rig = SteppedGpu(500.0)
+    rig.run(10.0)
+    for step_s in (YEAR_S, -YEAR_S):
         rig.time.set_wall(step_s)
-    rig.tick(1000)  # until the clock has passed whatever was published
-    rig.scrape()
-    rig.agrees()
+        shown = rig.run(5.0)
+        assert (shown.gap_s, shown.watts) == (0.0, 500.0)
+        assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06), rel=1e-3)
+    assert rig.metric(HISTORY_PAUSED.name) == 1
+    before = len(rig.added)
+    rig.run(590.0)
+    assert (rig.metric(HISTORY_PAUSED.name), len(rig.added)) == (1, before)
+    shown = rig.run(10.0)
+    assert rig.metric(HISTORY_PAUSED.name) == 0
+    assert 10 <= len(rig.added) - before <= 100
+    assert (shown.gap_s, shown.nvml_joules) == (0.0, pytest.approx(500 * (rig.elapsed_s - 0.06)))
+    rig.check_history(cleared=1)
+
+
+sizes_s = st.one_of(st.floats(0.05, 20.0), st.floats(20.0, 10 * YEAR_S))
+steps_s = st.tuples(sizes_s, st.sampled_from([1, -1])).map(lambda pair: pair[0] * pair[1])
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 20.0), steps_s), min_size=1, max_size=6))
+def test_whatever_the_clock_does_the_counters_are_those_without_steps(
+    script: list[tuple[float, float]],
+) -> None:
+    """Joules, covered and gap seconds are the same to one interval, and never fall."""
+    stepped, steady = SteppedGpu(100.0, 2.0), SteppedGpu(100.0, 2.0)
+    shown = [stepped.snapshot()]
+    for seconds, step_s in script:
+        shown.append(stepped.run(seconds))
+        stepped.time.set_wall(step_s)
+    shown.append(stepped.run(3.0))
+    expected = steady.run(stepped.elapsed_s)
+    last = shown[-1]
+    interval_s, watts = INTERVAL_MS / 1000, 100.0 + 2.0 * stepped.elapsed_s
+    # Changes short of a step are slewed in: 1 ms at each look at the clock.
+    slewed_s = 0.001 * (1 + stepped.elapsed_s)
+    within_s = interval_s + slewed_s + 0.004
+    assert last.gap_s == expected.gap_s == 0.0
+    assert last.integrated_s == pytest.approx(expected.integrated_s, abs=within_s)
+    rounding_j = stepped.elapsed_s / 16
+    assert last.nvml_joules == pytest.approx(expected.nvml_joules, abs=within_s * watts + rounding_j)
+    for before, after in pairwise(shown):
+        assert all(a <= b for a, b in zip(before.total, after.total, strict=True))
+    stepped.check_history()
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 5.0), st.floats(0.0, 5.0), steps_s), min_size=1, max_size=5))
+def test_gaps_never_exceed_the_time_that_passed(script: list[tuple[float, float, float]]) -> None:
+    """A GPU cannot be read while the clock is set. Its gap is as long as that really took."""
+    rig = SteppedGpu()
+    silent_s = 0.0
+    for seconds, silence_s, step_s in script:
+        rig.run(seconds)
+        rig.time.sleep(silence_s)
+        rig.time.set_wall(step_s)
+        rig.clock.observe()
+        silent_s += silence_s
+    shown = rig.run(1.0)
+    assert shown.gap_s is not None
+    assert shown.integrated_s is not None
+    slewed_s = 0.001 * (len(script) + rig.elapsed_s)
+    assert shown.gap_s <= silent_s + len(script) * 0.1 + slewed_s
+    assert shown.gap_s + shown.integrated_s == pytest.approx(rig.elapsed_s, abs=0.15 + slewed_s)

@@ -332,7 +332,7 @@ def test_a_fast_energy_counter_is_read_at_every_tick(call_s: float) -> None:
 
 
 def test_a_counter_that_becomes_fast_is_read_at_every_tick_again() -> None:
-    """The median is of the last nine calls."""
+    """The median is of nine calls."""
     call_s, time = [0.0024], FakeTime()
 
     def read(_: int) -> float:
@@ -342,7 +342,7 @@ def test_a_counter_that_becomes_fast_is_read_at_every_tick_again() -> None:
     rig = SampledGpu(counter=FormulaCounter(read), time=time)
     rig.tick(50)
     call_s[0] = 0.0
-    rig.tick(60)
+    rig.tick(200)
     read_before = len(times_of_joules_ms(rig))
     rig.tick(50)
     assert len(times_of_joules_ms(rig)) == read_before + 50
@@ -504,7 +504,7 @@ def test_without_power_a_counter_is_not_called_stuck() -> None:
 
 
 def test_a_healthy_gpu_has_no_error_in_a_day() -> None:
-    """24 h of a load that changes, every second: no error, no gap, and a counter that is always published."""
+    """24 h of a load that changes, read every 2 s: no error, no gap, and a counter that is always published."""
     time = FakeTime()
     counted = [0.0, time.monotonic_s()]
 
@@ -517,9 +517,9 @@ def test_a_healthy_gpu_has_no_error_in_a_day() -> None:
         counted[:] = counted[0] + watts() * (now_s - counted[1]), now_s
         return counted[0]
 
-    rig = SampledGpu(lambda _: watts(), FormulaCounter(read), interval_ms=1000, time=time)
-    shown = rig.tick(24 * 3600)
-    assert (shown.errors, shown.gap_s, shown.samples) == ({}, 0.0, 24 * 3600)
+    rig = SampledGpu(lambda _: watts(), FormulaCounter(read), interval_ms=2000, time=time)
+    shown = rig.tick(24 * 1800)
+    assert (shown.errors, shown.gap_s, shown.samples) == ({}, 0.0, 24 * 1800)
     assert not any(isnan(joules) for joules in rig.samples().joules)
     assert shown.nvml_joules == pytest.approx(counted[0], rel=1e-3)
 
