@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from math import inf
 from statistics import median
 from typing import Final
 
@@ -93,12 +94,13 @@ class GpuSampler:
         self._clock, self._publish_ms, self._observers = clock, publish_ms, observers or Observers()
         self._on_reading, self._interval_s = on_reading, interval_ms / 1000
         self._slow_s = GAP_INTERVALS * self._interval_s
-        self._limit_watts: float | None = None
+        # A replayed trace may have any power, so its counter may rise by any amount.
+        self._limit_watts: float | None = inf if device.info.power_source == "replay" else None
         self._reading: Reading | None = None
         self._status = Status()
         self._status_errors: tuple[str, ...] = ()
-        spread_s = device.info.index % SPREAD / SPREAD
-        self._status_s = clock.monotonic_s() + spread_s
+        self._status_s = -inf
+        self._stagger = 1 - device.info.index % SPREAD / SPREAD
         self._power = RetryingReader(
             lambda: self._label("power"), device.open, device.read_watts, STEPS_PER_WATT
         )
@@ -160,7 +162,7 @@ class GpuSampler:
         self.busy_since_s = self._clock.monotonic_s()
         answered = reading is not None and (reading.watts, reading.joules) != (None, None)
         if last:
-            self._status_s = float("-inf")
+            self._status_s = -inf
         if answered or self._power.found:
             self._read_status(alone=not answered)
         if reading is not None and self._on_reading is not None:
@@ -265,7 +267,8 @@ class GpuSampler:
             self.has_slow_counter = median(self._energy_calls_s) > SLOW_ENERGY_SHARE * self._interval_s
             self._energy_calls_s.clear()
             if self.has_slow_counter and not was_slow:
-                self._energy_due_s = now_s - SLOW_ENERGY_SECONDS * self.index % SPREAD / SPREAD
+                self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * self._stagger
+                return
         if self.has_slow_counter:
             self._energy_due_s = max(self._energy_due_s, now_s - self._interval_s) + SLOW_ENERGY_SECONDS
 
@@ -301,8 +304,11 @@ class GpuSampler:
         if start_s < self._status_s:
             return
         period_s = STATUS_ALONE_SECONDS if alone else STATUS_SECONDS
-        # Slightly early, so that an early tick does not postpone it to the next.
-        self._status_s = max(self._status_s + period_s, start_s + period_s - self._interval_s / 2)
+        if self._status_s == -inf:
+            self._status_s = start_s + period_s * self._stagger
+        else:
+            # Slightly early, so that an early tick does not postpone it to the next.
+            self._status_s = max(self._status_s + period_s, start_s + period_s - self._interval_s / 2)
         message = ""
         try:
             status = self.device.read_status()
