@@ -69,49 +69,56 @@ def run(settings: Settings) -> None:
     _check(settings)
     config = LiveWebConfig(settings.web_config_file)
     site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
-    clock = WallClock(settings.interval_ms)
     registry = new_registry()
     zeus_failed = _import_zeus(settings)
-    sampler = _sampler(settings, clock, SamplerHistograms(registry), use_zeus=not zeus_failed)
+    sampler = _sampler(settings, SamplerHistograms(registry), use_zeus=not zeus_failed)
     sampler.start()
     try:
         if settings.replay is None and settings.gpus != (NO_GPUS,):
             select_gpus(sampler, settings.gpus, settings.driver_timeout_ms / 1000)
-        codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
-        cursors = ScraperCursors(
-            lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
-            settings.interval_ms / 1000,
-            settings.retention_ms / 1000,
-            clock.monotonic_s,
-        )
-        power = "replay" if settings.replay else "nvml"
-        state_of_codecarbon = partial(_codecarbon_candidate, codecarbon)
-        registry.register(GpuCollector(sampler))
-        others = [collector.state for collector in (codecarbon, jobs) if collector]
-        registry.register(
-            BackendCollector(sampler, power, state_of_codecarbon, others, zeus_failed=zeus_failed)
-        )
-        registry.register(SamplerCollector(sampler))
-        registry.register(ScraperCollector(cursors))
-        for collector in (codecarbon, jobs):
-            if collector:
-                registry.register(collector)
-                collector.start()
-        beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
-        history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
-        serving = serve(
-            Handlers(sampler, registry, history.answer, settings.retention_ms),
-            site,
-            known=cursors.connections,
-            on_unread=cursors.connection_reset,
-            every_second=partial(_every_second, sampler, settings.retention_ms),
-        )
-        asyncio.run(serving)
+        _serve(settings, site, sampler, registry, zeus_failed=zeus_failed)
     finally:
         sampler.stop()
-        for collector in (jobs, codecarbon):
-            if collector:
-                collector.stop()
+
+
+def _serve(
+    settings: Settings, site: Site, sampler: Sampler, registry: CollectorRegistry, *, zeus_failed: bool
+) -> None:
+    """Register the collectors, and serve until the process is told to end."""
+    codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
+    background = [collector for collector in (codecarbon, jobs) if collector]
+    cursors = ScraperCursors(
+        lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
+        settings.interval_ms / 1000,
+        settings.retention_ms / 1000,
+        sampler.clock.monotonic_s,
+    )
+    backends = BackendCollector(
+        sampler,
+        "replay" if settings.replay else "nvml",
+        partial(_codecarbon_candidate, codecarbon),
+        [collector.state for collector in background],
+        zeus_failed=zeus_failed,
+    )
+    collectors = (GpuCollector(sampler), backends, SamplerCollector(sampler), ScraperCollector(cursors))
+    for collector in (*collectors, *background):
+        registry.register(collector)
+    beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
+    history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
+    serving = serve(
+        Handlers(sampler, registry, history.answer, settings.retention_ms),
+        site,
+        known=cursors.connections,
+        on_unread=cursors.connection_reset,
+        every_second=partial(_every_second, sampler, settings.retention_ms),
+    )
+    try:
+        for collector in background:
+            collector.start()
+        asyncio.run(serving)
+    finally:
+        for collector in background:
+            collector.stop()
 
 
 def new_registry() -> CollectorRegistry:
@@ -151,9 +158,8 @@ def _import_zeus(settings: Settings) -> bool:
     return False
 
 
-def _sampler(
-    settings: Settings, clock: WallClock, observers: SamplerHistograms, *, use_zeus: bool
-) -> Sampler:
+def _sampler(settings: Settings, observers: SamplerHistograms, *, use_zeus: bool) -> Sampler:
+    clock = WallClock(settings.interval_ms)
     pause_s = max(MIN_PAUSE_SECONDS, settings.retention_ms / 1000)
     gpus: Sequence[GpuSampler] = ()
     if settings.replay is not None:

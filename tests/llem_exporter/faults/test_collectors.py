@@ -102,7 +102,9 @@ def test_before_volta_there_is_power_and_no_counter(begin: Begin, steady: FakeDr
     for gpu in steady.gpus:
         gpu.architecture = Architecture.PASCAL
     exporter = begin()
-    wait_until(lambda: exporter.log().count("has no energy counter") == 3, "zeus's answer")
+    wait_until(
+        lambda: exporter.log().count("energy counter is not supported by this GPU") == 3, "zeus's answer"
+    )
     shown = page_when(exporter, lambda page: len(page.labels(POWER)) == 3, "power")
     assert [shown.value(SELECTED, backend=name) for name in ("zeus", "nvml")] == [0, 1]
     assert shown.labels(SUCCESS, collector="zeus") == []
