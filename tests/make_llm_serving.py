@@ -181,7 +181,7 @@ def decimal(value: Fraction) -> str:
 
 def write(out: TextIO) -> None:
     """Write the whole file, in order of time, then GPU."""
-    rng = random.Random(SEED)  # noqa: S311 (a model's noise)
+    rng = random.Random(SEED)
     out.write("seconds,gpu,watts,joules\n")
     out.writelines(
         f"{time_ms / 1000:.2f},{index},{decimal(watts)},{decimal(joules)}\n"

@@ -70,7 +70,7 @@ def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, s
     builder.add(metrics.GPU_ENERGY, (*labels, source or ""), joules if source else None)
     if shown.fresh:
         builder.add(metrics.GPU_POWER_UPDATE, labels, gpu.power_period.seconds)
-        builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.energy_period.seconds)
+        builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.counter.period.seconds if gpu.counter else None)
     for reason, active in shown.status.throttle.items():
         builder.add(metrics.GPU_THROTTLE, (*labels, reason), active)
     for part in shown.status.slices:
