@@ -21,7 +21,7 @@ class Sensor:
         updated_s = now_s // self._period_s * self._period_s
         if self._is_idle(updated_s):
             return 60.0
-        return round(8 * random.Random(round(updated_s * 1e6)).gauss(300, 1)) / 8  # noqa: S311
+        return round(8 * random.Random(round(updated_s * 1e6)).gauss(300, 1)) / 8
 
 
 class AveragingSensor(Sensor):
