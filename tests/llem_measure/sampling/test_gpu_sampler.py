@@ -507,7 +507,7 @@ def test_without_power_a_counter_is_not_called_stuck() -> None:
 
 
 def test_a_healthy_gpu_has_no_error_in_a_day() -> None:
-    """24 h of a load that changes, read every 2 s: no error, no gap, and a counter that is always published."""
+    """24 h of a load that changes, read every 2 s: no error, no gap, and the counter is always published."""
     time = FakeTime()
     counted = [0.0, time.monotonic_s()]
 
