@@ -17,6 +17,7 @@ from tests.llem_exporter.faults.pages import (
     POWER,
     STAMP,
     SUCCESS,
+    TOTAL,
     ZEUS,
     accounted,
     all_read,
@@ -114,18 +115,19 @@ def test_an_nvml_that_hangs_while_it_is_reopened(
 def test_the_zeus_counter_goes_on_over_a_restart(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """After SIGKILL and a restart, the hardware counter includes the time between.
+    """After SIGKILL and a restart, the hardware counter and the counter to use include the time between.
 
-    Our counter starts at 0.
+    The counter of the trapezoid starts at 0.
     """
-    before = all_read(shared_exporter)
+    before = page_with(shared_exporter, TOTAL, 3, source="zeus")
     shared_exporter.kill()
     shared_exporter.start()
-    after = all_read(shared_exporter)
+    after = page_with(shared_exporter, TOTAL, 3, source="zeus")
     for gpu in ("0", "1", "2"):
         true = shared_steady.exact_joules(int(gpu), before.value(STAMP, gpu=gpu), after.value(STAMP, gpu=gpu))
         slack = sum(counter_slack(shared_steady, page, gpu) for page in (before, after))
         assert rise(before, after, ZEUS, gpu) == pytest.approx(true, abs=slack)
+        assert rise(before, after, TOTAL, gpu) == rise(before, after, ZEUS, gpu)
         assert after.value(NVML, gpu=gpu) < true
 
 
