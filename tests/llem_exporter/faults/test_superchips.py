@@ -1,4 +1,4 @@
-"""Superchips of several kinds in one node: each joule is counted once, and each counter for what it counts."""
+"""Superchips of several kinds in one node: each joule is counted once, by a counter of known scope."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
