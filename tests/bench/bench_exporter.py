@@ -349,7 +349,7 @@ def run_prefilled(arguments: list[str]) -> None:
     """Child: the exporter, with a full history before its first tick."""
     from llem_exporter import cli, exporter
     from llem_measure.sampling import sampler
-    from llem_measure.sampling.ledger import Read
+    from llem_measure.sampling.ledger import Reading
 
     class Prefilled(sampler.Sampler):
         def start(self) -> None:
@@ -358,7 +358,7 @@ def run_prefilled(arguments: list[str]) -> None:
                 for number in range(BACKLOG_S * 10 - 20):
                     ms = first_ms + number * self.interval_ms
                     watts, joules = 100 + number * 37 % 4000 / 8, 3e6 + number * 25.125
-                    gpu.ledger.add(Read(ms, ms, 0, self.clock.monotonic_s(), watts, joules))
+                    gpu.ledger.add(Reading(ms, ms, 0, self.clock.monotonic_s(), watts, joules))
             super().start()
 
     vars(exporter)["Sampler"] = Prefilled
