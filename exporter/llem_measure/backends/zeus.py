@@ -337,10 +337,10 @@ def _warnings_of(
         return
     yield from measurement_warnings.of_temperature(gpu, (s.temperature_celsius for s in window.statuses))
     if energy.reset:
-        text = f"GPU {gpu.index}: the energy counter restarted; what it had counted before is missing"
+        text = f"GPU {gpu.index}: the energy counter restarted, so joules are missing; measure again"
         yield MeasurementWarning(WarningCode.COUNTER_RESET, text, gpu.uuid)
     elif energy.late:
-        text = f"GPU {gpu.index}: the energy counter fell slightly; it counts as not having moved"
+        text = f"GPU {gpu.index}: the energy counter fell slightly and counts as unmoved; measure longer"
         yield MeasurementWarning(WarningCode.COUNTER_LATE, text, gpu.uuid)
     elif energy.joules is None and window.is_stuck(duration_s):
         text = f"GPU {gpu.index}: the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
