@@ -116,7 +116,7 @@ def _only(prefix: str, uuids: Mapping[int, str]) -> int | None:
 
 def _index_named(name: str, count: int, uuids: Mapping[int, str]) -> int:
     index = _index_of(name, uuids, lambda _: None)
-    if index in range(count):
+    if index is not None and index < count:
         return index
     matches = [uuid for uuid in uuids.values() if uuid.startswith(name)]
     if len(matches) > 1:
