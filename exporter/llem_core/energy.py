@@ -57,6 +57,17 @@ class PairEnergy(NamedTuple, Generic[Real]):
 NOTHING: Final[PairEnergy[float]] = PairEnergy(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
+def add_energy(a: PairEnergy[float], b: PairEnergy[float]) -> PairEnergy[float]:
+    """Return the sums of both."""
+    return PairEnergy(
+        a.doubled + b.doubled,
+        a.low + b.low,
+        a.high + b.high,
+        a.covered_ms + b.covered_ms,
+        a.gap_ms + b.gap_ms,
+    )
+
+
 def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> PairEnergy[Real]:
     """The trapezoid of each pair where `dt_ms <= max_gap_ms`, and gap milliseconds where not.
 

@@ -109,7 +109,7 @@ class _Recorder(GpuWindow):
 
     def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
         self.samples: list[PowerThermalSample] = []
-        super().__init__(gpu, interval_ms, clock, keep_s=0.0)
+        super().__init__(gpu, interval_ms, clock)
 
     def reading(self, reading: Reading, status: Status, found: bool) -> None:
         if self.sampler.is_open:

@@ -10,6 +10,12 @@ window are known.
         driver.gpus[0].lost = True                       # NVML_ERROR_GPU_IS_LOST, until set to False
         driver.exact_joules(1, start_unix_s, end_unix_s)
         driver.calls()[0].fields                         # nvmlDeviceGetFieldValues calls on GPU 0
+        driver.gpus[0].call_delays_s = {"energy": 0.0024}
+        driver.gpus[0].energy_stuck = "frozen"
+
+    with gb200(tmp_path, energy_scope="module") as driver:
+        driver.modules[0].cpu_watts = 200.0
+        driver.module_joules(0, start_unix_s, end_unix_s)
 
 Set the environment before the process starts (the loader reads LD_LIBRARY_PATH once), or call
 `driver.load_into_this_process()` before pynvml is initialised. FakeDriver builds by itself, once; without

@@ -52,15 +52,15 @@ class FakeDriver:
     FakeGpu (update_period_s=0.1, name="NVIDIA A100-SXM4-40GB").
     """
 
-    gpu_count = whole("gpu_count")  # How many GPUs NVML counts, 64 at most.
-    driver_version = text("driver_version")  # As nvidia-smi shows it.
+    gpu_count = whole("gpu_count")  # the GPUs that NVML counts, at most 64
+    driver_version = text("driver_version")
 
     # Faults. `hung_calls` names fields of DriverCalls; `call_delays_s` has seconds for them.
     # A hung call ends when it is no longer named, or after 600 s with NVML_ERROR_TIMEOUT.
     hung_calls = call_names("hung", _DRIVER_CALLS)
     call_delays_s = call_delays("call_delays_s", _DRIVER_CALLS)
-    replaced = flag("replaced")  # nvmlInit answers LIB_RM_VERSION_MISMATCH, as after an upgrade.
-    forgets_fork = flag("forgets_fork")  # A forked child finds NVML uninitialised.
+    replaced = flag("replaced")  # nvmlInit fails with LIB_RM_VERSION_MISMATCH, as after an upgrade
+    forgets_fork = flag("forgets_fork")  # a forked child must call nvmlInit
 
     def __init__(
         self, directory: Path, gpus: int = 8, *, library: Path | None = None, **defaults: Any
@@ -74,8 +74,8 @@ class FakeDriver:
             file.truncate(ctypes.sizeof(layout.State))
             self._map = mmap.mmap(file.fileno(), 0)
         self.state = layout.State.from_buffer(self._map)
-        # In the past, so that no window of a test begins before it. Unix times minus a whole second are exact.
-        # From a multiple of 10 s, sensors update at multiples of their period in unix time, too.
+        # In the past, so that no window of a test begins before it. Unix times minus a whole second are
+        # exact. From a multiple of 10 s, sensors update at multiples of their period in unix time, too.
         origin_s = int(time.time()) // 10 * 10 - 60
         self.state.origin_ns = origin_s * 10**9
         load_fields = {field.name for field in fields(Load)}
@@ -106,7 +106,7 @@ class FakeDriver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unload the driver and release whoever hangs in it."""
+        """Unload the driver and release all calls that hang."""
         self.unload()
         self.hung_calls = frozenset()
         for gpu in self._all:

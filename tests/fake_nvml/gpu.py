@@ -285,7 +285,7 @@ class FakeGpu:
 
     @property
     def architecture(self) -> Architecture:
-        """Decides which readings exist; setting it sets the compute capability, too."""
+        """The architecture, which decides what can be read. Setting it also sets the compute capability."""
         return Architecture(self.state.architecture)
 
     @architecture.setter

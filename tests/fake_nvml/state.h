@@ -13,7 +13,8 @@
 
 #define NO_CLOCK UINT64_MAX /* not supported */
 
-enum { MAX_GPUS = 64, MAX_MODULES = 64, MAX_MIG_SLICES = 7, PIECES = 256, COUNTERS = 64, CLOCKS = 4, STATE_VERSION = 4 };
+enum { MAX_GPUS = 64, MAX_MODULES = 64, MAX_MIG_SLICES = 7 };
+enum { PIECES = 256, COUNTERS = 64, CLOCKS = 4, STATE_VERSION = 4 };
 #define STATE_MAGIC UINT64_C(0x4c4d564e454b4146) /* "FAKENVML" */
 
 /* GetFieldValues with the energy field among its fields is CALL_ENERGY. CALL_OPEN finds a handle. */
@@ -59,7 +60,8 @@ typedef struct {
     _Atomic double energy_stuck_s; /* the counter stands still from here on; infinity: it moves; -infinity: it is 0 */
 
     /* faults */
-    _Atomic uint64_t lost, power_supported, instant_supported, energy_supported, module_power_supported, limits_supported;
+    _Atomic uint64_t lost, power_supported, instant_supported, energy_supported, module_power_supported;
+    _Atomic uint64_t limits_supported;
     _Atomic uint64_t hung, denied; /* bit n: calls of class n do not return, or answer NO_PERMISSION */
     _Atomic double call_delays_s[CALL_CLASSES];
     _Atomic double power_override_watts; /* negative: none */

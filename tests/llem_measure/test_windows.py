@@ -239,7 +239,7 @@ def test_an_averaged_reading_asks_for_longer_windows(steady: FakeDriver) -> None
     for measured in (averaged, legacy):
         assert measured["codes"][0] == "short_window"
         assert ("few_samples" in measured["codes"]) == (measured["samples"] < 10)
-    assert averaged["messages"][0].endswith("s are short for a 1 s average of power; measure 20 s or more")
+    assert averaged["messages"][0].endswith("s is short for a 1 s average of power; measure 20 s or more")
     assert legacy["messages"][0].endswith("measure 5 s or more")
 
 
@@ -300,14 +300,20 @@ for backend in (eb.ZeusBackend(), eb.NVMLBackend(gpu_indices=[0, 1], sample_inte
             assert child.hear() > measured["total_j"]
 
 
-def test_a_superchip_is_measured_as_its_module(steady: FakeDriver) -> None:
-    """On a GH200, counter and power are those of the module, 50 W more here. The scope is "module"."""
+def test_a_superchips_gpu_is_measured_without_its_module(steady: FakeDriver) -> None:
+    """NVML reads the GPU's own power. A counter of the whole module is no counter of the GPU."""
     steady.gpus[0].module, steady.modules[0].cpu_watts = 0, 50.0
-    steady.gpus[0].energy_scope = "module"
     with Child(together("zeus", "nvml", indices=(0,)), steady.env) as child:
         child.hear()
         time.sleep(0.6)
         child.go_on()
         for measured in child.hear():
-            assert measured["scope"] == "module"
-            assert measured["total_j"] == pytest.approx(150 * measured["covered_s"], rel=0.25)
+            assert measured["scope"] == "gpu"
+            assert_bounded(steady, measured)
+    steady.gpus[0].energy_scope = "module"
+    program = (
+        "tell([failure(eb.ZeusBackend([0]).check), eb.select_energy_backend('auto', gpu_indices=[0]).name])"
+    )
+    refused, chosen = ask(program, steady.env)
+    assert refused == "the energy counter of GPU 0 counts its whole module, with CPU and perhaps other GPUs"
+    assert chosen == "nvml"

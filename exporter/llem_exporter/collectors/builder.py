@@ -11,7 +11,7 @@ Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class CollectorState(NamedTuple):
-    """Whether a collector's last reading succeeded, and its duration [s]. collectors/backends.py publishes it."""
+    """Whether a collector's last reading succeeded, and its duration [s]. backends.py publishes it."""
 
     collector: str
     success: bool

@@ -15,7 +15,7 @@ from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, call, no_answe
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.gpu_sampler import GpuSampler, Observers, exact
+from llem_measure.sampling.gpu_sampler import GpuSampler, exact
 from llem_measure.sampling.ledger import GpuLedger, Reading
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
@@ -25,8 +25,8 @@ from llem_measure.sampling.window import energy_between
 MIN_INTERVAL_MS: Final = 20
 """No sensor updates more often, and each reading costs the GPU and the driver something."""
 
-_EDGE_SAMPLES: Final = 4
-"""Samples that are kept beyond those of the longest wait for a first reading."""
+_END_SAMPLES: Final = 4
+"""Samples that are kept beyond those of the longest wait for a last reading."""
 
 
 def check_interval(sample_interval_ms: float) -> int:
@@ -38,7 +38,7 @@ def check_interval(sample_interval_ms: float) -> int:
     return int(sample_interval_ms)
 
 
-class GpuWindow(Observers):
+class GpuWindow:
     """One GPU during a measurement, and what its readings say beside the joules.
 
     A reading is made at some instant within its call. So the time at which the bounds' rectangles meet is
@@ -46,24 +46,26 @@ class GpuWindow(Observers):
     calls, and `_edge_s` the time of those without a neighbour.
     """
 
-    def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock, keep_s: float) -> None:
+    def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
         self.gpu, self.device = gpu, NvmlDevice(gpu.index)
-        ring = Ring(int(1000 * keep_s / interval_ms) + _EDGE_SAMPLES, exact_times=True)
+        ring = Ring(int(1000 * CALL_SECONDS / interval_ms) + _END_SAMPLES, exact_times=True)
         self.ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
         self.sampler = GpuSampler(
-            self.device, None, self.ledger, clock, interval_ms, observers=self, publish_ms=exact
+            self.device, None, self.ledger, clock, interval_ms, on_reading=self.reading, publish_ms=exact
         )
         self.persistence_mode: bool | None = None
         self.celsius: list[float] = []
         self.peak_watts = 0.0
         self.lost_by = ""
-        self.first_ms: float | None = None
+        self.start_ms = math.inf
+        self.first_samples: list[tuple[float, float]] = []
         self.last_ms: float | None = None
         self._limits_watts = set[float]()
         self._previous: Reading | None = None
         self._shift_j = self._edge_s = 0.0
 
     def reading(self, reading: Reading, status: Status, found: bool) -> None:
+        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
         if status.limit_watts is not None:
             self._limits_watts.add(status.limit_watts)
         if status.temperature_celsius is not None:
@@ -74,7 +76,9 @@ class GpuWindow(Observers):
         if reading.watts is None:
             return
         self.peak_watts = max(self.peak_watts, reading.watts)
-        self.first_ms = self.first_ms or reading.unix_ms
+        # Those up to the start of the window, which may come later, and the next one.
+        if not self.first_samples or self.first_samples[-1][0] < self.start_ms:
+            self.first_samples.append((reading.unix_ms, reading.watts))
         self.last_ms = reading.unix_ms
         self._note_shift(reading, reading.watts)
 
@@ -111,8 +115,7 @@ class NVMLTracker(Tracker):
     def __init__(self, gpus: Sequence[Gpu], interval_ms: int, driver_timeout_s: float) -> None:
         super().__init__()
         self.clock = WallClock(interval_ms)
-        keep_s = driver_timeout_s + CALL_SECONDS
-        self.windows = [GpuWindow(gpu, interval_ms, self.clock, keep_s) for gpu in gpus]
+        self.windows = [GpuWindow(gpu, interval_ms, self.clock) for gpu in gpus]
         self.sampler = Sampler([window.sampler for window in self.windows], self.clock, interval_ms)
         self.end_when_forgotten(self.sampler.stop)
         self.sampler.start()
@@ -122,9 +125,10 @@ class NVMLTracker(Tracker):
         for window in self.windows:
             self._check_opened(window)
         # Before the first sample of a GPU there is nothing of it: the window begins when each has one.
-        firsts_ms = [window.first_ms for window in self.windows if window.first_ms is not None]
+        firsts_ms = [window.first_samples[0][0] for window in self.windows if window.first_samples]
         self.start_ms = max(firsts_ms, default=float(self.clock.now_ms()))
-        self._before = [self._energy_of(window, -math.inf, self.start_ms) for window in self.windows]
+        for window in self.windows:
+            window.start_ms = self.start_ms
 
     def end(self) -> tuple[float, list[PairEnergy[float]]]:
         """Read each GPU once more. Return the end of the window, and the energy of each GPU up to there."""
@@ -135,10 +139,7 @@ class NVMLTracker(Tracker):
         answered = [window for window in self.windows if window.sampler not in self.silent]
         lasts_ms = [window.last_ms for window in answered if window.last_ms is not None]
         end_ms = max(self.start_ms, min((ms for ms in lasts_ms if ms >= stopped_ms - 1), default=stopped_ms))
-        return end_ms, [
-            self._in_window(window, before, end_ms)
-            for window, before in zip(self.windows, self._before, strict=True)
-        ]
+        return end_ms, [self._energy_of(window, end_ms) for window in self.windows]
 
     def _check_opened(self, window: GpuWindow) -> None:
         if not window.sampler.is_open:
@@ -148,16 +149,14 @@ class NVMLTracker(Tracker):
         note_answer(window.gpu.index)
         window.persistence_mode = call(window.gpu.index, window.device.persistence_mode, CALL_SECONDS)
 
-    def _energy_of(self, window: GpuWindow, start_ms: float, end_ms: float) -> PairEnergy[float]:
-        ledger = window.ledger
-        samples = ledger.copy_samples(ledger.held_numbers())
-        return energy_between(samples, start_ms, end_ms, ledger.max_gap_ms)
-
-    def _in_window(self, window: GpuWindow, before: PairEnergy[float], end_ms: float) -> PairEnergy[float]:
+    def _energy_of(self, window: GpuWindow, end_ms: float) -> PairEnergy[float]:
         """Return the sums of all samples without those before and after the window. The rest is a gap."""
-        after = self._energy_of(window, end_ms, math.inf)
-        total = window.ledger.total
-        sums = PairEnergy(*(t - b - a for t, b, a in zip(total, before, after, strict=True)))
+        ledger = window.ledger
+        newest = ledger.copy_samples(ledger.held_numbers())
+        last_samples = zip(newest.times_ms, newest.watts, strict=True)
+        before = energy_between(window.first_samples, -math.inf, self.start_ms, ledger.max_gap_ms)
+        after = energy_between(last_samples, end_ms, math.inf, ledger.max_gap_ms)
+        sums = PairEnergy(*(t - b - a for t, b, a in zip(ledger.total, before, after, strict=True)))
         gap_ms = end_ms - self.start_ms - sums.covered_ms
         # Less than a millionth is rounding.
         return sums._replace(gap_ms=gap_ms if gap_ms > 1e-6 * (end_ms - self.start_ms) else 0.0)

@@ -68,9 +68,10 @@ class CounterFilter:
             self._check(now_s, joules, *self._newest)
         if self._newest is None or joules != self._newest[1]:
             self.has_risen = self._newest is not None
-            self._unchanged = now_s, self._power_joules()
+            self._unchanged, self.stuck = (now_s, self._power_joules()), False
+        elif now_s - self._unchanged[0] >= STUCK_SECONDS:
+            self._check_stuck(now_s)
         self._newest, self._fallen = (now_s, joules), None
-        self._check_stuck(now_s)
         return joules
 
     def _is_restart(self, now_s: float, joules: float) -> bool:

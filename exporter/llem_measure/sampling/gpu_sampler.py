@@ -61,15 +61,13 @@ class Observers:
     def call(self, kind: str, seconds: float) -> None:
         """Take in the time of a call: "power", "energy" or "status"."""
 
-    def reading(self, reading: Reading, status: Status, found: bool) -> None:
-        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
-
 
 class GpuSampler:
     """Reads one GPU into its ledger, by one thread at a time.
 
     The GPU and its counter are opened by their first reading. `publish_ms` maps a reading's unix seconds and
-    its tick to the time to publish in unix ms.
+    its tick to the time to publish in unix ms. `on_reading` is called with each reading, the newest slow
+    readings, and whether the GPU could be reached.
     """
 
     def __init__(
@@ -81,6 +79,7 @@ class GpuSampler:
         interval_ms: int,
         *,
         observers: Observers | None = None,
+        on_reading: Callable[[Reading, Status, bool], None] | None = None,
         publish_ms: Callable[[float, Tick], float] = on_grid,
     ) -> None:
         self.device, self.ledger = device, ledger
@@ -89,9 +88,10 @@ class GpuSampler:
         self.energy_source: Backend | None = None if counter else Backend.NVML
         self.busy_since_s: float | None = None
         self.fast_reads = self.slow_reads = 0
+        self.has_slow_counter = False
         self.hangs = False
         self._clock, self._publish_ms, self._observers = clock, publish_ms, observers or Observers()
-        self._interval_s = interval_ms / 1000
+        self._on_reading, self._interval_s = on_reading, interval_ms / 1000
         self._slow_s = GAP_INTERVALS * self._interval_s
         self._limit_watts: float | None = None
         self._reading: Reading | None = None
@@ -145,6 +145,12 @@ class GpuSampler:
             self._decide_source()
         self.busy_since_s = None
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether finish() has something to do after read()."""
+        is_new = self._on_reading is not None or not self.first_read.is_set()
+        return is_new or self._clock.monotonic_s() >= self._status_s
+
     def finish(self, *, last: bool = False) -> None:
         """Read the slow readings, if they are due, and report the reading.
 
@@ -157,16 +163,17 @@ class GpuSampler:
             self._status_s = float("-inf")
         if answered or self._power.found:
             self._read_status(alone=not answered)
-        if reading is not None:
-            self._observers.reading(reading, self._status, self._power.found)
+        if reading is not None and self._on_reading is not None:
+            self._on_reading(reading, self._status, self._power.found)
         self.busy_since_s = None
-        self.first_read.set()
+        if not self.first_read.is_set():
+            self.first_read.set()
         if last:
             self.last_read.set()
 
     def is_slow_now(self) -> bool:
         """Return whether the next reading includes a slow call of the energy counter."""
-        return self._has_slow_counter() and self._is_energy_time(self._clock.monotonic_s())
+        return self.has_slow_counter and self._is_energy_time(self._clock.monotonic_s())
 
     def check_hang(self) -> None:
         """Count and log a call that hangs. Another thread calls this regularly."""
@@ -242,25 +249,25 @@ class GpuSampler:
             self._observers.call("power", power_end_s - start_s)
         if energy:
             self._observers.call("energy", end_s - power_end_s)
-            self._energy_calls_s = [*self._energy_calls_s[1 - ENERGY_CALLS :], end_s - power_end_s]
-            self._note_energy_time(start_s)
+            self._note_energy_call(start_s, end_s - power_end_s)
         slow = power_end_s - start_s > ON_TICK_SECONDS
         self.slow_reads, self.fast_reads = (self.slow_reads + 1, 0) if slow else (0, self.fast_reads + 1)
 
-    def _has_slow_counter(self) -> bool:
-        calls_s = self._energy_calls_s
-        return len(calls_s) == ENERGY_CALLS and median(calls_s) > SLOW_ENERGY_SHARE * self._interval_s
-
     def _is_energy_time(self, now_s: float) -> bool:
         """Return whether to read the counter now. One whose calls are slow is read once a second."""
-        return not self._has_slow_counter() or now_s >= self._energy_due_s - self._interval_s / 2
+        return now_s >= self._energy_due_s - self._interval_s / 2
 
-    def _note_energy_time(self, now_s: float) -> None:
+    def _note_energy_call(self, now_s: float, call_s: float) -> None:
         """Set when a slow counter is read again. The slow calls of several GPUs come at different times."""
-        if self._energy_due_s:
+        self._energy_calls_s.append(call_s)
+        if len(self._energy_calls_s) == ENERGY_CALLS:
+            was_slow = self.has_slow_counter
+            self.has_slow_counter = median(self._energy_calls_s) > SLOW_ENERGY_SHARE * self._interval_s
+            self._energy_calls_s.clear()
+            if self.has_slow_counter and not was_slow:
+                self._energy_due_s = now_s - SLOW_ENERGY_SECONDS * self.index % SPREAD / SPREAD
+        if self.has_slow_counter:
             self._energy_due_s = max(self._energy_due_s, now_s - self._interval_s) + SLOW_ENERGY_SECONDS
-        elif self._has_slow_counter():
-            self._energy_due_s = now_s + SLOW_ENERGY_SECONDS * (1 - self.index % SPREAD / SPREAD)
 
     def _note_power(self, monotonic_s: float, watts: float | None) -> float | None:
         if watts is not None:

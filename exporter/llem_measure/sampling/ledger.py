@@ -3,10 +3,10 @@
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from llem_core.energy import NOTHING, PairEnergy, joules, pair_energy
+from llem_core.energy import NOTHING, PairEnergy, add_energy, joules, pair_energy
 from llem_measure.sampling.devices import Status
 from llem_measure.sampling.ring import Ring, Samples
 
@@ -84,6 +84,15 @@ class GpuSnapshot:
         return None if self.sample_ms is None else self.sample_ms / 1000
 
 
+class _Published(NamedTuple):
+    """A complete reading, and the sums up to it."""
+
+    reading: Reading
+    total: PairEnergy[float]
+    samples: int
+    peak_watts: float | None
+
+
 class GpuLedger:
     """Integrates the readings of one GPU and keeps them in a ring.
 
@@ -102,8 +111,7 @@ class GpuLedger:
         self._total, self._samples = NOTHING, 0
         self._last_power: Reading | None = None
         self._newest: Reading | None = None
-        self._published = GpuSnapshot()
-        self._published_s = float("-inf")
+        self._published: _Published | None = None
         self._peaks: deque[tuple[float, float]] = deque()
         self._errors: dict[str, int] = {}
         self._status, self._status_s = Status(), float("-inf")
@@ -122,7 +130,7 @@ class GpuLedger:
                 self._add_power(reading)
             self._add_to_ring(reading)
             self._note_peak(reading)
-            if reading.complete or reading.monotonic_s - self._published_s > FRESH_SECONDS:
+            if reading.complete or self._is_due(reading):
                 self._publish(reading)
 
     def add_error(self, name: str) -> None:
@@ -139,19 +147,32 @@ class GpuLedger:
     def snapshot(self, monotonic_s: float) -> GpuSnapshot:
         """Return what to publish now: gauges only while they are fresh, and the gap since the last sample."""
         with self._lock:
-            shown, newest = self._published, self._newest
+            published, newest = self._published, self._newest
             open_ms = self._open_gap_ms(monotonic_s)
             gap_ms = self._total.gap_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
-            total = shown.total._replace(gap_ms=gap_ms)
             errors, status, status_s = self._errors, self._status, self._status_s
         fresh = newest is not None and monotonic_s - newest.monotonic_s <= self._fresh_s
         # If nothing else is read, only the slow readings show that the GPU still answers.
         if monotonic_s - status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
             status = Status()
-        shown = replace(
-            shown, total=total, errors=errors, status=status, fresh=fresh, was_read=newest is not None
+        if published is None:
+            return GpuSnapshot(errors=errors, status=status)
+        reading = published.reading
+        return GpuSnapshot(
+            watts=reading.watts if fresh else None,
+            peak_watts=published.peak_watts if fresh else None,
+            joules=reading.joules,
+            sample_ms=reading.unix_ms if fresh else None,
+            tick_ms=reading.tick_ms,
+            total=published.total._replace(gap_ms=gap_ms),
+            samples=published.samples,
+            watts_call_s=reading.watts_call_s,
+            joules_call_s=reading.joules_call_s,
+            fresh=fresh,
+            was_read=True,
+            errors=errors,
+            status=status,
         )
-        return shown if fresh else replace(shown, watts=None, peak_watts=None, sample_ms=None)
 
     @property
     def power_joules(self) -> float:
@@ -203,7 +224,7 @@ class GpuLedger:
             else:
                 dt_ms = float(round(1000 * (reading.monotonic_s - last.monotonic_s)))
             pair = pair_energy(last.watts, watts, dt_ms, self.max_gap_ms)
-            self._total = PairEnergy(*(ours + its for ours, its in zip(self._total, pair, strict=True)))
+            self._total = add_energy(self._total, pair)
             self.largest_gap_ms = max(self.largest_gap_ms, pair.gap_ms)
         self._samples += 1
         self._last_power = reading
@@ -233,19 +254,13 @@ class GpuLedger:
                 peaks.pop()
             peaks.append((reading.monotonic_s, reading.watts))
 
+    def _is_due(self, reading: Reading) -> bool:
+        published = self._published
+        return published is None or reading.monotonic_s - published.reading.monotonic_s > FRESH_SECONDS
+
     def _publish(self, reading: Reading) -> None:
-        self._published_s = reading.monotonic_s
-        self._published = GpuSnapshot(
-            watts=reading.watts,
-            peak_watts=self._peaks[0][1] if self._peaks else None,
-            joules=reading.joules,
-            sample_ms=reading.unix_ms,
-            tick_ms=reading.tick_ms,
-            total=self._total,
-            samples=self._samples,
-            watts_call_s=reading.watts_call_s,
-            joules_call_s=reading.joules_call_s,
-        )
+        peak_watts = self._peaks[0][1] if self._peaks else None
+        self._published = _Published(reading, self._total, self._samples, peak_watts)
 
     def _is_old(self, reading: Reading) -> bool:
         """Return whether the reading is not later than the newest one, between two steps of the clock."""

@@ -46,6 +46,7 @@ class Sampler:
         self._stopped = threading.Event()
         self._moving = threading.Lock()
         self._threads = [_ReadingThread(gpus)]
+        self._hanging = set[GpuSampler | None]()
 
     def start(self) -> None:
         """Start to read. The threads end after stop(), or with the process, even if a call hangs."""
@@ -105,12 +106,17 @@ class Sampler:
     ) -> None:
         """Read GPUs for a tick: first the fast calls of all of them, then the slow readings."""
         thread = thread or _ReadingThread(gpus)
-        for gpu in sorted(gpus, key=GpuSampler.is_slow_now):
+        slow_last = (
+            sorted(gpus, key=GpuSampler.is_slow_now)
+            if any(gpu.has_slow_counter for gpu in gpus)
+            else tuple(gpus)
+        )
+        for gpu in slow_last:
             if self._take(thread, gpu):
                 gpu.read(tick)
                 thread.current = None
-        for gpu in tuple(gpus):
-            if self._take(thread, gpu):
+        for gpu in slow_last:
+            if (last or gpu.is_unfinished) and self._take(thread, gpu):
                 gpu.finish(last=last)
                 thread.current = None
 
@@ -130,8 +136,10 @@ class Sampler:
             if self._stopped.wait(interval_s - (unix_s + interval_s / 2) % interval_s):
                 break
             self._move_gpus()
-            for gpu in self.gpus:
-                gpu.check_hang()
+            for gpu in {thread.current for thread in self._threads} | self._hanging:
+                if gpu is not None:
+                    gpu.check_hang()
+            self._hanging = {gpu for gpu in self.gpus if gpu.hangs}
         for _ in range(END_CHECKS):
             if all(gpu.last_read.wait(0) for gpu in self.gpus):
                 return
@@ -145,11 +153,11 @@ class Sampler:
                 current = thread.current
                 if self._is_stuck(current):
                     self._split(thread, [gpu for gpu in thread.gpus if gpu is not current])
-                else:
+                elif len(thread.gpus) > 1:
                     slow = [gpu for gpu in thread.gpus if gpu.slow_reads >= SLOW_READS and gpu is not current]
-                    if len(thread.gpus) > 1:
-                        self._split(thread, slow[:1])
-            self._join_fast()
+                    self._split(thread, slow[:1])
+            if len(self._threads) > 1:
+                self._join_fast()
 
     def _is_stuck(self, gpu: GpuSampler | None) -> bool:
         since_s = gpu.busy_since_s if gpu else None

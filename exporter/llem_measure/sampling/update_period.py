@@ -6,6 +6,8 @@ from typing import Final
 
 CHANGES_KEPT: Final = 64
 MIN_CHANGES: Final = 8
+ESTIMATE_CHANGES: Final = 8
+"""Changes between two estimates."""
 
 
 class UpdatePeriod:
@@ -21,6 +23,7 @@ class UpdatePeriod:
         self.seconds: float | None = None
         self._value: float | None = None
         self._changed_s: float | None = None
+        self._changes = 0
         self._steps_s: deque[float] = deque(maxlen=CHANGES_KEPT)
 
     def add(self, monotonic_s: float, value: float) -> None:
@@ -29,7 +32,9 @@ class UpdatePeriod:
             return
         if self._changed_s is not None:
             self._steps_s.append(monotonic_s - self._changed_s)
-            self._estimate()
+            self._changes += 1
+            if self._changes % ESTIMATE_CHANGES == 0:
+                self._estimate()
         # The time of the first value's own change is unknown.
         self._changed_s = None if self._value is None else monotonic_s
         self._value = value

@@ -1,22 +1,21 @@
 """The energy between two instants, out of samples."""
 
+from collections.abc import Iterable
 from itertools import pairwise
-from math import isnan
 
-from llem_core.energy import NOTHING, PairEnergy, part_energy
-from llem_measure.sampling.ring import Samples
+from llem_core.energy import NOTHING, PairEnergy, add_energy, part_energy
 
 
-def energy_between(samples: Samples, start_ms: float, end_ms: float, max_gap_ms: float) -> PairEnergy[float]:
-    """Return the sums of the pairs of power samples between two times. Pairs at the edges are cut."""
+def energy_between(
+    samples: Iterable[tuple[float, float]], start_ms: float, end_ms: float, max_gap_ms: float
+) -> PairEnergy[float]:
+    """Return the sums of the pairs of samples (ms, watts) between two times. Pairs at the edges are cut."""
     total = NOTHING
-    points = zip(samples.times_ms, samples.watts, strict=True)
-    for (ms0, watts0), (ms1, watts1) in pairwise(point for point in points if not isnan(point[1])):
+    for (ms0, watts0), (ms1, watts1) in pairwise(samples):
         from_ms, to_ms = max(ms0, start_ms), min(ms1, end_ms)
         if from_ms < to_ms:
-            dt_ms = float(ms1 - ms0)
-            part = part_energy(
-                watts0, watts1, dt_ms, max_gap_ms, (from_ms - ms0) / dt_ms, (to_ms - ms0) / dt_ms
-            )
-            total = PairEnergy(*(ours + its for ours, its in zip(total, part, strict=True)))
+            dt_ms = ms1 - ms0
+            edges = (from_ms - ms0) / dt_ms, (to_ms - ms0) / dt_ms
+            part = part_energy(watts0, watts1, dt_ms, max_gap_ms, *edges)
+            total = add_energy(total, part)
     return total
