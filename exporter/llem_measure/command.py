@@ -21,10 +21,7 @@ EXIT_INTERRUPTED: Final = 130
 
 
 def _gpus(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:
-    gpus = tuple(gpu.strip() for gpu in (text or "").split(",") if gpu.strip())
-    if text and not gpus:
-        raise click.BadParameter(f"{text!r} names no GPU; write 0,1 or GPU-..., or omit it for all GPUs")
-    return gpus
+    return tuple(gpu.strip() for gpu in text.split(",")) if text else ()
 
 
 def _amounts(_ctx: click.Context, _param: click.Parameter, texts: Sequence[str]) -> tuple[Amount, ...]:

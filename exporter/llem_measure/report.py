@@ -165,8 +165,6 @@ def table(run: CommandRun) -> str:
 
 
 _HEADINGS: Final = ("GPU", "name", "uuid", "joules", "low", "high", "mean W", "peak W", "coverage")
-_TEXT_COLUMNS: Final = 3
-"""The first columns are text, aligned on the left."""
 
 
 def _cells(row: GpuRow) -> tuple[str, ...]:
@@ -178,7 +176,7 @@ def _cells(row: GpuRow) -> tuple[str, ...]:
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Return the rows as lines with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    align = [str.ljust] * _TEXT_COLUMNS + [str.rjust] * (len(widths) - _TEXT_COLUMNS)
+    align = [str.ljust] * 3 + [str.rjust] * (len(widths) - 3)  # three columns of text, then numbers
     return [
         "  ".join(put(cell, width) for put, cell, width in zip(align, row, widths, strict=True))
         for row in rows
