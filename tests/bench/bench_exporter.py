@@ -9,7 +9,7 @@ python tests/bench/bench_exporter.py [--seconds 30] [--gpus 8]
   thread of the bench on the same grid at the same time: the machine's own part.
 - "15 min pulled" is the exporter with a history that was filled before the start (the only difference to
   production), while a client pulls all of it, again and again, as gzipped OpenMetrics, as Prometheus does.
-- The peers are nvitop-exporter at 4 Hz, and nvmlDeviceGetFieldValues alone at 10 Hz from a thread per GPU. They
+- The peers are nvitop-exporter at 4 Hz, and nvmlDeviceGetFieldValues alone at 10 Hz, a thread per GPU. They
   run at the same time as the exporter, so that the ratio does not depend on the machine's moment.
 """
 
