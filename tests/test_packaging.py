@@ -130,7 +130,6 @@ def test_wheel_holds_the_packages_and_nothing_else(built: Built) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} < set(names)
     assert {
         "llem_exporter/replay/traces/llm_serving.csv",
-        "llem_exporter/replay/traces/make_llm_serving.py",
     } < set(names)
     assert not [name for name in names if "test" in name or "__pycache__" in name]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

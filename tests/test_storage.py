@@ -9,8 +9,8 @@ import pytest
 
 from llem_exporter.history.page import trace_slices
 from llem_measure.sampling.devices import DeviceInfo
-from llem_measure.sampling.ledger import rounded
 from llem_measure.sampling.ring import Samples
+from llem_measure.sampling.validation import rounded
 from tests.bench.bench_storage import COUNTER_START_JOULES, KINDS, stored
 from tests.servers import Prometheus, PrometheusRelease
 
@@ -24,7 +24,7 @@ def test_a_noisy_sample_costs_few_bytes(
 ) -> None:
     """Ten minutes of noise in 1/8 W and its counter, on whole ticks, stay within the bytes per sample."""
     rng = random.Random(20261124)
-    times, watts, joules = array("q"), array("d"), array("d")
+    times, watts, joules = array("d"), array("d"), array("d")
     counter = COUNTER_START_JOULES
     for number in range(SAMPLES):
         power = rounded(rng.gauss(300, 15), 8) or 0.0

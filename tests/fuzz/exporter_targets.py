@@ -9,10 +9,10 @@ from aiohttp import web
 
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.cli import main as exporter_command
-from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, JobFiles
+from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, read_jobs
 from llem_exporter.replay import device as replay
-from llem_exporter.web.config import WebConfig
 from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since
+from llem_exporter.web.reload import LiveWebConfig
 from tests.fuzz.target import Target, folder
 
 UUID: Final = "gpu-0a1b"
@@ -54,20 +54,18 @@ def read_web_config(data: bytes) -> None:
     path.write_bytes(data)
     said = ""
     try:
-        WebConfig.load(path)
+        LiveWebConfig(path)
     except ConfigError as exc:
         said = str(exc)
     assert said.isprintable(), said
 
 
-def read_jobs(data: bytes) -> None:
+def read_job_file(data: bytes) -> None:
     """A job file: what is taken from it is text of bounded length that can be printed."""
     directory = folder() / "jobs"
     directory.mkdir(exist_ok=True)
     (directory / UUID).write_bytes(data)
-    files = JobFiles(str(directory))
-    files.read([UUID])
-    for job in files.read([UUID]).jobs:
+    for job in read_jobs(str(directory), [UUID]).jobs:
         values = (job.job_id, job.user, job.account, job.partition)
         assert "".join(values).isprintable()
         assert job.job_id
@@ -75,10 +73,9 @@ def read_jobs(data: bytes) -> None:
 
 
 WEB_CONFIGS: Final = (
-    b"tls_server_config:\n  cert: |\n    -----BEGIN\n  key: x\n  client_auth_type: NoClientCert\n",
+    b"tls_server_config:\n  cert_file: |\n    a\n  key_file: x\n  client_auth_type: NoClientCert\n",
     b"basic_auth_users:\n  a: $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO\n",
     b'http_server_config:\n  http2: true\n  headers: {X-Frame-Options: deny, X-XSS-Protection: "\\x31"}\n',
-    b"rate_limit: {interval: 1s, burst: 5}\n",
     b'{"basic_auth_users": {"\\ud800\\U0001f600": "x"}}',
 )
 TARGETS: Final = {
@@ -89,7 +86,7 @@ TARGETS: Final = {
     "options": Target(read_options, (b"100ms", b"1.5s", b"127.0.0.1:9955", b"[::1]:0", b":9955")),
     "web_config": Target(read_web_config, WEB_CONFIGS),
     "jobs": Target(
-        read_jobs,
+        read_job_file,
         (b"job_id=12\nuser=ann\n# a remark\njob_id=13\n", b"user=bob\n\njob_id = x y \naccount=c\n"),
     ),
 }

@@ -48,3 +48,19 @@ class FormulaDevice:
     def open(self) -> bool:
         self.opened += 1
         return True
+
+
+@dataclass
+class FormulaCounter:
+    """An energy counter that is a function of the time it is asked at; the function may sleep or raise."""
+
+    joules_at: Callable[[int], float]
+    exists: bool = True
+    opened: int = 0
+
+    def read_joules(self, unix_ms: int) -> float:
+        return self.joules_at(unix_ms)
+
+    def open(self) -> bool:
+        self.opened += 1
+        return self.exists

@@ -1,12 +1,12 @@
 """The worker process as the exporter sees it: start it, receive its measurements, end it."""
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from threading import Thread
 from typing import IO, Any, Final, cast
 
@@ -41,7 +41,7 @@ class Worker:
         command = [sys.executable, "-P", "-m", "llem_exporter.codecarbon.worker", json.dumps(settings)]
         pipe = subprocess.PIPE
         try:
-            # bufsize=0: wait() does not see lines that have been read into a buffer.
+            # bufsize=0: poll() does not see lines that have been read into a buffer.
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
         except OSError as exc:
             raise LLEMError(f"cannot start the worker: {exc}") from exc
@@ -59,7 +59,9 @@ class Worker:
         cannot measure or has ended.
         """
         _, stdout, _ = self._pipes
-        if not wait([stdout.fileno()], timeout_s):
+        poll = select.poll()
+        poll.register(stdout, select.POLLIN)
+        if not poll.poll(timeout_s * 1000):
             raise LLEMError(f"no measurement for {timeout_s:g} s; restarting the worker")
         line = stdout.readline()  # the worker writes whole lines
         if not line:
@@ -96,4 +98,4 @@ class Worker:
     def _exit_reason(self) -> str:
         self._error_reader.join(END_SECONDS)
         status = self._process.wait(END_SECONDS)
-        return f"the worker ended with status {status}{self._last_error and ': '}{self._last_error}"
+        return ": ".join(filter(None, (f"the worker ended with status {status}", self._last_error)))

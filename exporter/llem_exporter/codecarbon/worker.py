@@ -18,11 +18,11 @@ from typing import Any, Final
 from llem_core.errors import ConfigError
 
 FIRST_SECONDS: Final = 0.5
-"""Time before the first measurement. Before a counter has moved, a GPU looks like no GPU."""
+"""Time before the first measurement. A GPU whose counter has not moved looks like one that cannot be seen."""
 
 NEVER_SECONDS: Final = 1e6
-"""CodeCarbon's own measuring period. The worker asks for each measurement instead, to know how long it takes;
-and while one hangs, no others queue up."""
+"""CodeCarbon's own period, too long to matter: the worker asks for each measurement instead, to know how long
+it takes. While one hangs, no others queue up."""
 
 
 def main() -> None:

@@ -8,13 +8,15 @@ regular files are opened, and the limits below apply.
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from llem_core.errors import ConfigError, LLEMError
 
-MAX_BYTES: Final = 16_384
+MAX_BYTES: Final = 4096
+MAX_LINES: Final = 256
+"""The maximum size and length of a job file. All files are read every second."""
 MAX_VALUE_CHARACTERS: Final = 256
 MAX_FILES: Final = 256
 """The maximum number of job files of this node's GPUs."""
@@ -52,64 +54,66 @@ class JobFileError(LLEMError):
     """A job file is rejected. The message is the reason without the file's name."""
 
 
-_Version = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _JobFile:
-    """A file as it was read last."""
-
-    version: _Version | None
-    jobs: tuple[Job, ...] = ()
-    problem: str = ""
-    complete: bool = True
-
-
-class JobFiles:
-    """The job files of a directory. A file that has not changed is not read again."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-        self._known: dict[str, _JobFile] = {}
-
-    def read(self, uuids: Collection[str]) -> Listing:
-        """Return the jobs of the GPUs with these UUIDs (lower case). Raises ConfigError for the directory.
-
-        A file whose last line does not end in a newline may still be being written. Its jobs count once the
-        file is unchanged at the next call.
-        """
+def read_jobs(directory: str, uuids: Collection[str]) -> Listing:
+    """Return the jobs of the GPUs with these UUIDs (lower case). Raises ConfigError for the directory."""
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self._read(directory, uuids)
-            finally:
-                os.close(directory)
-        except OSError as exc:
-            self._known.clear()
-            reason = exc.strerror or exc
-            raise ConfigError(f"cannot read the directory {self._directory!r}: {reason}") from exc
+            return _read_folder(folder, uuids)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise ConfigError(f"cannot read the directory {directory!r}: {reason}") from exc
 
-    def _read(self, directory: int, uuids: Collection[str]) -> Listing:
-        problems: list[str] = []
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
-        if len(names) > MAX_ENTRIES:
-            problems.append(f"found more than {MAX_ENTRIES} directory entries; the others were not read")
-        of_gpus = ((name.partition(".")[0].lower(), name) for name in names)
-        named = sorted((uuid, name) for uuid, name in of_gpus if uuid in uuids)
-        if len(named) > MAX_FILES:
-            problems.append(f"found {len(named)} job files; only the first {MAX_FILES} were read")
-        files: dict[str, _JobFile] = {}
-        for uuid, name in named[:MAX_FILES]:
-            if file := _read_file(directory, name, uuid, self._known.get(name)):
-                files[name] = file
-        self._known = files
-        # repr(): a file's name may contain newlines or invalid UTF-8.
-        problems += [f"{name!r}: {file.problem}" for name, file in files.items() if file.problem]
-        jobs = sorted({job for file in files.values() if file.complete for job in file.jobs})
-        if len(jobs) > MAX_JOBS:
-            problems.insert(0, f"found {len(jobs)} jobs; only the first {MAX_JOBS} are published")
-        return Listing(tuple(jobs[:MAX_JOBS]), tuple(problems))
+
+def _read_folder(folder: int, uuids: Collection[str]) -> Listing:
+    problems: list[str] = []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
+    if len(names) > MAX_ENTRIES:
+        problems.append(f"found more than {MAX_ENTRIES} directory entries; the others were not read")
+    of_gpus = ((name.partition(".")[0].lower(), name) for name in names)
+    named = sorted((uuid, name) for uuid, name in of_gpus if uuid in uuids)
+    if len(named) > MAX_FILES:
+        problems.append(f"found {len(named)} job files; only the first {MAX_FILES} were read")
+    found: set[Job] = set()
+    # Problems have the repr() of a name, because it may contain newlines or invalid UTF-8.
+    for uuid, name in named[:MAX_FILES]:
+        try:
+            found.update(parse(_text(folder, name), uuid))
+        except FileNotFoundError:  # removed since the names were listed
+            continue
+        except JobFileError as exc:
+            problems.append(f"{name!r}: {exc}")
+        except OSError as exc:
+            problems.append(f"{name!r}: cannot be read: {exc.strerror}")
+    jobs = sorted(found)
+    if len(jobs) > MAX_JOBS:
+        problems.insert(0, f"found {len(jobs)} jobs; only the first {MAX_JOBS} are published")
+    return Listing(tuple(jobs[:MAX_JOBS]), tuple(problems))
+
+
+def _text(folder: int, name: str) -> str:
+    """Return the text of a regular file. Raises JobFileError and OSError."""
+    # Check the type before opening, too: opening a device file can have effects.
+    _refuse_special(os.stat(name, dir_fd=folder, follow_symlinks=False))
+    with open(name, "rb", opener=lambda path, _: os.open(path, _OPEN_FLAGS, dir_fd=folder)) as file:
+        _refuse_special(os.fstat(file.fileno()))
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise JobFileError(f"larger than {MAX_BYTES} bytes")
+    if content and not content.endswith(b"\n"):
+        raise JobFileError("the last line has no newline; the file may still be being written")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise JobFileError(f"byte {exc.start} is not UTF-8") from exc
+
+
+def _refuse_special(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise JobFileError("not a regular file")
 
 
 def parse(text: str, uuid: str) -> tuple[Job, ...]:
@@ -119,7 +123,10 @@ def parse(text: str, uuid: str) -> tuple[Job, ...]:
     # are ignored.
     """
     jobs: list[dict[str, str]] = [{}]
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = text.split("\n")
+    if len(lines) > MAX_LINES:
+        raise JobFileError(f"longer than {MAX_LINES} lines")
+    for number, line in enumerate(lines, start=1):
         stripped = line.strip(" \t\r")
         if not stripped or stripped.startswith("#"):
             continue
@@ -145,40 +152,3 @@ def _problem(key: str, value: str) -> str:
     if len(value) > MAX_VALUE_CHARACTERS:
         return f"is longer than {MAX_VALUE_CHARACTERS} characters"
     return "" if value.isprintable() else "contains unprintable characters"
-
-
-def _read_file(directory: int, name: str, uuid: str, known: _JobFile | None) -> _JobFile | None:
-    """Return a file's jobs, or None if the file is gone."""
-    try:
-        # Check the type before opening: opening a device file can have effects.
-        version = _version(os.stat(name, dir_fd=directory, follow_symlinks=False))
-        if known is not None and known.version == version:
-            return replace(known, complete=True)
-        version, content = _content(directory, name)
-        return _JobFile(version, parse(content.decode(), uuid), complete=content.endswith(b"\n"))
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as exc:
-        reason = f"byte {exc.start} is not UTF-8"
-    except JobFileError as exc:
-        reason = str(exc)
-    except OSError as exc:
-        reason = f"cannot be read: {exc.strerror}"
-    return _JobFile(None, problem=reason)
-
-
-def _content(directory: int, name: str) -> tuple[_Version, bytes]:
-    """Return a regular file's version and its bytes. Raises JobFileError and OSError."""
-    with open(name, "rb", opener=lambda path, _: os.open(path, _OPEN_FLAGS, dir_fd=directory)) as file:
-        version = _version(os.fstat(file.fileno()))
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise JobFileError(f"larger than {MAX_BYTES} bytes")
-    return version, content
-
-
-def _version(status: os.stat_result) -> _Version:
-    """Return what changes when a file is written to or replaced. Raises JobFileError."""
-    if not stat.S_ISREG(status.st_mode):
-        raise JobFileError("not a regular file")
-    return status.st_ino, status.st_size, status.st_ctime_ns, status.st_mtime_ns

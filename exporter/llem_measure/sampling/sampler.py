@@ -63,6 +63,8 @@ class Sampler:
             self.gpus = tuple(gpu for gpu in self.gpus if gpu not in gpus)
             for thread in self._threads:
                 thread.gpus = [gpu for gpu in thread.gpus if gpu not in gpus]
+        for gpu in gpus:
+            gpu.last_read.set()
 
     def wait_first(self, timeout_s: float) -> Sequence[GpuSampler]:
         """Wait until each GPU was read once, or failed once. Returns those that have not answered."""
@@ -74,8 +76,8 @@ class Sampler:
 
     @property
     def ready(self) -> bool:
-        """Whether each GPU was read once, or failed once."""
-        return all(gpu.first_read.is_set() for gpu in self.gpus)
+        """Whether each GPU was read once, failed once, or hangs."""
+        return all(gpu.first_read.is_set() or gpu.hangs for gpu in self.gpus)
 
     def _wait(self, events: Sequence[threading.Event], timeout_s: float) -> Sequence[GpuSampler]:
         end_s = time.monotonic() + timeout_s
@@ -151,12 +153,13 @@ class Sampler:
         with self._moving:
             for thread in tuple(self._threads):
                 current = thread.current
-                if self._is_stuck(current):
+                if current is not None and self._is_stuck(current):
+                    current.fast_reads = 0
                     self._split(thread, [gpu for gpu in thread.gpus if gpu is not current])
                 elif len(thread.gpus) > 1:
                     slow = [gpu for gpu in thread.gpus if gpu.slow_reads >= SLOW_READS and gpu is not current]
                     self._split(thread, slow[:1])
-            if len(self._threads) > 1:
+            if len(self._threads) > 1 and not self._stopped.is_set():
                 self._join_fast()
 
     def _is_stuck(self, gpu: GpuSampler | None) -> bool:
@@ -174,11 +177,18 @@ class Sampler:
             self._start(other)
 
     def _join_fast(self) -> None:
-        """Move GPUs that are fast again to the thread that has the most GPUs."""
+        """Move GPUs that are fast again to the thread that has the most fast GPUs, and does not hang."""
         self._threads = [thread for thread in self._threads if thread.gpus] or self._threads[:1]
-        largest = max(self._threads, key=lambda thread: len(thread.gpus))
+        free = [thread for thread in self._threads if not self._is_stuck(thread.current)]
+        if not free:
+            return
+        largest = max(free, key=lambda thread: len(_fast(thread)))
         for thread in self._threads:
-            if thread is not largest and thread.current is None:
-                fast = [gpu for gpu in thread.gpus if gpu.fast_reads >= FAST_READS]
+            fast = _fast(thread)
+            if fast and thread is not largest and thread.current is None:
                 thread.gpus = [gpu for gpu in thread.gpus if gpu not in fast]
                 largest.gpus = [*largest.gpus, *fast]
+
+
+def _fast(thread: _ReadingThread) -> list[GpuSampler]:
+    return [gpu for gpu in thread.gpus if gpu.fast_reads >= FAST_READS]

@@ -1,46 +1,32 @@
 """How often a sensor or a counter really changes."""
 
 from collections import deque
-from statistics import fmean
 from typing import Final
 
-CHANGES_KEPT: Final = 64
-MIN_CHANGES: Final = 8
-ESTIMATE_CHANGES: Final = 8
-"""Changes between two estimates."""
+CHANGES: Final = 8
 
 
 class UpdatePeriod:
     """Estimates the update period of a reading from the times at which its value changes.
 
     Constant power and equal neighbours lengthen the time between two changes, never shorten it. So the
-    estimate is the mean of the shortest times between changes (up to 1.5 x their lower quartile), and the
-    smallest such estimate so far. A reading that changes at every sample has an update period of at most the
-    sample interval.
+    estimate is the shortest time of eight changes in a row so far, divided by eight. A period that is not a
+    multiple of the sample interval is found to an eighth of the interval. A reading that changes at every
+    sample has a period of at most the interval.
     """
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self._value: float | None = None
-        self._changed_s: float | None = None
-        self._changes = 0
-        self._steps_s: deque[float] = deque(maxlen=CHANGES_KEPT)
+        self._changes_s: deque[float] = deque(maxlen=CHANGES + 1)
 
     def add(self, monotonic_s: float, value: float) -> None:
         """Take in the next reading."""
         if value == self._value:
             return
-        if self._changed_s is not None:
-            self._steps_s.append(monotonic_s - self._changed_s)
-            self._changes += 1
-            if self._changes % ESTIMATE_CHANGES == 0:
-                self._estimate()
-        # The time of the first value's own change is unknown.
-        self._changed_s = None if self._value is None else monotonic_s
+        if self._value is not None:  # else the time of this value's own change is not known
+            self._changes_s.append(monotonic_s)
         self._value = value
-
-    def _estimate(self) -> None:
-        steps_s = sorted(self._steps_s)
-        shortest = [step_s for step_s in steps_s if step_s <= 1.5 * steps_s[len(steps_s) // 4]]
-        if len(shortest) >= MIN_CHANGES:
-            self.seconds = min(fmean(shortest), self.seconds or float("inf"))
+        if len(self._changes_s) > CHANGES:
+            period_s = (monotonic_s - self._changes_s[0]) / CHANGES
+            self.seconds = min(period_s, self.seconds or period_s)

@@ -35,13 +35,20 @@ def measured(exporter: Exporter, after_unix_s: float = 0.0) -> dict[str, float]:
 
 
 def worker_of(pid: int) -> int:
-    """The process ID of an exporter's worker."""
+    """The process ID of an exporter's worker, or 0."""
     children = Path(f"/proc/{pid}/task")
     for task in children.iterdir():
         for child in (task / "children").read_text().split():
             if "codecarbon.worker" in Path(f"/proc/{child}/cmdline").read_text():
                 return int(child)
     return 0
+
+
+def kill_worker(pid: int) -> None:
+    """Kill an exporter's worker. os.kill(0) would kill the tests."""
+    worker = worker_of(pid)
+    assert worker
+    os.kill(worker, signal.SIGKILL)
 
 
 def gone(pid: int) -> Callable[[], bool]:

@@ -1,7 +1,6 @@
 """CodeCarbonCollector and its worker: the real library on the fake driver, and its failures."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Event
@@ -13,7 +12,7 @@ from llem_core.backend import Backend, Candidate
 from llem_exporter.codecarbon.process import Worker
 from llem_exporter.collectors.codecarbon import CodeCarbonCollector
 from tests.fake_nvml import FakeDriver
-from tests.llem_exporter.collectors.test_carbon import gone, worker_of
+from tests.llem_exporter.collectors.test_carbon import gone, kill_worker, worker_of
 from tests.servers import wait_until
 
 
@@ -62,12 +61,14 @@ class Watched:
         wait_until(lambda: self.page()[READ_AT] > before_s, "another measurement")
 
     def page(self) -> dict[str, float]:
-        """Component or name of the series -> its value."""
-        return {
+        """Component or name of the series -> its value, and the state of the collector."""
+        state = self.carbon.state()
+        shown = {
             sample.labels.get("component", sample.name): sample.value
             for family in self.carbon.collect()
             for sample in family.samples
         }
+        return {SUCCESS: state.success, metrics.COLLECTOR_DURATION.name: state.duration_s or 0.0, **shown}
 
 
 SUCCESS, GRAMS = metrics.COLLECTOR_SUCCESS.name, metrics.CODECARBON_EMISSIONS.name
@@ -115,7 +116,7 @@ def test_a_worker_that_dies_is_started_again(loaded: FakeDriver, caplog: pytest.
         watched.measures()
         assert "KeyError: 'odd'" in caplog.text
         assert watched.page()[metrics.COLLECTOR_DURATION.name] >= 0.3
-        os.kill(worker_of(os.getpid()), signal.SIGKILL)
+        kill_worker(os.getpid())
         assert "-9" in watched.fails()
         assert watched.page()[SUCCESS] == 0
         assert watched.carbon.candidate.backend is Backend.CODECARBON

@@ -22,9 +22,9 @@ from llem_exporter.collectors.job_files import (
     MAX_JOBS,
     Job,
     JobFileError,
-    JobFiles,
     Listing,
     parse,
+    read_jobs,
 )
 from llem_exporter.collectors.jobs import STALE_SECONDS, JobsCollector
 from llem_measure.sampling.devices import DeviceInfo
@@ -41,7 +41,7 @@ GPUS = [DeviceInfo(0, UUID, "test")]
 
 
 def listing(directory: Path) -> Listing:
-    return JobFiles(str(directory)).read({OURS})
+    return read_jobs(str(directory), {OURS})
 
 
 def put(directory: Path, name: str, text: str | bytes) -> None:
@@ -86,6 +86,7 @@ def test_lines_are_jobs(text: str, expected: list[tuple[str, ...]]) -> None:
         ("job_id=\u202eevil\n", "line 1: job_id contains unprintable characters"),
         (f"job_id=1\naccount={'1' * 257}\n", "line 2: account is longer than 256 characters"),
         ("job_id=1\npartition=\x7f\n", "line 2: partition contains unprintable characters"),
+        ("a=\n" * 256, "longer than 256 lines"),
         ("job=1\nuser=ada\n", "write job_id= instead of job="),
     ],
 )
@@ -190,24 +191,23 @@ def test_at_most_256_jobs_are_published(tmp_path: Path) -> None:
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     """Invalid UTF-8 in a file or its name is rejected with a printable reason."""
     put(tmp_path, UUID, b"job_id=1\nuser=\xff\n")
-    (tmp_path / os.fsdecode(f"{UUID}.\xe9\n".encode("latin-1"))).write_text("job\n")
+    (tmp_path / os.fsdecode(f"{UUID}.\xe9\n".encode("latin-1"))).write_text("job_id\n")
     found = listing(tmp_path)
     assert found.jobs == ()
     assert f"'{UUID}': byte 14 is not UTF-8" in found.problems
     assert all(reason.isprintable() for reason in found.problems)
 
 
-def test_a_half_written_file_waits_for_its_end(tmp_path: Path) -> None:
-    """A last line without a newline counts only if the file is unchanged at the next reading."""
-    files = JobFiles(str(tmp_path))
+def test_a_half_written_file_is_refused(tmp_path: Path) -> None:
+    """A file counts once its last line ends. Until then its job ID may be cut short."""
     path = tmp_path / UUID
+    path.write_text("")
+    assert listing(tmp_path) == Listing()
     path.write_text("job_id=12")
-    assert files.read({OURS}).jobs == ()
-    path.write_text("job_id=1234")
-    assert files.read({OURS}).jobs == ()
-    assert files.read({OURS}).jobs == (Job(OURS, "1234", ""),)
-    path.write_text("job_id=1235\n")
-    assert files.read({OURS}).jobs == (Job(OURS, "1235", ""),)
+    reason = "the last line has no newline; the file may still be being written"
+    assert listing(tmp_path) == Listing((), (f"'{UUID}': {reason}",))
+    path.write_text("job_id=1234\n")
+    assert listing(tmp_path) == Listing((Job(OURS, "1234"),))
 
 
 def test_an_unreadable_directory_is_a_reason(tmp_path: Path) -> None:
@@ -215,16 +215,14 @@ def test_an_unreadable_directory_is_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name, reason in (("none", "No such file or directory"), ("file", "Not a directory")):
         with pytest.raises(ConfigError, match=reason):
-            JobFiles(str(tmp_path / name)).read({OURS})
+            read_jobs(str(tmp_path / name), {OURS})
 
 
 def values(jobs: JobsCollector) -> dict[str, float]:
-    """Job ID or name of the series -> its value."""
-    return {
-        sample.labels.get("job_id", sample.name): sample.value
-        for family in jobs.collect()
-        for sample in family.samples
-    }
+    """Job ID -> 1, and the state of the collector."""
+    state = jobs.state()
+    shown = {sample.labels["job_id"]: sample.value for family in jobs.collect() for sample in family.samples}
+    return {SUCCESS: state.success, DURATION: state.duration_s or 0.0, **shown}
 
 
 SUCCESS, DURATION = metrics.COLLECTOR_SUCCESS.name, metrics.COLLECTOR_DURATION.name

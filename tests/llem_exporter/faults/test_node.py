@@ -1,6 +1,5 @@
 """A healthy node with every collector on, and what becomes of it when CodeCarbon's process dies."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from llem_core import metrics
 from llem_core.metrics import METRICS_PAGE
 from tests.fake_nvml import FakeDriver
-from tests.llem_exporter.collectors.test_carbon import worker_of
+from tests.llem_exporter.collectors.test_carbon import kill_worker, worker_of
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,
     COVERED,
@@ -19,6 +18,8 @@ from tests.llem_exporter.faults.pages import (
     SELECTED,
     STAMP,
     SUCCESS,
+    TOTAL,
+    ZEUS,
     SteadyDriver,
     accounted,
     all_read,
@@ -51,7 +52,7 @@ def exporter(driver: FakeDriver, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDriver) -> None:
-    """The page has every metric of METRICS_PAGE. Joules match the exact joules. zeus is selected."""
+    """The page has every metric, except for superchips and varying power. Joules match the exact joules."""
     first = all_read(exporter)
     page_with(exporter, metrics.CODECARBON_EMISSIONS.name)
     driver.gpus[0].denied = frozenset({"fields"})
@@ -59,13 +60,16 @@ def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDrive
     driver.gpus[0].denied = frozenset()
     last = all_read(exporter)
     shown = last.names | {name.removesuffix("_count") for name in last.names}
-    assert {spec.name for spec in METRICS_PAGE} - shown == set()
+    missing = {spec.name for spec in METRICS_PAGE} - shown
+    assert missing == {metrics.GPU_MODULE_POWER.name, metrics.GPU_POWER_UPDATE.name}
+    assert last.value(metrics.GPU_SM_CLOCK.name, gpu="0") == 1_755e6
     assert "process_resident_memory_bytes" in last.names
     assert [last.value(SELECTED, backend=name) for name in ("zeus", "nvml")] == [1, 0]
     assert last.value(AVAILABLE, backend="codecarbon") == 1
     for gpu in ("0", "1", "2"):
         accounted(driver, first, last, gpu)
         assert counted_error(driver, first, last, gpu) == 0
+        assert last.value(TOTAL, gpu=gpu, source="zeus") == last.value(ZEUS, gpu=gpu)
 
 
 def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:
@@ -84,7 +88,7 @@ def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:
 def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: FakeDriver) -> None:
     """If CodeCarbon dies, its counters stay. GPUs are read without a gap, and zeus is selected."""
     before = page_with(exporter, CARBON, 1, component="gpu")
-    os.kill(worker_of(exporter.pid), signal.SIGKILL)
+    kill_worker(exporter.pid)
     page_when(exporter, lambda page: page.value(SUCCESS, collector="codecarbon") == 0, "the failure")
     after = page_when(exporter, lambda page: rise(before, page, STAMP, "0") >= 1, "a second")
     assert after.value(AVAILABLE, backend="codecarbon") == 0
@@ -93,7 +97,7 @@ def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: F
     for gpu in ("0", "1", "2"):
         gap_s = accounted(driver, before, after, gpu)
         assert gap_s < rise(before, after, COVERED, gpu)  # 0 on a quiet machine
-    wait_until(lambda: "its worker ended with status -9" in exporter.log(), "the reason")
+    wait_until(lambda: "the worker ended with status -9" in exporter.log(), "the reason")
 
 
 def test_an_interrupt_ends_it_cleanly(exporter: Exporter) -> None:
