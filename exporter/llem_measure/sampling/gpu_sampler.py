@@ -136,6 +136,7 @@ class GpuSampler:
 
     def read(self, tick: Tick) -> None:
         """Read power and the counter, if each is due. Then call finish()."""
+        self._report()  # of a GPU that was moved to another thread before finish()
         self.busy_since_s = start_s = self._clock.monotonic_s()
         self._reading = self._read_values(tick, start_s)
         if self._reading is not None:
@@ -150,7 +151,7 @@ class GpuSampler:
 
     def finish(self, *, last: bool = False) -> None:
         """Read the slow readings, if they are due or this is the last reading, and report the reading."""
-        reading, self._reading = self._reading, None
+        reading = self._reading
         self.busy_since_s = now_s = self._clock.monotonic_s()
         answered = reading is not None and (reading.watts, reading.joules) != (None, None)
         if (answered or self._power.found) and (last or self._slow.is_due(now_s)):
@@ -158,8 +159,7 @@ class GpuSampler:
             end_s = self._clock.monotonic_s()
             self._observers.call("status", end_s - now_s)
             self.ledger.set_status(status, end_s)
-        if reading is not None and self._on_reading is not None:
-            self._on_reading(reading, self._slow.newest, self._power.found)
+        self._report()
         self.busy_since_s = None
         if not self.first_read.is_set():
             self.first_read.set()
@@ -224,6 +224,11 @@ class GpuSampler:
             tuple(errors),
             complete=not left_out,
         )
+
+    def _report(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and self._on_reading is not None:
+            self._on_reading(reading, self._slow.newest, self._power.found)
 
     def _note_power(self, monotonic_s: float, watts: float | None, call_s: float) -> None:
         self._observers.call("power", call_s)

@@ -53,7 +53,7 @@ def test_only_a_whole_number_names_a_gpu() -> None:
     """A value that is not an integer is a ConfigError. True would otherwise select GPU 1."""
     indices: list[Any] = [0.0, True, False, "0", None, [0]]
     for index in indices:
-        with pytest.raises(ConfigError, match="is no GPU's index"):
+        with pytest.raises(ConfigError, match="is not the index of a GPU"):
             gpus.whole_number(index)
 
 
@@ -68,5 +68,6 @@ refused += [failure(eb.NVMLBackend(0.0).start_tracking), failure(PowerThermalSam
 tell([refused, window(eb.NVMLBackend(gpu_indices=[np.int64(1), 1]), 0.3)["per_gpu_j"]])
 """
     refused, per_gpu_j = ask(program, steady.env)
-    assert all(text.endswith("is no GPU's index; NVML's are whole numbers from 0") for text in refused)
+    reason = "is not the index of a GPU; NVML's are whole numbers from 0"
+    assert all(text.endswith(reason) for text in refused)
     assert [*per_gpu_j] == ["1"]
