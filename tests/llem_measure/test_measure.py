@@ -102,4 +102,4 @@ tell([off.measurement, off.warnings, off.duration_sec >= 0, failure(refused), ra
 """
     measurement, warnings, timed, refusal, ran = ask(program, steady.env)
     assert (measurement, warnings, timed, ran) == (None, [], True, [])
-    assert refusal == "backend nvml cannot measure here: no GPU 5 here; NVML counts 2, from 0"
+    assert refusal == "backend nvml cannot measure here: there is no GPU 5; NVML counts 2, from 0"

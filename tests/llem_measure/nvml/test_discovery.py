@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_measure.nvml import discovery as gpus
-from llem_measure.nvml.discovery import Gpu, visible
+from llem_measure.nvml.discovery import Gpu, visible, whole_number
 from tests.fake_nvml import FakeDriver
 from tests.llem_measure.child import ask
 
@@ -53,11 +52,11 @@ def test_only_a_whole_number_names_a_gpu() -> None:
     """A value that is not an integer is a ConfigError. True would otherwise select GPU 1."""
     indices: list[Any] = [0.0, True, False, "0", None, [0]]
     for index in indices:
-        with pytest.raises(ConfigError, match="is no GPU's index"):
-            gpus.whole_number(index)
+        with pytest.raises(ConfigError, match="is not the index of a GPU"):
+            whole_number(index)
 
 
-def test_an_index_that_is_none_is_a_config_error_everywhere(steady: FakeDriver) -> None:
+def test_an_invalid_index_is_a_config_error_everywhere(steady: FakeDriver) -> None:
     """Every backend rejects an invalid index. NumPy integers are valid."""
     program = """
 import numpy as np
@@ -68,5 +67,7 @@ refused += [failure(eb.NVMLBackend(0.0).start_tracking), failure(PowerThermalSam
 tell([refused, window(eb.NVMLBackend(gpu_indices=[np.int64(1), 1]), 0.3)["per_gpu_j"]])
 """
     refused, per_gpu_j = ask(program, steady.env)
-    assert all(text.endswith("is no GPU's index; NVML's are whole numbers from 0") for text in refused)
+    assert all(
+        text.endswith("is not the index of a GPU; NVML's are whole numbers from 0") for text in refused
+    )
     assert [*per_gpu_j] == ["1"]
