@@ -9,8 +9,8 @@ import pytest
 
 from llem_exporter.history.page import trace_slices
 from llem_measure.sampling.devices import DeviceInfo
-from llem_measure.sampling.ledger import rounded
 from llem_measure.sampling.ring import Samples
+from llem_measure.sampling.validation import rounded
 from tests.bench.bench_storage import COUNTER_START_JOULES, KINDS, stored
 from tests.servers import Prometheus, PrometheusRelease
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import pytest
@@ -14,8 +15,7 @@ from llem_measure.sampling.devices import MigSlice, Status
 from tests.fake_nvml import Architecture, FakeDriver, FakeGpu
 from tests.fake_nvml import superchips as superchip_drivers
 
-
-STEADY = {"low_watts": 100.0, "high_watts": 100.0, "sine_watts": 0.0}
+STEADY: dict[str, Any] = {"low_watts": 100.0, "high_watts": 100.0, "sine_watts": 0.0}
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def test_module_power_that_fails_is_an_error_of_the_slow_readings(superchips: Fa
 
 def test_a_chip_without_a_power_of_its_module_has_no_module(tmp_path: Path) -> None:
     """A GB10 has the link of a superchip, and no power of a module."""
-    load = {"low_watts": 30.0, "high_watts": 30.0, "sine_watts": 0.0}
+    load: dict[str, Any] = {"low_watts": 30.0, "high_watts": 30.0, "sine_watts": 0.0}
     with superchip_drivers.gb10(tmp_path, **load) as driver, nvml_of(driver):
         device = opened()
         assert (device.info.module, device.read_status().module_watts) == ("", None)

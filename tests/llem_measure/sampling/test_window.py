@@ -16,7 +16,7 @@ def test_a_trapezoid_is_cut_at_both_edges() -> None:
     assert joules(energy.doubled) == pytest.approx((50 + 450) / 2 * 0.4)
     assert joules(energy.low) == pytest.approx(0.05 * 0 + 0.1 * (100 + 200 + 300) + 0.05 * 400)
     assert joules(energy.high) == pytest.approx(0.05 * 100 + 0.1 * (200 + 300 + 400) + 0.05 * 500)
-    assert (energy.covered_ms, energy.gap_ms) == (pytest.approx(400), 0.0)
+    assert (energy.covered_ms, energy.gap_ms) == pytest.approx((400, 0))
 
 
 def test_nothing_is_invented_across_a_gap() -> None:
