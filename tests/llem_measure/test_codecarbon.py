@@ -81,7 +81,7 @@ def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:
         assert 0 < measured["total_j"] < 400 * measured["duration"]
 
 
-def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None:
+def test_gpus_that_codecarbon_cannot_see_are_not_zero(steady: FakeDriver) -> None:
     """Without nvidia-smi, CodeCarbon 3.3 counts 0 J. The backend gives no joules and a warning."""
     measured = ask("tell(window(eb.CodeCarbonBackend(), 0.5))", steady.env_without_nvidia_smi)
     if version("codecarbon") < "3.3":
@@ -92,7 +92,7 @@ def test_gpus_that_codecarbon_cannot_see_are_no_zero(steady: FakeDriver) -> None
     assert "nvidia-smi --help" in said["energy_unavailable"]
 
 
-def test_a_gpu_that_is_lost_before_or_after_the_start_is_told(steady: FakeDriver) -> None:
+def test_a_gpu_that_is_lost_before_or_after_the_start_is_reported(steady: FakeDriver) -> None:
     """A GPU that is lost at the start is a ConfigError. If it is lost later, there are no joules."""
     program = """
 backend = eb.CodeCarbonBackend(gpu_indices=[0])

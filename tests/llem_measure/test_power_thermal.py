@@ -1,6 +1,5 @@
-"""PowerThermalSampler on the fake driver, and the polling under it."""
+"""PowerThermalSampler on the fake driver."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,14 +10,11 @@ from typing import cast
 
 import pynvml
 import pytest
-from llem_measure.sampling.polling import Poller, Reading
 
-from llem_core.errors import ConfigError, DeviceError, DeviceLostError
+from llem_core.errors import ConfigError
 from llem_measure import NVMLBackend
 from llem_measure.power_thermal import PowerThermalSampler
-from llem_measure.sampling.devices import DeviceInfo, Status
 from tests.fake_nvml import FakeDriver
-from tests.llem_measure.fake_time import FakeTime
 from tests.servers import wait_until
 
 
@@ -81,123 +77,17 @@ def test_what_cannot_be_read_is_none(loaded: FakeDriver) -> None:
     assert sampler.get_power_samples() == [100.0, 100.0]
 
 
-class ScriptedDevice:
-    """A GPU whose readings are done by the test."""
-
-    info = DeviceInfo(0, "GPU-0", "scripted")
-
-    def __init__(self) -> None:
-        self.fails: Exception | None = None
-        self.answers = threading.Event()
-        self.answers.set()
-        self.watts = 100.0
-        self.reads = self.statuses = self.reopened = 0
-
-    def read_watts(self, unix_ms: int) -> float:
-        del unix_ms
-        self.reads += 1
-        self.answers.wait()
-        if self.fails:
-            raise self.fails
-        return self.watts
-
-    def read_status(self) -> Status:
-        self.statuses += 1
-        return Status()
-
-    def reopen(self) -> None:
-        self.reopened += 1
-
-
-def polled(device: ScriptedDevice, time: FakeTime | None = None) -> tuple[Poller, list[Reading]]:
-    readings: list[Reading] = []
-    clock = {"monotonic_s": time.monotonic_s} if time else {}
-    poller = Poller(device, 0.01, readings.append, **clock)
-    poller.start()
-    return poller, readings
-
-
-def test_it_waits_to_be_released_and_reads_once_more_at_the_end() -> None:
-    """Pollers of several GPUs start together. Slow readings are read at both ends and once a second."""
-    device, clock = ScriptedDevice(), FakeTime()
-    poller, readings = polled(device, clock)
-    assert poller.began(30)
-    time.sleep(0.05)
-    assert len(readings) == 1
-    poller.release()
-    wait_until(lambda: len(readings) >= 4, "readings")
-    assert device.statuses == 1
-    clock.sleep(1.0)
-    wait_until(lambda: device.statuses == 2, "the next second's status")
-    clock.sleep(0.5)
-    ending_s = clock.monotonic_s()
-    poller.stop()
-    assert poller.ended(30)
-    assert readings[-1].start_s == ending_s
-    assert device.statuses == 3
-
-
-def test_an_unexpected_exception_is_a_failed_reading(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of a library, which is not a DeviceError, is logged. The readings go on after it."""
-    device = ScriptedDevice()
-    device.fails = ValueError("odd")
-    poller, readings = polled(device)
-    assert poller.began(30)
-    poller.release()
-    device.fails = None
-    wait_until(lambda: readings[-1].watts == 100.0, "a reading")
-    poller.stop()
-    assert poller.ended(30)
-    assert (readings[0].watts, readings[0].error) == (None, "ValueError")
-    assert caplog.text.count("GPU 0: power cannot be read: ValueError: odd") == 1
-
-
-def test_a_gpu_that_hangs_keeps_only_its_own_thread() -> None:
-    """Waiting for a hung GPU times out. The reading arrives when the driver call returns."""
-    device = ScriptedDevice()
-    device.answers.clear()
-    poller, readings = polled(device)
-    assert not poller.began(0.05)
-    poller.release()
-    poller.stop()
-    assert not poller.ended(0.05)
-    assert readings == []
-    device.answers.set()
-    assert poller.ended(30)
-    assert [reading.watts for reading in readings] == [100.0, 100.0]
-
-
-def test_an_absurd_value_is_no_sample() -> None:
-    """An absurd value is an error without watts."""
-    for value in (float("nan"), float("inf"), -1.0):
-        device = ScriptedDevice()
-        device.watts = value
-        poller, readings = polled(device)
-        poller.stop()
-        assert poller.ended(30)
-        assert {(reading.watts, reading.error) for reading in readings} == {(None, "NOT_A_SAMPLE")}
-
-
-def test_a_lost_gpu_is_opened_anew_once_a_second() -> None:
-    """A lost GPU is reopened once a second. After other errors it is read at every tick."""
-    device, clock = ScriptedDevice(), FakeTime()
-    device.fails = DeviceError("busy", "NVML_ERROR_TIMEOUT")
-    poller, readings = polled(device, clock)
-    poller.release()
-    wait_until(lambda: device.reads >= 3, "readings")
-    device.fails = DeviceLostError("gone", "NVML_ERROR_GPU_IS_LOST")
-    wait_until(lambda: readings[-1].lost, "the loss")
-    reads = device.reads
-    time.sleep(0.1)
-    assert (device.reads, device.reopened) == (reads, 0)
-    device.fails = None
-    clock.sleep(1.0)
-    wait_until(lambda: readings[-1].watts, "power again")
-    poller.stop()
-    assert poller.ended(30)
-    assert device.reopened == 1
-    assert [reading.error for reading in readings if reading.lost] == ["NVML_ERROR_GPU_IS_LOST"]
-    assert readings[-1].watts == 100.0
+@pytest.mark.parametrize("calls", [{"open"}, {"fields"}])
+def test_a_gpu_whose_first_call_hangs_is_named(loaded: FakeDriver, calls: set[str]) -> None:
+    """start() ends after the driver's timeout, and at once when the GPU answers again."""
+    loaded.gpus[1].hung_calls = frozenset(calls)
+    sampler = PowerThermalSampler(1, 20, driver_timeout_s=0.2)
+    with pytest.raises(ConfigError, match="GPU 1 hangs: a driver call has not returned for"):
+        sampler.start()
+    loaded.gpus[1].hung_calls = frozenset()
+    with PowerThermalSampler(1, 20) as sampler:
+        pass
+    assert sampler.get_power_samples() == [100.0, 100.0]
 
 
 def test_an_interval_that_no_thread_can_keep_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import llem_measure as energy_backends
+import llem_measure
 from llem_core.errors import ConfigError
 from llem_core.measurement import EnergyMeasurement
 from tests.fake_nvml import Architecture, FakeDriver
@@ -134,7 +134,7 @@ def test_none_is_none_and_costs_no_library() -> None:
     program = """
 import logging, sys
 before = set(sys.modules)
-import llem_exporter, llem_measure.block, llem_measure.power_thermal
+import llem_measure.block, llem_measure.power_thermal
 import llem_measure as eb
 records = []
 logging.getLogger().addFilter(records.append)
@@ -181,11 +181,11 @@ class Custom:
 
 def test_a_registered_backend_is_taken_by_name() -> None:
     """A registered backend is listed, gets its arguments, and is checked with is_available()."""
-    energy_backends.register_backend("custom-1", Custom)
-    assert energy_backends.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
-    chosen = energy_backends.select_energy_backend("custom-1", gpu_indices=[0])
+    llem_measure.register_backend("custom-1", Custom)
+    assert llem_measure.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
+    chosen = llem_measure.select_energy_backend("custom-1", gpu_indices=[0])
     assert isinstance(chosen, Custom)
-    assert isinstance(chosen, energy_backends.EnergyBackend)
+    assert isinstance(chosen, llem_measure.EnergyBackend)
     assert chosen.gpu_indices == [0]
     with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns"):
         energy_backends.select_energy_backend("custom-1", gpu_indices=[1])
@@ -195,4 +195,4 @@ def test_a_name_is_given_once() -> None:
     """Existing backend names, "auto" and "none" cannot be registered."""
     for name in ("zeus", "auto", "none"):
         with pytest.raises(ConfigError, match="already"):
-            energy_backends.register_backend(name, Custom)
+            llem_measure.register_backend(name, Custom)

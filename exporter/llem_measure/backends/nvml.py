@@ -88,6 +88,18 @@ class GpuWindow:
         read."""
         return max(self.peak_watts, *self._limits_watts) if self._limits_watts else None
 
+    def energy(self, end_ms: float) -> PairEnergy[float]:
+        """Return the sums of all samples without those before and after the window. The rest is a gap."""
+        ledger = self.ledger
+        newest = ledger.copy_samples(ledger.held_numbers())
+        last_samples = zip(newest.times_ms, newest.watts, strict=True)
+        before = energy_between(self.first_samples, -math.inf, self.start_ms, ledger.max_gap_ms)
+        after = energy_between(last_samples, end_ms, math.inf, ledger.max_gap_ms)
+        sums = PairEnergy(*(t - b - a for t, b, a in zip(ledger.total, before, after, strict=True)))
+        gap_ms = end_ms - self.start_ms - sums.covered_ms
+        # Less than a millionth is rounding.
+        return sums._replace(gap_ms=gap_ms if gap_ms > 1e-6 * (end_ms - self.start_ms) else 0.0)
+
     def bounds_j(self, total: PairEnergy[float]) -> tuple[float, float]:
         """Return the lowest and the highest joules of the window; the latter is infinite if nothing bounds
         it."""
@@ -139,7 +151,7 @@ class NVMLTracker(Tracker):
         answered = [window for window in self.windows if window.sampler not in self.silent]
         lasts_ms = [window.last_ms for window in answered if window.last_ms is not None]
         end_ms = max(self.start_ms, min((ms for ms in lasts_ms if ms >= stopped_ms - 1), default=stopped_ms))
-        return end_ms, [self._energy_of(window, end_ms) for window in self.windows]
+        return end_ms, [window.energy(end_ms) for window in self.windows]
 
     def _check_opened(self, window: GpuWindow) -> None:
         if not window.sampler.is_open:
@@ -148,18 +160,6 @@ class NVMLTracker(Tracker):
             raise ConfigError(f"GPU {window.gpu.index} cannot be opened: {reason}")
         note_answer(window.gpu.index)
         window.persistence_mode = call(window.gpu.index, window.device.persistence_mode, CALL_SECONDS)
-
-    def _energy_of(self, window: GpuWindow, end_ms: float) -> PairEnergy[float]:
-        """Return the sums of all samples without those before and after the window. The rest is a gap."""
-        ledger = window.ledger
-        newest = ledger.copy_samples(ledger.held_numbers())
-        last_samples = zip(newest.times_ms, newest.watts, strict=True)
-        before = energy_between(window.first_samples, -math.inf, self.start_ms, ledger.max_gap_ms)
-        after = energy_between(last_samples, end_ms, math.inf, ledger.max_gap_ms)
-        sums = PairEnergy(*(t - b - a for t, b, a in zip(ledger.total, before, after, strict=True)))
-        gap_ms = end_ms - self.start_ms - sums.covered_ms
-        # Less than a millionth is rounding.
-        return sums._replace(gap_ms=gap_ms if gap_ms > 1e-6 * (end_ms - self.start_ms) else 0.0)
 
 
 class NVMLBackend:

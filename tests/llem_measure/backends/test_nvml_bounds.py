@@ -1,4 +1,4 @@
-"""The rule over readings as they come: sums, edges, gaps, and bounds that hold."""
+"""One GPU's window in NVMLBackend: joules, gaps, and bounds that hold."""
 
 import math
 from itertools import pairwise
@@ -7,74 +7,88 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llem_core.energy import PairEnergy, joules
+from llem_measure.backends.nvml import GpuWindow
+from llem_measure.nvml.discovery import Gpu
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.polling import Reading
-from llem_measure.sampling.power_window import PowerWindow, WindowEnergy
+from llem_measure.sampling.ledger import Reading
+from llem_measure.sampling.ticks import WallClock
 
+INTERVAL_MS = 100
 LIMIT = Status(limit_watts=700.0)
 
 
-def reading(at_s: float, watts: float | None, call_s: float = 0.0, status: Status = LIMIT) -> Reading:
-    error = "" if watts is not None else "NVML_ERROR_UNKNOWN"
-    return Reading(at_s - call_s / 2, at_s + call_s / 2, watts, status, error)
+def reading(at_s: float, watts: float | None, call_s: float = 0.0) -> Reading:
+    errors = () if watts is not None else ("NVML_ERROR_UNKNOWN",)
+    return Reading(1000 * at_s, 1000 * at_s, 0, at_s, watts, None, call_s, errors=errors)
 
 
-def integrated(readings: list[Reading], start_s: float, end_s: float) -> WindowEnergy:
-    window = PowerWindow(0.3)
-    window.add(readings[0])
-    window.begin(start_s)
-    for one in readings[1:]:
-        window.add(one)
-    return window.end(end_s)
+def window_of(
+    readings: list[Reading], start_s: float, end_s: float, status: Status = LIMIT
+) -> tuple[GpuWindow, PairEnergy[float]]:
+    """Return a window with these readings, the first of which is before it, and its energy."""
+    window = GpuWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
+    for number, each in enumerate(readings):
+        window.ledger.add(each)
+        window.reading(each, status, True)
+        if number == 0:
+            window.start_ms = 1000 * start_s
+    return window, window.energy(1000 * end_s)
 
 
-def test_a_trapezoid_is_cut_at_both_edges() -> None:
-    """The edges of the window are interpolated linearly. The bounds are those of the cut pairs."""
-    ramp = [reading(n / 10, 100.0 * n) for n in range(6)]
-    energy = integrated(ramp, 0.05, 0.45)
-    assert energy.joules == pytest.approx((50 + 450) / 2 * 0.4)
-    assert (energy.coverage, energy.gap_s, energy.largest_gap_s) == (1.0, 0.0, 0.0)
+def test_the_window_is_cut_at_both_edges() -> None:
+    """A ramp from 50 to 450 W, with bounds that half a step of 1/8 W widens."""
+    window, energy = window_of([reading(n / 10, 100.0 * n) for n in range(6)], 0.05, 0.45)
+    assert joules(energy.doubled) == pytest.approx((50 + 450) / 2 * 0.4)
+    assert energy.covered_ms == pytest.approx(400)
+    assert energy.gap_ms == 0
     widening = 0.4 / 16
-    assert energy.low_j == pytest.approx(0.05 * 0 + 0.1 * (100 + 200 + 300) + 0.05 * 400 - widening)
-    assert energy.high_j == pytest.approx(0.05 * 100 + 0.1 * (200 + 300 + 400) + 0.05 * 500 + widening)
+    low_j, high_j = window.bounds_j(energy)
+    assert low_j == pytest.approx(0.05 * 0 + 0.1 * (100 + 200 + 300) + 0.05 * 400 - widening)
+    assert high_j == pytest.approx(0.05 * 100 + 0.1 * (200 + 300 + 400) + 0.05 * 500 + widening)
+    assert (window.peak_watts, window.limit_watts) == (500.0, 700.0)
 
 
-def test_nothing_is_invented_across_a_gap() -> None:
-    """A gap adds no joules. The bounds over it are 0 and the limit, or infinity without a limit."""
-    times = [0.0, 0.1, 0.2, 0.8, 0.9, 1.0]
-    energy = integrated([reading(t, 100.0) for t in times], 0.0, 1.0)
-    assert energy.joules == pytest.approx(40)
-    assert [energy.coverage, energy.gap_s, energy.largest_gap_s] == pytest.approx([0.4, 0.6, 0.6])
-    assert [energy.low_j, energy.high_j] == pytest.approx([39.975, 40.025 + 420])
-    assert integrated([reading(t, 100.0, status=Status()) for t in times], 0.0, 1.0).high_j == math.inf
-    assert integrated([reading(t, 900.0) for t in times], 0.0, 1.0).high_j == pytest.approx(360.025 + 540)
+@pytest.mark.parametrize(
+    ("watts", "status", "low_j", "high_j"),
+    [(100, LIMIT, 39.975, 40.025 + 420), (100, Status(), 39.975, math.inf), (900, LIMIT, 359.975, 900.025)],
+)
+def test_a_gap_is_bounded_by_zero_and_the_limit(
+    watts: float, status: Status, low_j: float, high_j: float
+) -> None:
+    """Without a limit nothing bounds it. A peak above the limit is the limit."""
+    readings = [reading(t, watts) for t in (0.0, 0.1, 0.2, 0.8, 0.9, 1.0)]
+    window, energy = window_of(readings, 0.0, 1.0, status)
+    assert joules(energy.doubled) == pytest.approx(0.4 * watts)
+    assert energy.gap_ms == pytest.approx(600)
+    assert window.bounds_j(energy) == pytest.approx((low_j, high_j))
 
 
 def test_a_gpu_that_answers_late_or_no_more_has_gaps_at_the_edges() -> None:
     """There is no coverage before the first sample and after the last."""
     failing = [reading(t, None) for t in (0.0, 0.1, 0.2)]
-    energy = integrated([*failing, *(reading(t, 100.0) for t in (0.3, 0.4, 0.5))], 0.0, 1.0)
-    assert energy.joules == pytest.approx(20)
-    assert [energy.coverage, energy.largest_gap_s] == pytest.approx([0.2, 0.5])
+    _, energy = window_of([*failing, *(reading(t, 100.0) for t in (0.3, 0.4, 0.5))], 0.0, 1.0)
+    assert joules(energy.doubled) == pytest.approx(20)
+    assert (energy.covered_ms, energy.gap_ms) == pytest.approx((200, 800))
 
 
 @pytest.mark.parametrize("watts", [[], [100.0]])
-def test_one_sample_is_no_measurement(watts: list[float]) -> None:
-    """With fewer than two samples, joules are None, not 0."""
-    readings = [reading(0.0, None), *(reading(0.5, value) for value in watts)]
-    energy = integrated(readings, 0.0, 1.0)
-    assert (energy.joules, energy.coverage, energy.low_j) == (None, 0.0, 0.0)
+def test_less_than_two_samples_cover_nothing(watts: list[float]) -> None:
+    """All of the window is a gap then."""
+    _, energy = window_of([reading(0.0, None), *(reading(0.5, value) for value in watts)], 0.0, 1.0)
+    assert (energy.doubled, energy.covered_ms, energy.gap_ms) == (0.0, 0.0, 1000.0)
 
 
-def test_a_read_longer_than_a_gap_is_no_sample() -> None:
-    """A read that takes longer than max_gap is an error, because the time of its value is unknown."""
-    window = PowerWindow(0.3)
-    window.add(reading(0.0, 100.0))
-    window.begin(0.0)
-    window.add(reading(0.2, 999.0, call_s=0.31))
-    window.add(reading(0.3, 100.0))
-    assert window.end(0.3).joules == pytest.approx(30)
-    assert (window.samples, window.errors) == (2, {"READ_TOO_SLOW": 1})
+def test_temperatures_and_the_reason_of_a_loss_are_kept() -> None:
+    """The lowest and the highest temperature, the highest limit and the last error of a lost GPU."""
+    window = GpuWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
+    statuses = [Status(50.0, limit_watts=300.0), Status(40.0, limit_watts=400.0), Status(), Status(45.0)]
+    for tick, status in enumerate(statuses):
+        window.reading(reading(tick / 10, 100.0), status, True)
+    window.reading(reading(0.4, None), Status(), True)
+    assert (window.celsius, window.limit_watts, window.lost_by) == ([40.0, 50.0], 400.0, "")
+    window.reading(reading(0.5, None), Status(), False)
+    assert window.lost_by == "NVML_ERROR_UNKNOWN"
 
 
 calls_s = st.floats(0, 0.09)
@@ -96,16 +110,17 @@ def test_the_true_joules_lie_within_the_bounds(
         read_s.append(middle_s + call_s * (within_call - 0.5))
         changes_s.append(read_s[-2] + within_pair * (read_s[-1] - read_s[-2]))
     # The window begins after the first reading, and ends before the last one's call does.
-    start_s = first * min(read_s[1], readings[1].start_s)
-    least_s = max(start_s, readings[-2].end_s)
-    end_s = least_s + last * max(0.0, readings[-1].start_s - least_s)
-    energy = integrated(readings, start_s, end_s)
-    exact_j = joules_of(levels, changes_s, start_s, end_s)
-    assert energy.low_j - 1e-9 <= exact_j <= energy.high_j + 1e-9
+    before, after = readings[-2:]
+    start_s = first * min(read_s[1], readings[1].monotonic_s - readings[1].watts_call_s / 2)
+    least_s = max(start_s, before.monotonic_s + before.watts_call_s / 2)
+    end_s = least_s + last * max(0.0, after.monotonic_s - after.watts_call_s / 2 - least_s)
+    window, energy = window_of(readings, start_s, end_s)
+    low_j, high_j = window.bounds_j(energy)
+    assert low_j - 1e-9 <= joules_of(levels, changes_s, start_s, end_s) <= high_j + 1e-9
 
 
 def joules_of(levels: list[float], changes_s: list[float], start_s: float, end_s: float) -> float:
-    """Of a power that takes each level at its time."""
+    """Return the joules of a power that takes each level at its time."""
     spans_s = pairwise([*changes_s, math.inf])
     return math.fsum(
         watts * max(0.0, min(end_s, until_s) - max(start_s, from_s))

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_measure.nvml import discovery as gpus
-from llem_measure.nvml.discovery import Gpu, visible
+from llem_measure.nvml.discovery import Gpu, visible, whole_number
 from tests.fake_nvml import FakeDriver
 from tests.llem_measure.child import ask
 
@@ -57,7 +56,7 @@ def test_only_a_whole_number_names_a_gpu() -> None:
             gpus.whole_number(index)
 
 
-def test_an_index_that_is_none_is_a_config_error_everywhere(steady: FakeDriver) -> None:
+def test_an_invalid_index_is_a_config_error_everywhere(steady: FakeDriver) -> None:
     """Every backend rejects an invalid index. NumPy integers are valid."""
     program = """
 import numpy as np

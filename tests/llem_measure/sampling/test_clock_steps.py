@@ -121,7 +121,8 @@ def test_a_step_forward_is_a_hole_in_the_history_alone(step_s: float) -> None:
     rig.check_history()
     assert rig.holes_ms() == [step_s * 1000 + INTERVAL_MS]
     assert len(rig.added) == shown.samples
-    assert (shown.gap_s, shown.integrated_s) == (0.0, pytest.approx(rig.elapsed_s - 0.06))
+    assert shown.gap_s == 0.0
+    assert shown.integrated_s == pytest.approx(rig.elapsed_s - 0.06)
     assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06))
     assert (rig.metric(CLOCK_STEPS.name), rig.metric(HISTORY_PAUSED.name)) == (1, 0)
 
@@ -176,7 +177,8 @@ def test_a_clock_that_is_a_year_ahead_for_five_seconds_stops_nothing() -> None:
     shown = rig.run(10.0)
     assert rig.metric(HISTORY_PAUSED.name) == 0
     assert 10 <= len(rig.added) - before <= 100
-    assert (shown.gap_s, shown.nvml_joules) == (0.0, pytest.approx(500 * (rig.elapsed_s - 0.06)))
+    assert shown.gap_s == 0.0
+    assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06))
     rig.check_history(cleared=1)
 
 

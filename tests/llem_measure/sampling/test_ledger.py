@@ -249,7 +249,7 @@ def test_counters_never_fall_and_never_exceed_the_time_that_passed(
     """This holds for snapshots at any time, also in an open gap while the clock is slewed or set."""
     ledger, elapsed_ms, wall_ms, steps, slewed_ms = new_ledger(), 0, 10_000, 0, 0
     counters = [(0.0, 0.0, 0.0, 0.0)]
-    trace = dict[int, tuple[int, float]]()
+    trace = dict[int, tuple[float, float]]()
     for what, value, ms in script:
         elapsed_ms, wall_ms = elapsed_ms + ms, wall_ms + ms
         match what:

@@ -20,7 +20,7 @@ def test_ticks_are_the_next_points_of_the_grid() -> None:
     ticker = Ticker(clock_of(time), 100, time.sleep)
     first_ms = (int(START_UNIX_S * 1000) // 100 + 1) * 100
     for number, tick in enumerate(islice(ticker, 5)):
-        assert tick.unix_ms == first_ms + 100 * number == ticker.next_ms
+        assert tick.unix_ms == first_ms + 100 * number
         assert time.unix_s() * 1000 == pytest.approx(tick.unix_ms, abs=0.001)
         assert time.monotonic_s() == pytest.approx(tick.deadline_s, abs=1e-6)
 
@@ -107,3 +107,33 @@ def test_no_tick_comes_twice_in_a_row(interval_ms: int, steps_s: list[float]) ->
         ticks += [tick.unix_ms for tick in islice(ticker, 3)]
     assert all(before != after for before, after in pairwise(ticks))
     assert all(tick % interval_ms == 0 for tick in ticks)
+
+
+def test_it_ends_when_the_event_is_set() -> None:
+    """threading.Event.wait() returns True then."""
+    time, slept_s = FakeTime(), list[float]()
+
+    def wait(seconds: float) -> bool:
+        slept_s.append(seconds)
+        time.sleep(seconds)
+        return len(slept_s) == 3
+
+    assert len(list(Ticker(clock_of(time), 100, wait))) == 2
+
+
+def test_a_reading_at_once_has_a_tick_that_is_now() -> None:
+    """It need not be on the grid."""
+    time = FakeTime()
+    tick = Ticker(clock_of(time), 100, time.sleep).now()
+    assert tick.unix_ms == pytest.approx(time.unix_s() * 1000, abs=0.01)
+    assert tick.deadline_s == time.monotonic_s()
+
+
+def test_the_sum_of_all_steps_is_known() -> None:
+    """A replayed trace goes on evenly by it. What is slewed in is no step."""
+    time = FakeTime()
+    clock = clock_of(time)
+    for step_s in (3.0, -7.0, 0.02):
+        time.set_wall(step_s)
+        clock.observe()
+    assert clock.stepped_s == pytest.approx(-4.0, abs=1e-3)

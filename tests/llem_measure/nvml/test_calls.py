@@ -1,0 +1,86 @@
+"""Driver calls that may never return."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+
+from llem_core.errors import ConfigError, DeviceError
+from llem_measure.nvml import calls
+from llem_measure.nvml.calls import call, hanging, note_answer
+
+SHORT_S = 0.05
+# Each test has GPUs of its own: what has answered is remembered for the whole process.
+indices = count(1000)
+
+
+@contextmanager
+def stuck() -> Iterator[Callable[[], object]]:
+    """A call that does not return before the end of the test."""
+    event = threading.Event()
+    try:
+        yield event.wait
+    finally:
+        event.set()
+
+
+def test_a_call_that_returns_in_time_has_its_result() -> None:
+    """None is a result, too."""
+    assert call(next(indices), lambda: 7, 30.0) == 7
+    assert call(next(indices), lambda: None, 30.0) is None
+
+
+def test_the_first_call_may_take_the_drivers_time() -> None:
+    """If it takes longer, the error names the GPU and the time."""
+    index = next(indices)
+    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
+        call(index, never, SHORT_S)
+    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
+        call(index, never, SHORT_S)
+
+
+@pytest.mark.parametrize("answer", ["call", "note_answer"])
+def test_a_later_call_may_take_two_seconds(answer: str) -> None:
+    """A GPU that has answered has loaded its driver, so it is not waited for as long as the first time."""
+    index = next(indices)
+    if answer == "call":
+        call(index, lambda: 7, 30.0)
+    else:
+        note_answer(index)
+    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 2 s"):
+        call(index, never, 600.0)
+
+
+def test_a_call_on_the_driver_itself_names_nvml() -> None:
+    """None is no GPU."""
+    error = calls.no_answer(None, 60.0)
+    assert str(error) == "the NVIDIA driver hangs: NVML has not answered for 60 s; see dmesg"
+
+
+@pytest.mark.parametrize("error", [DeviceError("gone", "NVML_ERROR_GPU_IS_LOST"), KeyError("odd")])
+def test_an_exception_is_raised_as_it_is(error: Exception) -> None:
+    """It is an answer: the next call has the shorter time."""
+    index = next(indices)
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as failure:
+        call(index, fail, 30.0)
+    assert failure.value is error
+    with stuck() as never, pytest.raises(ConfigError, match="for 2 s"):
+        call(index, never, 600.0)
+
+
+def test_calls_that_hang_are_found_together() -> None:
+    """All calls are made at once. One that fails has returned."""
+
+    def fail() -> None:
+        raise KeyError("odd")
+
+    with stuck() as never:
+        assert hanging([(0, never), (1, lambda: 7), (2, fail), (3, never)], 1.0) == {0, 3}
+    assert hanging([(0, lambda: 7)], 30.0) == set()
+    assert hanging([], 0.0) == set()
