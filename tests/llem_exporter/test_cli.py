@@ -176,7 +176,8 @@ def test_an_invalid_value_is_a_usage_error(option: str, value: str) -> None:
 
 def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
     """Only the requested GPUs are published. The others are not read after the start."""
-    exporter = start("--gpus", f"0,{driver.gpus[2].uuid}", "--no-collector.zeus", driver=driver)
+    gpus = f"0,{driver.gpus[2].uuid}"
+    exporter = start("--gpus", gpus, "--no-collector.zeus", "--no-collector.codecarbon", driver=driver)
     assert {labels["gpu"] for labels in scrape(exporter).labels("llem_gpu_info")} == {"0", "2"}
     before = driver.calls()
     wait_until(lambda: driver.calls()[2].fields >= before[2].fields + 10, "readings")
