@@ -1,4 +1,4 @@
-"""The command line: the only reader of arguments and environment."""
+"""The command line. No other module reads arguments or the environment."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ _FIELD_OF: Final = {
     "history_retention": "retention_ms",
     "history_max_samples": "max_samples",
 }
-"""Where the name of an option's setting is not the option's own."""
+"""The field of Settings for each option that has another name."""
 
 
 @click.command(params=OPTIONS, context_settings={"auto_envvar_prefix": "LLEM_EXPORTER", "show_default": True})
@@ -34,13 +34,13 @@ _FIELD_OF: Final = {
 def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: Any) -> None:
     """Publish GPU power and energy for Prometheus, sampled every 100 ms.
 
-    Every option can also be set in the environment, as LLEM_EXPORTER_SAMPLE_INTERVAL.
-    SIGHUP reads --web.config.file again.
+    Each option can also be set by an environment variable, such as LLEM_EXPORTER_SAMPLE_INTERVAL=50ms.
+    SIGHUP reloads --web.config.file.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server heeds it: never the end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: it must not end the process
     sys.setswitchinterval(SWITCH_SECONDS)
     logs.configure(log_level, log_format)
-    # It would hide GPUs from Zeus and renumber the others; NVML does not heed it.
+    # Zeus would hide and renumber GPUs by it. NVML ignores it.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from llem_exporter.exporter import Settings, run
 

@@ -11,7 +11,7 @@ from llem_exporter.web.addresses import Address
 
 
 class Duration(click.ParamType[int]):
-    """Whole milliseconds, written as 100ms, 1.5s or 15m, between two of them."""
+    """A duration such as 100ms, 1.5s or 15m, in whole milliseconds, from `low` to `high`."""
 
     name = "duration"
 
@@ -21,7 +21,9 @@ class Duration(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         milliseconds = _milliseconds(str(value))
         if milliseconds is None:
-            self.fail(f"{value!r} is no duration in whole milliseconds, as 100ms, 1.5s or 15m", param, ctx)
+            self.fail(
+                f"{value!r} is not a duration in whole milliseconds, such as 100ms, 1.5s or 15m", param, ctx
+            )
         if not (_milliseconds(self._low) or 0) <= milliseconds <= (_milliseconds(self._high) or 0):
             self.fail(f"{value} is not between {self._low} and {self._high}", param, ctx)
         return milliseconds
@@ -55,7 +57,7 @@ class ListenAddress(click.ParamType[Address]):
 def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in gpus.split(",") if name.strip())
     if gpus and not names:
-        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
+        raise click.ClickException(f"--gpus {gpus!r} is empty; omit the option to read all GPUs")
     return names
 
 
@@ -89,19 +91,21 @@ _MEASURING: Final = [
         ["--sample-interval", "sample_interval"],
         type=Duration("20ms", "10s"),
         default="100ms",
-        help="Time between power samples: whole milliseconds, 20ms to 10s.",
+        help="Time between two power samples, 20ms to 10s.",
     ),
     click.Option(
         ["--gpus", "gpus"],
         default="",
         show_default=False,
         callback=_names,
-        help="GPUs to read, by index or UUID: 0,1 or GPU-...; none for a node without.  [default: all]",
+        metavar="LIST",
+        help="GPUs to read, as NVML indices or UUIDs separated by commas: 0,1 or GPU-... "
+        "'none' reads no GPU, for a node on which only CodeCarbon measures.  [default: all]",
     ),
     click.Option(
         ["--collector.zeus/--no-collector.zeus", "collector_zeus"],
         default=True,
-        help="Read the hardware's energy counters through Zeus, where it is installed and works.",
+        help="Read the GPUs' hardware energy counters through Zeus, if it is installed.",
     ),
     click.Option(
         ["--collector.codecarbon/--no-collector.codecarbon", "collector_codecarbon"],
@@ -118,20 +122,26 @@ _MEASURING: Final = [
         ["--history.retention", "history_retention"],
         type=Duration("10s", "55m"),
         default="15m",
-        help="How long /history keeps samples, at most 55m: Prometheus takes none older than an hour.",
+        help="How long /history keeps samples, 10s to 55m. Prometheus rejects samples older than an hour.",
     ),
     click.Option(
         ["--history.max-samples", "history_max_samples"],
         type=click.IntRange(min=1),
-        help="Most new samples in one answer to a scraper.  [default: three scrape intervals' worth]",
+        metavar="NUMBER",
+        help="Maximum number of new samples in one response of /history, for scrapers with a sample limit.  "
+        "[default: the samples of three scrape intervals]",
     ),
     click.Option(
         ["--driver.timeout", "driver_timeout"],
         type=Duration("1s", "1h"),
         default="1m",
-        help="How long the start waits for a driver that does not answer, 1s to 1h; then it is an error.",
+        help="How long to wait at the start for a driver or GPUs that do not answer, 1s to 1h.",
     ),
-    click.Option(["--replay", "replay"], help="Play a trace in place of GPUs: a CSV file, or 'demo'."),
+    click.Option(
+        ["--replay", "replay"],
+        metavar="FILE",
+        help="Replay a trace in a CSV file instead of reading GPUs; 'demo' is a trace that comes with llem.",
+    ),
     click.Option(
         ["--jobs.dir", "jobs_dir"],
         metavar="DIR",
@@ -144,13 +154,13 @@ _LOG: Final = [
         ["--log.level", "log_level"],
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        help="The least that is written to standard error.",
+        help="Lowest level of the messages that are written to standard error.",
     ),
     click.Option(
         ["--log.format", "log_format"],
         type=click.Choice(["text", "json"]),
         default="text",
-        help="json is an object a line: ts, level, msg, logger, and fields.",
+        help="Format of the log. json writes one object per line, with ts, level, msg and logger.",
     ),
 ]
 

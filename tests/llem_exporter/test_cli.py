@@ -16,6 +16,7 @@ from llem_exporter.cli import main
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
+from tests.servers import wait_until
 
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -108,16 +109,19 @@ def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_is_named() -> None:
     """The error lists the existing GPUs."""
     line = refused("--replay", "demo", "--gpus", "0,7")
-    assert line.startswith("Error: no GPU '7' here; there are 0 (GPU-")
+    assert line.startswith("Error: there is no GPU '7'; there are 0 (GPU-")
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--gpus", "none", "--replay", "demo"], "--gpus none reads none"),
-        (["--gpus", "none", "--no-collector.codecarbon"], "--gpus none reads CodeCarbon alone"),
+        (["--gpus", "none", "--replay", "demo"], "--gpus none reads no GPU, and --replay replaces GPUs"),
+        (
+            ["--gpus", "none", "--no-collector.codecarbon"],
+            "--gpus none needs CodeCarbon; remove --no-collector.codecarbon",
+        ),
         (["--gpus", "none,0"], "not 'none,0'"),
-        (["--gpus", ","], "--gpus ',' names no GPU"),
+        (["--gpus", ","], "--gpus ',' is empty"),
     ],
 )
 def test_options_that_leave_nothing_to_read_are_refused(args: list[str], said: str) -> None:
@@ -171,10 +175,13 @@ def test_an_invalid_value_is_a_usage_error(option: str, value: str) -> None:
 
 
 def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
-    """Only the requested GPUs are read."""
-    exporter = start("--gpus", f"0,{driver.gpus[2].uuid}", "--no-collector.zeus", driver=driver)
+    """Only the requested GPUs are published. The others are not read after the start."""
+    gpus = f"0,{driver.gpus[2].uuid}"
+    exporter = start("--gpus", gpus, "--no-collector.zeus", "--no-collector.codecarbon", driver=driver)
     assert {labels["gpu"] for labels in scrape(exporter).labels("llem_gpu_info")} == {"0", "2"}
-    assert driver.calls()[1].fields <= 1
+    before = driver.calls()
+    wait_until(lambda: driver.calls()[2].fields >= before[2].fields + 10, "readings")
+    assert driver.calls()[1] == before[1]
 
 
 def test_options_come_from_the_environment(start: StartExporter) -> None:

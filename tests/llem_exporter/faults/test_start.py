@@ -76,7 +76,8 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
     all_read(exporter, zeus=False)
 
 
-def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriver) -> None:
+@pytest.mark.parametrize("by_uuid", [False, True])
+def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriver, by_uuid: bool) -> None:
     """With --gpus 1, the exporter waits for GPU 1 until --driver.timeout, although GPU 0 has answered."""
     steady.gpus[1].hung = True
 
@@ -85,7 +86,7 @@ def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriv
 
     releasing = threading.Timer(OTHERS_SECONDS + 1.0, release)
     releasing.start()
-    exporter = begin("--no-collector.zeus", "--gpus", "1")
+    exporter = begin("--no-collector.zeus", "--gpus", steady.gpus[1].uuid if by_uuid else "1")
     releasing.join()
     assert [labels["gpu"] for labels in page_with(exporter, POWER).labels(POWER)] == ["1"]
 
