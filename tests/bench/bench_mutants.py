@@ -38,23 +38,26 @@ SUITES: dict[str, tuple[str, ...]] = {
     "llem_core.backend": ("tests/llem_core",),
     "llem_core.measurement": (
         "tests/llem_core",
-        "tests/llem_measure/test_counter_window.py",
+        "tests/llem_measure/backends/test_counter_window.py",
     ),
     "llem_measure.sampling.ledger": (
-        "tests/llem_measure/test_ledger.py",
-        "tests/llem_measure/test_sampler.py",
-        "tests/llem_measure/test_clock_steps.py",
+        "tests/llem_measure/sampling/test_ledger.py",
+        "tests/llem_measure/sampling/test_gpu_sampler.py",
+        "tests/llem_measure/sampling/test_clock_steps.py",
         "tests/llem_exporter/history/test_history_page.py",
     ),
-    "llem_measure.sampling.sampler": (
-        "tests/llem_measure/test_sampler.py",
-        "tests/llem_measure/test_clock_steps.py",
-        "tests/llem_measure/test_rising.py",
+    "llem_measure.sampling.gpu_sampler": (
+        "tests/llem_measure/sampling/test_gpu_sampler.py",
+        "tests/llem_measure/sampling/test_clock_steps.py",
     ),
+    "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.counter_filter": (
-        "tests/llem_measure/test_rising.py",
-        "tests/llem_measure/test_sampler.py",
+        "tests/llem_measure/sampling/test_counter_filter.py",
+        "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
+    "llem_measure.sampling.energy_scope": ("tests/llem_measure/sampling/test_energy_scope.py",),
+    "llem_measure.sampling.sampler": ("tests/llem_measure/sampling/test_sampler.py",),
+    "llem_measure.sampling.update_period": ("tests/llem_measure/sampling/test_update_period.py",),
     "llem_integrator.integral": (
         "tests/llem_integrator/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",
