@@ -154,9 +154,9 @@ print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', 'l
 
 def test_what_is_public() -> None:
     """__all__ is sorted, and all names exist."""
-    assert energy_backends.__all__ == sorted(energy_backends.__all__)
-    assert all(hasattr(energy_backends, name) for name in energy_backends.__all__)
-    assert EnergyMeasurement is energy_backends.EnergyMeasurement is EnergyMeasurement
+    assert llem_measure.__all__ == sorted(energy_backends.__all__)
+    assert all(hasattr(energy_backends, name) for name in llem_measure.__all__)
+    assert EnergyMeasurement is llem_measure.EnergyMeasurement is EnergyMeasurement
 
 
 class Custom:
@@ -188,7 +188,7 @@ def test_a_registered_backend_is_taken_by_name() -> None:
     assert isinstance(chosen, llem_measure.EnergyBackend)
     assert chosen.gpu_indices == [0]
     with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns"):
-        energy_backends.select_energy_backend("custom-1", gpu_indices=[1])
+        llem_measure.select_energy_backend("custom-1", gpu_indices=[1])
 
 
 def test_a_name_is_given_once() -> None:

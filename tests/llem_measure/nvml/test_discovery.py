@@ -53,7 +53,7 @@ def test_only_a_whole_number_names_a_gpu() -> None:
     indices: list[Any] = [0.0, True, False, "0", None, [0]]
     for index in indices:
         with pytest.raises(ConfigError, match="is not the index of a GPU"):
-            gpus.whole_number(index)
+            whole_number(index)
 
 
 def test_an_invalid_index_is_a_config_error_everywhere(steady: FakeDriver) -> None:
