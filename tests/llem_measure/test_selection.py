@@ -154,8 +154,8 @@ print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', 'l
 
 def test_what_is_public() -> None:
     """__all__ is sorted, and all names exist."""
-    assert llem_measure.__all__ == sorted(energy_backends.__all__)
-    assert all(hasattr(energy_backends, name) for name in llem_measure.__all__)
+    assert llem_measure.__all__ == sorted(llem_measure.__all__)
+    assert all(hasattr(llem_measure, name) for name in llem_measure.__all__)
     assert EnergyMeasurement is llem_measure.EnergyMeasurement is EnergyMeasurement
 
 
