@@ -1,7 +1,9 @@
 """The wheel, installed alone in a clean environment."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -9,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_nvml import FakeDriver
+
 pytestmark = pytest.mark.full
 
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = ("exporter", "integrator")
-PACKAGES = {"llem_core", "llem_exporter", "llem_integrator"}
+PACKAGES = {"llem_core", "llem_exporter", "llem_integrator", "llem_measure"}
+PROGRAMS = {
+    "llem-exporter": "llem_exporter",
+    "llem-integrate": "llem_integrator",
+    "llem-measure": "llem_measure.command",
+}
 
 # test_programs_show_their_help runs __main__.
 IMPORT_EVERYTHING = """
@@ -29,6 +38,20 @@ for package in sys.argv[1:]:
         if not found.name.endswith(".__main__"):
             importlib.import_module(found.name)
             print(found.name)
+"""
+
+MEASURE = """
+import sys, time
+from llem_measure import measure
+
+standard = sys.stdlib_module_names | {"__main__"}
+with measure() as measured:
+    time.sleep(0.3)
+print(measured.measurement.backend)
+print(measured.measurement.total_j)
+print(*sorted({name.partition(".")[0] for name in sys.modules} - standard))
+for tried in measured.considered:
+    print(f"{tried.backend}: {tried.reason}")
 """
 
 
@@ -99,7 +122,7 @@ def test_wheel_from_sdist_equals_wheel_from_tree(built: Built) -> None:
     assert built.wheel.read_bytes() == built.tree_wheel.read_bytes()
 
 
-def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
+def test_wheel_holds_the_packages_and_nothing_else(built: Built) -> None:
     """The wheel contains code, py.typed files and the packaged trace, but no tests or stray files."""
     names = wheel_names(built.wheel)
     tops = {name.partition("/")[0] for name in names}
@@ -107,7 +130,6 @@ def test_wheel_holds_the_three_packages_and_nothing_else(built: Built) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} < set(names)
     assert {
         "llem_exporter/replay/traces/llm_serving.csv",
-        "llem_exporter/replay/traces/make_llm_serving.py",
     } < set(names)
     assert not [name for name in names if "test" in name or "__pycache__" in name]
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
@@ -135,12 +157,11 @@ def test_every_module_imports_from_the_wheel_alone(clean_bin: Path, package: str
     assert set(imported.split()) == sources(package)
 
 
-@pytest.mark.parametrize("program", ["llem-exporter", "llem-integrate"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_show_their_help(clean_bin: Path, program: str) -> None:
-    """Both commands run from the wheel alone, as a script and with `python -m`."""
-    module = {"llem-exporter": "llem_exporter", "llem-integrate": "llem_integrator"}[program]
+    """Each command runs from the wheel alone, as a script and with `python -m`."""
     assert "--help" in run(clean_bin / program, "--help")
-    assert "--help" in run(clean_bin / "python", "-I", "-m", module, "--help")
+    assert "--help" in run(clean_bin / "python", "-I", "-m", PROGRAMS[program], "--help")
 
 
 def test_wheel_needs_no_extra(clean_bin: Path) -> None:
@@ -148,3 +169,27 @@ def test_wheel_needs_no_extra(clean_bin: Path) -> None:
     run(clean_bin / "python", "-m", "pip", "check")
     installed = run(clean_bin / "python", "-m", "pip", "list", "--format=freeze")
     assert not {"zeus", "codecarbon", "numba"} & {line.partition("==")[0] for line in installed.splitlines()}
+
+
+def test_the_measuring_library_needs_only_pynvml(tmp_path: Path) -> None:
+    """Copied beside pynvml alone, llem_measure imports and measures with nvml."""
+    site = tmp_path / "site"
+    for package in ("llem_core", "llem_measure"):
+        shutil.copytree(ROOT / "exporter" / package, site / package)
+    shutil.copy(Path(sysconfig.get_path("purelib")) / "pynvml.py", site)
+    with FakeDriver(tmp_path, gpus=1) as driver:
+        done = subprocess.run(
+            [sys.executable, "-S", "-W", "error", "-c", MEASURE],
+            env={**driver.env, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    backend, joules, packages, *reasons = done.stdout.splitlines()
+    assert (backend, packages) == ("nvml", "llem_core llem_measure pynvml")
+    assert float(joules) > 0
+    assert reasons == [
+        "zeus: zeus is not installed; pip install 'llem-energy[zeus]'",
+        "nvml: reads the power of GPU 0",
+    ]

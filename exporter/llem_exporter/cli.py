@@ -39,7 +39,7 @@ def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: An
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server heeds it: never the end
     sys.setswitchinterval(SWITCH_SECONDS)
-    logs.begin(log_level, log_format)
+    logs.configure(log_level, log_format)
     # It would hide GPUs from Zeus and renumber the others; NVML does not heed it.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from llem_exporter.exporter import Settings, run

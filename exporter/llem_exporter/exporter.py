@@ -24,10 +24,11 @@ from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.collectors.sampler import HistoryPageCollector, SamplerCollector, SamplerHistograms
 from llem_exporter.gpus import NO_GPUS, nvml_gpus, replayed_gpus, select_gpus
 from llem_exporter.history.cursors import ScraperCursors
-from llem_exporter.web.config import WebConfig
+from llem_exporter.web.addresses import Address
+from llem_exporter.web.handlers import Handlers
 from llem_exporter.web.history import HistoryHandler
-from llem_exporter.web.listening import Address
-from llem_exporter.web.server import Pages, Site, serve
+from llem_exporter.web.reload import LiveWebConfig
+from llem_exporter.web.server import Site, serve
 from llem_measure.backends.zeus import import_zeus
 from llem_measure.nvml.errors import OUTDATED
 from llem_measure.sampling.gpu_sampler import GpuSampler
@@ -66,45 +67,58 @@ class Settings:
 def run(settings: Settings) -> None:
     """Sample and serve until SIGTERM or SIGINT. Raises ConfigError if it cannot start."""
     _check(settings)
-    config = WebConfig.load(settings.web_config_file)
+    config = LiveWebConfig(settings.web_config_file)
     site = Site(settings.addresses, settings.inherited, config, settings.notify_socket)
-    clock = WallClock(settings.interval_ms)
     registry = new_registry()
     zeus_failed = _import_zeus(settings)
-    sampler = _sampler(settings, clock, SamplerHistograms(registry), use_zeus=not zeus_failed)
+    sampler = _sampler(settings, SamplerHistograms(registry), use_zeus=not zeus_failed)
     sampler.start()
     try:
         if settings.replay is None and settings.gpus != (NO_GPUS,):
             select_gpus(sampler, settings.gpus, settings.driver_timeout_ms / 1000)
-        codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
-        cursors = ScraperCursors(
-            lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
-            settings.interval_ms / 1000,
-            settings.retention_ms / 1000,
-            clock.monotonic_s,
-        )
-        power = "replay" if settings.replay else "nvml"
-        state_of_codecarbon = partial(_codecarbon_candidate, codecarbon)
-        registry.register(GpuCollector(sampler))
-        others = [collector.state for collector in (codecarbon, jobs) if collector]
-        registry.register(
-            BackendCollector(sampler, power, state_of_codecarbon, others, zeus_failed=zeus_failed)
-        )
-        registry.register(SamplerCollector(sampler))
-        registry.register(ScraperCollector(cursors))
-        for collector in (codecarbon, jobs):
-            if collector:
-                registry.register(collector)
-                collector.start()
-        beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
-        history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
-        pages = Pages(sampler, registry, history, settings.retention_ms)
-        asyncio.run(serve(pages, site, cursors, partial(_every_second, sampler, settings.retention_ms)))
+        _serve(settings, site, sampler, registry, zeus_failed=zeus_failed)
     finally:
         sampler.stop()
-        for collector in (jobs, codecarbon):
-            if collector:
-                collector.stop()
+
+
+def _serve(
+    settings: Settings, site: Site, sampler: Sampler, registry: CollectorRegistry, *, zeus_failed: bool
+) -> None:
+    """Register the collectors, and serve until the process is told to end."""
+    codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
+    background = [collector for collector in (codecarbon, jobs) if collector]
+    cursors = ScraperCursors(
+        lambda: [gpu.ledger.held_numbers() for gpu in sampler.gpus],
+        settings.interval_ms / 1000,
+        settings.retention_ms / 1000,
+        sampler.clock.monotonic_s,
+    )
+    backends = BackendCollector(
+        sampler,
+        "replay" if settings.replay else "nvml",
+        partial(_codecarbon_candidate, codecarbon),
+        [collector.state for collector in background],
+        zeus_failed=zeus_failed,
+    )
+    collectors = (GpuCollector(sampler), backends, SamplerCollector(sampler), ScraperCollector(cursors))
+    for collector in (*collectors, *background):
+        registry.register(collector)
+    beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
+    history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
+    serving = serve(
+        Handlers(sampler, registry, history.answer, settings.retention_ms),
+        site,
+        known=cursors.connections,
+        on_unread=cursors.connection_reset,
+        every_second=partial(_every_second, sampler, settings.retention_ms),
+    )
+    try:
+        for collector in background:
+            collector.start()
+        asyncio.run(serving)
+    finally:
+        for collector in background:
+            collector.stop()
 
 
 def new_registry() -> CollectorRegistry:
@@ -144,9 +158,8 @@ def _import_zeus(settings: Settings) -> bool:
     return False
 
 
-def _sampler(
-    settings: Settings, clock: WallClock, observers: SamplerHistograms, *, use_zeus: bool
-) -> Sampler:
+def _sampler(settings: Settings, observers: SamplerHistograms, *, use_zeus: bool) -> Sampler:
+    clock = WallClock(settings.interval_ms)
     pause_s = max(MIN_PAUSE_SECONDS, settings.retention_ms / 1000)
     gpus: Sequence[GpuSampler] = ()
     if settings.replay is not None:

@@ -1,6 +1,6 @@
 """The GPUs to sample: those of this machine, or those of a replayed trace."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -25,29 +25,32 @@ NO_GPUS: Final = "none"
 """The value of --gpus for a node without GPUs, on which only CodeCarbon measures."""
 
 OTHERS_SECONDS: Final = 2.0
-"""How long the start waits for the other GPUs after one can be read."""
+"""How long the start waits for every GPU before it goes on with those that can be read."""
+
+_POLL_SECONDS: Final = 0.1
+_REPLAY: Final = f"without a GPU, replay a trace: --replay {replay.DEMO}"
 
 
 def nvml_gpus(
     settings: "Settings", clock: WallClock, observers: Observers, pause_s: float, *, use_zeus: bool
 ) -> list[GpuSampler]:
-    """Return a sampler for each GPU that NVML counts; none is opened yet. Raises ConfigError."""
+    """Return a sampler for each GPU that may be wanted; none is opened yet. Raises ConfigError."""
     try:
         count = call(None, count_gpus, settings.driver_timeout_ms / 1000)
     except ConfigError as exc:
-        raise ConfigError(f"{exc}; without a GPU, replay a trace: --replay {replay.DEMO}") from exc
+        raise ConfigError(f"{exc}; {_REPLAY}") from exc
     gpus: list[GpuSampler] = []
 
-    def all_lost() -> bool:
-        return all(gpu.is_lost or not gpu.is_open for gpu in gpus)
+    def opened() -> set[str]:
+        return {gpu.device.info.uuid for gpu in gpus}
 
-    for index in range(count):
-        device = NvmlDevice(index, count, lambda: {gpu.device.info.uuid for gpu in gpus}, all_lost)
+    def all_lost() -> bool:
+        return all(gpu.is_lost or not gpu.is_open for gpu in gpus if not gpu.last_read.is_set())
+
+    for index in _indices(settings.gpus, count):
+        device = NvmlDevice(index, count, opened, all_lost)
         counter = ZeusCounter(device) if use_zeus else None
         gpus.append(_sampled(device, counter, settings, clock, observers, pause_s))
-    by_index = {name for name in settings.gpus if name.isdecimal()}
-    if settings.gpus and len(by_index) == len(settings.gpus):
-        return [gpu for gpu in gpus if str(gpu.index) in by_index] or gpus
     return gpus
 
 
@@ -77,26 +80,21 @@ def replayed_gpus(
 def select_gpus(sampler: Sampler, wanted: Collection[str], timeout_s: float) -> None:
     """Wait for the first wanted GPU, and remove those that are not wanted. Raises ConfigError.
 
-    GPUs that do not answer yet stay: they may be wanted ones.
+    While a wanted GPU is missing, the GPUs that could not be opened stay: one of them may be the wanted one.
     """
     end_s = monotonic() + timeout_s
     silent = sampler.wait_first(min(OTHERS_SECONDS, timeout_s))
-    while silent and not any(_is_wanted(gpu.device, wanted) for gpu in sampler.gpus) and monotonic() < end_s:
-        silent = sampler.wait_first(min(0.1, end_s - monotonic()))
-    opened = [gpu for gpu in sampler.gpus if gpu.is_open]
-    for name in wanted:
-        may_come = any(
-            not gpu.is_open and (str(gpu.index) == name or not name.isdecimal()) for gpu in sampler.gpus
-        )
-        if not may_come and not any(name in _names(gpu.device) for gpu in opened):
-            raise _unknown(name, [gpu.device.info for gpu in opened])
-    sampler.remove([gpu for gpu in opened if wanted and not _is_wanted(gpu.device, wanted)])
+    while silent and not any(_is_wanted(gpu, wanted) for gpu in sampler.gpus) and monotonic() < end_s:
+        silent = sampler.wait_first(min(_POLL_SECONDS, end_s - monotonic()))
+    opened = [gpu.device for gpu in sampler.gpus if gpu.is_open]
+    missing = set(wanted).difference(*map(_names, opened))
+    if missing and len(opened) == len(sampler.gpus):
+        raise _unknown(min(missing), [device.info for device in opened])
+    unwanted = [gpu for gpu in sampler.gpus if not _is_wanted(gpu, wanted)]
+    if wanted:
+        sampler.remove([gpu for gpu in unwanted if gpu.is_open or not missing])
     if not any(gpu.is_open for gpu in sampler.gpus):
-        hanging = f" ({len(silent)} do not answer at all)" if silent else ""
-        raise ConfigError(
-            f"none of the GPUs {','.join(wanted) or 'of this machine'} can be opened{hanging}; "
-            f"without a GPU, replay a trace: --replay {replay.DEMO}"
-        )
+        raise ConfigError(f"no GPU can be opened: {_reasons(sampler.gpus, silent, timeout_s)}; {_REPLAY}")
 
 
 def _sampled(
@@ -112,15 +110,35 @@ def _sampled(
     return GpuSampler(device, counter, ledger, clock, settings.interval_ms, observers=observers)
 
 
+def _indices(wanted: Collection[str], count: int) -> Sequence[int]:
+    """Return the indices of the GPUs that may be wanted: all of them, unless they are wanted by index."""
+    if count == 0:
+        raise ConfigError(f"NVML finds no GPU; {_REPLAY}")
+    by_index = sorted({int(name) for name in wanted if name.isdecimal()})
+    if by_index and by_index[-1] >= count:
+        raise ConfigError(f"there is no GPU {by_index[-1]}; NVML counts {count}, from 0")
+    return by_index if wanted and all(name.isdecimal() for name in wanted) else range(count)
+
+
 def _names(device: Device) -> set[str]:
     """Return the names by which a user may select a GPU."""
     return {str(device.info.index), device.info.uuid} - {""}
 
 
-def _is_wanted(device: Device, wanted: Collection[str]) -> bool:
-    return bool(device.info.uuid) and (not wanted or not _names(device).isdisjoint(wanted))
+def _is_wanted(gpu: GpuSampler, wanted: Collection[str]) -> bool:
+    """Return whether the GPU has been opened and is one of those that were asked for."""
+    return gpu.is_open and (not wanted or not _names(gpu.device).isdisjoint(wanted))
+
+
+def _reasons(gpus: Iterable[GpuSampler], silent: Collection[GpuSampler], timeout_s: float) -> str:
+    """Return why each of these GPUs could not be opened."""
+    reasons = {
+        gpu.index: f"no answer for {timeout_s:g} s" if gpu in silent else ", ".join(gpu.ledger.errors)
+        for gpu in gpus
+    }
+    return ", ".join(f"GPU {index} ({reason})" for index, reason in reasons.items())
 
 
 def _unknown(name: str, infos: Sequence[DeviceInfo]) -> ConfigError:
     there = ", ".join(f"{info.index} ({info.uuid})" for info in infos)
-    return ConfigError(f"there is no GPU {name!r}; there are {there or 'none'}")
+    return ConfigError(f"there is no GPU {name!r}; there are {there}")

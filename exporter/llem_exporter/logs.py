@@ -1,4 +1,4 @@
-"""What goes to standard error: a line for each change of state, as text or as JSON."""
+"""Logging to standard error, as text or as JSON."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ from typing import Final
 
 _TEXT: Final = "%(asctime)s %(levelname)s %(message)s"
 _OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-"""What every record has; all else are fields, given as `extra`."""
+"""Attributes of every record. All others come from `extra` and are logged as fields."""
 
 
-def begin(level: str, form: str) -> None:
-    """Write records of this level and above, Python's warnings and errors of threads among them."""
+def configure(level: str, form: str) -> None:
+    """Log records of this level and above, including Python's warnings and, as JSON, uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -26,7 +26,7 @@ def begin(level: str, form: str) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: ts (RFC 3339, UTC, milliseconds), level, msg, logger, and fields."""
+    """One JSON object per line: ts (RFC 3339, UTC, milliseconds), level, msg, logger, and fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -45,11 +45,11 @@ class JsonLines(logging.Formatter):
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("llem_exporter").critical("ended by an error", exc_info=(kind, error, trace))
+    logging.getLogger("llem_exporter").critical("uncaught exception", exc_info=(kind, error, trace))
 
 
 def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
     if hook.exc_value is not None and hook.exc_type is not SystemExit:
         name = hook.thread.name if hook.thread else "unknown"
         error = (hook.exc_type, hook.exc_value, hook.exc_traceback)
-        logging.getLogger("llem_exporter").error("thread %s ended by an error", name, exc_info=error)
+        logging.getLogger("llem_exporter").error("uncaught exception in thread %s", name, exc_info=error)

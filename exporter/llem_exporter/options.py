@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from llem_exporter.web.listening import Address
+from llem_exporter.web.addresses import Address
 
 
 class Duration(click.ParamType[int]):
@@ -69,18 +69,18 @@ _WEB: Final = [
         type=ListenAddress(),
         multiple=True,
         default=["127.0.0.1:9955"],
-        help="Where to serve; may be given again. :9955 and [::]:9955 are everywhere, port 0 is a free one.",
+        help="Address to listen on; can be repeated. :9955 is every interface. Port 0 is any free port.",
     ),
     click.Option(
         ["--web.systemd-socket", "web_systemd_socket"],
         is_flag=True,
-        help="Serve on the sockets that systemd hands over, in place of --web.listen-address.",
+        help="Use the sockets that systemd passes instead of --web.listen-address.",
     ),
     click.Option(
         ["--web.config.file", "web_config_file"],
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="TLS, users and headers, in the YAML of Prometheus' exporter-toolkit; changes are taken over.",
+        help="File with TLS settings, users and headers, in exporter-toolkit's format; reloaded on change.",
     ),
 ]
 

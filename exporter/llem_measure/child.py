@@ -17,17 +17,8 @@ Source: POSIX.1, Shell Command Language, "Exit Status for Commands".
 """
 
 SIGNALS: Final = frozenset(
-    {
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-        signal.SIGQUIT,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGTSTP,
-        signal.SIGCONT,
-        signal.SIGCHLD,
-    }
+    signal.Signals[f"SIG{name}"]
+    for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "TSTP", "CONT", "CHLD")
 )
 """Signals that this process receives with sigtimedwait() while the command runs."""
 

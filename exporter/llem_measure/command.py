@@ -3,29 +3,25 @@
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
 from llem_core import __version__
-from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_measure import child, list_backends
-from llem_measure.measuring_thread import MeasuringThread
-from llem_measure.report import Amount, CommandRun, document, table, write_file
+from llem_measure.command_measurement import CommandMeasurement
+from llem_measure.nvml.discovery import UnknownGpuError
+from llem_measure.report import Amount, CommandRun, document, table
 
 EXIT_INTERRUPTED: Final = 130
 
 
-def _gpus(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[str, ...]:
-    gpus = tuple(gpu.strip() for gpu in text.split(",") if gpu.strip())
-    if text and not gpus:
-        raise click.BadParameter(f"{text!r} names no GPU; write 0,1 or GPU-..., or omit it for all GPUs")
-    return gpus
+def _gpus(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(gpu.strip() for gpu in text.split(",")) if text else ()
 
 
 def _amounts(_ctx: click.Context, _param: click.Parameter, texts: Sequence[str]) -> tuple[Amount, ...]:
@@ -60,18 +56,17 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
         "allow_interspersed_args": False,
         "auto_envvar_prefix": "LLEM_MEASURE",
         "help_option_names": ["-h", "--help"],
+        "show_default": True,
     }
 )
 @click.option(
     "--backend",
     type=click.Choice(["auto", *list_backends()]),
     default="auto",
-    show_default=True,
     help="Backend that measures; auto takes the first that works.",
 )
 @click.option(
     "--gpus",
-    default="",
     callback=_gpus,
     metavar="0,1|UUID|UUID-PREFIX",
     help="GPUs to measure.  [default: those of CUDA_VISIBLE_DEVICES, else all]",
@@ -82,7 +77,6 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
     envvar="LLEM_MEASURE_FORMAT",
     type=click.Choice(["table", "json"]),
     default="table",
-    show_default=True,
     help="Format of the report.",
 )
 @click.option(
@@ -105,7 +99,6 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
     "driver_timeout",
     type=click.FloatRange(0, 3600, min_open=True),
     default=60.0,
-    show_default=True,
     metavar="SECONDS",
     help="If the driver does not answer within this time, run the command without a measurement.",
 )
@@ -137,85 +130,54 @@ def main(
     """
     env = dict(os.environ)  # before a library changes it
     try:
-        measuring = MeasuringThread(backend, gpus, driver_timeout)
+        measuring = CommandMeasurement(backend, gpus, driver_timeout)
         mask = child.block_signals()  # to the end: a late signal must not change the exit code
+    except UnknownGpuError as exc:
+        raise click.UsageError(f"--gpus: {exc}") from exc
     except KeyboardInterrupt:
-        _exit(EXIT_INTERRUPTED, ended=False)
-    if measuring.usage_error:
-        raise click.UsageError(f"--gpus: {measuring.usage_error}")
-    if measuring.failure:
-        _print(f"llem-measure: no energy is measured: {_one_line(measuring.failure)}")
-    elif measuring.no_gpu:
-        _print(f"llem-measure: no GPU is measured, only CPU and memory: {_one_line(measuring.no_gpu)}")
-    is_measuring = not measuring.failure
+        os._exit(EXIT_INTERRUPTED)
+    if measuring.message:
+        _print(f"llem-measure: {' '.join(measuring.message.split())}")
+    has_table = output is not None or not measuring.measured.warnings
     start_unix_s, start_s = time.time(), time.monotonic()
     try:
         exit_code = child.wait(child.start(command, env, mask))
     except child.StartError as exc:
         _print(f"llem-measure: {exc}")
-        _exit(exc.exit_code, ended=measuring.end())
+        os._exit(exc.exit_code)
     duration_s = time.monotonic() - start_s
-    ended = measuring.end()
     try:
-        run = _command_run(measuring, command, exit_code, (start_unix_s, duration_s), amounts)
+        measuring.end()
+        run = CommandRun(
+            command, exit_code, start_unix_s, duration_s, measuring.measured, measuring.gpus, amounts
+        )
         if form == "json":
-            _report(json.dumps(document(run), indent=2, allow_nan=False) + "\n", output)
-        elif is_measuring or output is not None:
+            _report(json.dumps(document(run), indent=2, allow_nan=False), output)
+        elif has_table:
             _report(table(run), output)
     except Exception as exc:  # noqa: BLE001 - a failed report must not hide the command's exit code
         _print(f"llem-measure: cannot make the report: {type(exc).__name__}: {exc}")
-    _exit(exit_code, ended=ended)
-
-
-def _command_run(
-    measuring: MeasuringThread,
-    command: tuple[str, ...],
-    exit_code: int,
-    times: tuple[float, float],
-    amounts: tuple[Amount, ...],
-) -> CommandRun:
-    measured = measuring.measured
-    warnings = tuple(w for w in measured.warnings if w.code is not WarningCode.EMISSIONS_UNAVAILABLE)
-    if measuring.failure and not warnings:
-        warnings = (MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {measuring.failure}"),)
-    return CommandRun(
-        command,
-        exit_code,
-        *times,
-        gpus=measuring.gpus,
-        measurement=measured.measurement,
-        considered=measured.considered,
-        warnings=warnings,
-        amounts=amounts,
-    )
+    os._exit(exit_code)  # at once: the libraries' exit handlers would call a driver that may hang
 
 
 def _report(text: str, output: Path | None) -> None:
     """Write the report; if the file cannot be written, print it on standard error."""
     if output is not None:
+        target = os.path.realpath(output)
+        atomic = not Path(target).exists() or Path(target).is_file()  # a pipe or a device cannot be replaced
         try:
-            write_file(output, text)
+            with click.open_file(target, "w", encoding="utf-8", atomic=atomic) as file:
+                file.write(text + "\n")
         except OSError as exc:
             _print(f"llem-measure: cannot write {output}: {exc.strerror}")
         else:
             return
-    _print(text.rstrip("\n"))
+    _print(text)
 
 
 def _print(text: str) -> None:
     with suppress(OSError):  # a closed standard error must not change the exit code
         click.echo(text, err=True)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _exit(exit_code: int, *, ended: bool) -> NoReturn:
-    """Exit; at once if the driver hangs, because the libraries' exit handlers would call it again."""
-    if not ended:
-        os._exit(exit_code)
-    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ CPU_SECONDS: Final = "process_cpu_seconds_total"
 INSTANCE: Final = "{{instance}}"
 
 
-def quantile(share: float, metric: MetricSpec) -> Expression:
-    """A quantile of a histogram, by instance."""
+def quantile(share: float, metric: MetricSpec, *matchers: str, by: str = "instance") -> Expression:
+    """Return a quantile of a histogram, by instance or by the labels `by`."""
 
     def expression(span: Span) -> str:
-        buckets = each(over("rate", metric, span, suffix="_bucket"), "instance, le")
+        buckets = each(over("rate", metric, span, *matchers, suffix="_bucket"), f"{by}, le")
         return f"histogram_quantile({share:g}, {buckets})"
 
     return expression
@@ -84,8 +84,16 @@ def by_instance(
     *,
     legend: str = INSTANCE,
     by: str = "instance",
+    width: int = 8,
 ) -> Panel:
-    return line(title, description, unit, Query(top(expression, by), legend), width=8)
+    return line(title, description, unit, Query(top(expression, by), legend), width=width)
+
+
+def driver_call(title: str, description: str, share: float) -> Panel:
+    """A quantile of the time of the calls for power and for the energy counter."""
+    by = "instance, call"
+    calls = quantile(share, metrics.NVML_CALL, 'call=~"power|energy"', by=by)
+    return by_instance(title, description, "s", calls, legend="{{instance}} {{call}}", by=by)
 
 
 def _figures() -> list[Panel]:
@@ -122,7 +130,7 @@ def _figures() -> list[Panel]:
         ),
         figure(
             "Clock steps",
-            "Times that a wall clock was set in the range. Each is a gap in the samples.",
+            "Times that a wall clock was stepped in the range. Each is a gap in /history; counters go on.",
             "none",
             f"sum ({rose(metrics.CLOCK_STEPS, 'increase')(RANGE)})",
         ),
@@ -137,17 +145,16 @@ def _sampling() -> list[Panel]:
             "s",
             quantile(0.99, metrics.SAMPLER_LATENESS),
         ),
-        by_instance(
+        driver_call(
             "NVML call, p99",
-            "Time of one call for power. Beyond a tick, samples go missing.",
-            "s",
-            quantile(0.99, metrics.NVML_CALL),
+            "Time of a call for power, and of one for the energy counter. Above a tick, samples are missing.",
+            0.99,
         ),
-        by_instance(
+        driver_call(
             "NVML call, median",
-            "The same, of the call in the middle.",
-            "s",
-            quantile(0.5, metrics.NVML_CALL),
+            "Median of the same calls. An energy counter whose median is above 2 % of the sample interval "
+            "is read once a second.",
+            0.5,
         ),
     ]
 
@@ -187,6 +194,7 @@ def _history() -> list[Panel]:
             "Readings that are kept for scrapers and llem-integrate, over all GPUs.",
             "none",
             gauge(metrics.HISTORY_HELD, "instance"),
+            width=6,
         ),
         line(
             "History backlog",
@@ -194,7 +202,7 @@ def _history() -> list[Panel]:
             "grows, above it is worked off. Empty where nobody scrapes /history; the slowest of the range.",
             "percentunit",
             Query(top(taken, "instance", ranked=lambda span: f"-({taken(span)})"), INSTANCE),
-            width=8,
+            width=6,
         ),
         line(
             "History trouble",
@@ -203,7 +211,15 @@ def _history() -> list[Panel]:
             "ops",
             Query(f"sum ({rose(metrics.HISTORY_EVICTED)(RECENT)})", "evicted"),
             Query(f"sum ({rose(metrics.HISTORY_CONFLICTS)(RECENT)})", "refused"),
-            width=8,
+            width=6,
+        ),
+        line(
+            "History paused",
+            "Number of exporters that add no samples to /history, because their wall clock was stepped back. "
+            "Their counters go on.",
+            "none",
+            Query(f"sum ({each(select(metrics.HISTORY_PAUSED), 'instance')})", "paused"),
+            width=6,
         ),
     ]
 

@@ -219,10 +219,9 @@ def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
     """Several nodes' answers, or none, as one."""
     joules = [answer.joules for answer in answers if answer.joules is not None]
     backends = {answer.backend for answer in answers} or {Backend.NONE}
-    scopes = {answer.scope for answer in answers} or {"gpu"}
     return NodeAnswer(
         backend=backends.pop() if len(backends) == 1 else "mixed",
-        scope=scopes.pop() if len(scopes) == 1 else "mixed",
+        scope=answers[0].scope if answers else "gpu",  # there are nodes without GPUs only if no node has one
         joules=math.fsum(joules) if answers and len(joules) == len(answers) else None,
         candidates=(),
         per_gpu_j={uuid: joules for answer in answers for uuid, joules in answer.per_gpu_j.items()},

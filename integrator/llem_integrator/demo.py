@@ -162,7 +162,7 @@ def _trace() -> dict[str, Rows]:
     spec = importlib.util.find_spec("llem_exporter")
     if spec is None or not spec.submodule_search_locations:
         raise SourceError("the exporter is not installed here, and the demo needs its trace")
-    path = Path(spec.submodule_search_locations[0], "traces", "llm_serving.csv")
+    path = Path(spec.submodule_search_locations[0], "replay", "traces", "llm_serving.csv")
     rows: dict[str, Rows] = defaultdict(list)
     with path.open(newline="") as lines:
         for row in csv.DictReader(lines):

@@ -24,7 +24,7 @@ Candidates = tuple[Candidate, ...]
 class NodeAnswer(NamedTuple):
     """A node's GPUs, its joules in all (None: not all known), and how they were come by.
 
-    `reasons` say why the answer is not valid; `scope` is "gpu", "module", "mixed" or "node".
+    `reasons` say why the answer is not valid; `scope` is "gpu" or "node".
     """
 
     backend: str
@@ -47,8 +47,6 @@ def of_gpus(
     unsplit = len(measured) > 1
     columns = [energies(one, chosen, carbon, spans, request, split=not unsplit) for one in measured]
     said = [faults(one, chosen, request.min_coverage) for one in measured]
-    scopes = {one.identity.labels.get("scope", "gpu") for one in measured}
-    scope = scopes.pop() if len(scopes) == 1 else "mixed"
     totals = carbon.gpu.joules.tolist() if whole and carbon.gpu is not None else [math.nan] * len(spans)
     joules = list(zip(*[column.joules for column in columns], strict=True))
     short = [(column.shares > 0) & (column.shares < request.min_coverage) for column in columns]
@@ -66,7 +64,7 @@ def of_gpus(
             reasons = ("no_data", *reasons)
         per_gpu_j, gpus = dict(zip(uuids, joules[row], strict=True)), Gpus(((batch, row),))
         said_here = warnings.get(row, ())
-        answers.append(NodeAnswer(backend, scope, total, candidates, per_gpu_j, gpus, reasons, said_here))
+        answers.append(NodeAnswer(backend, "gpu", total, candidates, per_gpu_j, gpus, reasons, said_here))
     return answers
 
 

@@ -56,6 +56,7 @@ class Considered:
 class WindowResult:
     """The energy of one window, [start, end) in unix seconds; `backend` is "mixed" where nodes differ.
 
+    `scope` is "gpu", or "node" if the joules are those of CPU and memory.
     `gpus` may be made when they are first looked at; they are a sequence that never changes.
     """
 

@@ -6,6 +6,9 @@ python tests/bench/bench_disturbed.py [--seconds 10] [--gpus 8]
   second. In the flood, 25 clients send wrong passwords. Each sends the next one when the last is answered.
 - "reads late": the share of reads that are more than 50 ms after their tick.
 - "CPU": CPU time of the exporter's processes, in % of a core.
+- "beside 200 bad clients": duration of a scrape on a new connection, while 200 clients that are idle, send
+  half a request or send garbage connect again whenever they are disconnected. The limit is 3 s. With "64
+  descriptors" the exporter runs under `ulimit -n 64`.
 - "gauges gone": seconds from a fault to the first page without the GPU's power. The limit is 1 s.
 - "end": seconds from SIGTERM to the exit of the process.
 """
@@ -26,14 +29,22 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.bench_exporter import LATENESS, cpu_s
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import MetricsPage, scrape
-from tests.llem_exporter.web.socket_rig import connect, get
-from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, authorization, hashed
+from tests.llem_exporter.web.socket_rig import bad_clients, connect, get
+from tests.llem_exporter.web.web_rig import (
+    LimitedWebExporter,
+    WebExporter,
+    WebFolder,
+    authorization,
+    client_context,
+    hashed,
+)
 from tests.servers import Exporter, wait_until
 
 POWER = "llem_gpu_power_watts"
 RIGHT = authorization("ann", "the right one")
 ARGS = ("--no-collector.codecarbon",)
 ATTACKERS = 25
+BAD_CLIENTS = 200
 TRIALS = 5
 
 
@@ -93,6 +104,37 @@ def flood(exporter: WebExporter) -> Iterator[None]:
             client.join()
 
 
+def beside_bad_clients(exporter: WebExporter, seconds: float) -> list[float]:
+    """Scrape on new connections and measure the durations in seconds."""
+    durations_s = list[float]()
+    with bad_clients(exporter, BAD_CLIENTS):
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            start_s = time.perf_counter()
+            assert exporter.ask(headers=RIGHT).status == 200
+            durations_s.append(time.perf_counter() - start_s)
+            time.sleep(0.05)
+    return durations_s
+
+
+def print_bad_clients(driver: FakeDriver, folder: WebFolder, seconds: float) -> None:
+    """Print the durations over HTTP, over TLS, and with few descriptors."""
+    users = {"ann": hashed("the right one", 10)}
+    context = client_context(folder.authority)
+    for name, tls, exporter_type in (
+        ("HTTP", None, WebExporter),
+        ("TLS", context, WebExporter),
+        ("TLS, 64 descriptors", context, LimitedWebExporter),
+    ):
+        sections = {"tls_server_config": folder.tls()} if tls else {}
+        config = folder.write(basic_auth_users=users, **sections)
+        with exporter_type(config, *ARGS, env=driver.env, context=tls) as exporter:
+            wait_until(lambda exporter=exporter: exporter.ask("/-/ready", RIGHT).status == 200, "ready")  # type: ignore[misc]
+            durations_s = beside_bad_clients(exporter, seconds)
+        most_s = f"median {median(durations_s):.3f} s, at most {max(durations_s):.2f} s (3 s)"
+        print(f"scrape beside {BAD_CLIENTS} bad clients, {name}: {most_s}")
+
+
 def seconds_until(condition: Callable[[], object]) -> float:
     """Measure how long a condition takes to become true."""
     start_s = time.monotonic()
@@ -146,6 +188,7 @@ def main() -> None:
         for name, row in rows.items():
             ratio = f"{row.scrape_p99_ms:.1f} ms ({row.scrape_p99_ms / base.scrape_p99_ms:.1f} x)"
             print(f"{name:26}{ratio:>22}{row.late_share:>12.2%}{row.cpu_percent:>8.1f} %")
+        print_bad_clients(driver, WebFolder(Path(folder)), options.seconds)
         with Exporter(env=driver.env, args=ARGS) as plain:
             wait_until(lambda: len(scrape(plain).labels(POWER)) == options.gpus, "all GPUs")
             for fault in ("lost", "hung"):

@@ -5,12 +5,12 @@ python tests/bench/bench_exporter.py [--seconds 30] [--gpus 8]
 - CPU is CLOCK_PROCESS_CPUTIME_ID in % of one core, PSS is that of smaps_rollup, both over all processes.
 - Wake-ups are the voluntary context switches of all threads of the exporter's main process.
 - Calls are counted by the fake driver: those for power and energy, for each GPU and tick.
-- Lateness is llem_sampler_lateness_seconds: the bucket of each percentile. Beside it is the p99 of an idle thread
-  of the bench on the same grid at the same time: the machine's own part.
+- Lateness is llem_sampler_lateness_seconds: the bucket of each percentile. Beside it is the p99 of an idle
+  thread of the bench on the same grid at the same time: the machine's own part.
 - "15 min pulled" is the exporter with a history that was filled before the start (the only difference to
   production), while a client pulls all of it, again and again, as gzipped OpenMetrics, as Prometheus does.
-- The peers are nvitop-exporter at 4 Hz, and nvmlDeviceGetFieldValues alone at 10 Hz, from a thread for each GPU.
-  They run at the same time as the exporter, so that the ratio does not depend on the machine's moment.
+- The peers are nvitop-exporter at 4 Hz, and nvmlDeviceGetFieldValues alone at 10 Hz, a thread per GPU. They
+  run at the same time as the exporter, so that the ratio does not depend on the machine's moment.
 """
 
 import argparse

@@ -68,18 +68,6 @@ def test_exposure_is_what_the_readme_says(unit: Path) -> None:
     assert float(said[1]) < float(said[0]) < 1.5
 
 
-def test_threads_of_gpus_may_go_first_with_a_drop_in(unit: Path) -> None:
-    """It is a right setting, and costs little of the unit's exposure."""
-    drop_ins = unit.parent / DROP_IN.parent.name
-    drop_ins.mkdir(exist_ok=True)
-    before = analyze("security", "--offline=true", unit)
-    shutil.copy(DROP_IN.with_name("realtime.conf"), drop_ins)
-    assert analyze("verify", *unit.parent.glob("*.*[te]")) == ""
-    after = analyze("security", "--offline=true", unit)
-    exposure, more = (float(found) for found in re.findall(r"level for \S+: ([0-9.]+) ", before + after))
-    assert exposure <= more <= exposure + 0.3
-
-
 def test_options_in_the_environment_exist() -> None:
     """Each variable of the environment file and the drop-in is an option of the program's."""
     text = (SYSTEMD / "llem-exporter.env").read_text() + DROP_IN.read_text()
@@ -150,29 +138,20 @@ def test_the_exporter_lives_under_what_the_unit_forbids(
     assert exporter.terminate() == 0
 
 
-@pytest.mark.parametrize("with_drop_in", [False, True])
-def test_the_sandbox_forbids_what_the_unit_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_drop_in: bool
-) -> None:
-    """The filter of these tests really is one; only a drop-in lets threads change how they are scheduled."""
+def test_the_sandbox_forbids_what_the_unit_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter of these tests forbids what the unit forbids."""
     monkeypatch.chdir(ROOT)
-    unit = tmp_path / UNIT.name
-    unit.write_text(
-        UNIT.read_text() + (DROP_IN.with_name("realtime.conf").read_text() if with_drop_in else "")
-    )
     attempts = {
         "socket.socket(socket.AF_NETLINK)": "PermissionError",
         "mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)": "PermissionError",
         "os.setuid(0)": "PermissionError",
         "os.chown('/tmp', -1, -1)": "PermissionError",
         "os.sched_setaffinity(0, {0})": "PermissionError",
-        "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))": ""
-        if with_drop_in
-        else "PermissionError",
+        "os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))": "PermissionError",
         "socket.socket(socket.AF_INET)": "",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.deploy.sandbox", str(unit), sys.executable, "-c", _TRY, *attempts],
+        [sys.executable, "-m", "tests.deploy.sandbox", str(UNIT), sys.executable, "-c", _TRY, *attempts],
         capture_output=True,
         text=True,
         check=True,

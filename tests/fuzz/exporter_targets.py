@@ -11,8 +11,8 @@ from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.cli import main as exporter_command
 from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, read_jobs
 from llem_exporter.replay import device as replay
-from llem_exporter.web.config import WebConfig
 from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since
+from llem_exporter.web.reload import LiveWebConfig
 from tests.fuzz.target import Target, folder
 
 UUID: Final = "gpu-0a1b"
@@ -54,7 +54,7 @@ def read_web_config(data: bytes) -> None:
     path.write_bytes(data)
     said = ""
     try:
-        WebConfig.load(path)
+        LiveWebConfig(path)
     except ConfigError as exc:
         said = str(exc)
     assert said.isprintable(), said
@@ -73,10 +73,9 @@ def read_job_file(data: bytes) -> None:
 
 
 WEB_CONFIGS: Final = (
-    b"tls_server_config:\n  cert: |\n    -----BEGIN\n  key: x\n  client_auth_type: NoClientCert\n",
+    b"tls_server_config:\n  cert_file: |\n    a\n  key_file: x\n  client_auth_type: NoClientCert\n",
     b"basic_auth_users:\n  a: $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO\n",
     b'http_server_config:\n  http2: true\n  headers: {X-Frame-Options: deny, X-XSS-Protection: "\\x31"}\n',
-    b"rate_limit: {interval: 1s, burst: 5}\n",
     b'{"basic_auth_users": {"\\ud800\\U0001f600": "x"}}',
 )
 TARGETS: Final = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_exporter.web.config import WebConfig
+from llem_exporter.web.reload import LiveWebConfig
 from llem_integrator.sources import parse_selector, wire
 from tests.fuzz import store_targets
 
@@ -23,7 +23,7 @@ def test_an_escape_beyond_unicode_is_no_string(escape: str) -> None:
         'basic_auth_users: {"\\UFFFFFFFF": x}',
         'basic_auth_users: {"\\U00110000": x}',
         'basic_auth_users: {"\\ud800": $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO}',
-        'tls_server_config: {cert: "\\ud800", key: x}',
+        'tls_server_config: {cert_file: "\\ud800", key_file: x}',
         'tls_server_config: {cert_file: "a\\u001b[2Jb", key_file: x}',
         'tls_server_config: {cert_file: "a\\nb", key_file: x}',
         f"%YAML 1.{'9' * 5000}\n--- a",
@@ -33,7 +33,7 @@ def test_a_web_config_with_what_is_no_text_is_one_line(tmp_path: Path, text: str
     """Surrogates, escapes beyond Unicode, huge numbers and control characters give one printable line."""
     (path := tmp_path / "web.yml").write_text(text)
     with pytest.raises(ConfigError) as refused:
-        WebConfig.load(path)
+        LiveWebConfig(path)
     assert str(refused.value).isprintable()
 
 

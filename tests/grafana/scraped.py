@@ -161,11 +161,15 @@ class HistoryOfGpu(Timeline):
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What the scrapers of /history took: how many there are, and readings a second of all of them."""
+    """What the scrapers of /history took: how many there are, and readings a second of all of them.
+
+    If it is `paused`, no samples are added to /history.
+    """
 
     scrapers: float = 1
     confirmed: float = 10
     evicted: float = 0
+    paused: bool = False
 
 
 class Target(Timeline):
@@ -197,6 +201,7 @@ class Target(Timeline):
                     (metrics.HISTORY_SCRAPERS, {}, taken.scrapers),
                     (metrics.HISTORY_CONFIRMED, {}, self._confirmed),
                     (metrics.HISTORY_EVICTED, {}, self._evicted),
+                    (metrics.HISTORY_PAUSED, {}, taken.paused),
                 ]
                 self._confirmed += taken.confirmed * INTERVAL_S
                 self._evicted += taken.evicted * INTERVAL_S

@@ -7,7 +7,7 @@ from llem_core import metrics
 from llem_core.metrics import HISTORY_PAGE, METRICS_PAGE, Kind, MetricSpec
 
 SPECS = [value for value in vars(metrics).values() if isinstance(value, MetricSpec)]
-BASE_UNITS = {"watts", "joules", "seconds", "bytes", "celsius", "ratio", "grams"}
+BASE_UNITS = {"watts", "joules", "seconds", "bytes", "celsius", "ratio", "grams", "hertz"}
 # Suffixes that a histogram's or a counter's own samples carry.
 RESERVED = ("_total", "_bucket", "_sum", "_count", "_created")
 
@@ -69,5 +69,7 @@ def test_every_spec_is_on_a_page_once() -> None:
 
 
 def test_per_gpu_series_carry_gpu_and_uuid() -> None:
-    """Whatever is of a GPU has its index and its uuid as first labels, and nothing else has."""
-    assert all((spec.labels[:2] == ("gpu", "uuid")) == spec.name.startswith("llem_gpu_") for spec in SPECS)
+    """The first labels of a GPU's metric are its index and its uuid. Only a module's power has neither."""
+    of_gpus = [spec for spec in SPECS if spec.name.startswith("llem_gpu_")]
+    assert [spec for spec in of_gpus if spec.labels[:2] != ("gpu", "uuid")] == [metrics.GPU_MODULE_POWER]
+    assert not failing(lambda spec: spec in of_gpus or "gpu" not in spec.labels)

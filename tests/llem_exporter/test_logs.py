@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llem_exporter.web.log_once import QUIET_SECONDS, Troubles
+from llem_exporter.web.log_once import QUIET_SECONDS, LogOnce
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
@@ -38,7 +38,7 @@ def test_each_line_is_an_object(start: StartExporter) -> None:
     assert before - 0.01 <= datetime.fromisoformat(line["ts"]).astimezone(UTC).timestamp() <= time.time()
     assert (line["level"], line["logger"], line["url"]) == (
         "info",
-        "llem_exporter.web.listening",
+        "llem_exporter.web.addresses",
         exporter.url,
     )
     assert line["msg"] == f"listening on {exporter.url}"
@@ -101,7 +101,7 @@ def logged_by(code: str) -> list[dict[str, Any]]:
     begin = (
         "import asyncio, logging, pathlib, threading, warnings\n"
         "from llem_exporter import logs\n"
-        "logs.begin('info', 'json')\n"
+        "logs.configure('info', 'json')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", begin + code], capture_output=True, text=True, timeout=30, check=False
@@ -152,18 +152,18 @@ def test_text_stays_as_it_was(start: StartExporter) -> None:
     )
 
 
-def test_a_trouble_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_problem_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     """A problem is logged once until it has not occurred for a minute. Then it may be logged again."""
     now_s = 0.0
-    troubles = Troubles(logging.getLogger("troubles"), lambda: now_s)
+    problems = LogOnce(logging.getLogger("problems"), lambda: now_s)
     caplog.set_level(logging.INFO)
     for _ in range(100):
-        troubles.note("full", "it is full")
-        troubles.sweep()
+        problems.warn("it is full")
+        problems.check()
         now_s += 1
     assert [record.getMessage() for record in caplog.records] == ["it is full"]
     now_s += QUIET_SECONDS
-    troubles.sweep()
-    troubles.sweep()
-    troubles.note("full", "it is full")
+    problems.check()
+    problems.check()
+    problems.warn("it is full")
     assert [record.getMessage() for record in caplog.records[1:]] == ["no longer: it is full", "it is full"]

@@ -28,7 +28,9 @@ def trace(gpu: str) -> list[Row]:
 def test_script_reproduces_the_trace_to_the_byte() -> None:
     """The script next to the trace writes exactly this trace."""
     made = subprocess.run(
-        [sys.executable, str(TRACES / "make_llm_serving.py")], capture_output=True, check=True
+        [sys.executable, str(Path(__file__).parents[1] / "make_llm_serving.py")],
+        capture_output=True,
+        check=True,
     )
     packaged = (TRACES / "llm_serving.csv").read_bytes()
     assert made.stdout == packaged

@@ -40,7 +40,7 @@ def scraped(
     def since_boot(ms: int) -> float:
         return 2e9 + watts * (ms - read_late_ms) / 1000
 
-    lines = series("llem_gpu_info", {**labels, "name": "H100", "scope": "gpu"}, [(ms, 1) for ms in scrapes])
+    lines = series("llem_gpu_info", {**labels, "name": "H100"}, [(ms, 1) for ms in scrapes])
     lines += series("llem_gpu_power_watts", labels, [(ms, watts) for ms in scrapes])
     lines += series("llem_gpu_power_limit_watts", labels, [(ms, 700) for ms in scrapes])
     read_at = [(ms, (T0 + ms - read_late_ms) / 1000) for ms in scrapes]

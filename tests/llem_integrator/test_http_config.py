@@ -200,7 +200,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
 
 
 BAD_FILES = [
-    ("bearer_token: hidden\nbearer_token: hidden", "a key is there twice .line 1"),
+    ("bearer_token: hidden\nbearer_token: hidden", "line 2: duplicate key 'bearer_token'"),
     ("colour: red", "'colour' is not read here"),
     ("oauth2: {client_id: hidden}", "'oauth2' is not read here"),
     ("tls_config: {ca: hidden}", "tls_config: 'ca' is not read here"),
@@ -222,8 +222,8 @@ BAD_FILES = [
     ("http_headers: {X-A: {values: hidden}}", "values must be a list of texts"),
     ("headers: hidden", "headers must be a mapping"),
     ("- hidden", "the file must be a mapping"),
-    ("basic_auth: {username: hidden", "not YAML .line 1"),
-    ("[" * 500, "nested too deeply|not YAML"),
+    ("basic_auth: {username: hidden", "line 1: not valid YAML"),
+    ("[" * 500, "nested too deeply|not valid YAML"),
 ]
 
 

@@ -234,7 +234,7 @@ def test_without_a_backend_the_command_runs(tmp_path: Path) -> None:
     done = run(env, "--", "sh", "-c", "echo out; exit 4", program=program)
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no energy is measured: zeus: ")
+    assert line.startswith("llem-measure: no joules: zeus: ")
     for part in ("zeus: ", "nvml: NVML cannot be opened", "codecarbon: "):
         assert part in line
     options = ("--format", "json", "--output", str(path), "--amount", "tokens=5", "--gpus", "0")
@@ -258,13 +258,21 @@ def test_without_a_gpu_only_cpu_and_memory_are_measured() -> None:
 
 
 def test_a_hung_gpu_does_not_stop_the_command(steady: FakeDriver) -> None:
-    """If a GPU does not answer within --driver.timeout, the command runs without a measurement."""
+    """If a GPU does not answer within --driver.timeout, the command runs without a measurement, and ends."""
     steady.gpus[1].hung = True
     done = run(steady.env, "--driver.timeout", "0.5", "--", "sh", "-c", "echo out; exit 4")
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no energy is measured: no answer within 0.5 s while ")
-    assert "GPU 1" in line
+    assert line.startswith("llem-measure: no joules: GPU 1 hangs: ")
+
+
+def test_a_hung_gpu_beside_the_asked_one_does_no_harm(steady: FakeDriver, tmp_path: Path) -> None:
+    """--gpus with an index calls no other GPU."""
+    steady.gpus[1].hung = True
+    options = ("--backend", "nvml", "--gpus", "0", "--driver.timeout", "60")
+    found = document(steady.env, tmp_path, *options, "--", "sleep", "0.3")
+    assert [gpu["index"] for gpu in found["per_gpu"]] == [0]
+    assert found["joules"] > 0
 
 
 def test_a_gpu_that_hangs_later_does_not_change_the_exit_code(steady: FakeDriver, tmp_path: Path) -> None:

@@ -103,3 +103,17 @@ tell([off.measurement, off.warnings, off.duration_sec >= 0, failure(refused), ra
     measurement, warnings, timed, refusal, ran = ask(program, steady.env)
     assert (measurement, warnings, timed, ran) == (None, [], True, [])
     assert refusal == "backend nvml cannot measure here: there is no GPU 5; NVML counts 2, from 0"
+
+
+def test_a_gpu_that_hangs_does_not_stop_the_block(steady: FakeDriver) -> None:
+    """If a GPU does not answer, auto tries all backends, each within the timeout, and the block runs."""
+    steady.gpus[1].hung = True
+    program = """
+with measure(driver_timeout_s=0.2) as measured:
+    pass
+tell([[c.backend, c.reason] for c in measured.considered])
+os._exit(0)
+"""
+    reasons = dict(ask(program, steady.env))
+    assert list(reasons) == ["zeus", "nvml", "codecarbon"]
+    assert all(reason.startswith("GPU 1 hangs: ") for reason in reasons.values())

@@ -114,19 +114,19 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
     ]
 
 
-def test_a_zeus_that_cannot_be_imported_is_reported(steady: FakeDriver, tmp_path: Path) -> None:
-    """If a dependency of ZeusMonitor is missing, start_tracking() fails and measure() uses nvml."""
+def test_a_zeus_that_cannot_be_imported_says_why(steady: FakeDriver, tmp_path: Path) -> None:
+    """If a dependency of ZeusMonitor is missing, zeus is not available and measure() uses nvml."""
     program = """
-backend = eb.select_energy_backend("zeus")
 with measure() as measured:
     time.sleep(0.1)
-tell([failure(backend.start_tracking), measured.measurement.backend,
+tell([failure(lambda: eb.select_energy_backend("zeus")), measured.measurement.backend,
       [[c.backend, c.coverage, c.reason] for c in measured.considered]])
 """
-    said, taken, considered = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
-    assert said.startswith("no ZeusMonitor can be made (ModuleNotFoundError: No module named 'sklearn")
+    refusal, taken, considered = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
+    reason = refusal.removeprefix("backend zeus cannot measure here: ")
+    assert reason.startswith("zeus cannot be imported (ModuleNotFoundError: No module named 'sklearn")
     assert taken == "nvml"
-    assert considered == [["zeus", 0, said], ["nvml", 1, "reads the power of GPU 0, 1"]]
+    assert considered == [["zeus", 0, reason], ["nvml", 1, "reads the power of GPU 0, 1"]]
 
 
 def test_none_is_none_and_costs_no_library() -> None:
@@ -187,7 +187,7 @@ def test_a_registered_backend_is_taken_by_name() -> None:
     assert isinstance(chosen, Custom)
     assert isinstance(chosen, llem_measure.EnergyBackend)
     assert chosen.gpu_indices == [0]
-    with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns False"):
+    with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns"):
         llem_measure.select_energy_backend("custom-1", gpu_indices=[1])
 
 

@@ -68,8 +68,9 @@ def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, s
     source = gpu.energy_source
     joules = shown.joules if source is Backend.ZEUS else shown.nvml_joules
     builder.add(metrics.GPU_ENERGY, (*labels, source or ""), joules if source else None)
-    builder.add(metrics.GPU_POWER_UPDATE, labels, gpu.power_period.seconds)
-    builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.energy_period.seconds)
+    if shown.fresh:
+        builder.add(metrics.GPU_POWER_UPDATE, labels, gpu.power_period.seconds)
+        builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.counter.period.seconds if gpu.counter else None)
     for reason, active in shown.status.throttle.items():
         builder.add(metrics.GPU_THROTTLE, (*labels, reason), active)
     for part in shown.status.slices:

@@ -1,221 +1,192 @@
-"""The live web config: who may ask, over which TLS, and what is taken over when its files change.
+"""The web config file: its sections, read and checked.
 
-Source: the format and its rules are those of Prometheus' exporter-toolkit (see web_settings).
+Source: exporter-toolkit 0.20, docs/web-configuration.md, web/tls_config.go and web/handler.go. A key that
+Python's ssl cannot honour is an error, unless ignoring it makes nothing less secure.
 """
 
-import logging
+import re
 import ssl
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
-from weakref import WeakSet
+from typing import Any, Final
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
-
+from llem_core import strict_yaml
 from llem_core.errors import ConfigError
-from llem_exporter.web.auth import Verdict, Verifier, credentials
-from llem_exporter.web.files import Signature, WebFiles
-from llem_exporter.web.rate_limit import TokenBucket
-from llem_exporter.web.settings import ClientAuth, TlsSettings, WebSettings
-from llem_exporter.web.tls import TlsMaterial, new_context, san_is_allowed
+from llem_core.strict_yaml import shortened
 
-RETRY_CHECKS: Final = 10
-"""A fault of the system's (no descriptor left, say) leaves no trace in the files that failed."""
-RETRY_AFTER_SECONDS: Final = 1
-SERVER: Final = "llem-exporter"
+MAX_FILE_BYTES: Final = 64 * 1024
+MAX_COST: Final = 14
+"""The highest bcrypt cost: checking one password takes about 0.8 s."""
 
-_log = logging.getLogger(__name__)
+_VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+
+
+class ClientAuth(StrEnum):
+    """What a client must present. Python's ssl supports no other choice."""
+
+    NONE = "NoClientCert"
+    IF_GIVEN = "VerifyClientCertIfGiven"
+    REQUIRED = "RequireAndVerifyClientCert"
 
 
 @dataclass(frozen=True, slots=True)
-class _Loaded:
-    settings: WebSettings
-    material: TlsMaterial | None
-    context: ssl.SSLContext | None
-    users: dict[bytes, bytes]
-    bucket: TokenBucket | None
+class TlsConfig:
+    """The section tls_server_config. Relative paths are relative to the file's folder."""
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None
+    client_auth: ClientAuth
+    allowed_sans: frozenset[str]
+    minimum: ssl.TLSVersion
+    maximum: ssl.TLSVersion
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the section names."""
+        files = (self.cert_file, self.key_file, self.client_ca_file)
+        return tuple(file for file in files if file is not None)
 
 
+@dataclass(frozen=True, slots=True)
 class WebConfig:
-    """The last good config of a file; without a file: plain HTTP for everyone."""
+    """The whole file. `users` are bcrypt hashes by user name."""
 
-    def __init__(self, files: WebFiles | None, loaded: _Loaded, verifier: Verifier) -> None:
-        self._files, self._loaded, self._verifier = files, loaded, verifier
-        self._changing: Signature | None = None
-        self._problem, self._checks = "", 0
-        # Those whose clients had to show what they have to show now.
-        self._as_strict: WeakSet[ssl.SSLContext] = WeakSet([loaded.context] if loaded.context else [])
-
-    @classmethod
-    def load(cls, path: Path | None) -> Self:
-        """The config of a file. Raises ConfigError with the file, the key and what is wrong with it."""
-        verifier = Verifier()
-        if path is None:
-            return cls(None, _Loaded(WebSettings(), None, None, {}, None), verifier)
-        files = WebFiles(path)
-        try:
-            return cls(files, _read(files, None), verifier)
-        except ConfigError as exc:
-            raise ConfigError(f"--web.config.file {path}: {exc}") from exc
-
-    @property
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """The current one; None for plain HTTP."""
-        return self._loaded.context
-
-    @property
-    def is_guarded(self) -> bool:
-        """Whether a client must prove who it is."""
-        tls = self._loaded.settings.tls
-        return bool(self._loaded.users) or (tls is not None and tls.client_auth is ClientAuth.REQUIRED)
-
-    def guard(self, application: web.Application) -> None:
-        """Have an application ask each client, and send the configured headers with every answer."""
-        application.middlewares.append(self.middleware)
-        application.on_response_prepare.append(self.add_headers)
-
-    async def add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Add the configured headers; in time also for an answer that is written bit by bit."""
-        response.headers.update(self._loaded.settings.headers)
-        response.headers[hdrs.SERVER] = SERVER  # aiohttp would tell its version, and Python's
-
-    @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer who may not ask; pass on the others."""
-        # "is None", not "or": to older aiohttp a response is a mapping, and an empty one is false.
-        refusal = self._refuse_connection(request)
-        if refusal is None:
-            refusal = await self._refuse_client(request)
-        return await handler(request) if refusal is None else refusal
-
-    def _refuse_connection(self, request: web.Request) -> web.Response | None:
-        loaded = self._loaded
-        if loaded.bucket and not loaded.bucket.take():
-            return _later(429, "too many requests\n")
-        if loaded.settings.tls is None:
-            return None
-        transport = request.transport
-        context = transport.get_extra_info("sslcontext") if transport else None
-        sans = loaded.settings.tls.allowed_sans
-        if context in self._as_strict and transport is not None:
-            if not sans or san_is_allowed(transport.get_extra_info("peercert"), sans):
-                return None
-            text = "no name in the client certificate is allowed here\n"
-        else:
-            text = "this connection was made under other TLS settings; make a new one\n"
-        refusal = web.Response(status=403, text=text)
-        refusal.force_close()
-        return refusal
-
-    async def _refuse_client(self, request: web.Request) -> web.Response | None:
-        users = self._loaded.users
-        if not users:
-            return None
-        sent = credentials(request.headers.get(hdrs.AUTHORIZATION, ""))
-        verdict = await self._verifier.verify(sent, users, request.remote or "") if sent else Verdict.WRONG
-        match verdict:
-            case Verdict.GOOD:
-                return None
-            case Verdict.WRONG:
-                headers = {hdrs.WWW_AUTHENTICATE: 'Basic realm="llem-exporter", charset="UTF-8"'}
-                return web.Response(status=401, text="a user and a password, please\n", headers=headers)
-            case Verdict.BUSY:
-                return _later(503, "too many passwords are being verified\n")
-
-    def reload_if_changed(self, *, force: bool = False) -> bool:
-        """Whether `ssl_context` is another one now. A wrong file changes nothing, and is logged once.
-
-        Without `force` a change counts once the files were the same at two calls: no half of one is read.
-        """
-        if self._files is None or not (force or self._is_due(self._files)):
-            return False
-        self._changing = None
-        try:
-            loaded = _read(self._files, self._loaded)
-            _refuse_loosening(self._loaded.settings, loaded.settings)
-        except ConfigError as exc:
-            self._report(str(exc))
-            return False
-        self._report("")
-        return self._take_over(loaded)
-
-    def _is_due(self, files: WebFiles) -> bool:
-        self._checks += 1
-        if not files.changed():
-            self._changing = None
-            return bool(self._problem) and self._checks % RETRY_CHECKS == 0
-        now = files.signature()
-        settled, self._changing = now == self._changing, now
-        return settled
-
-    def _report(self, problem: str) -> None:
-        path = self._files.path if self._files else None
-        if problem and problem != self._problem:
-            _log.error("--web.config.file %s: %s; what was read before stays", path, problem)
-        elif not problem:
-            _log.info("--web.config.file %s: read again%s", path, ", and good again" if self._problem else "")
-        self._problem = problem
-
-    def _take_over(self, loaded: _Loaded) -> bool:
-        before, self._loaded = self._loaded, loaded
-        if loaded.context is before.context:
-            return False
-        if _proof(loaded.material) != _proof(before.material):
-            self._as_strict.clear()
-        if loaded.context:
-            self._as_strict.add(loaded.context)
-        return True
+    tls: TlsConfig | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    users: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
 
 
-def _read(files: WebFiles, before: _Loaded | None) -> _Loaded:
-    """The files' config. What did not change is the same object as before: context and token bucket."""
-    settings, material = files.read()
-    if before and material == before.material:
-        context = before.context
-    else:
-        context = new_context(material) if material else None
-    limit = settings.rate_limit
-    if before and limit == before.settings.rate_limit:
-        bucket = before.bucket
-    else:
-        bucket = TokenBucket(limit.interval_s, limit.burst) if limit else None
-    users = {name.encode(): hashed.encode() for name, hashed in settings.users.items()}
-    return _Loaded(settings, material, context, users, bucket)
+_TEXT: Final = ""
+_TEXTS: Final[list[str]] = []
+_FLAG: Final = ("true", "false")
+_FORM: Final = {
+    "tls_server_config": {
+        "cert_file": _TEXT,
+        "key_file": _TEXT,
+        "client_ca_file": _TEXT,
+        # RequestClientCert verifies nothing, in the toolkit as well: the same as not to request one.
+        "client_auth_type": (*ClientAuth, "RequestClientCert"),
+        "client_allowed_sans": _TEXTS,
+        "min_version": tuple(_VERSIONS),
+        "max_version": tuple(_VERSIONS),
+        "prefer_server_cipher_suites": _FLAG,  # ignored, as in the toolkit
+    },
+    "http_server_config": {
+        "http2": _FLAG,  # ignored: only HTTP/1.1 is served, and clients negotiate it
+        "headers": {
+            "Strict-Transport-Security": _TEXT,
+            "X-Content-Type-Options": ("nosniff",),
+            "X-Frame-Options": ("deny", "sameorigin"),
+            "X-XSS-Protection": _TEXT,
+            "Content-Security-Policy": _TEXT,
+        },
+    },
+    "basic_auth_users": None,  # any names
+}
+"""The keys of a file: a mapping, some texts to choose from, any text, or a list of texts."""
 
 
-def _refuse_loosening(before: WebSettings, after: WebSettings) -> None:
-    """Raises ConfigError where a guard is gone: half a file, or an accident, must not open the doors."""
-    old, new = before.tls, after.tls
-    gone = {
-        "tls_server_config": old is not None and new is None,
-        "basic_auth_users": bool(before.users) and not after.users,
-        f"client_auth_type {ClientAuth.REQUIRED}": _requires(old) and not _requires(new),
-        "client_allowed_sans": bool(old and old.allowed_sans) and not (new and new.allowed_sans),
-    }
-    for key, is_gone in gone.items():
-        if is_gone:
-            raise ConfigError(f"{key} is gone; to serve without it, restart")
+def read(path: Path) -> WebConfig:
+    """Read the file. Raises ConfigError with the key and the reason, and without secrets."""
+    check_file(path, MAX_FILE_BYTES)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"byte {exc.start} is not UTF-8") from None
+    return parse(text, path.parent)
 
 
-def _requires(tls: TlsSettings | None) -> bool:
-    return tls is not None and tls.client_auth is ClientAuth.REQUIRED
+def check_file(path: Path, max_bytes: int) -> None:
+    """Raise ConfigError unless this is a regular file of at most `max_bytes`. Reading a pipe would block."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"cannot be read: {getattr(exc, 'strerror', exc)}") from exc
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("not a regular file")
+    if status.st_size > max_bytes:
+        raise ConfigError(f"longer than {max_bytes // 1024} KiB")
 
 
-def _proof(material: TlsMaterial | None) -> object:
-    """What decides over which connections an answer may go; a server's new certificate is not in it."""
-    if material is None:
-        return None
-    settings = material.settings
-    return (
-        settings.client_auth,
-        material.client_ca,
-        settings.minimum,
-        settings.maximum,
-        settings.cipher_suites,
-        settings.curve,
+def parse(text: str, folder: Path) -> WebConfig:
+    """Parse the file's text. Paths in it are relative to `folder`. Raises ConfigError."""
+    sections = _checked("", strict_yaml.parse(text), _FORM)
+    tls = sections.get("tls_server_config")
+    headers = sections.get("http_server_config", {}).get("headers", {})
+    for name, value in headers.items():
+        if not re.fullmatch(r"[\t -~]*", value):
+            raise ConfigError(f"http_server_config.headers.{name} must be one line of ASCII")
+    return WebConfig(
+        tls=_tls(tls, folder) if tls else None,
+        headers={name: value for name, value in headers.items() if value},
+        users=_users(sections.get("basic_auth_users") or {}),
     )
 
 
-def _later(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text, headers={hdrs.RETRY_AFTER: str(RETRY_AFTER_SECONDS)})
+def _checked(name: str, value: Any, form: Any) -> Any:
+    """The value if it has the form. Raises ConfigError otherwise."""
+    if isinstance(form, dict) or form is None:
+        if value != "" and not isinstance(value, dict):
+            raise ConfigError(f"{name or 'the file'} must be a mapping (key: value)")
+        if form is None:
+            return value
+        checked = {}
+        for key, content in dict(value or {}).items():
+            label = f"{name}.{key}" if name else key
+            if key not in form:
+                raise ConfigError(f"{shortened(label)} is not supported")
+            checked[key] = _checked(label, content, form[key])
+        return checked
+    if form == _TEXTS:
+        if value != "" and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise ConfigError(f"{name} must be a list of texts")
+    elif not isinstance(value, str):
+        raise ConfigError(f"{name} must be text")
+    elif form and value and value not in form:
+        raise ConfigError(f"{name} is {shortened(value)}, not one of {', '.join(form)}")
+    return value
+
+
+def _tls(section: Mapping[str, Any], folder: Path) -> TlsConfig:
+    label, paths = (
+        "tls_server_config",
+        [section.get(key) for key in ("cert_file", "key_file", "client_ca_file")],
+    )
+    cert_file, key_file, client_ca_file = (folder / path if path else None for path in paths)
+    kind = section.get("client_auth_type") or ClientAuth.NONE
+    client_auth = ClientAuth.NONE if kind == "RequestClientCert" else ClientAuth(kind)
+    sans = frozenset(section.get("client_allowed_sans") or ())
+    minimum = _VERSIONS[section.get("min_version") or "TLS12"]
+    maximum = _VERSIONS[section.get("max_version") or "TLS13"]
+    if cert_file is None or key_file is None:
+        raise ConfigError(f"{label} needs cert_file and key_file")
+    if minimum > maximum:
+        raise ConfigError(f"{label}.min_version is above max_version")
+    if client_auth is not ClientAuth.NONE and not client_ca_file:
+        raise ConfigError(f"{label}.client_auth_type {client_auth} needs client_ca_file")
+    if client_auth is ClientAuth.NONE and client_ca_file:
+        raise ConfigError(f"{label}.client_ca_file needs client_auth_type {ClientAuth.REQUIRED}")
+    if client_auth is not ClientAuth.REQUIRED and sans:
+        raise ConfigError(f"{label}.client_allowed_sans needs client_auth_type {ClientAuth.REQUIRED}")
+    return TlsConfig(cert_file, key_file, client_ca_file, client_auth, sans, minimum, maximum)
+
+
+def _users(section: Mapping[str, Any]) -> dict[bytes, bytes]:
+    users = {}
+    for name, hashed in section.items():
+        label = f"basic_auth_users.{name if name.isprintable() and len(name) <= 60 else shortened(name)}"
+        if not name or ":" in name:
+            raise ConfigError(f"{label}: a user name is not empty and has no colon")
+        found = re.fullmatch(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}", str(hashed), re.ASCII)
+        if found is None:
+            raise ConfigError(f"{label} is not a bcrypt hash; make one with: htpasswd -nBC 10 ''")
+        if not 4 <= int(found[1]) <= MAX_COST:
+            raise ConfigError(f"{label}: the bcrypt cost is {int(found[1])}, not between 4 and {MAX_COST}")
+        users[name.encode()] = found[0].encode()
+    return users

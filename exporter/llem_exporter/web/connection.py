@@ -1,7 +1,8 @@
-"""One connection: what a client may send, and by when what must have happened."""
+"""One connection: aiohttp's side of it, with a deadline and a limit of what is read."""
 
 import asyncio
 import fcntl
+import logging
 import socket
 import struct
 import termios
@@ -10,106 +11,118 @@ from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_REQUEST_BYTES: Final = 32_768
-"""All that is read for one request; there are no bodies."""
+"""The most that is read of one request. Requests have no bodies."""
+
+REQUEST_SECONDS: Final = 10.0
+"""From the first byte of a connection or request until the request is complete."""
+
+KEEPALIVE_SECONDS: Final = 300.0
+"""Longer than scrape intervals: a scraper that reuses its connection has read the last response."""
 
 WRITE_BUFFER_BYTES: Final = 65_536
-REQUEST_SECONDS: Final = 10.0
-"""From a connection's or a request's first byte until the request is whole."""
 
-_REQUEST_END: Final = b"\r\n\r\n"  # no request has a body
+_REQUEST_END: Final = b"\r\n\r\n"
 _NEVER: Final = float("inf")
-_RESET: Final = struct.pack("ii", 1, 0)  # linger, for 0 s: close with a reset, and forget what was unsent
+_RESET: Final = struct.pack("ii", 1, 0)  # linger for 0 s: close() sends RST and discards unsent data
+
+_log = logging.getLogger(__name__)
 
 
-class Connection(asyncio.Protocol):
-    """One client: passes on to aiohttp's handler what comes, and keeps count of it."""
+def _is_our_error(record: logging.LogRecord) -> bool:
+    """False for the errors of malformed requests and lost connections, which are not logged."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | ConnectionError)
 
-    def __init__(
-        self, accepted: socket.socket, handler: web.RequestHandler, now_s: Callable[[], float]
-    ) -> None:
-        self.handler, self._socket, self._now_s = handler, accepted, now_s
+
+class Connection(web.RequestHandler):
+    """A connection. aiohttp gives it to the handlers as `request.protocol`."""
+
+    def __init__(self, server: web.Server, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        _log.addFilter(_is_our_error)
+        super().__init__(
+            server,
+            loop=loop,
+            logger=_log,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to say none
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            lingering_time=0.0,  # bodies are not read
+        )
         self.opening: asyncio.Task[None] | None = None
-        self.idle_since_s = now_s()
-        self.due_s = self.idle_since_s + REQUEST_SECONDS
-        self.requested = self.answered = self.busy = False
-        self._transport: asyncio.Transport | None = None
-        self._received_bytes, self._overrun = 0, False
-        self._end = _REQUEST_END
-        self._cut = False
-        self.lost: Callable[[bool], object] = lambda _: None
+        self.idle_since_s = loop.time()
+        self.is_busy = self.is_answered = False
+        self.page = ""
+        self.on_lost: Callable[[Connection, bool], object] = lambda _connection, _unread: None
+        self._now_s, self._accepted = loop.time, accepted
+        self._stream: asyncio.Transport | None = None
+        self._due_s = self.idle_since_s + REQUEST_SECONDS
+        self._is_in_request, self._received_bytes, self._last_bytes = True, 0, _REQUEST_END
+        self._is_unread = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream's
-        self._transport = transport
+        """The TLS handshake is done, if there is one."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket
+        self._stream = transport
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self.handler.connection_made(transport)
+        super().connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost(self._cut or exc is not None)  # with an error: the client's kernel has reset it
-        self.handler.connection_lost(exc)
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is closed. An error means that the client's kernel sent RST."""
+        self.on_lost(self, self._is_unread or exc is not None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.requested and not self.busy and self._end == _REQUEST_END:
-            self.due_s = self._now_s() + REQUEST_SECONDS
-        self._end = (self._end + data)[-len(_REQUEST_END) :]
-        room = MAX_REQUEST_BYTES - self._received_bytes
+        """Pass bytes on to aiohttp's parser."""
+        if not self.is_busy and not self._is_in_request:
+            self._due_s = self._now_s() + REQUEST_SECONDS
+        self._last_bytes = (self._last_bytes + data)[-len(_REQUEST_END) :]
+        self._is_in_request = self._is_in_request or self._last_bytes != _REQUEST_END
         self._received_bytes += len(data)
-        if room > 0:
-            self.handler.data_received(data[:room])
-        if len(data) > room and self._transport is not None:
-            self._transport.pause_reading()
-            self._overrun = True
-            self.due_s = self._now_s()  # unless what has come is a request that can be answered
-
-    def eof_received(self) -> None:
-        self.handler.eof_received()
-
-    def pause_writing(self) -> None:
-        self.handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.handler.resume_writing()
-
-    def begin(self, limit_s: float) -> None:
-        """A request has come whole; its answer must have been taken in `limit_s`."""
-        self.requested = self.busy = True
-        self._received_bytes = 0
-        self.idle_since_s = self._now_s()
-        self.due_s = self.idle_since_s + limit_s
-
-    def end(self, *, answered: bool) -> None:
-        """The answer is written, if not yet sent."""
-        self.busy, self.answered = False, self.answered or answered
-        self.idle_since_s = self._now_s()
-        if self._end != _REQUEST_END:  # half of the next one came with it
-            self.due_s = min(self.due_s, self.idle_since_s + REQUEST_SECONDS)
-
-    def check(self) -> None:
-        """Cut the connection where what should have happened by now has not."""
-        if self._now_s() < self.due_s:
-            return
-        half = self._end != _REQUEST_END or self._overrun or not self.requested
-        if self.busy or half or self._unsent():
+        if self._received_bytes > MAX_REQUEST_BYTES:
             self.drop()
         else:
-            self.due_s = _NEVER
+            super().data_received(data)
+
+    def begin(self, limit_s: float) -> None:
+        """A request is complete. The client must have received the response in `limit_s`."""
+        self.is_busy, self._received_bytes = True, 0
+        self._is_in_request = self._last_bytes != _REQUEST_END  # part of the next one may have come with it
+        self.idle_since_s = self._now_s()
+        self._due_s = self.idle_since_s + limit_s
+
+    def end(self, *, answered: bool) -> None:
+        """The response is written, though perhaps not sent."""
+        self.is_busy, self.is_answered, self.page = False, self.is_answered or answered, ""
+        self.idle_since_s = self._now_s()
+        if self._is_in_request:
+            self._due_s = min(self._due_s, self.idle_since_s + REQUEST_SECONDS)
+
+    def check_deadline(self) -> None:
+        """Close the connection if the request or the response has missed its deadline."""
+        if self._now_s() < self._due_s:
+            return
+        if self.is_busy or self._is_in_request or self._has_unsent():
+            self.drop()
+        else:
+            self._due_s = _NEVER
 
     def drop(self) -> None:
-        """Close at once; what was not sent is forgotten, by the kernel too."""
-        self._cut = self.busy or self._unsent()
+        """Close at once and discard unsent data."""
+        self._is_unread = self.is_busy or self._has_unsent()
         with suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        if self._transport is not None:
-            self._transport.abort()
+            self._accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        if self._stream is not None:
+            self._stream.abort()
         elif self.opening is not None:
             self.opening.cancel()
 
-    def _unsent(self) -> bool:
-        """Whether the client has left something in the kernel's buffer, and so maybe in ours."""
+    def _has_unsent(self) -> bool:
+        """Whether the client's kernel has not yet acknowledged all that was written."""
         try:
-            left = fcntl.ioctl(self._socket, termios.TIOCOUTQ, b"\0" * 4)
-        except (OSError, ValueError):  # it is closed
+            unsent = fcntl.ioctl(self._accepted, termios.TIOCOUTQ, b"\0" * 4)
+        except (OSError, ValueError):  # closed
             return False
-        return left != b"\0" * 4
+        return unsent != b"\0" * 4

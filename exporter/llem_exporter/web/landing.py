@@ -1,30 +1,30 @@
-"""The landing page: what this is, where its pages are, what to write into a scrape config."""
+"""The landing page: links to the other pages, and a scrape configuration to copy."""
 
 from html import escape
 
 from aiohttp import hdrs, web
 
 from llem_core import __version__
-from llem_exporter.web.listening import Address
+from llem_exporter.web.addresses import Address
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>llem-exporter</title></head>
 <body>
 <h1>llem-exporter {version}</h1>
-<p>GPU energy for Prometheus: power samples every {interval_ms} ms, and the joules under them.</p>
+<p>GPU energy for Prometheus: power sampled every {interval_ms} ms, and the energy in joules.</p>
 <ul>
-<li><a href="/metrics">/metrics</a>: power, joules, and how complete they are</li>
+<li><a href="/metrics">/metrics</a>: power, energy and their completeness</li>
 <li><a href="/history?since={since_unix_s}">/history?since=UNIX_SECONDS</a>: every sample after that
-time, of the last {retention_s} s</li>
+time, for the last {retention_s} s</li>
 <li><a href="/-/healthy">/-/healthy</a>, <a href="/-/ready">/-/ready</a></li>
 </ul>
-<p>In Prometheus' configuration:</p>
+<p>Prometheus configuration:</p>
 <pre>
 scrape_configs:
   - job_name: llem
     static_configs: [{{targets: ["{host}"]}}]
-  - job_name: llem-history  # every sample; the ID is this Prometheus' own
+  - job_name: llem-history  # every sample; each Prometheus needs a scraper ID of its own
     metrics_path: /history
     params: {{scraper: [prom-a]}}
     static_configs: [{{targets: ["{host}"]}}]
@@ -35,9 +35,9 @@ scrape_configs:
 
 
 def target(request: web.Request) -> str:
-    """What a scrape config names this server by: the Host header as it came, else the address reached.
+    """The target for a scrape configuration: the Host header, or else the address of this connection.
 
-    Not request.host: an older aiohttp asks a name server then, for which every scrape waits.
+    This does not use request.host, because older aiohttp may query a name server for it.
     """
     host = request.headers.get(hdrs.HOST)
     if host is not None:
@@ -47,7 +47,7 @@ def target(request: web.Request) -> str:
 
 
 def render(host: str, interval_ms: int, retention_ms: int, now_ms: int) -> str:
-    """The page for who reached this server as `host`."""
+    """The page with `host` as the target."""
     return _PAGE.format(
         version=escape(__version__),
         host=escape(host),

@@ -1,4 +1,4 @@
-"""In which format and encoding a request wants its answer."""
+"""The format and the encoding that a request accepts."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,22 +9,17 @@ Encoder = Callable[[Collector], bytes]
 
 
 def encoder_for(headers: Mapping[str, str]) -> tuple[Encoder, str]:
-    """The encoder of a registry and its Content-Type; text 0.0.4 where Accept cannot be understood."""
+    """The encoder of a registry and its Content-Type; text 0.0.4 if the Accept header is malformed."""
     try:
         return choose_encoder(headers.get("Accept", ""))
-    except (ValueError, TypeError):  # the library compares a version that is no number
+    except (ValueError, TypeError):  # raised for a version that is not a number
         return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
 
 
 def gzip_accepted(headers: Mapping[str, str]) -> bool:
-    """Whether gzip is named in Accept-Encoding, with a weight above 0. Source: RFC 9110, 12.5.3."""
-    for entry in headers.get("Accept-Encoding", "").split(","):
-        name, *parameters = (part.strip().lower().replace(" ", "") for part in entry.split(";"))
+    """Whether Accept-Encoding names gzip with a weight above 0. Source: RFC 9110, 12.5.3."""
+    for entry in headers.get("Accept-Encoding", "").lower().replace(" ", "").split(","):
+        name, _, weight = entry.partition(";q=")
         if name == "gzip":
-            return not any(_is_zero(parameter) for parameter in parameters)
+            return not weight or weight.strip("0.") != ""
     return False
-
-
-def _is_zero(parameter: str) -> bool:
-    weight = parameter.removeprefix("q=")
-    return weight != parameter and weight.strip("0.") == ""

@@ -16,7 +16,7 @@ from llem_core.measurement import EnergyMeasurement, MeasurementWarning, Warning
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import Tracker, works
 from llem_measure.backends.fork_lock import ForkLock
-from llem_measure.nvml.calls import DRIVER_SECONDS, call, hanging
+from llem_measure.nvml.calls import DRIVER_SECONDS, NoAnswerError, call, hanging
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu, find_gpus
 from llem_measure.nvml.handles import handle_of
@@ -216,6 +216,8 @@ class CodeCarbonBackend:
     def _find_gpus(self) -> Sequence[Gpu]:
         try:
             return find_gpus(self._gpu_indices, self._driver_timeout_s)
+        except NoAnswerError:  # CodeCarbon would wait for the driver without a timeout
+            raise
         except ConfigError:
             if self._gpu_indices:
                 raise

@@ -44,7 +44,9 @@ def of_mode(gpu: Gpu, persistence_mode: bool | None) -> Iterable[MeasurementWarn
         )
         yield MeasurementWarning(WarningCode.PERSISTENCE_MODE_OFF, text, gpu.uuid)
     if gpu.mig:
-        text = f"GPU {gpu.index}: a MIG slice has no sensor of its own; the joules are the whole GPU's"
+        text = (
+            f"GPU {gpu.index}: the joules are the whole GPU's, as a MIG slice has no sensor; run nothing else"
+        )
         yield MeasurementWarning(WarningCode.MIG_SLICE, text, gpu.uuid)
 
 
@@ -62,11 +64,12 @@ def of_temperature(gpu: Gpu, celsius: Iterable[float | None]) -> Iterable[Measur
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
-        text = f"GPU {gpu.index}: only {samples} power samples"
+        text = f"GPU {gpu.index}: only {samples} power samples; measure longer"
         yield MeasurementWarning(WarningCode.FEW_SAMPLES, text, gpu.uuid)
     if gap_s > 0:
         text = (
             f"GPU {gpu.index}: no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
+            "; measure again, or use zeus, which has no gaps"
         )
         yield MeasurementWarning(WarningCode.SAMPLE_GAP, text, gpu.uuid)
 
@@ -78,7 +81,8 @@ def does_not_return(gpu: Gpu) -> str:
 
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """Return the warning for a GPU that stopped answering."""
-    return MeasurementWarning(WarningCode.GPU_LOST, f"GPU {gpu.index} did not answer: {reason}", gpu.uuid)
+    text = f"GPU {gpu.index} did not answer: {reason}; see dmesg"
+    return MeasurementWarning(WarningCode.GPU_LOST, text, gpu.uuid)
 
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:

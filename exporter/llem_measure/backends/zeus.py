@@ -191,6 +191,7 @@ class ZeusBackend:
         """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
         if find_spec("zeus") is None:
             raise ConfigError(f"zeus is not installed; {_INSTALL}")
+        _import_monitor()  # here, as it takes seconds that are not a driver call's
         gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
         for gpu in gpus:
             call(gpu.index, partial(_check_counter, gpu), self._driver_timeout_s + SCOPE_SECONDS)
@@ -198,6 +199,7 @@ class ZeusBackend:
 
     def start_tracking(self) -> ZeusTracker:
         """Start to measure. Raises ConfigError if a counter cannot be read."""
+        _import_monitor()
         gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
         windows = [call(gpu.index, partial(_open_window, gpu), self._driver_timeout_s) for gpu in gpus]
         tracker = ZeusTracker(windows, WallClock(100))
@@ -263,15 +265,25 @@ def _open_window(gpu: Gpu) -> _GpuWindow:
         raise ConfigError(f"GPU {gpu.index} cannot be opened: {exc}") from exc
 
 
+def _import_monitor() -> Any:
+    """Return Zeus's class of monitors. Raises ConfigError if it cannot be imported."""
+    import_zeus()
+    try:
+        from zeus.monitor import ZeusMonitor
+    except Exception as exc:
+        raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
+    return ZeusMonitor
+
+
 def _monitor(gpu: Any) -> Any:
     """Return a ZeusMonitor of this GPU alone, as its number 0. Raises ConfigError.
 
     Zeus keeps one list of GPUs for the whole process, made from CUDA_VISIBLE_DEVICES, which it does not
     understand in all forms. The monitor gets a list of its own; then the program's list is restored.
     """
+    make = _import_monitor()
     try:
         import zeus.device.gpu as zeus_gpu
-        from zeus.monitor import ZeusMonitor
 
         class OneGpu(zeus_gpu.GPUs):  # type: ignore[misc]
             def __init__(self) -> None: ...
@@ -285,7 +297,7 @@ def _monitor(gpu: Any) -> Any:
         with _changing:
             programs, zeus_gpu._gpus = zeus_gpu._gpus, OneGpu()
             try:
-                return ZeusMonitor(gpu_indices=[0], cpu_indices=[])
+                return make(gpu_indices=[0], cpu_indices=[])
             finally:
                 zeus_gpu._gpus = programs
     except Exception as exc:
@@ -337,10 +349,10 @@ def _warnings_of(
         return
     yield from measurement_warnings.of_temperature(gpu, (s.temperature_celsius for s in window.statuses))
     if energy.reset:
-        text = f"GPU {gpu.index}: the energy counter restarted; what it had counted before is missing"
+        text = f"GPU {gpu.index}: the energy counter restarted, so joules are missing; measure again"
         yield MeasurementWarning(WarningCode.COUNTER_RESET, text, gpu.uuid)
     elif energy.late:
-        text = f"GPU {gpu.index}: the energy counter fell slightly; it counts as not having moved"
+        text = f"GPU {gpu.index}: the energy counter fell slightly and counts as unmoved; measure longer"
         yield MeasurementWarning(WarningCode.COUNTER_LATE, text, gpu.uuid)
     elif energy.joules is None and window.is_stuck(duration_s):
         text = f"GPU {gpu.index}: the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"

@@ -17,6 +17,11 @@ CALL_SECONDS: Final = 2.0
 
 Result = TypeVar("Result")
 
+
+class NoAnswerError(ConfigError):
+    """A driver call did not return in time, and later calls may not return either."""
+
+
 # The GPUs that have answered this process, by NVML's index, as NVML itself is open for the whole process.
 _answered = set[int | None]()
 
@@ -25,7 +30,7 @@ def call(gpu_index: int | None, function: Callable[[], Result], driver_timeout_s
     """Return the result of a driver call on a GPU, or on the driver itself (None).
 
     The first call may take `driver_timeout_s`, later ones 2 s. Raises what the function raises, and
-    ConfigError if it does not return in time.
+    NoAnswerError if it does not return in time.
     """
     timeout_s = CALL_SECONDS if gpu_index in _answered else driver_timeout_s
     results: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
@@ -52,11 +57,11 @@ def note_answer(gpu_index: int | None) -> None:
     _answered.add(gpu_index)
 
 
-def no_answer(gpu_index: int | None, timeout_s: float) -> ConfigError:
+def no_answer(gpu_index: int | None, timeout_s: float) -> NoAnswerError:
     """Return the error for a call that does not return."""
     if gpu_index is None:
-        return ConfigError(f"the NVIDIA driver hangs: NVML has not answered for {timeout_s:g} s; see dmesg")
-    return ConfigError(
+        return NoAnswerError(f"the NVIDIA driver hangs: NVML has not answered for {timeout_s:g} s; see dmesg")
+    return NoAnswerError(
         f"GPU {gpu_index} hangs: a driver call has not returned for {timeout_s:g} s; see dmesg"
     )
 

@@ -16,6 +16,10 @@ VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _log = logging.getLogger(__name__)
 
 
+class UnknownGpuError(ConfigError):
+    """A GPU was asked for that this machine does not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU by NVML's index and its UUID. `mig` is True if it was named by one of its MIG slices."""
@@ -50,6 +54,17 @@ def find_some_gpus(
     if gpu_indices is not None:
         raise ConfigError("gpu_indices is empty: name at least one GPU")
     raise ConfigError(f"no GPU is visible: {VISIBLE} is {os.environ.get(VISIBLE)!r}")
+
+
+def indices_of(names: Sequence[str], driver_timeout_s: float = DRIVER_SECONDS) -> list[int]:
+    """Return the NVML indices of GPUs that are named by index, UUID or the start of a UUID ("GPU-2bae").
+
+    Raises ConfigError if NVML cannot be opened or a GPU hangs, UnknownGpuError for a name of no GPU.
+    """
+    count = call(None, count_gpus, driver_timeout_s)
+    by_index = all(name.isdecimal() for name in names)  # then a GPU that hangs beside them does no harm
+    uuids = {} if by_index else dict(_openable(count, driver_timeout_s))
+    return [_index_named(name, count, uuids) for name in names]
 
 
 def whole_number(index: SupportsIndex) -> int:
@@ -97,6 +112,16 @@ def _index_of(entry: str, uuids: Mapping[int, str], index_of_mig: Callable[[str]
 def _only(prefix: str, uuids: Mapping[int, str]) -> int | None:
     matches = [index for index, uuid in uuids.items() if uuid.startswith(prefix)]
     return matches[0] if len(matches) == 1 else None
+
+
+def _index_named(name: str, count: int, uuids: Mapping[int, str]) -> int:
+    index = _index_of(name, uuids, lambda _: None)
+    if index is not None and index < count:
+        return index
+    matches = [uuid for uuid in uuids.values() if uuid.startswith(name)]
+    if len(matches) > 1:
+        raise UnknownGpuError(f"{name!r} matches several GPUs: {', '.join(matches)}")
+    raise UnknownGpuError(f"there is no GPU {name!r}, or it cannot be opened; NVML counts {count}, from 0")
 
 
 def _openable(count: int, driver_timeout_s: float) -> Iterable[tuple[int, str]]:

@@ -46,7 +46,7 @@ class RetryingReader:
                 self.absent = not self._open()
                 self._is_open = opened_now = True
                 if self.absent:
-                    _log.info("%s: the GPU has none", self._label())
+                    _log.info("%s is not supported by this GPU", self._label())
                     return None
             value = self._read(unix_ms)
         except Exception as exc:  # noqa: BLE001 - an unexpected library error must not end the reading thread

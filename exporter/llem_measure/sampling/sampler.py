@@ -63,6 +63,8 @@ class Sampler:
             self.gpus = tuple(gpu for gpu in self.gpus if gpu not in gpus)
             for thread in self._threads:
                 thread.gpus = [gpu for gpu in thread.gpus if gpu not in gpus]
+        for gpu in gpus:
+            gpu.last_read.set()
 
     def wait_first(self, timeout_s: float) -> Sequence[GpuSampler]:
         """Wait until each GPU was read once, or failed once. Returns those that have not answered."""
@@ -74,8 +76,8 @@ class Sampler:
 
     @property
     def ready(self) -> bool:
-        """Whether each GPU was read once, or failed once."""
-        return all(gpu.first_read.is_set() for gpu in self.gpus)
+        """Whether each GPU was read once, failed once, or hangs."""
+        return all(gpu.first_read.is_set() or gpu.hangs for gpu in self.gpus)
 
     def _wait(self, events: Sequence[threading.Event], timeout_s: float) -> Sequence[GpuSampler]:
         end_s = time.monotonic() + timeout_s

@@ -6,8 +6,7 @@ Source: https://prometheus.io/docs/prometheus/latest/configuration/promtool/
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from llem_core import strict_yaml
 from llem_core.errors import ConfigError
 from llem_integrator.sources.access import (
     TLS_VERSIONS,
@@ -30,29 +29,9 @@ def read_config(path: str) -> HttpConfig:
     except ValueError as exc:
         raise ConfigError(f"{path} is not text") from exc
     try:
-        return _config(_Section("", _parsed(text)), Path(path).parent)
+        return _config(_Section("", strict_yaml.parse(text)), Path(path).parent)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
-
-
-class _Loader(yaml.BaseLoader):
-    """Makes nothing but texts, lists and mappings, and takes no key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep)
-        if len(found) != len(node.value):
-            raise ConfigError(f"a key is there twice (line {node.start_mark.line + 1} and below)")
-        return found
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader) or {}  # noqa: S506 (see _Loader)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)  # the rest of its text quotes the file
-        raise ConfigError(f"not YAML{f' (line {mark.line + 1})' if mark else ''}") from None
-    except RecursionError:
-        raise ConfigError("nested too deeply") from None
 
 
 def _config(found: "_Section", folder: Path) -> HttpConfig:

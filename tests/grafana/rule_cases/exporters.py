@@ -152,7 +152,7 @@ def history_backlog() -> Case:
     alert = "LlemHistoryBacklog"
     all_taken, one_of_two = Taken(2, 20), Taken(2, 10)
     return Case(
-        "a scraper of /history stops or is slow; one that is new or catches up is not behind",
+        "a scraper of /history stops or is slow; one that is new, catches up or is paused is not behind",
         [
             Target("n1:9955").up(20, taken=all_taken).up(14, taken=one_of_two).up(30, taken=Taken(1, 10)),
             Gpu("GPU-a").draws(300, 64),
@@ -164,6 +164,11 @@ def history_backlog() -> Case:
             Gpu("GPU-d", "n4:9955").draws(300, 64),
             Target("n5:9955").up(64, taken=Taken(0, 0)),
             Gpu("GPU-e", "n5:9955").draws(300, 64),
+            Target("n6:9955")
+            .up(20, taken=all_taken)
+            .up(14, taken=Taken(2, 0, paused=True))
+            .up(30, taken=all_taken),
+            Gpu("GPU-f", "n6:9955").draws(300, 64),
         ],
         [
             Firing(4, alert),

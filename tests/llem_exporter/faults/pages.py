@@ -13,6 +13,7 @@ from tests.servers import Exporter, wait_until
 
 PEAK = metrics.GPU_POWER_PEAK.name
 POWER, NVML, ZEUS = metrics.GPU_POWER.name, metrics.GPU_NVML_ENERGY.name, metrics.GPU_ZEUS_ENERGY.name
+TOTAL = metrics.GPU_ENERGY.name
 STAMP, SAMPLES, ERRORS = (
     metrics.GPU_SAMPLE_TIMESTAMP.name,
     metrics.GPU_SAMPLES.name,
@@ -38,7 +39,7 @@ SLOW_GAUGES = [
 ]
 
 DENIED, UNSUPPORTED = "NVML_ERROR_NO_PERMISSION", "NVML_ERROR_NOT_SUPPORTED"
-LOST, TOO_SLOW = "NVML_ERROR_GPU_IS_LOST", "READ_TOO_SLOW"
+LOST, TOO_SLOW, STUCK = "NVML_ERROR_GPU_IS_LOST", "READ_TOO_SLOW", "COUNTER_STUCK"
 
 LIMIT_WATTS = 700.0
 """The fake GPUs' enforced limit."""

@@ -1,5 +1,9 @@
 """Success of the collectors and availability of the backends where one quantity, or every GPU, fails."""
 
+import threading
+import time
+from itertools import pairwise
+
 import pytest
 
 from tests.fake_nvml import Architecture, FakeDriver
@@ -7,15 +11,18 @@ from tests.llem_exporter.faults.pages import (
     AVAILABLE,
     DURATION,
     ERRORS,
+    GAP,
     GPU_GAUGES,
     INFO,
     LOST,
     NVML,
     PEAK,
     POWER,
+    SAMPLES,
     SELECTED,
     STAMP,
     SUCCESS,
+    TOO_SLOW,
     ZEUS,
     Begin,
     accounted,
@@ -23,6 +30,7 @@ from tests.llem_exporter.faults.pages import (
     page_when,
     page_with,
     page_without,
+    rise,
 )
 from tests.llem_exporter.page import MetricsPage, history, scrape
 from tests.servers import Exporter, wait_until
@@ -34,6 +42,30 @@ def states(page: MetricsPage) -> list[list[float]]:
         [page.value(SUCCESS, collector=name) for name in ("nvml", "zeus")],
         [page.value(AVAILABLE, backend=name) for name in ("nvml", "zeus")],
     ]
+
+
+class Lateness:
+    """The most by which a thread that sleeps for 10 ms at a time wakes up late, while this is entered."""
+
+    def __init__(self) -> None:
+        self.worst_s = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._measure)
+
+    def __enter__(self) -> "Lateness":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _measure(self) -> None:
+        before_s = time.monotonic()
+        while not self._stopped.wait(0.01):
+            now_s = time.monotonic()
+            self.worst_s = max(self.worst_s, now_s - before_s - 0.01)
+            before_s = now_s
 
 
 @pytest.mark.parametrize(
@@ -60,6 +92,29 @@ def test_a_collector_fails_where_its_quantity_cannot_be_read_of_one_gpu(
     assert states(page_without(shared_exporter, gone, gpu="1")) == [works, works]
     setattr(shared_steady.gpus[1], setting, healthy)
     assert states(all_read(shared_exporter)) == [[1, 1], [1, 1]]
+
+
+def test_while_a_gpu_hangs_the_others_lose_at_most_two_samples(
+    shared_exporter: Exporter, shared_steady: FakeDriver
+) -> None:
+    """The GPU that is read first hangs. The others lose two samples at most, and get no gap.
+
+    What a bare thread is late by at the same time is the machine's own lateness.
+    """
+    before, from_s = all_read(shared_exporter), time.time()
+    with Lateness() as machine:
+        shared_steady.gpus[0].hung = True
+        held = page_with(shared_exporter, ERRORS, gpu="0", error=TOO_SLOW)
+        shared_steady.gpus[0].hung = False
+        after = all_read(shared_exporter)
+    traces = history(shared_exporter, from_s)
+    for gpu in "12":
+        ticks = [ms // 100 for ms, _ in traces["llem_gpu_power_trace_watts", gpu]]
+        lost = max(later - earlier - 1 for earlier, later in pairwise(ticks))
+        assert lost <= 2 + machine.worst_s / 0.1
+        assert rise(before, after, GAP, gpu) <= machine.worst_s
+        assert rise(before, held, SAMPLES, gpu) > 0
+    assert rise(before, after, GAP, "0") > 1
 
 
 def test_where_all_are_lost_no_duration_of_a_reading_is_left(
@@ -102,7 +157,9 @@ def test_before_volta_there_is_power_and_no_counter(begin: Begin, steady: FakeDr
     for gpu in steady.gpus:
         gpu.architecture = Architecture.PASCAL
     exporter = begin()
-    wait_until(lambda: exporter.log().count("has no energy counter") == 3, "zeus's answer")
+    wait_until(
+        lambda: exporter.log().count("energy counter is not supported by this GPU") == 3, "zeus's answer"
+    )
     shown = page_when(exporter, lambda page: len(page.labels(POWER)) == 3, "power")
     assert [shown.value(SELECTED, backend=name) for name in ("zeus", "nvml")] == [0, 1]
     assert shown.labels(SUCCESS, collector="zeus") == []

@@ -1,4 +1,4 @@
-"""A node that is not a row of whole GPUs: MIG, a superchip, an odd name, and CUDA_VISIBLE_DEVICES set."""
+"""A node that is not a row of whole GPUs: MIG, an odd name, and CUDA_VISIBLE_DEVICES set."""
 
 from collections.abc import Iterator
 
@@ -28,17 +28,14 @@ from tests.llem_exporter.page import MetricsPage, scrape
 from tests.servers import Exporter
 
 MIG = metrics.GPU_MIG_INFO.name
-SUPERCHIP, DIVIDED, ODDLY_NAMED, REDIVIDED = "0", "1", "2", "3"
+DIVIDED, ODDLY_NAMED, REDIVIDED = "0", "1", "2"
 NAME = 'H"1\\0\n0'
 
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
-    """Four GPUs, each of another kind."""
-    with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=4) as driver:
-        driver.gpus[int(SUPERCHIP)].module = 0
-        driver.modules[0].cpu_watts = 80.0
-        driver.gpus[int(SUPERCHIP)].energy_scope = "module"
+    """Three GPUs, each of another kind."""
+    with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=3) as driver:
         driver.gpus[int(DIVIDED)].mig_slices = 3
         driver.gpus[int(ODDLY_NAMED)].name = NAME
         driver.gpus[int(REDIVIDED)].mig_slices = 2
@@ -58,13 +55,13 @@ def exporter(mixed: FakeDriver) -> Iterator[Exporter]:
 @pytest.fixture(scope="module")
 def span(exporter: Exporter) -> tuple[MetricsPage, MetricsPage]:
     """Two pages with a second between them."""
-    first = all_read(exporter, 4)
-    return first, page_when(exporter, lambda page: rise(first, page, STAMP, SUPERCHIP) >= 1, "a second")
+    first = all_read(exporter)
+    return first, page_when(exporter, lambda page: rise(first, page, STAMP, DIVIDED) >= 1, "a second")
 
 
 def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mixed: FakeDriver) -> None:
     """MIG slices have no watts or joules. The sum over the node is that of the whole GPUs."""
-    shown = all_read(exporter, 4)
+    shown = all_read(exporter)
     uuid = mixed.gpus[int(DIVIDED)].uuid
     slices = [
         (labels["uuid"], labels["mig_uuid"], labels["profile"]) for labels in shown.labels(MIG, gpu=DIVIDED)
@@ -72,8 +69,8 @@ def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mi
     parent = uuid.removeprefix("GPU-")[:-2]
     assert sorted(slices) == [(uuid, f"MIG-{parent}{n:02x}", "1g.9gb") for n in range(3)]
     for name in (POWER, NVML, ZEUS):
-        assert len(shown.labels(name)) == 4
-    assert sum(shown.value(POWER, gpu=gpu) for gpu in "0123") == 1000.0 + 80.0
+        assert len(shown.labels(name)) == 3
+    assert sum(shown.value(POWER, gpu=gpu) for gpu in "012") == 600.0
     lines_of_slices = [line for line in shown.text.splitlines() if "MIG-" in line]
     assert all(line.startswith(MIG) for line in lines_of_slices)
     # That a divided GPU has no utilization is no error.
@@ -81,24 +78,11 @@ def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mi
     assert shown.labels("llem_gpu_utilization_ratio", gpu=DIVIDED) == []
 
 
-def test_a_superchip_is_its_module(span: tuple[MetricsPage, MetricsPage]) -> None:
-    """On a GH200, watts, joules and counter are those of the module. The scope is "module"."""
-    first, last = span
-    assert first.value(INFO, gpu=SUPERCHIP, scope="module") == 1
-    assert first.value(INFO, gpu=DIVIDED, scope="gpu") == 1
-    assert [first.value(POWER, gpu=gpu) for gpu in (SUPERCHIP, DIVIDED)] == [180.0, 200.0]
-    assert rise(first, last, NVML, SUPERCHIP) == pytest.approx(180 * rise(first, last, COVERED, SUPERCHIP))
-
-
 def test_every_counter_is_its_own_gpus_whatever_cuda_may_see(
     span: tuple[MetricsPage, MetricsPage], mixed: FakeDriver
 ) -> None:
     """CUDA_VISIBLE_DEVICES neither hides nor renumbers GPUs."""
-    first, last = span
-    module_joules = 80.0 * rise(first, last, STAMP, SUPERCHIP)
-    steps = {SUPERCHIP: module_joules}
-    errors = [counted_error(mixed, first, last, gpu, steps.get(gpu, 0.0)) for gpu in "0123"]
-    assert errors == [0.0] * 4
+    assert [counted_error(mixed, *span, gpu) for gpu in "012"] == [0.0] * 3
 
 
 def test_labels_are_escaped(exporter: Exporter) -> None:
@@ -111,11 +95,11 @@ def test_each_sample_costs_one_call_and_one_more_for_the_counter(
     exporter: Exporter, mixed: FakeDriver
 ) -> None:
     """A sample needs one call for power and one for the counter. Slow readings need calls once a second."""
-    outer, calls = all_read(exporter, 4), mixed.calls()
+    outer, calls = all_read(exporter), mixed.calls()
     first = scrape(exporter)
-    last = page_when(exporter, lambda page: rise(first, page, SAMPLES, SUPERCHIP) >= 15, "samples")
+    last = page_when(exporter, lambda page: rise(first, page, SAMPLES, DIVIDED) >= 15, "samples")
     later_calls = mixed.calls()
-    beyond = page_when(exporter, lambda page: rise(last, page, SAMPLES, SUPERCHIP) >= 1, "the next sample")
+    beyond = page_when(exporter, lambda page: rise(last, page, SAMPLES, DIVIDED) >= 1, "the next sample")
     for fake, before, after in zip(mixed.gpus, calls, later_calls, strict=True):
         gpu = str(fake.index)
         least, most = rise(first, last, SAMPLES, gpu), rise(outer, beyond, SAMPLES, gpu) + 1
@@ -129,5 +113,5 @@ def test_each_sample_costs_one_call_and_one_more_for_the_counter(
 def test_slices_that_change_are_named_anew(exporter: Exporter) -> None:
     """If MIG slices change while the exporter runs, the page shows them. Power has no gap."""
     shown = page_with(exporter, MIG, 1, gpu=REDIVIDED)
-    assert shown.value(POWER, gpu=REDIVIDED) == 400.0
+    assert shown.value(POWER, gpu=REDIVIDED) == 300.0
     assert shown.value(GAP, gpu=REDIVIDED) < shown.value(COVERED, gpu=REDIVIDED)

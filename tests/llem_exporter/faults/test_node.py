@@ -18,6 +18,8 @@ from tests.llem_exporter.faults.pages import (
     SELECTED,
     STAMP,
     SUCCESS,
+    TOTAL,
+    ZEUS,
     SteadyDriver,
     accounted,
     all_read,
@@ -50,7 +52,7 @@ def exporter(driver: FakeDriver, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDriver) -> None:
-    """The page has every metric of METRICS_PAGE. Joules match the exact joules. zeus is selected."""
+    """The page has every metric, except for superchips and varying power. Joules match the exact joules."""
     first = all_read(exporter)
     page_with(exporter, metrics.CODECARBON_EMISSIONS.name)
     driver.gpus[0].denied = frozenset({"fields"})
@@ -58,13 +60,16 @@ def test_a_healthy_node_shows_every_metric(exporter: Exporter, driver: FakeDrive
     driver.gpus[0].denied = frozenset()
     last = all_read(exporter)
     shown = last.names | {name.removesuffix("_count") for name in last.names}
-    assert {spec.name for spec in METRICS_PAGE} - shown == set()
+    missing = {spec.name for spec in METRICS_PAGE} - shown
+    assert missing == {metrics.GPU_MODULE_POWER.name, metrics.GPU_POWER_UPDATE.name}
+    assert last.value(metrics.GPU_SM_CLOCK.name, gpu="0") == 1_755e6
     assert "process_resident_memory_bytes" in last.names
     assert [last.value(SELECTED, backend=name) for name in ("zeus", "nvml")] == [1, 0]
     assert last.value(AVAILABLE, backend="codecarbon") == 1
     for gpu in ("0", "1", "2"):
         accounted(driver, first, last, gpu)
         assert counted_error(driver, first, last, gpu) == 0
+        assert last.value(TOTAL, gpu=gpu, source="zeus") == last.value(ZEUS, gpu=gpu)
 
 
 def test_the_worker_inherits_no_socket(exporter: Exporter) -> None:

@@ -13,11 +13,15 @@ from tests.llem_exporter.faults.pages import (
     GAP,
     GPU_GAUGES,
     INFO,
+    LOST,
     NVML,
     POWER,
     STAMP,
     SUCCESS,
+    TOO_SLOW,
+    TOTAL,
     ZEUS,
+    Begin,
     accounted,
     all_read,
     counter_slack,
@@ -27,7 +31,7 @@ from tests.llem_exporter.faults.pages import (
     rise,
 )
 from tests.llem_exporter.page import MetricsPage, history
-from tests.servers import Exporter
+from tests.servers import Exporter, wait_until
 
 
 def counts_from_reset(
@@ -114,18 +118,19 @@ def test_an_nvml_that_hangs_while_it_is_reopened(
 def test_the_zeus_counter_goes_on_over_a_restart(
     shared_exporter: Exporter, shared_steady: FakeDriver
 ) -> None:
-    """After SIGKILL and a restart, the hardware counter includes the time between.
+    """After SIGKILL and a restart, the hardware counter and the counter to use include the time between.
 
-    Our counter starts at 0.
+    The counter of the trapezoid starts at 0.
     """
-    before = all_read(shared_exporter)
+    before = page_with(shared_exporter, TOTAL, 3, source="zeus")
     shared_exporter.kill()
     shared_exporter.start()
-    after = all_read(shared_exporter)
+    after = page_with(shared_exporter, TOTAL, 3, source="zeus")
     for gpu in ("0", "1", "2"):
         true = shared_steady.exact_joules(int(gpu), before.value(STAMP, gpu=gpu), after.value(STAMP, gpu=gpu))
         slack = sum(counter_slack(shared_steady, page, gpu) for page in (before, after))
         assert rise(before, after, ZEUS, gpu) == pytest.approx(true, abs=slack)
+        assert rise(before, after, TOTAL, gpu) == rise(before, after, ZEUS, gpu)
         assert after.value(NVML, gpu=gpu) < true
 
 
@@ -163,3 +168,24 @@ def test_a_replaced_driver_ends_the_process(shared_exporter: Exporter, shared_st
     shared_exporter.start()
     after = all_read(shared_exporter)
     assert all(counts_from_reset(shared_steady, after, gpu, reset_from_s, reset_to_s) for gpu in "012")
+
+
+def test_nvml_is_closed_before_it_is_reopened_once_all_gpus_are_lost(
+    begin: Begin, steady: FakeDriver
+) -> None:
+    """NVML stays open while another GPU can be read. A GPU that was not asked for does not count."""
+    exporter = begin("--no-collector.zeus", "--gpus", f"{steady.gpus[0].uuid},{steady.gpus[1].uuid}")
+    page_with(exporter, POWER, 2)
+    steady.gpus[0].lost = True
+    page_when(exporter, lambda page: (page.get(ERRORS, gpu="0", error=LOST) or 0) >= 3, "two retries")
+    assert steady.driver_calls().shutdown == 0
+    steady.hung_calls = {"shutdown"}
+    steady.gpus[1].lost = True
+    wait_until(lambda: steady.driver_calls().shutdown, "nvmlShutdown")
+    closing = steady.driver_calls()
+    steady.gpus[0].lost = steady.gpus[1].lost = False
+    page_with(exporter, ERRORS, 2, error=TOO_SLOW)
+    assert steady.driver_calls().init == closing.init
+    steady.hung_calls = frozenset()
+    page_with(exporter, POWER, 2)
+    assert steady.driver_calls().init > closing.init

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from llem_exporter.gpus import OTHERS_SECONDS
 from tests.fake_nvml import FakeDriver, FakeGpu
 from tests.llem_exporter.faults.injection import FAULTS
 from tests.llem_exporter.faults.pages import (
@@ -24,6 +25,7 @@ from tests.llem_exporter.faults.pages import (
     STAMP,
     SUCCESS,
     TEMPERATURE,
+    TOO_SLOW,
     UNSUPPORTED,
     ZEUS,
     Begin,
@@ -36,9 +38,6 @@ from tests.llem_exporter.faults.pages import (
 from tests.llem_exporter.page import MetricsPage, history, scrape
 from tests.llem_exporter.test_cli import run
 from tests.servers import Exporter, wait_until
-
-PATIENCE_SECONDS = 2.0
-"""How long a start waits for the GPUs that have not answered where others have."""
 
 
 def test_an_nvml_that_hangs_ends_the_start(steady: FakeDriver) -> None:
@@ -62,7 +61,7 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
     def release() -> None:
         steady.init_hung = False
         wait_until(lambda: all(calls.open for calls in steady.calls()), "a call on each GPU")
-        time.sleep(PATIENCE_SECONDS + 0.5)
+        time.sleep(OTHERS_SECONDS + 0.5)
         steady.gpus[1].hung = False
 
     releasing = threading.Timer(1.0, release)
@@ -84,7 +83,7 @@ def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriv
     def release() -> None:
         steady.gpus[1].hung = False
 
-    releasing = threading.Timer(PATIENCE_SECONDS + 1.0, release)
+    releasing = threading.Timer(OTHERS_SECONDS + 1.0, release)
     releasing.start()
     exporter = begin("--no-collector.zeus", "--gpus", "1")
     releasing.join()
@@ -92,21 +91,50 @@ def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriv
 
 
 def test_gpus_of_which_none_answers_end_the_start(steady: FakeDriver) -> None:
-    """If all GPUs hang, the exporter exits, and the log line has the number of hung GPUs."""
+    """If all GPUs hang, the exporter exits after --driver.timeout. The error names each GPU."""
     for gpu in steady.gpus:
         gpu.hung = True
+    started_s = time.monotonic()
     done = run("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "3s", **steady.env)
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "NVML counts 3 GPUs and opens none of them (3 do not answer at all)" in done.stderr
+    assert time.monotonic() - started_s >= 3
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
+    reasons = ", ".join(f"GPU {index} (no answer for 3 s)" for index in range(3))
+    assert done.stderr.splitlines()[-1] == (
+        f"Error: no GPU can be opened: {reasons}; without a GPU, replay a trace: --replay demo"
+    )
 
 
 def test_where_every_gpu_has_failed_the_start_does_not_wait(steady: FakeDriver) -> None:
-    """If every GPU fails, the exporter exits long before --driver.timeout, with a line for each GPU."""
+    """If every GPU fails, the exporter exits long before --driver.timeout. The error has each reason."""
     for gpu in steady.gpus:
         gpu.lost = True
-    done = run("--driver.timeout", "1h", **steady.env)
-    assert (done.returncode, done.stderr.count(LOST)) == (1, 3)
-    assert "3 GPUs and opens none of them; without a GPU, play a trace" in done.stderr.splitlines()[-1]
+    done = run("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "1h", **steady.env)
+    *warnings, error = done.stderr.splitlines()
+    assert (done.returncode, len(warnings)) == (1, 3)
+    assert f"Error: no GPU can be opened: GPU 0 ({LOST}), GPU 1 ({LOST}), GPU 2 ({LOST})" in error
+
+
+def test_a_gpu_that_does_not_exist_is_an_error_at_once(steady: FakeDriver) -> None:
+    """An unknown index or UUID is an error, even while another GPU hangs. The error lists the GPUs."""
+    steady.gpus[0].hung = True
+    args = ("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "1h", "--gpus")
+    done = run(*args, "1,3", **steady.env)
+    assert (done.returncode, done.stderr) == (1, "Error: there is no GPU 3; NVML counts 3, from 0\n")
+    steady.gpus[0].hung = False
+    done = run(*args, "GPU-x", **steady.env)
+    listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in steady.gpus)
+    assert (done.returncode, done.stderr) == (1, f"Error: there is no GPU 'GPU-x'; there are {listed}\n")
+
+
+def test_a_gpu_that_was_not_asked_for_has_no_series_even_if_it_is_lost(
+    begin: Begin, steady: FakeDriver
+) -> None:
+    """If GPU 0 is lost and --gpus is the UUID of GPU 1, nvml reads every GPU that was asked for."""
+    steady.gpus[0].lost = True
+    exporter = begin("--no-collector.zeus", "--gpus", steady.gpus[1].uuid)
+    shown = page_with(exporter, POWER, gpu="1")
+    assert shown.value(AVAILABLE, backend="nvml") == 1
+    assert [shown.labels(ERRORS), len(shown.labels(INFO))] == [[], 1]
 
 
 def _all_denied(gpu: FakeGpu, on: bool) -> None:
@@ -133,7 +161,7 @@ FAULTS_AT_START = {
 """Of these only `neither` is for ever: a counter that is not supported is not asked for again."""
 
 GPUS = {name: str(number) for number, name in enumerate(["healthy", *FAULTS_AT_START])}
-UNOPENED = {"lost": LOST, "hung": "OPEN_TOO_SLOW", "all denied": DENIED}
+UNOPENED = {"lost": LOST, "hung": TOO_SLOW, "all denied": DENIED}
 NO_POWER = {
     "unreadable": DENIED,
     "power denied": DENIED,
@@ -199,14 +227,14 @@ def test_gpus_that_cannot_be_opened_are_counted_without_uuid(faulty: FaultyStart
     for name, error in UNOPENED.items():
         assert faulty.first.labels(INFO, gpu=GPUS[name]) == []
         assert faulty.first.value(ERRORS, gpu=GPUS[name], uuid="", error=error) >= 1, name
-        assert f"GPU {GPUS[name]} " in faulty.log
-    index = GPUS["all denied"]
+        assert f"GPU {GPUS[name]}: " in faulty.log
+    assert f"GPU {GPUS['all denied']}: power cannot be read: {DENIED} (" in faulty.log
     assert (
-        f"GPU {index} cannot be opened, and is tried again: GPU {index} cannot be opened: {DENIED}"
-        in faulty.log
+        f"GPU {GPUS['hung']}: a driver call does not return; the GPU is read again when it does" in faulty.log
     )
     index = GPUS["counter denied"]
-    assert f"GPU {index}: its energy counter cannot be opened yet: {DENIED}" in faulty.log
+    uuid = faulty.driver.gpus[int(index)].uuid
+    assert f"GPU {index} ({uuid}): energy counter cannot be read: {DENIED} (" in faulty.log
 
 
 def test_what_cannot_be_read_at_the_start_is_an_error_and_no_series(faulty: FaultyStart) -> None:

@@ -2,8 +2,9 @@
 
 import select
 import socket
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 
@@ -38,6 +39,44 @@ def crowd(exporter: Exporter, count: int) -> Iterator[list[socket.socket]]:
     """So many connections that say nothing."""
     with ExitStack() as stack:
         yield [stack.enter_context(connect(exporter)) for _ in range(count)]
+
+
+@contextmanager
+def bad_clients(exporter: Exporter, count: int) -> Iterator[None]:
+    """Keep so many connections open that send nothing, half a request, or bytes that are not HTTP."""
+    stopped = threading.Event()
+    noises = (b"", b"GET /metrics HTTP/1.1\r\nHost: ", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+
+    def keep_open() -> None:
+        with ExitStack() as stack:
+            clients = list[socket.socket]()
+            while not stopped.wait(0.01):
+                for number, client in enumerate(clients):
+                    if is_closed(client):
+                        client.close()
+                        clients[number] = _noisy(exporter, noises[number % len(noises)])
+                while len(clients) < count:
+                    clients.append(_noisy(exporter, noises[len(clients) % len(noises)]))
+                ready.set()
+            for client in clients:
+                stack.enter_context(client)
+
+    ready = threading.Event()
+    thread = threading.Thread(target=keep_open)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _noisy(exporter: Exporter, noise: bytes) -> socket.socket:
+    client = connect(exporter)
+    with suppress(ConnectionError):
+        client.sendall(noise)
+    return client
 
 
 def get(path: str, *headers: str) -> bytes:

@@ -189,14 +189,13 @@ def test_path_traversal(plain: Exporter) -> None:
 
 
 def test_oversize_header(plain: Exporter) -> None:
-    """A header over 8 KiB or more than 64 headers return 400 or 431.
+    """A header over 8 KiB returns 400.
 
     Over 32 KiB in total, the connection closes.
     """
     for request, status in (
         (get("/", f"X: {'x' * 9000}"), 400),
         (get(f"/{'x' * 9000}"), 400),
-        (get("/", *(f"X-{number}: x" for number in range(70))), 431),
         (get("/", *(f"X-{number}: {'x' * 8000}" for number in range(10))), 0),
     ):
         with connect(plain) as client:

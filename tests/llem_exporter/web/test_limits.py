@@ -14,12 +14,13 @@ import pytest
 import urllib3
 from aiohttp import web
 
-from llem_exporter.web.connections import Connections
+from llem_exporter.web.limits import Connections
 from tests.bench.bench_exporter import PrefilledExporter
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.page import history, scrape
 from tests.llem_exporter.web.socket_rig import (
     LimitedExporter,
+    bad_clients,
     connect,
     crowd,
     descriptors,
@@ -29,7 +30,7 @@ from tests.llem_exporter.web.socket_rig import (
     sends,
     status_of,
 )
-from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, client_context
+from tests.llem_exporter.web.web_rig import LimitedWebExporter, WebExporter, WebFolder, client_context
 from tests.servers import Exporter, wait_until
 
 SCRAPES = 16
@@ -77,9 +78,23 @@ def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
     assert scrape(exporter).value("llem_history_confirmed_samples_total") > 0
     warnings = [line for line in exporter.log().splitlines() if "WARNING" in line]
     assert [line.partition("WARNING ")[2] for line in warnings] == [
-        "32 connections are open: those that idle are closed for others"
+        "32 connections are open; closing idle ones for new ones"
     ]
     kept.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_200_bad_clients_stop_no_scrape(servers: ExitStack, tmp_path: Path, is_tls: bool) -> None:
+    """With 64 descriptors and 200 idle, half-open and garbage clients that reconnect, scrapes are served."""
+    folder = WebFolder(tmp_path)
+    config = folder.write(**({"tls_server_config": folder.tls()} if is_tls else {}))
+    context = client_context(folder.authority) if is_tls else None
+    exporter = servers.enter_context(LimitedWebExporter(config, context=context))
+    with bad_clients(exporter, 200), exporter.pool() as pool:
+        for _ in range(10):
+            assert pool.request("GET", "/metrics").status == 200
+            assert exporter.ask().status == 200
+    assert not exporter.lines("ERROR") + exporter.lines("Traceback")
 
 
 def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
@@ -90,7 +105,7 @@ def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
             assert exporter.fetch("/metrics").status == 200
     logged = [line for line in exporter.log().splitlines() if "WARNING" in line or "ERROR" in line]
     assert [line.partition("WARNING ")[2] for line in logged] == [
-        "cannot accept connections: Too many open files; those that idle are closed"
+        "cannot accept connections: Too many open files; closing idle ones"
     ]
 
 
@@ -116,14 +131,14 @@ def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> N
         listener = ExhaustedListener()
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        connections = Connections(256, lambda: (), lambda _: None, time.monotonic)
-        with socket.create_connection(listener.getsockname()) as client:
+        connections, server = Connections(256, tuple, lambda _: None), web.Server(answer)
+        with socket.create_connection(listener.getsockname()) as client, listener:
             client.setblocking(False)
-            connections.accept_from([listener], web.Server(answer))
+            accepting = asyncio.create_task(connections.accept(listener, server))
             with suppress(ConnectionResetError):
                 assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 30) == b""
+            accepting.cancel()
         assert len(connections) == 0
-        connections.refuse()
 
     asyncio.run(run())
 
@@ -201,7 +216,7 @@ def test_scrapes_at_once_have_a_limit(full: Exporter) -> None:
         clients = slow_readers(stack, full, SCRAPES, timeout_s=120)
         refused = full.fetch("/history?since=0")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
-        assert refused.data == b"16 scrapes of /history are being answered; come again\n"
+        assert refused.data == b"16 scrapes of /history are in progress; try again later\n"
         assert [full.fetch(path).status for path in ("/metrics", "/-/healthy", "/-/ready")] == [200] * 3
         assert known.request("GET", "/history?scraper=a").status == 200
         clients[0].close()

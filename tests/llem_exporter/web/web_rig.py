@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -171,3 +171,10 @@ class WebExporter(Exporter):
     def lines(self, word: str) -> list[str]:
         """The log's lines that have a word."""
         return [line for line in self.log().splitlines() if word in line]
+
+
+class LimitedWebExporter(WebExporter):
+    """An exporter with a web config file and 64 descriptors."""
+
+    def _command(self) -> Sequence[str]:
+        return ["bash", "-c", 'ulimit -n 64; exec "$0" "$@"', *super()._command()]

@@ -1,15 +1,17 @@
-"""The web config of a running exporter: headers, limits, and what a changed file does."""
+"""The web config of a running exporter: headers, and what a changed file does."""
 
+import fcntl
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from llem_exporter.web.config import WebConfig
-from llem_exporter.web.rate_limit import TokenBucket
+from llem_exporter.web.reload import LiveWebConfig
 from tests.llem_exporter.web.web_rig import (
     WebExporter,
     WebFolder,
@@ -19,6 +21,7 @@ from tests.llem_exporter.web.web_rig import (
     write_whole,
 )
 from tests.servers import wait_until
+from tests.servers.process import STOP_SECONDS
 
 HEADERS = {
     "X-Frame-Options": "deny",
@@ -68,27 +71,6 @@ def test_headers_come_with_every_answer(serve: Serve) -> None:
         assert dict(answer.headers) | HEADERS == dict(answer.headers)
 
 
-def test_requests_can_be_limited(serve: Serve) -> None:
-    """After a burst of 3, requests get 429 with a Retry-After header. Wrong passwords count."""
-    exporter = serve(rate_limit={"interval": "1h", "burst": "3"}, basic_auth_users={"ann": hashed("word")})
-    statuses = [exporter.ask(headers=headers).status for headers in (ANN, ANN, None, ANN)]
-    assert statuses == [200, 200, 401, 429]
-    assert exporter.ask(headers=ANN).headers["Retry-After"] == "1"
-
-
-def test_one_more_request_is_allowed_each_interval() -> None:
-    """The bucket gains one request per interval, up to the burst."""
-    now_s = 0.0
-    bucket = TokenBucket(2.0, 3, lambda: now_s)
-    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
-    now_s += 1.9
-    assert not bucket.take()
-    now_s += 0.1
-    assert [bucket.take() for _ in range(2)] == [True, False]
-    now_s += 100
-    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
-
-
 def test_users_and_headers_change_with_the_file(web: WebFolder, serve: Serve) -> None:
     """No restart or signal is needed. A removed user is rejected, a new one is accepted."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
@@ -100,56 +82,99 @@ def test_users_and_headers_change_with_the_file(web: WebFolder, serve: Serve) ->
     assert exporter.ask(headers=BOB).headers["X-Frame-Options"] == "sameorigin"
 
 
-def test_a_running_exporter_does_not_become_more_open(web: WebFolder, serve: Serve) -> None:
-    """An invalid, missing, emptied or incomplete file changes nothing. A valid one is applied."""
+def test_an_invalid_file_changes_nothing(web: WebFolder, serve: Serve) -> None:
+    """With an invalid or missing file, the previous configuration stays in effect. A valid one is applied."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
-    gone = "basic_auth_users is gone; to serve without it, restart"
-    wrong = "basic_auth_users: {ann: word}"
-    for text, error in (
-        ("", gone),
-        (wrong, "basic_auth_users.ann is no bcrypt hash"),
-        ("# half a fi", gone),
-        (wrong, "basic_auth_users.ann is no bcrypt hash"),
-        ("http_server_config: {http2: true}\n", gone),
-    ):
-        exporter.read_again(partial(write_whole, web.file, text), error)
+    for text in ("basic_auth_users: {ann: word}", "basic_auth_users: {an"):
+        exporter.read_again(
+            partial(write_whole, web.file, text), "the previous configuration stays in effect"
+        )
         assert [exporter.ask(headers=who).status for who in (ANN, None)] == [200, 401]
     exporter.read_again(web.file.unlink, "cannot be read: No such file or directory")
     assert [exporter.ask(headers=who).status for who in (ANN, None)] == [200, 401]
     users = {"bob": hashed("other")}
-    exporter.read_again(lambda: web.write(basic_auth_users=users), "good again")
+    exporter.read_again(lambda: web.write(basic_auth_users=users), "now valid")
     assert exporter.ask(headers=BOB).status == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["", "basic_auth_users: {}", "http_server_config: {http2: true}", "# half a fi"]
+)
+def test_without_users_nobody_gets_in(web: WebFolder, serve: Serve, text: str) -> None:
+    """When the last user is removed or the file is emptied, each request gets 401, also on open connections.
+
+    The log says so. A new user is accepted without a restart.
+    """
+    exporter = serve(basic_auth_users={"ann": hashed("word")})
+    with exporter.pool() as pool:
+        assert pool.request("GET", "/metrics", headers=ANN).status == 200
+        exporter.read_again(partial(write_whole, web.file, text), "every request gets 401")
+        assert pool.request("GET", "/metrics", headers=ANN).status == 401
+    assert [exporter.ask(headers=who).status for who in (ANN, BOB, None)] == [401] * 3
+    exporter.read_again(lambda: web.write(basic_auth_users={"bob": hashed("other")}), "now valid")
+    assert [exporter.ask(headers=who).status for who in (ANN, BOB, None)] == [401, 200, 401]
+
+
+@contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Make each open() of the file hang, as on a dead network file system. Source: fcntl(2), leases."""
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with path.open("r+") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        try:
+            yield
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, before)
+
+
+def hangs_in_open(exporter: WebExporter) -> bool:
+    """Whether a thread of the exporter waits for a lease. Source: proc(5), task/TID/wchan."""
+    return any("lease" in file.read_text() for file in Path(f"/proc/{exporter.pid}/task").glob("*/wchan"))
+
+
+def test_a_hung_file_system_delays_no_request(web: WebFolder, serve: Serve) -> None:
+    """While reading the file hangs, requests are served, and SIGTERM ends the process."""
+    exporter = serve(basic_auth_users={"ann": hashed("word")})
+    with leased(web.file):
+        os.kill(exporter.pid, signal.SIGHUP)
+        wait_until(lambda: hangs_in_open(exporter), "a thread that hangs")
+        assert [exporter.ask(headers=who).status for who in (ANN, None)] == [200, 401]
+        exporter.process.terminate()
+        assert exporter.process.wait(STOP_SECONDS) == 0
 
 
 def test_a_wrong_file_is_logged_once(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
     """Each error is logged once. One line is logged when the file is valid again."""
     caplog.set_level(logging.INFO)
     good = {"basic_auth_users": {"ann": hashed("word")}}
-    config = WebConfig.load(web.write(**good))
+    config = LiveWebConfig(web.write(**good))
     for sections in ({"basic_auth_users": {"ann": "word"}}, {"colour": "red"}, good):
         web.write(**sections)
         for _ in range(25):
             assert config.reload_if_changed() is False
     no_hash, no_key, good_again = caplog.messages
-    assert no_hash.startswith(f"--web.config.file {web.file}: basic_auth_users.ann is no bcrypt hash")
-    assert "'colour' is no key" in no_key
-    assert good_again.endswith("read again, and good again")
+    assert no_hash.startswith(f"--web.config.file {web.file}: basic_auth_users.ann is not a bcrypt hash")
+    assert "'colour' is not supported" in no_key
+    assert good_again.endswith("read again, now valid")
 
 
-def test_tls_and_its_clients_stay_guarded(web: WebFolder, servers: ExitStack) -> None:
-    """TLS, client certificates and the list of allowed names cannot be removed at run time."""
+def test_tls_stays_without_its_section(web: WebFolder, servers: ExitStack) -> None:
+    """When tls_server_config is missing, HTTPS and client certificates stay. The log says so.
+
+    The other sections are applied: removed users are rejected.
+    """
     strict = web.client_tls(client_allowed_sans=["prom.example"])
     context = client_context(web.authority, web.client("prom.example"))
     stranger = client_context(web.authority, web.client("other.example"))
-    exporter = servers.enter_context(WebExporter(web.write(tls_server_config=strict), context=context))
-    for looser, gone in (
-        ({}, "tls_server_config is gone"),
-        ({"tls_server_config": web.tls()}, "client_auth_type RequireAndVerifyClientCert is gone"),
-        ({"tls_server_config": web.client_tls()}, "client_allowed_sans is gone"),
-    ):
-        exporter.read_again(partial(web.write, **looser), gone)
-        assert exporter.ask().status == 200
-        assert exporter.ask(context=stranger).status == 403
+    config = web.write(tls_server_config=strict, basic_auth_users={"ann": hashed("word")})
+    exporter = servers.enter_context(WebExporter(config, context=context))
+    assert exporter.ask(headers=ANN).status == 200
+    exporter.read_again(
+        partial(web.write, basic_auth_users={"bob": hashed("other")}), "tls_server_config is missing"
+    )
+    assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [401, 200]
+    assert exporter.ask(headers=BOB, context=stranger).status == 403
 
 
 def test_sighup_reads_a_file_that_has_not_changed(serve: Serve) -> None:
@@ -166,7 +191,7 @@ def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCapt
         WebFolder(web.folder / name).write(basic_auth_users={name: hashed("word")})
     (web.folder / "now").symlink_to("one")
     web.file.symlink_to("now/web.yml")
-    config = WebConfig.load(web.file)
+    config = LiveWebConfig(web.file)
     (web.folder / "next").symlink_to("two")
     (web.folder / "next").replace(web.folder / "now")
     for _ in range(2):
@@ -174,25 +199,24 @@ def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCapt
     assert caplog.messages == [f"--web.config.file {web.file}: read again"]
 
 
-def test_a_file_that_is_being_written_is_not_taken(web: WebFolder) -> None:
+def test_a_file_that_is_being_written_is_not_read(web: WebFolder) -> None:
     """A change is applied only if the files are the same at two checks."""
-    config = WebConfig.load(web.write(basic_auth_users={"ann": hashed("word")}))
+    config = LiveWebConfig(web.write(basic_auth_users={"ann": hashed("word")}))
     assert config.is_guarded
-    context = None
     for number in range(3):
         write_whole(web.file, f"tls_server_config: # {'x' * number}\n  cert_file: cert.pem\n")
         assert config.reload_if_changed() is False
     web.write(basic_auth_users={"ann": hashed("word")}, tls_server_config=web.tls())
-    assert (config.reload_if_changed(), config.ssl_context) == (False, context)
+    assert (config.reload_if_changed(), config.ssl_context) == (False, None)
     assert config.reload_if_changed() is True
     context = config.ssl_context
     assert context is not None
-    assert (config.reload_if_changed(), config.reload_if_changed(force=True)) == (False, False)
-    assert config.ssl_context is context, "equal files make no new context"
+    assert [config.reload_if_changed() for _ in range(3)] == [False] * 3
+    assert config.ssl_context is context, "an unchanged file is not read"
 
 
 def test_without_a_file_nothing_is_guarded() -> None:
     """Without a config file there is no authentication, and nothing is read again."""
-    config = WebConfig.load(None)
+    config = LiveWebConfig(None)
     assert (config.ssl_context, config.is_guarded) == (None, False)
     assert config.reload_if_changed(force=True) is False

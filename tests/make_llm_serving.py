@@ -16,7 +16,7 @@ so the energy between any two rows is known without error. The last row, 60 s af
 the first one's watts: played in a loop, the power is continuous. A fixed seed and only
 `random.random()` make the file the same on every machine.
 
-Usage: python make_llm_serving.py > llm_serving.csv
+Usage: python tests/make_llm_serving.py > exporter/llem_exporter/replay/traces/llm_serving.csv
 """
 
 import math
@@ -181,7 +181,7 @@ def decimal(value: Fraction) -> str:
 
 def write(out: TextIO) -> None:
     """Write the whole file, in order of time, then GPU."""
-    rng = random.Random(SEED)  # noqa: S311 (a model's noise)
+    rng = random.Random(SEED)
     out.write("seconds,gpu,watts,joules\n")
     out.writelines(
         f"{time_ms / 1000:.2f},{index},{decimal(watts)},{decimal(joules)}\n"

@@ -14,13 +14,13 @@ import urllib3
 
 from llem_core.errors import ConfigError
 from llem_exporter import systemd
-from llem_exporter.web.listening import Address, listen
+from llem_exporter.web.addresses import Address, listen
 from tests.llem_exporter.page import MetricsPage
 from tests.llem_exporter.test_cli import has_ipv6_loopback, run
 from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, client_context
 from tests.servers import Exporter, program, wait_until
 
-WIDE = re.compile(r"WARNING whoever reaches (.*) can read it: neither TLS nor passwords are set")
+WIDE = re.compile(r"WARNING anyone who can connect to (.*) can read the pages")
 
 
 class AddressedExporter(Exporter):
@@ -135,7 +135,7 @@ def test_without_sockets_from_systemd_it_says_so() -> None:
         {"LISTEN_PID": pid},
         {"LISTEN_PID": pid, "LISTEN_FDS": "9" * 5_000},
     ):
-        with pytest.raises(ConfigError, match="systemd hands over no socket; start this by a"):
+        with pytest.raises(ConfigError, match="systemd passed no socket; use a"):
             systemd.take_sockets(environ, os.getpid())
         assert environ == {}
 
@@ -145,7 +145,7 @@ def test_what_is_no_listening_socket_is_named(tmp_path: Path) -> None:
     script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" --web.systemd-socket 3<&0'
     command = ["sh", "-c", script, "-", sys.executable, "-m", "llem_exporter", "--replay", "demo"]
     done = subprocess.run(command, input="", capture_output=True, text=True, timeout=30, check=False)
-    assert done.stderr == "Error: --web.systemd-socket: descriptor 3 is no socket: " + (
+    assert done.stderr == "Error: --web.systemd-socket: file descriptor 3 is not a socket: " + (
         "Socket operation on non-socket\n"
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
@@ -154,7 +154,7 @@ def test_what_is_no_listening_socket_is_named(tmp_path: Path) -> None:
             command, stdin=datagrams.fileno(), capture_output=True, text=True, timeout=30, check=False
         )
     assert done.stderr == (
-        "Error: --web.systemd-socket: descriptor 3 does not listen for streams; write ListenStream=\n"
+        "Error: --web.systemd-socket: file descriptor 3 is not a listening stream socket; use ListenStream=\n"
     )
 
 

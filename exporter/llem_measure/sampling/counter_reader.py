@@ -1,0 +1,108 @@
+"""Read a GPU's energy counter: when it is due, what it counts, and whether it is the source of energy."""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Final
+
+from llem_core.backend import Backend
+from llem_core.energy import STEPS_PER_JOULE
+from llem_measure.sampling.counter_filter import CounterFilter
+from llem_measure.sampling.devices import Device, EnergyCounter
+from llem_measure.sampling.energy_scope import GPU, MODULE, EnergyScope
+from llem_measure.sampling.retrying_reader import RetryingReader
+from llem_measure.sampling.update_period import UpdatePeriod
+
+SLOW_SHARE: Final = 0.02
+SLOW_SECONDS: Final = 1.0
+"""If the median call takes over 2 % of the sample interval, the counter is read once a second."""
+
+CALLS: Final = 9
+"""Calls of which the median is taken."""
+
+
+class CounterReader:
+    """The energy counter of one GPU.
+
+    `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process: zeus if
+    the counter has moved and counts this GPU alone; nvml if there is no such counter, or it was stuck from
+    the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
+    """
+
+    def __init__(
+        self,
+        counter: EnergyCounter,
+        device: Device,
+        label: Callable[[], str],
+        limit_watts: Callable[[], float | None],
+        power_joules: Callable[[], float],
+        monotonic_s: Callable[[], float],
+        interval_s: float,
+        stagger: float,
+    ) -> None:
+        self.source: Backend | None = None
+        self.period = UpdatePeriod()
+        self.is_slow = False
+        self._device, self._interval_s, self._stagger = device, interval_s, stagger
+        self._filter = CounterFilter(
+            counter, limit_watts, power_joules, lambda: self.period.seconds, monotonic_s
+        )
+        self._reader = RetryingReader(label, self._filter.open, self._filter.read_joules, STEPS_PER_JOULE)
+        self._scope = EnergyScope(interval_s)
+        self._due_s, self._calls_s = 0.0, list[float]()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the GPU has the counter, or may have it."""
+        return not self._reader.absent
+
+    @property
+    def scope(self) -> str:
+        """What the counter counts: "gpu" or "module"; "" if there is none, or it is not known yet."""
+        if not self.exists:
+            return ""
+        return self._scope.scope or ("" if self._device.info.module else GPU)
+
+    def is_readable(self, now_s: float) -> bool:
+        """Return whether there is a counter that may answer now."""
+        return bool(self._device.info.uuid) and self._reader.is_due(now_s)
+
+    def is_time(self, now_s: float) -> bool:
+        """Return whether to read the counter at this tick. A slow one is read once a second."""
+        return now_s >= self._due_s - self._interval_s / 2
+
+    def read(self, unix_ms: int, now_s: float, errors: list[str]) -> float | None:
+        """Return the counter in whole steps, or None. Failures are appended to `errors`."""
+        return self._reader.read(unix_ms, now_s, errors)
+
+    def note_call(self, now_s: float, call_s: float) -> None:
+        """Take in the duration of a call, and set when a slow counter is read again."""
+        self._calls_s.append(call_s)
+        if len(self._calls_s) == CALLS:
+            was_slow = self.is_slow
+            self.is_slow = median(self._calls_s) > SLOW_SHARE * self._interval_s
+            self._calls_s.clear()
+            if self.is_slow and not was_slow:
+                self._due_s = now_s + SLOW_SECONDS * self._stagger
+                return
+        if self.is_slow:
+            self._due_s = max(self._due_s, now_s - self._interval_s) + SLOW_SECONDS
+
+    def published(
+        self, monotonic_s: float, joules: float | None, watts: float | None, module_watts: float | None
+    ) -> float | None:
+        """Return the counter's value, or None unless it is known to count this GPU alone."""
+        if joules is not None:
+            self.period.add(monotonic_s, joules)
+            if self._device.info.module and watts is not None and module_watts is not None:
+                self._scope.add(monotonic_s, joules, watts, module_watts)
+        if self.source is None:
+            self._decide_source()
+        return joules if self.scope == GPU else None
+
+    def _decide_source(self) -> None:
+        counter = self._filter
+        stuck_from_the_start = counter.stuck and not counter.has_risen
+        if not self.exists or stuck_from_the_start or self.scope == MODULE:
+            self.source = Backend.NVML
+        elif counter.has_risen and self.scope == GPU:
+            self.source = Backend.ZEUS
