@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, Kind, MetricSpec
 from llem_measure.sampling.devices import DeviceInfo
@@ -12,7 +12,7 @@ SLICE_LINES: Final = 300
 """The most lines of a slice. It takes 0.2 ms to make one, for which the sampler may have to wait."""
 
 GpuSamples = tuple[DeviceInfo, Samples]
-Times = array[int] | array[float]
+Times: TypeAlias = "array[int] | array[float]"
 
 
 def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
