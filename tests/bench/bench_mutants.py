@@ -42,17 +42,6 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "llem_measure.sampling.ledger": (
         "tests/llem_measure/sampling/test_ledger.py",
-<<<<<<< HEAD
-        "tests/llem_measure/sampling/test_gpu_sampler.py",
-        "tests/llem_measure/sampling/test_clock_steps.py",
-        "tests/llem_exporter/history/test_history_page.py",
-    ),
-    "llem_measure.sampling.gpu_sampler": (
-        "tests/llem_measure/sampling/test_gpu_sampler.py",
-        "tests/llem_measure/sampling/test_clock_steps.py",
-    ),
-    "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
-=======
         "tests/llem_measure/sampling/test_clock_steps.py",
         "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
@@ -62,16 +51,11 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.slow_readings": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
->>>>>>> unit
     "llem_measure.sampling.counter_filter": (
         "tests/llem_measure/sampling/test_counter_filter.py",
         "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
     "llem_measure.sampling.energy_scope": ("tests/llem_measure/sampling/test_energy_scope.py",),
-<<<<<<< HEAD
-    "llem_measure.sampling.sampler": ("tests/llem_measure/sampling/test_sampler.py",),
-    "llem_measure.sampling.update_period": ("tests/llem_measure/sampling/test_update_period.py",),
-=======
     "llem_measure.sampling.retrying_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.ticks": (
         "tests/llem_measure/sampling/test_ticks.py",
@@ -81,7 +65,6 @@ SUITES: dict[str, tuple[str, ...]] = {
     "llem_measure.sampling.validation": ("tests/llem_measure/sampling/test_validation.py",),
     "llem_measure.sampling.window": ("tests/llem_measure/sampling/test_window.py",),
     "llem_measure.backends.counter_window": ("tests/llem_measure/backends/test_counter_window.py",),
->>>>>>> unit
     "llem_integrator.integral": (
         "tests/llem_integrator/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",

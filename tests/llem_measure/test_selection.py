@@ -140,11 +140,7 @@ records = []
 logging.getLogger().addFilter(records.append)
 print([eb.select_energy_backend(None), eb.select_energy_backend("none"), records])
 roots = {name.partition('.')[0] for name in set(sys.modules) - before}
-<<<<<<< HEAD
-print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', 'llem_measure'}))
-=======
 print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_measure'}))
->>>>>>> unit
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -160,11 +156,7 @@ def test_what_is_public() -> None:
     """__all__ is sorted, and all names exist."""
     assert llem_measure.__all__ == sorted(llem_measure.__all__)
     assert all(hasattr(llem_measure, name) for name in llem_measure.__all__)
-<<<<<<< HEAD
-    assert EnergyMeasurement is llem_measure.EnergyMeasurement is EnergyMeasurement
-=======
     assert llem_measure.EnergyMeasurement is EnergyMeasurement
->>>>>>> unit
 
 
 class Custom:

@@ -67,12 +67,7 @@ refused += [failure(eb.NVMLBackend(0.0).start_tracking), failure(PowerThermalSam
 tell([refused, window(eb.NVMLBackend(gpu_indices=[np.int64(1), 1]), 0.3)["per_gpu_j"]])
 """
     refused, per_gpu_j = ask(program, steady.env)
-<<<<<<< HEAD
-    reason = "is not the index of a GPU; NVML's are whole numbers from 0"
-    assert all(text.endswith(reason) for text in refused)
-=======
     assert all(
         text.endswith("is not the index of a GPU; NVML's are whole numbers from 0") for text in refused
     )
->>>>>>> unit
     assert [*per_gpu_j] == ["1"]
