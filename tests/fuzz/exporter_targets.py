@@ -9,7 +9,7 @@ from aiohttp import web
 
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.cli import main as exporter_command
-from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, read_jobs
+from llem_exporter.collectors.job_files import MAX_BYTES, read_jobs
 from llem_exporter.replay import device as replay
 from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since
 from llem_exporter.web.reload import LiveWebConfig
@@ -69,7 +69,7 @@ def read_job_file(data: bytes) -> None:
         values = (job.job_id, job.user, job.account, job.partition)
         assert "".join(values).isprintable()
         assert job.job_id
-        assert max(map(len, values)) <= MAX_VALUE_CHARACTERS
+        assert max(map(len, values)) <= MAX_BYTES
 
 
 WEB_CONFIGS: Final = (
