@@ -75,7 +75,7 @@ def read_job_file(data: bytes) -> None:
 WEB_CONFIGS: Final = (
     b"tls_server_config:\n  cert_file: |\n    a\n  key_file: x\n  client_auth_type: NoClientCert\n",
     b"basic_auth_users:\n  a: $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO\n",
-    b'http_server_config:\n  http2: true\n  headers: {X-Frame-Options: deny, X-XSS-Protection: "\\x31"}\n',
+    b'http_server_config:\n  http2: true\ntls_server_config: {min_version: "\\x31"}\n',
     b'{"basic_auth_users": {"\\ud800\\U0001f600": "x"}}',
 )
 TARGETS: Final = {
