@@ -106,7 +106,7 @@ def _serve(
     beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
     history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
     serving = serve(
-        Handlers(sampler, registry, history.answer, settings.retention_ms),
+        Handlers(sampler, registry, history.answer),
         site,
         known=cursors.connections,
         on_unread=cursors.connection_reset,

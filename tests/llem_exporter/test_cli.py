@@ -103,7 +103,10 @@ def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
     """The error contains the file, the line and the value."""
     path = tmp_path / "trace.csv"
     path.write_text("seconds,gpu,watts\n0,0,x\n")
-    assert refused("--replay", str(path)) == f"Error: {path}, line 2: watts must be a number >= 0, not 'x'"
+    assert (
+        refused("--replay", str(path))
+        == f"Error: {path}, line 2: watts must be a number from 0 to 1e+12, not 'x'"
+    )
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
