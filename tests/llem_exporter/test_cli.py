@@ -1,4 +1,4 @@
-"""The command: options, environment, errors in one line."""
+"""The command: options, environment, and one-line errors."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*args: str, **env: str) -> str:
-    """The one line of an exporter that does not start."""
+    """Return the only line of an exporter that does not start."""
     done = run("--web.listen-address", "127.0.0.1:0", *args, **env)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
