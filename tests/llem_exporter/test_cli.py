@@ -91,6 +91,13 @@ def test_a_driver_library_that_cannot_be_loaded_is_an_error_with_the_loaders_wor
     assert "libnvidia-ml.so.1: file too short" in line
 
 
+def test_a_driver_without_gpus_is_an_error(driver: FakeDriver) -> None:
+    """The error suggests --replay."""
+    driver.gpu_count = 0
+    line = refused(**driver.env)
+    assert line == "Error: NVML finds no GPU; without a GPU, replay a trace: --replay demo"
+
+
 def test_a_port_in_use_is_named(start: StartExporter) -> None:
     """The error contains the address and the reason of the operating system."""
     exporter = start("--replay", "demo")
