@@ -1,4 +1,4 @@
-"""A trace of power over time in place of GPUs: CSV with columns seconds,gpu,watts and perhaps joules."""
+"""Replay a trace instead of reading GPUs: a CSV file with columns seconds,gpu,watts and optionally joules."""
 
 import csv
 from bisect import bisect_right
@@ -20,13 +20,13 @@ _DEMO_PATH: Final = Path(__file__).parent / "traces" / "llm_serving.csv"
 _REQUIRED: Final = ("seconds", "gpu", "watts")
 _MAX_GPUS: Final = 256
 _MAX: Final = {"seconds": 1e11, "gpu": 1e6, "watts": 1e7, "joules": 1e13}
-"""Beyond all that a GPU can be, and exact in milliseconds and eighths."""
+"""Larger than any GPU's values, and small enough for exact milliseconds and eighths in a float."""
 _MIN_STEP_S: Final = 0.001
 
 
 @dataclass(slots=True)
 class Rows:
-    """One GPU's rows, seconds ascending; `joules` is empty where the trace has no such column."""
+    """One GPU's rows in ascending order of time. `joules` is empty if the trace has no such column."""
 
     seconds: list[float] = field(default_factory=list)
     watts: list[float] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The rows by GPU index. A loop begins at `start_s` and lasts `period_s`, a step beyond the last row."""
+    """The rows by GPU index. A loop begins at `start_s` and lasts `period_s`, to one step after the last row."""
 
     name: str
     start_s: float
@@ -44,10 +44,10 @@ class Trace:
 
 
 def open_devices(source: str, start_ms: int, steps_s: Callable[[], float] = float) -> "list[ReplayDevice]":
-    """The GPUs of a trace file, or of the packaged one ("demo"); its first row is played at `start_ms`.
+    """Return the GPUs of a trace file, or of the packaged trace ("demo"), whose first row is at `start_ms`.
 
-    `steps_s` says by how much the wall clock was set since then [s]: the trace goes on evenly.
-    Raises ConfigError with the file, the line and the value that cannot be used.
+    `steps_s` returns the sum of all steps of the wall clock since then [s], by which the trace is not moved.
+    Raises ConfigError with the file, the line and the invalid value.
     """
     trace = load(_DEMO_PATH if source == DEMO else Path(source))
     return [ReplayDevice(trace, index, start_ms, steps_s) for index in sorted(trace.rows)]
@@ -69,7 +69,9 @@ def load(path: Path) -> Trace:
         raise ConfigError(f"{path}: not a readable trace: {exc}") from exc
     for gpu, rows in by_gpu.items():
         if len(rows.seconds) < 2:
-            raise ConfigError(f"{path}: GPU {gpu} has only one row; a trace needs two or more of each GPU")
+            raise ConfigError(
+                f"{path}: GPU {gpu} has only one row; a trace needs at least two rows for each GPU"
+            )
     if not by_gpu:
         raise ConfigError(f"{path}: no rows under the header")
     start_s = min(rows.seconds[0] for rows in by_gpu.values())
@@ -89,7 +91,7 @@ class _LineError(Exception):
 
 
 def _parsed(lines: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Line number and values of each row."""
+    """Return the line number and the values of each row."""
     header = [name.strip() for name in next(lines, [])]
     allowed = {*_REQUIRED, "joules"}
     if not set(_REQUIRED) <= set(header) <= allowed or len(set(header)) != len(header):
@@ -133,7 +135,7 @@ def _append(rows: Rows, row: dict[str, float], line: int) -> None:
 
 
 class ReplayDevice:
-    """One GPU of a trace, in a loop: linear between rows, and from the last to the first of the next loop."""
+    """One GPU of a trace that is repeated. Values are linear between rows, also from the last to the first."""
 
     def __init__(self, trace: Trace, index: int, start_ms: int, steps_s: Callable[[], float] = float) -> None:
         uuid = f"GPU-{uuid5(NAMESPACE_URL, f'{trace.name}/{index}')}"
@@ -149,21 +151,24 @@ class ReplayDevice:
 
     @property
     def has_joules(self) -> bool:
+        """Whether the trace has joules."""
         return bool(self._rows.joules)
 
     def read_watts(self, unix_ms: int) -> float:
+        """Return the power of the trace at this time."""
         watts = self._rows.watts
         _, before, fraction = self._position(unix_ms)
         return power_within(watts[before], watts[(before + 1) % len(watts)], fraction)
 
     def read_joules(self, unix_ms: int) -> float:
-        """The counter: that of the trace, with every loop's joules on top of those before."""
+        """Return the joules of the trace, plus those of all previous loops."""
         joules = self._rows.joules
         loop, before, fraction = self._position(unix_ms)
         end = joules[before + 1] if before + 1 < len(joules) else joules[0] + self._loop_joules
         return joules[before] + (end - joules[before]) * fraction + loop * self._loop_joules
 
     def read_status(self) -> Status:
+        """Return no slow readings: a trace has none."""
         return Status()
 
     def open(self) -> bool:
@@ -171,12 +176,12 @@ class ReplayDevice:
         return True
 
     def _position(self, unix_ms: int) -> tuple[int, int, float]:
-        """The loop, the row before this time, and how far the time is towards the row after it (0 to 1)."""
+        """Return the loop, the row before this time, and the position between it and the next row (0 to 1)."""
         seconds, trace = self._rows.seconds, self._trace
         played_s = (unix_ms - self._start_ms) / 1000 - self._steps_s()
         loop, into_s = divmod(played_s, trace.period_s)
         at_s = trace.start_s + into_s
-        if at_s < seconds[0]:  # this GPU's rows begin later: still on its way from the loop before
+        if at_s < seconds[0]:  # before this GPU's first row: interpolate from the previous loop
             loop, at_s = loop - 1, at_s + trace.period_s
         before = bisect_right(seconds, at_s) - 1
         last = before + 1 == len(seconds)
