@@ -99,7 +99,7 @@ _MEASURING: Final = [
         show_default=False,
         callback=_names,
         metavar="LIST",
-        help="GPUs to read, as NVML indices or UUIDs separated by commas: 0,1 or GPU-... "
+        help="GPUs to read, as NVML indices or UUIDs separated by commas: 0,1 or GPU-...; "
         "'none' reads no GPU, for a node on which only CodeCarbon measures.  [default: all]",
     ),
     click.Option(

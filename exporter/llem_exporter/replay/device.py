@@ -35,7 +35,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The rows by GPU index. A loop begins at `start_s` and lasts `period_s`, to one step after the last row."""
+    """The rows by GPU index. A loop begins at `start_s` and lasts until one step after the last row."""
 
     name: str
     start_s: float
@@ -135,7 +135,7 @@ def _append(rows: Rows, row: dict[str, float], line: int) -> None:
 
 
 class ReplayDevice:
-    """One GPU of a trace that is repeated. Values are linear between rows, also from the last to the first."""
+    """One GPU of a repeated trace. Values are linear between rows, also from the last to the first."""
 
     def __init__(self, trace: Trace, index: int, start_ms: int, steps_s: Callable[[], float] = float) -> None:
         uuid = f"GPU-{uuid5(NAMESPACE_URL, f'{trace.name}/{index}')}"
@@ -176,7 +176,7 @@ class ReplayDevice:
         return True
 
     def _position(self, unix_ms: int) -> tuple[int, int, float]:
-        """Return the loop, the row before this time, and the position between it and the next row (0 to 1)."""
+        """Return the loop, the row before this time, and the position between it and the next (0 to 1)."""
         seconds, trace = self._rows.seconds, self._trace
         played_s = (unix_ms - self._start_ms) / 1000 - self._steps_s()
         loop, into_s = divmod(played_s, trace.period_s)
