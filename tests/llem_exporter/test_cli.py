@@ -1,4 +1,4 @@
-"""The command: options, environment, errors in one line."""
+"""The command: options, environment, and one-line errors."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*args: str, **env: str) -> str:
-    """The one line of an exporter that does not start."""
+    """Return the only line of an exporter that does not start."""
     done = run("--web.listen-address", "127.0.0.1:0", *args, **env)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -91,6 +91,13 @@ def test_a_driver_library_that_cannot_be_loaded_is_an_error_with_the_loaders_wor
     assert "libnvidia-ml.so.1: file too short" in line
 
 
+def test_a_driver_without_gpus_is_an_error(driver: FakeDriver) -> None:
+    """The error suggests --replay."""
+    driver.gpu_count = 0
+    line = refused(**driver.env)
+    assert line == "Error: NVML finds no GPU; without a GPU, replay a trace: --replay demo"
+
+
 def test_a_port_in_use_is_named(start: StartExporter) -> None:
     """The error contains the address and the reason of the operating system."""
     exporter = start("--replay", "demo")
@@ -124,7 +131,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
             "--gpus none needs CodeCarbon; remove --no-collector.codecarbon",
         ),
         (["--gpus", "none,0"], "not 'none,0'"),
-        (["--gpus", ","], "--gpus ',' is empty"),
+        (["--gpus", ","], "--gpus ',' names no GPU"),
     ],
 )
 def test_options_that_leave_nothing_to_read_are_refused(args: list[str], said: str) -> None:

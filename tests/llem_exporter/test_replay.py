@@ -1,4 +1,4 @@
-"""Traces in place of GPUs: values between rows, loops, and files that cannot be used."""
+"""Replayed traces: values between rows, loops, and invalid files."""
 
 from pathlib import Path
 
@@ -54,14 +54,14 @@ def test_a_step_of_the_wall_clock_moves_no_joules_back(tmp_path: Path) -> None:
     assert device.read_joules(START_MS + 3500) - before == 200
 
 
-def test_a_gpu_whose_rows_begin_later_is_on_its_way_from_the_loop_before(tmp_path: Path) -> None:
-    """Before its first row, a GPU is interpolated from its last row in the previous loop."""
+def test_before_its_first_row_a_gpu_is_interpolated_from_the_loop_before(tmp_path: Path) -> None:
+    """The value lies between its last row in the previous loop and its first row."""
     late = devices(tmp_path, "seconds,gpu,watts\n0,0,1\n1,0,1\n2,0,1\n1,1,100\n2,1,300\n")[1]
     assert [late.read_watts(START_MS + ms) for ms in (0, 500, 1000, 2000, 3000)] == [200, 150, 100, 300, 200]
     assert not late.has_joules
 
 
-def test_a_replayed_gpu_says_what_it_is(tmp_path: Path) -> None:
+def test_a_replayed_gpu_has_a_stable_uuid(tmp_path: Path) -> None:
     """The UUID depends only on the file name and the GPU number, so series continue after a restart."""
     first, second = devices(tmp_path)
     again = devices(tmp_path)[0]

@@ -159,7 +159,7 @@ FAULTS_AT_START = {
     "no power": _no_power,
     "neither": _neither,
 }
-"""Of these only `neither` is for ever: a counter that is not supported is not asked for again."""
+"""Only `neither` does not end: a counter that is not supported is not tried again."""
 
 GPUS = {name: str(number) for number, name in enumerate(["healthy", *FAULTS_AT_START])}
 UNOPENED = {"lost": LOST, "hung": TOO_SLOW, "all denied": DENIED}
@@ -188,6 +188,7 @@ class FaultyStart:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyStart]:
+    """Start with all faults, and then clear them."""
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("driver")
         driver = stack.enter_context(SteadyDriver(directory, gpus=len(GPUS), step_watts=20.0))
