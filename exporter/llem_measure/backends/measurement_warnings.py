@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from llem_core.energy import SENSOR_LAG_SECONDS
+from llem_core.errors import LLEMError
 from llem_core.measurement import MeasurementWarning, WarningCode
+from llem_measure.backends.open_gpu import GpuState, OpenGpu
 from llem_measure.nvml.discovery import Gpu
 
 SHORT_WINDOW_SECONDS: Final = 10 * SENSOR_LAG_SECONDS
@@ -25,9 +27,8 @@ DRIFT_CELSIUS: Final = 10.0
 """Leakage grows with temperature: the same work uses more energy on a GPU that is this much warmer."""
 
 
-def of_window(duration_s: float, power_source: str = "instant") -> Iterable[MeasurementWarning]:
+def of_window(duration_s: float, *, averaged: bool = False) -> Iterable[MeasurementWarning]:
     """Warn if the window is so short that its edges matter."""
-    averaged = power_source == "average"
     least_s = SHORT_AVERAGED_WINDOW_SECONDS if averaged else SHORT_WINDOW_SECONDS
     if duration_s < least_s:
         sensor = "a 1 s average of power" if averaged else "sensors that update up to 0.5 s late"
@@ -59,6 +60,12 @@ def of_temperature(gpu: Gpu, celsius: Iterable[float | None]) -> Iterable[Measur
         yield MeasurementWarning(WarningCode.THERMAL_DRIFT, text, gpu.uuid)
 
 
+def of_states(gpu: OpenGpu, end: GpuState) -> Iterable[MeasurementWarning]:
+    """Warn of a GPU's configuration, and of its temperature at both ends."""
+    yield from of_mode(gpu.gpu, gpu.persistence_mode)
+    yield from of_temperature(gpu.gpu, (state.status.temperature_celsius for state in (gpu.start, end)))
+
+
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
@@ -71,9 +78,16 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
         yield MeasurementWarning(WarningCode.SAMPLE_GAP, text, gpu.uuid)
 
 
-def does_not_return(gpu: Gpu) -> str:
-    """Return the reason for a GPU whose call hangs."""
-    return f"a driver call on GPU {gpu.index} does not return"
+def why_lost(gpu: Gpu, error: Exception | None) -> str:
+    """Return the reason for a GPU whose call failed, or hangs if there is no error."""
+    if error is None:
+        return f"a driver call on GPU {gpu.index} does not return"
+    return describe(error)
+
+
+def describe(error: Exception) -> str:
+    """Return an error's message, and its type too if it is not one of ours."""
+    return str(error) if isinstance(error, LLEMError) else f"{type(error).__name__}: {error}"
 
 
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
