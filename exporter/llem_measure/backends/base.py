@@ -1,7 +1,6 @@
 """The protocol of energy backends, and the base of our own backends and of their trackers."""
 
 import os
-import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ class Tracker(ABC):
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._measurement: EnergyMeasurement | None = None
-        self._forgotten: weakref.finalize[[], Tracker] | None = None
+        self._forgotten: weakref.finalize[..., Tracker] | None = None
 
     def stop(self) -> EnergyMeasurement:
         """End the measurement and return it. A second call returns the same.
@@ -61,17 +60,11 @@ class Tracker(ABC):
         """End the measurement and return it."""
 
     def _end_when_forgotten(self, end: Callable[[], object]) -> None:
-        """Call `end` in a thread when this tracker is garbage collected, so that nothing is read for ever.
+        """Call `end` when this tracker is garbage collected, so that nothing is read for ever.
 
-        `end` may wait for the driver. It must not refer to the tracker.
+        `end` must neither wait nor refer to the tracker.
         """
-        pid = self._pid
-
-        def forgotten() -> None:
-            if os.getpid() == pid:
-                threading.Thread(target=end, name="forgotten-tracker", daemon=True).start()
-
-        self._forgotten = weakref.finalize(self, forgotten)
+        self._forgotten = weakref.finalize(self, end)
         self._forgotten.atexit = False
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -118,34 +119,28 @@ class CodeCarbonTracker(Tracker):
         self._with_grams = country_iso_code is not None
         self._gpus = for_each(gpus, OpenGpu, driver_timeout_s)
         self._unix_offset_s = WallClock(100).mapping.offset_s
-        self._end_when_forgotten(self._tracker.stop)
+        self._end_when_forgotten(partial(_stop_in_thread, self._tracker, self._pid))
         begun_s = time.monotonic()
         self._tracker.start()
         self._start_s = (begun_s + time.monotonic()) / 2
 
     def _end(self) -> EnergyMeasurement:
-        begun_s = end_s = time.monotonic()
         states = call_all({gpu.gpu.index: partial(_read_end, gpu) for gpu in self._gpus})
-        if len(states) < len(self._gpus):  # a GPU hangs, and the stop would not return
-            threading.Thread(target=self._tracker.stop, name="codecarbon-stop", daemon=True).start()
-        else:
+        begun_s = time.monotonic()
+        if len(states) == len(self._gpus):
             self._tracker.stop()
-            end_s = (begun_s + time.monotonic()) / 2
-        lost: dict[int, str] = {}
+        else:  # a GPU hangs, and the stop would not return
+            _stop_in_thread(self._tracker, self._pid)
+        end_s = (begun_s + time.monotonic()) / 2
         warnings = list(measurement_warnings.of_window(end_s - self._start_s))
         for gpu in self._gpus:
-            state = states.get(gpu.gpu.index)
-            if isinstance(state, GpuState):
-                warnings += measurement_warnings.of_states(gpu, state)
-            else:
-                lost[gpu.gpu.index] = reason = measurement_warnings.why_lost(gpu.gpu, state)
-                warnings += measurement_warnings.of_mode(gpu.gpu, gpu.persistence_mode)
-                warnings.append(measurement_warnings.lost(gpu.gpu, reason))
+            warnings += gpu.warnings(states.get(gpu.gpu.index))
+        lost = [gpu.gpu for gpu in self._gpus if not isinstance(states.get(gpu.gpu.index), GpuState)]
         # CodeCarbon counts 0 W for a lost GPU, from an instant that it does not report.
         data = None if lost else getattr(self._tracker, "final_emissions_data", None)
         total_j = _joules(data, bool(self._gpus))
         if total_j is None:
-            reasons = [f"GPU {index} is lost" for index in lost] or [_why_nothing(bool(self._gpus))]
+            reasons = [f"GPU {gpu.index} is lost" for gpu in lost] or [_why_nothing(bool(self._gpus))]
             warnings.append(measurement_warnings.unavailable(reasons))
         return self._measured(data, total_j, end_s, warnings)
 
@@ -240,6 +235,12 @@ def _open(gpus: Sequence[Gpu], country_iso_code: str | None) -> Any:
         raise
     except Exception as exc:
         raise ConfigError(f"CodeCarbon does not start: {type(exc).__name__}: {exc}") from exc
+
+
+def _stop_in_thread(tracker: Any, pid: int) -> None:
+    """Stop CodeCarbon's tracker without waiting, in the process in which its threads run."""
+    if os.getpid() == pid:
+        threading.Thread(target=tracker.stop, name="codecarbon-stop", daemon=True).start()
 
 
 def _read_end(gpu: OpenGpu) -> GpuState:

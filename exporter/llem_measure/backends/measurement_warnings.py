@@ -6,8 +6,9 @@ from typing import Final
 from llem_core.energy import SENSOR_LAG_SECONDS
 from llem_core.errors import LLEMError
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_measure.backends.open_gpu import GpuState, OpenGpu
+from llem_measure.backends.counter_window import CounterEnergy
 from llem_measure.nvml.discovery import Gpu
+from llem_measure.sampling.counter_filter import is_stuck
 
 SHORT_WINDOW_SECONDS: Final = 10 * SENSOR_LAG_SECONDS
 """Sensors and counters update every 20 to 500 ms, depending on the model. A window's edge may be off by one
@@ -36,46 +37,50 @@ def of_window(duration_s: float, *, averaged: bool = False) -> Iterable[Measurem
         yield MeasurementWarning(WarningCode.SHORT_WINDOW, text)
 
 
-def of_mode(gpu: Gpu, persistence_mode: bool | None) -> Iterable[MeasurementWarning]:
-    """Warn of a GPU's configuration that affects its readings."""
+def of_gpu(
+    gpu: Gpu, persistence_mode: bool | None, celsius: Iterable[float | None]
+) -> Iterable[MeasurementWarning]:
+    """Warn of a GPU's configuration that affects its readings, and if it became much warmer or colder."""
     if persistence_mode is False:
         text = (
-            f"GPU {gpu.index}: persistence mode is off; the driver may unload between programs, which takes "
-            "seconds and restarts the energy counter: nvidia-smi -pm 1"
+            "persistence mode is off; the driver may unload between programs, which takes seconds and "
+            "restarts the energy counter: nvidia-smi -pm 1"
         )
-        yield MeasurementWarning(WarningCode.PERSISTENCE_MODE_OFF, text, gpu.uuid)
+        yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = f"GPU {gpu.index}: a MIG slice has no sensor of its own; the joules are the whole GPU's"
-        yield MeasurementWarning(WarningCode.MIG_SLICE, text, gpu.uuid)
-
-
-def of_temperature(gpu: Gpu, celsius: Iterable[float | None]) -> Iterable[MeasurementWarning]:
-    """Warn if the GPU became much warmer or colder."""
+        text = "a MIG slice has no sensor of its own; the joules are the whole GPU's"
+        yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
-        text = (
-            f"GPU {gpu.index}: its temperature went from {min(known):g} to {max(known):g} °C; "
-            "compare runs at equal temperatures"
-        )
-        yield MeasurementWarning(WarningCode.THERMAL_DRIFT, text, gpu.uuid)
-
-
-def of_states(gpu: OpenGpu, end: GpuState) -> Iterable[MeasurementWarning]:
-    """Warn of a GPU's configuration, and of its temperature at both ends."""
-    yield from of_mode(gpu.gpu, gpu.persistence_mode)
-    yield from of_temperature(gpu.gpu, (state.status.temperature_celsius for state in (gpu.start, end)))
+        change = f"its temperature went from {min(known):g} to {max(known):g} °C"
+        yield _warning(WarningCode.THERMAL_DRIFT, gpu, f"{change}; compare runs at equal temperatures")
 
 
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
-        text = f"GPU {gpu.index}: only {samples} power samples"
-        yield MeasurementWarning(WarningCode.FEW_SAMPLES, text, gpu.uuid)
+        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples")
     if gap_s > 0:
-        text = (
-            f"GPU {gpu.index}: no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
-        )
-        yield MeasurementWarning(WarningCode.SAMPLE_GAP, text, gpu.uuid)
+        text = f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
+        yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
+
+
+def of_counter(
+    gpu: Gpu, energy: CounterEnergy, duration_s: float, watts: float
+) -> Iterable[MeasurementWarning]:
+    """Warn if the counter fell, or if it did not move although the GPU drew power."""
+    if energy.reset:
+        text = "the energy counter restarted; what it had counted before is missing"
+        yield _warning(WarningCode.COUNTER_RESET, gpu, text)
+    elif energy.late:
+        text = "the energy counter fell slightly; it counts as not having moved"
+        yield _warning(WarningCode.COUNTER_LATE, gpu, text)
+    elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
+        text = f"the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
+        yield _warning(WarningCode.COUNTER_STUCK, gpu, text)
+    elif energy.joules is None:
+        text = f"the energy counter did not move in {duration_s:.3g} s; measure longer"
+        yield _warning(WarningCode.SHORT_WINDOW, gpu, text)
 
 
 def why_lost(gpu: Gpu, error: Exception | None) -> str:
@@ -98,3 +103,7 @@ def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:
     """Return the warning for a measurement without joules, with all reasons."""
     return MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {'; '.join(reasons)}")
+
+
+def _warning(code: WarningCode, gpu: Gpu, text: str) -> MeasurementWarning:
+    return MeasurementWarning(code, f"GPU {gpu.index}: {text}", gpu.uuid)

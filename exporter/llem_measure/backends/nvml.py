@@ -129,30 +129,25 @@ class NVMLBackend(GpuBackend):
     """Joules of GPUs by the trapezoid over samples of their power.
 
     `gpu_indices` names several GPUs by NVML's index, as in all backends; without it, `device_index` names
-    one. The GPUs are read when tracking starts and when it stops, so the window contains everything in
-    between. A GPU's first call may take `driver_timeout_s`. Raises ConfigError for a sample interval below
-    20 ms.
+    one, or None all visible GPUs. The GPUs are read when tracking starts and when it stops, so the window
+    contains everything in between. A GPU's first call may take `driver_timeout_s`. Raises ConfigError for a
+    sample interval below 20 ms.
     """
 
     name = Backend.NVML.value
 
     def __init__(
         self,
-        device_index: int = 0,
+        device_index: int | None = 0,
         gpu_indices: Sequence[int] | None = None,
         *,
         sample_interval_ms: int = 100,
         driver_timeout_s: float = DRIVER_SECONDS,
     ) -> None:
-        super().__init__((device_index,) if gpu_indices is None else gpu_indices, driver_timeout_s)
+        if gpu_indices is None and device_index is not None:
+            gpu_indices = (device_index,)
+        super().__init__(gpu_indices, driver_timeout_s)
         self._interval_ms = check_interval(sample_interval_ms)
-
-    @classmethod
-    def of_visible_gpus(cls, driver_timeout_s: float = DRIVER_SECONDS) -> "NVMLBackend":
-        """Return a backend for all GPUs that CUDA_VISIBLE_DEVICES leaves visible when tracking starts."""
-        backend = cls(driver_timeout_s=driver_timeout_s)
-        backend._gpu_indices = None
-        return backend
 
     def check(self) -> str:
         """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
@@ -180,9 +175,8 @@ def _result(window: PowerWindow, end_ms: float, *, hangs: bool) -> GpuResult:
         reason = measurement_warnings.why_lost(gpu, None)
     longest_s = min(energy.gap_ms, ledger.largest_gap_ms or energy.gap_ms) / 1000
     warnings = [
-        *measurement_warnings.of_mode(gpu, window.persistence_mode),
+        *measurement_warnings.of_gpu(gpu, window.persistence_mode, window.celsius),
         *measurement_warnings.of_samples(gpu, ledger.samples, energy.gap_ms / 1000, longest_s),
-        *measurement_warnings.of_temperature(gpu, window.celsius),
     ]
     is_measured, duration_ms = energy.covered_ms > 0, end_ms - window.start_ms
     if window.was_lost or hangs or not is_measured:

@@ -6,6 +6,8 @@ from functools import partial
 from typing import TypeVar
 
 from llem_core.errors import ConfigError, DeviceError
+from llem_core.measurement import MeasurementWarning
+from llem_measure.backends import measurement_warnings
 from llem_measure.nvml.calls import call
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu
@@ -23,14 +25,14 @@ class GpuState:
 
 
 class OpenGpu:
-    """A GPU of a measurement, and its state at the start. The methods call the driver."""
+    """A GPU of a measurement, and its first state. The methods call the driver."""
 
     def __init__(self, gpu: Gpu) -> None:
         """Open the GPU. Raises DeviceError."""
         self.gpu, self.device = gpu, NvmlDevice(gpu.index)
         self.device.open()
         self.persistence_mode = self.device.persistence_mode()
-        self.start = self.read_state()
+        self.first = self.read_state()
 
     def read_state(self) -> GpuState:
         """Return the present state."""
@@ -39,6 +41,14 @@ class OpenGpu:
         except DeviceError:
             watts = None
         return GpuState(self.device.read_status(), watts)
+
+    def warnings(self, last: GpuState | Exception | None) -> list[MeasurementWarning]:
+        """Warn of what the states say, or that there is no last state: it failed, or it hangs (None)."""
+        if isinstance(last, GpuState):
+            celsius = (self.first.status.temperature_celsius, last.status.temperature_celsius)
+            return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, celsius)]
+        lost = measurement_warnings.lost(self.gpu, measurement_warnings.why_lost(self.gpu, last))
+        return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, ()), lost]
 
 
 def for_each(

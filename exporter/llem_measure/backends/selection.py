@@ -64,7 +64,12 @@ def select_energy_backend(
     if explicit is None or explicit == Backend.NONE:
         return None
     if explicit != AUTO:
-        return _named(explicit, gpu_indices, driver_timeout_s)
+        backend = _new(explicit, gpu_indices, driver_timeout_s)
+        try:
+            _checked(backend)
+        except ConfigError as exc:
+            raise ConfigError(f"backend {explicit} cannot measure here: {exc}") from exc
+        return backend
     chosen, _, candidates = first_that_works(gpu_indices, driver_timeout_s, start=False)
     if chosen is None:
         _log.warning("no energy backend works here: %s", "; ".join(reasons_of(candidates)))
@@ -106,20 +111,13 @@ def _try(
     return backend, tracker, Candidate(name, 1.0, reason)
 
 
-def _named(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
-    backend = _new(name, gpu_indices, driver_timeout_s)
-    try:
-        _checked(backend)
-    except ConfigError as exc:
-        raise ConfigError(f"backend {name} cannot measure here: {exc}") from exc
-    return backend
-
-
 def _new(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
+    kwargs: dict[str, Any] = {} if gpu_indices is None else {"gpu_indices": gpu_indices}
+    if name in _OURS:
+        kwargs["driver_timeout_s"] = driver_timeout_s
     if name == Backend.NVML and gpu_indices is None:
-        return NVMLBackend.of_visible_gpus(driver_timeout_s)
-    ours = {"driver_timeout_s": driver_timeout_s} if name in _OURS else {}
-    return get_backend(name, **ours, **({} if gpu_indices is None else {"gpu_indices": gpu_indices}))
+        kwargs["device_index"] = None
+    return get_backend(name, **kwargs)
 
 
 def _checked(backend: EnergyBackend) -> str:

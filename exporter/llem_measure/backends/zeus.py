@@ -2,22 +2,21 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError, DeviceError
-from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
+from llem_core.measurement import EnergyMeasurement
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import GpuBackend, Tracker
-from llem_measure.backends.counter_window import CounterEnergy, CounterReading, counter_energy
+from llem_measure.backends.counter_window import CounterReading, counter_energy
 from llem_measure.backends.gpu_result import GpuResult, measurement_of
 from llem_measure.backends.open_gpu import GpuState, OpenGpu, for_each, list_indices
 from llem_measure.nvml.calls import DRIVER_SECONDS, call_all
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.nvml.errors import device_error, error_name
 from llem_measure.nvml.handles import handle_of, uuid_of
-from llem_measure.sampling.counter_filter import is_stuck
 from llem_measure.sampling.devices import Device
 from llem_measure.sampling.energy_scope import MODULE, scope_of
 from llem_measure.sampling.ticks import WallClock
@@ -153,28 +152,25 @@ class ZeusTracker(Tracker):
         return measurement_of(
             Backend.ZEUS,
             (start_unix_s, start_unix_s + duration_s),
-            [self._result(gpu, ends, window_s) for gpu in self._gpus.values()],
+            [self._result(gpu, ends.get(index), window_s) for index, gpu in self._gpus.items()],
             measurement_warnings.of_window(duration_s),
         )
 
     def _result(
         self,
         gpu: _CountedGpu,
-        ends: Mapping[int, tuple[CounterReading, GpuState] | Exception],
+        end: tuple[CounterReading, GpuState] | Exception | None,
         window_s: tuple[float, float],
     ) -> GpuResult:
-        index = gpu.gpu.index
-        end = ends.get(index)
         if end is None or isinstance(end, Exception):
             reason = measurement_warnings.why_lost(gpu.gpu, end)
-            warnings = [
-                *measurement_warnings.of_mode(gpu.gpu, gpu.persistence_mode),
-                measurement_warnings.lost(gpu.gpu, reason),
-            ]
-            return GpuResult(gpu.gpu, None, (0.0, math.inf), 0.0, 1, warnings, reason)
+            return GpuResult(gpu.gpu, None, (0.0, math.inf), 0.0, 1, gpu.warnings(end), reason)
         last, state = end
-        limits_watts = [s.status.limit_watts for s in (gpu.start, state) if s.status.limit_watts is not None]
-        energy = counter_energy(self._firsts[index], last, window_s, max(limits_watts, default=None))
+        limits_watts = [s.status.limit_watts for s in (gpu.first, state) if s.status.limit_watts is not None]
+        first = self._firsts[gpu.gpu.index]
+        energy = counter_energy(first, last, window_s, max(limits_watts, default=None))
+        watts = ((gpu.first.watts or 0.0) + (state.watts or 0.0)) / 2
+        duration_s = window_s[1] - window_s[0]
         return GpuResult(
             gpu=gpu.gpu,
             joules=energy.joules,
@@ -182,8 +178,8 @@ class ZeusTracker(Tracker):
             coverage=float(energy.joules is not None),
             samples=2,
             warnings=[
-                *measurement_warnings.of_states(gpu, state),
-                *_counter_warnings(gpu, state, energy, window_s[1] - window_s[0]),
+                *gpu.warnings(state),
+                *measurement_warnings.of_counter(gpu.gpu, energy, duration_s, watts),
             ],
             reason="the counter did not move",
         )
@@ -231,20 +227,3 @@ def _check_counter(gpu: Gpu) -> None:
 
 def _middle(times_s: Sequence[float]) -> float:
     return (min(times_s) + max(times_s)) / 2
-
-
-def _counter_warnings(
-    gpu: OpenGpu, end: GpuState, energy: CounterEnergy, duration_s: float
-) -> Iterator[MeasurementWarning]:
-    """Warn of a counter that fell or did not move."""
-    if energy.joules is not None and not energy.reset:
-        return
-    if energy.reset:
-        code, text = WarningCode.COUNTER_RESET, "restarted; what it had counted before is missing"
-    elif energy.late:
-        code, text = WarningCode.COUNTER_LATE, "fell slightly; it counts as not having moved"
-    elif is_stuck(duration_s, ((gpu.start.watts or 0.0) + (end.watts or 0.0)) / 2 * duration_s, None):
-        code, text = WarningCode.COUNTER_STUCK, f"did not rise in {duration_s:.3g} s; use the nvml backend"
-    else:
-        code, text = WarningCode.SHORT_WINDOW, f"did not move in {duration_s:.3g} s; measure longer"
-    yield MeasurementWarning(code, f"GPU {gpu.gpu.index}: the energy counter {text}", gpu.gpu.uuid)
