@@ -138,6 +138,7 @@ class GpuSampler:
 
     def read(self, tick: Tick) -> None:
         """Read power and the counter, if each is due. Then call finish()."""
+        self._report()  # the last reading, if the GPU changed threads before finish()
         self.busy_since_s = start_s = self._clock.monotonic_s()
         self._reading = self._read_values(tick, start_s)
         if self._reading is not None:
@@ -156,15 +157,14 @@ class GpuSampler:
 
         `last` is before the sampler ends.
         """
-        reading, self._reading = self._reading, None
+        reading = self._reading
         self.busy_since_s = self._clock.monotonic_s()
         answered = reading is not None and (reading.watts, reading.joules) != (None, None)
         if last:
             self._status_s = float("-inf")
         if answered or self._power.found:
             self._read_status(alone=not answered)
-        if reading is not None and self._on_reading is not None:
-            self._on_reading(reading, self._status, self._power.found)
+        self._report()
         self.busy_since_s = None
         if not self.first_read.is_set():
             self.first_read.set()
@@ -187,6 +187,11 @@ class GpuSampler:
         elif self.hangs and not hangs:
             _log.info("%s", self._label("the driver call has returned"))
         self.hangs = hangs
+
+    def _report(self) -> None:
+        reading, self._reading = self._reading, None
+        if reading is not None and self._on_reading is not None:
+            self._on_reading(reading, self._status, self._power.found)
 
     def _read_counter(self, counter: EnergyCounter) -> None:
         self._counter = CounterFilter(
