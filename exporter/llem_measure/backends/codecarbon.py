@@ -218,13 +218,13 @@ class CodeCarbonBackend(GpuBackend):
         """Return the GPUs to measure. Raises ConfigError if any GPU hangs: CodeCarbon opens all of them."""
         try:
             visible = find_gpus(None, self._driver_timeout_s)
-            return find_gpus(self._gpu_indices, self._driver_timeout_s) if self._gpu_indices else visible
         except NoAnswerError:
             raise
-        except ConfigError:
-            if self._gpu_indices:
-                raise
-            return ()
+        except ConfigError:  # NVML cannot be opened
+            visible = ()
+        if self._gpu_indices is None:
+            return visible
+        return find_gpus(self._gpu_indices, self._driver_timeout_s) if self._gpu_indices else ()
 
 
 def _open(gpus: Sequence[Gpu], country_iso_code: str | None) -> Any:
