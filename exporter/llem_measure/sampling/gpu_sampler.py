@@ -160,7 +160,8 @@ class GpuSampler:
         reading = self._reading
         self.busy_since_s = self._clock.monotonic_s()
         answered = reading is not None and (reading.watts, reading.joules) != (None, None)
-        if last:
+        first = self._on_reading is not None and not self.first_read.is_set()
+        if first or last:  # a measurement needs the slow readings at both ends
             self._status_s = float("-inf")
         if answered or self._power.found:
             self._read_status(alone=not answered)
