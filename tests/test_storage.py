@@ -24,7 +24,8 @@ def test_a_noisy_sample_costs_few_bytes(
 ) -> None:
     """Ten minutes of noise in 1/8 W and its counter, on whole ticks, stay within the bytes per sample."""
     rng = random.Random(20261124)
-    times, watts, joules = array("d"), array("d"), array("d")
+    times: array[float] = array("d")
+    watts, joules = array("d"), array("d")
     counter = COUNTER_START_JOULES
     for number in range(SAMPLES):
         power = rounded(rng.gauss(300, 15), 8) or 0.0

@@ -10,43 +10,35 @@ Plain = dict[str, Any] | list[Any] | str
 
 
 def parse(text: str) -> Plain:
-    """The content of a document; "" if it is empty. Raises ConfigError with the line and without values."""
+    """Return the content of a document; "" if it is empty. Raises ConfigError with the line and no values."""
     import yaml
 
     try:
         root = yaml.compose(text, yaml.BaseLoader)
         return "" if root is None else _plain(root, set())
-    except yaml.MarkedYAMLError as exc:
+    # ValueError and OverflowError are from chr() and int(), which the parser calls unchecked.
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as exc:
         # The parser's message may quote the file, and with it a password.
-        raise ConfigError(f"{_line(exc.problem_mark)}not valid YAML") from None
-    except yaml.YAMLError:
-        raise ConfigError("not valid YAML: it contains bytes that are not text") from None
-    except RecursionError:
-        raise ConfigError("nested too deeply") from None
-    except (ValueError, OverflowError):  # raised by chr() and int(), which the parser calls unchecked
-        raise ConfigError("not valid YAML: an escape or a number is out of range") from None
+        raise ConfigError(f"{_line(getattr(exc, 'problem_mark', None))}not valid YAML") from None
 
 
 def _plain(node: Any, seen: set[int]) -> Plain:
     """Convert a node of the parser. `seen` identifies the lists and mappings before it."""
+    if node.id == "scalar":
+        return "" if node.style is None and node.value in ("~", "null") else _text(node)
     if id(node) in seen:
         raise ConfigError("an alias (*name) of a list or mapping is not supported: a few can mean gigabytes")
-    if node.id != "scalar":
-        seen.add(id(node))
-    match node.id:
-        case "mapping":
-            mapping: dict[str, Any] = {}
-            for key, value in node.value:
-                if key.id != "scalar":
-                    raise ConfigError(f"{_line(key.start_mark)}a key must be text")
-                if (name := _text(key)) in mapping:
-                    raise ConfigError(f"{_line(key.start_mark)}duplicate key {shortened(name)}")
-                mapping[name] = _plain(value, seen)
-            return mapping
-        case "sequence":
-            return [_plain(item, seen) for item in node.value]
-        case _:
-            return "" if node.style is None and node.value in ("~", "null") else _text(node)
+    seen.add(id(node))
+    if node.id == "sequence":
+        return [_plain(item, seen) for item in node.value]
+    mapping: dict[str, Any] = {}
+    for key, value in node.value:
+        if key.id != "scalar":
+            raise ConfigError(f"{_line(key.start_mark)}a key must be text")
+        if (name := _text(key)) in mapping:
+            raise ConfigError(f"{_line(key.start_mark)}duplicate key {shortened(name)}")
+        mapping[name] = _plain(value, seen)
+    return mapping
 
 
 def _text(scalar: Any) -> str:
@@ -62,5 +54,5 @@ def _line(mark: Any) -> str:
 
 
 def shortened(text: str) -> str:
-    """A name as an error message shows it: quoted, on one line, at most 60 characters."""
+    """Return a name as an error message shows it: quoted, on one line, at most 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -1,4 +1,4 @@
-"""The command line: the only reader of arguments and environment."""
+"""The command line: the only module that reads arguments and environment variables."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from llem_exporter import logs, systemd
 from llem_exporter.options import OPTIONS
 
 SWITCH_SECONDS: Final = 0.0005
-"""How long a thread may keep the interpreter from one that waits, and so delay a GPU's tick."""
+"""How long a thread may hold the GIL while another waits, and so delay a reading."""
 
 _FIELD_OF: Final = {
     "web_listen_address": "addresses",
@@ -26,21 +26,21 @@ _FIELD_OF: Final = {
     "history_retention": "retention_ms",
     "history_max_samples": "max_samples",
 }
-"""Where the name of an option's setting is not the option's own."""
+"""The names of options that differ from those of their settings."""
 
 
 @click.command(params=OPTIONS, context_settings={"auto_envvar_prefix": "LLEM_EXPORTER", "show_default": True})
 @click.version_option(__version__)
 def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: Any) -> None:
-    """Publish GPU power and energy for Prometheus, sampled every 100 ms.
+    """Measure the power and energy of GPUs, and publish them for Prometheus.
 
-    Every option can also be set in the environment, as LLEM_EXPORTER_SAMPLE_INTERVAL.
-    SIGHUP reads --web.config.file again.
+    Every option can also be set with an environment variable, for example LLEM_EXPORTER_SAMPLE_INTERVAL.
+    SIGHUP reloads --web.config.file.
     """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server heeds it: never the end
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: it never ends the process
     sys.setswitchinterval(SWITCH_SECONDS)
     logs.configure(log_level, log_format)
-    # It would hide GPUs from Zeus and renumber the others; NVML does not heed it.
+    # Zeus would hide and renumber GPUs by this variable, but NVML ignores it.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from llem_exporter.exporter import Settings, run
 

@@ -106,7 +106,7 @@ def _serve(
     beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
     history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
     serving = serve(
-        Handlers(sampler, registry, history.answer, settings.retention_ms),
+        Handlers(sampler, registry, history.answer),
         site,
         known=cursors.connections,
         on_unread=cursors.connection_reset,
@@ -176,7 +176,9 @@ def _every_second(sampler: Sampler, retention_ms: int) -> None:
         _log.warning("the wall clock was stepped by %+.3f s", step_s)
         if step_s < 0 and sampler.gpus:
             pause_s = min(-step_s, max(MIN_PAUSE_SECONDS, retention_ms / 1000))
-            _log.warning("/history is paused for %.0f s, so that its times ascend; counters go on", pause_s)
+            _log.warning(
+                "/history is paused for %.0f s, so that its times ascend; counters continue", pause_s
+            )
     if any(OUTDATED in gpu.ledger.errors for gpu in sampler.gpus):
         raise ConfigError(
             "the NVIDIA driver was replaced while this process ran with the old library; start it again"

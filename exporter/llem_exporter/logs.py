@@ -22,11 +22,11 @@ def configure(level: str, form: str) -> None:
     logging.getLogger("zeus").setLevel(logging.WARNING)
     if form == "json":
         sys.excepthook = _log_uncaught
-        threading.excepthook = _log_uncaught_in_thread
+        threading.excepthook = lambda hook: _log_uncaught(*hook[:3])
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line: ts (RFC 3339, UTC, milliseconds), level, msg, logger, and fields."""
+    """One JSON object per record: ts (RFC 3339, UTC, milliseconds), level, msg, logger, and fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -39,17 +39,11 @@ class JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _OWN}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            line["stack"] = record.stack_info
         return json.dumps(line, default=str)
 
 
-def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    logging.getLogger("llem_exporter").critical("uncaught exception", exc_info=(kind, error, trace))
-
-
-def _log_uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
-    if hook.exc_value is not None and hook.exc_type is not SystemExit:
-        name = hook.thread.name if hook.thread else "unknown"
-        error = (hook.exc_type, hook.exc_value, hook.exc_traceback)
-        logging.getLogger("llem_exporter").error("uncaught exception in thread %s", name, exc_info=error)
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    exception = None if error is None else (kind, error, trace)
+    logging.getLogger("llem_exporter").critical("uncaught exception", exc_info=exception)

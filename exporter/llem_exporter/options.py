@@ -3,34 +3,39 @@
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from llem_exporter.web.addresses import Address
 
+_MS_PER_UNIT: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+
 
 class Duration(click.ParamType[int]):
-    """Whole milliseconds, written as 100ms, 1.5s or 15m, between two of them."""
+    """A number of whole milliseconds between two limits, written for example as 100ms, 1.5s or 15m."""
 
     name = "duration"
 
     def __init__(self, low: str, high: str) -> None:
         self._low, self._high = low, high
+        self._low_ms, self._high_ms = _milliseconds(low) or 0, _milliseconds(high) or 0
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         milliseconds = _milliseconds(str(value))
         if milliseconds is None:
-            self.fail(f"{value!r} is no duration in whole milliseconds, as 100ms, 1.5s or 15m", param, ctx)
-        if not (_milliseconds(self._low) or 0) <= milliseconds <= (_milliseconds(self._high) or 0):
+            self.fail(
+                f"{value!r} is not a duration in whole milliseconds, for example 100ms, 1.5s or 15m",
+                param,
+                ctx,
+            )
+        if not self._low_ms <= milliseconds <= self._high_ms:
             self.fail(f"{value} is not between {self._low} and {self._high}", param, ctx)
         return milliseconds
 
 
-_MS_PER_UNIT: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
-
-
 def _milliseconds(text: str) -> int | None:
+    """Return None for what is not a whole number of milliseconds."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", text, re.ASCII)
     if found is None:
         return None
@@ -48,110 +53,108 @@ class ListenAddress(click.ParamType[Address]):
             return value
         found = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^:\[\]]*)):(\d{1,5})", str(value), re.ASCII)
         if found is None or int(found[3]) > 65_535:
-            self.fail(f"{value!r} is not HOST:PORT, as 127.0.0.1:9955 or [::]:9955", param, ctx)
+            self.fail(f"{value!r} is not HOST:PORT, for example 127.0.0.1:9955 or [::]:9955", param, ctx)
         return Address(found[1] or found[2] or None, int(found[3]))
 
 
 def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in gpus.split(",") if name.strip())
     if gpus and not names:
-        raise click.ClickException(f"--gpus {gpus!r} names no GPU; leave it out for all of them")
+        raise click.ClickException(f"--gpus {gpus!r} names no GPU; omit the option to read all GPUs")
     return names
 
 
-def _upper(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
-    return text.upper() if text else None
+def _option(flags: str, text: str, **more: Any) -> click.Option:
+    """Return an option whose name in the environment and in Python is that of its first flag."""
+    name = flags.partition("/")[0].lstrip("-").replace("-", "_").replace(".", "_")
+    return click.Option([flags, name], help=text, **more)
 
 
-_WEB: Final = [
-    click.Option(
-        ["--web.listen-address", "web_listen_address"],
+OPTIONS: Final[list[click.Parameter]] = [
+    _option(
+        "--web.listen-address",
+        "Address to listen on; can be repeated. :9955 means every interface. Port 0 means any free port.",
         type=ListenAddress(),
         multiple=True,
         default=["127.0.0.1:9955"],
-        help="Address to listen on; can be repeated. :9955 is every interface. Port 0 is any free port.",
     ),
-    click.Option(
-        ["--web.systemd-socket", "web_systemd_socket"],
+    _option(
+        "--web.systemd-socket",
+        "Listen on the sockets that systemd passes, instead of --web.listen-address.",
         is_flag=True,
-        help="Use the sockets that systemd passes instead of --web.listen-address.",
     ),
-    click.Option(
-        ["--web.config.file", "web_config_file"],
+    _option(
+        "--web.config.file",
+        "File with TLS settings and users, in the format of exporter-toolkit; reloaded when it changes.",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="File with TLS settings, users and headers, in exporter-toolkit's format; reloaded on change.",
     ),
-]
-
-_MEASURING: Final = [
-    click.Option(
-        ["--sample-interval", "sample_interval"],
+    _option(
+        "--sample-interval",
+        "Time between power samples, 20ms to 10s.",
         type=Duration("20ms", "10s"),
         default="100ms",
-        help="Time between power samples: whole milliseconds, 20ms to 10s.",
     ),
-    click.Option(
-        ["--gpus", "gpus"],
+    _option(
+        "--gpus",
+        "GPUs to read, as a list of indices or UUIDs: 0,1 or GPU-...  'none' is for a node without GPUs."
+        "  [default: all]",
         default="",
         show_default=False,
         callback=_names,
-        help="GPUs to read, by index or UUID: 0,1 or GPU-...; none for a node without.  [default: all]",
     ),
-    click.Option(
-        ["--collector.zeus/--no-collector.zeus", "collector_zeus"],
+    _option(
+        "--collector.zeus/--no-collector.zeus",
+        "Read the hardware energy counters with Zeus if it is installed.",
         default=True,
-        help="Read the hardware's energy counters through Zeus, where it is installed and works.",
+        show_default="enabled",
     ),
-    click.Option(
-        ["--collector.codecarbon/--no-collector.codecarbon", "collector_codecarbon"],
+    _option(
+        "--collector.codecarbon/--no-collector.codecarbon",
+        "Measure the energy of the whole node with CodeCarbon if it is installed.",
         default=True,
-        help="Measure this node's energy with CodeCarbon if it is installed.",
+        show_default="enabled",
     ),
-    click.Option(
-        ["--codecarbon.country-iso-code", "codecarbon_country_iso_code"],
+    _option(
+        "--codecarbon.country-iso-code",
+        "Country whose electricity is used, as an ISO 3166 code of three letters. Needed for emissions.",
         metavar="DEU",
-        callback=_upper,
-        help="Country of the electricity grid, as ISO 3166 alpha-3. Emissions are published only with it.",
+        type=str.upper,
     ),
-    click.Option(
-        ["--history.retention", "history_retention"],
+    _option(
+        "--history.retention",
+        "How long samples are kept for /history, 10s to 55m. Prometheus rejects samples older than one hour.",
         type=Duration("10s", "55m"),
         default="15m",
-        help="How long /history keeps samples, at most 55m: Prometheus takes none older than an hour.",
     ),
-    click.Option(
-        ["--history.max-samples", "history_max_samples"],
+    _option(
+        "--history.max-samples",
+        "Maximum number of new samples in one response of /history to a scraper.  "
+        "[default: those of three scrape intervals]",
         type=click.IntRange(min=1),
-        help="Most new samples in one answer to a scraper.  [default: three scrape intervals' worth]",
     ),
-    click.Option(
-        ["--driver.timeout", "driver_timeout"],
+    _option(
+        "--driver.timeout",
+        "How long to wait at the start for a driver that does not respond, 1s to 1h. After that, exit.",
         type=Duration("1s", "1h"),
         default="1m",
-        help="How long the start waits for a driver that does not answer, 1s to 1h; then it is an error.",
     ),
-    click.Option(["--replay", "replay"], help="Play a trace in place of GPUs: a CSV file, or 'demo'."),
-    click.Option(
-        ["--jobs.dir", "jobs_dir"],
+    _option("--replay", "Replay power from a CSV file instead of reading GPUs. 'demo' is an included file."),
+    _option(
+        "--jobs.dir",
+        "Directory with job files, which tell whose job runs on each GPU. The README has their format.",
         metavar="DIR",
-        help="Directory of job files, named by GPU UUID, with lines job_id=, user=, account= and partition=.",
     ),
-]
-
-_LOG: Final = [
-    click.Option(
-        ["--log.level", "log_level"],
+    _option(
+        "--log.level",
+        "Lowest level of messages to log to standard error.",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        help="The least that is written to standard error.",
     ),
-    click.Option(
-        ["--log.format", "log_format"],
+    _option(
+        "--log.format",
+        "Format of log lines. With json, each line is an object with ts, level, msg and logger.",
         type=click.Choice(["text", "json"]),
         default="text",
-        help="json is an object a line: ts, level, msg, logger, and fields.",
     ),
 ]
-
-OPTIONS: Final[list[click.Parameter]] = [*_WEB, *_MEASURING, *_LOG]

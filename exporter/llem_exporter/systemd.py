@@ -15,36 +15,30 @@ FIRST_DESCRIPTOR: Final = 3
 
 
 def take_sockets(environ: MutableMapping[str, str], pid: int) -> tuple[socket.socket, ...]:
-    """The listening sockets that systemd passed to this process. Raises ConfigError if there are none.
+    """Return the listening sockets that systemd passed to this process. Raises ConfigError without any.
 
     The variables are removed from the environment, so that no child process uses them.
     """
-    variables = {name: environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
-    count = int(variables["LISTEN_FDS"]) if re.fullmatch("[0-9]{1,4}", variables["LISTEN_FDS"]) else 0
-    if variables["LISTEN_PID"] != str(pid) or count < 1:
+    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    addressee, count, _ = (environ.pop(name, "") for name in names)
+    if addressee != str(pid) or not re.fullmatch("[1-9][0-9]{0,3}", count):
         raise ConfigError("--web.systemd-socket: systemd passed no socket; use a .socket unit")
-    return tuple(_adopted(FIRST_DESCRIPTOR + number) for number in range(count))
+    return tuple(_adopted(FIRST_DESCRIPTOR + number) for number in range(int(count)))
 
 
 def _adopted(descriptor: int) -> socket.socket:
-    try:
+    with suppress(OSError):
         adopted = socket.socket(fileno=descriptor)
-    except OSError as exc:
-        raise ConfigError(
-            f"--web.systemd-socket: file descriptor {descriptor} is not a socket: {exc.strerror}"
-        ) from exc
-    listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if adopted.type != socket.SOCK_STREAM or not listens:
-        raise ConfigError(
-            f"--web.systemd-socket: file descriptor {descriptor} is not a listening stream socket; "
-            "use ListenStream="
-        )
-    adopted.set_inheritable(False)
-    return adopted
+        listens = adopted.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if adopted.type == socket.SOCK_STREAM and listens:
+            adopted.set_inheritable(False)
+            return adopted
+    problem = f"file descriptor {descriptor} is not a listening stream socket; use ListenStream="
+    raise ConfigError(f"--web.systemd-socket: {problem}")
 
 
 def notify(address: str | None, state: str) -> None:
-    """Send a state such as READY=1 to the service manager. Does nothing without an address."""
+    """Send a state such as READY=1 to the service manager. Do nothing without an address."""
     if not address:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from llem_core.errors import ConfigError, LLEMError
 from llem_exporter.cli import main as exporter_command
-from llem_exporter.collectors.job_files import MAX_VALUE_CHARACTERS, read_jobs
+from llem_exporter.collectors.job_files import MAX_BYTES, read_jobs
 from llem_exporter.replay import device as replay
 from llem_exporter.web.history import MAX_UNIX_SECONDS, parse_limit, parse_since
 from llem_exporter.web.reload import LiveWebConfig
@@ -69,13 +69,13 @@ def read_job_file(data: bytes) -> None:
         values = (job.job_id, job.user, job.account, job.partition)
         assert "".join(values).isprintable()
         assert job.job_id
-        assert max(map(len, values)) <= MAX_VALUE_CHARACTERS
+        assert max(map(len, values)) <= MAX_BYTES
 
 
 WEB_CONFIGS: Final = (
     b"tls_server_config:\n  cert_file: |\n    a\n  key_file: x\n  client_auth_type: NoClientCert\n",
     b"basic_auth_users:\n  a: $2b$04$7EqJtq98hPqEX7fNZaFWoOhi5yZTHwbMiI1oVBcKsTLYGYNBDEHJO\n",
-    b'http_server_config:\n  http2: true\n  headers: {X-Frame-Options: deny, X-XSS-Protection: "\\x31"}\n',
+    b'http_server_config:\n  http2: true\ntls_server_config: {min_version: "\\x31"}\n',
     b'{"basic_auth_users": {"\\ud800\\U0001f600": "x"}}',
 )
 TARGETS: Final = {

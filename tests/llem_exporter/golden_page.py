@@ -1,4 +1,4 @@
-"""The /metrics page of a replayed trace on clocks moved by hand: the same to the byte, anywhere.
+"""The /metrics page of a replayed trace on fake clocks, which has the same bytes on every machine.
 
 python -m tests.llem_exporter.golden_page > tests/golden/metrics.txt
 """

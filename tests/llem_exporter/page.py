@@ -11,7 +11,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class MetricsPage:
-    """Values by name and labels of a text in format 0.0.4."""
+    """The samples of a page in text format 0.0.4, by name and labels."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -22,37 +22,38 @@ class MetricsPage:
         }
 
     def get(self, name: str, **labels: object) -> float | None:
-        """The one value whose labels include these; None where there is none."""
+        """Return the only value whose labels include these, or None."""
         wanted = {(label, str(value)) for label, value in labels.items()}
-        found = [value for key, value in self._values.items() if key[0] == name and wanted <= set(key[1])]
-        assert len(found) <= 1, f"{name} {labels} has {len(found)} values"
-        return found[0] if found else None
+        values = [value for key, value in self._values.items() if key[0] == name and wanted <= set(key[1])]
+        assert len(values) <= 1, f"{name} {labels} has {len(values)} values"
+        return values[0] if values else None
 
     def value(self, name: str, **labels: object) -> float:
-        """The one value whose labels include these."""
-        found = self.get(name, **labels)
-        assert found is not None, f"no {name} {labels} in\n{self.text}"
-        return found
+        """Return the only value whose labels include these."""
+        value = self.get(name, **labels)
+        assert value is not None, f"no {name} {labels} in\n{self.text}"
+        return value
 
     def labels(self, name: str, **labels: object) -> list[Mapping[str, str]]:
-        """The labels of every series of this name that has these."""
+        """Return the labels of each series of this name whose labels include these."""
         wanted = {(label, str(value)) for label, value in labels.items()}
         return [dict(key[1]) for key in self._values if key[0] == name and wanted <= set(key[1])]
 
     @property
     def names(self) -> set[str]:
+        """The names of all samples."""
         return {name for name, _ in self._values}
 
 
 def scrape(exporter: Exporter) -> MetricsPage:
-    """The exporter's /metrics."""
+    """Return the exporter's /metrics."""
     return MetricsPage(exporter.metrics())
 
 
 def history(
     exporter: Exporter, since_unix_s: float | str = 0
 ) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """/history as (milliseconds, value) by metric name and GPU index, in the page's order."""
+    """Return /history as (milliseconds, value) by metric name and GPU index, in the order of the page."""
     series: dict[tuple[str, str], list[tuple[int, float]]] = {}
     text = exporter.fetch_text(f"/history?since={since_unix_s}")
     for name, gpu, value, ms in re.findall(r'^(\w+)\{gpu="(\d+)",[^}]*\} (\S+) (\d+)$', text, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The command: options, environment, errors in one line."""
+"""The command: options, environment, and one-line errors."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from llem_exporter.cli import main
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
+from tests.servers import wait_until
 
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*args: str, **env: str) -> str:
-    """The one line of an exporter that does not start."""
+    """Return the only line of an exporter that does not start."""
     done = run("--web.listen-address", "127.0.0.1:0", *args, **env)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -90,6 +91,13 @@ def test_a_driver_library_that_cannot_be_loaded_is_an_error_with_the_loaders_wor
     assert "libnvidia-ml.so.1: file too short" in line
 
 
+def test_a_driver_without_gpus_is_an_error(driver: FakeDriver) -> None:
+    """The error suggests --replay."""
+    driver.gpu_count = 0
+    line = refused(**driver.env)
+    assert line == "Error: NVML finds no GPU; without a GPU, replay a trace: --replay demo"
+
+
 def test_a_port_in_use_is_named(start: StartExporter) -> None:
     """The error contains the address and the reason of the operating system."""
     exporter = start("--replay", "demo")
@@ -102,20 +110,26 @@ def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
     """The error contains the file, the line and the value."""
     path = tmp_path / "trace.csv"
     path.write_text("seconds,gpu,watts\n0,0,x\n")
-    assert refused("--replay", str(path)) == f"Error: {path}, line 2: watts must be a number >= 0, not 'x'"
+    assert (
+        refused("--replay", str(path))
+        == f"Error: {path}, line 2: watts must be a number from 0 to 1e+12, not 'x'"
+    )
 
 
 def test_a_gpu_that_is_not_there_is_named() -> None:
     """The error lists the existing GPUs."""
     line = refused("--replay", "demo", "--gpus", "0,7")
-    assert line.startswith("Error: no GPU '7' here; there are 0 (GPU-")
+    assert line.startswith("Error: there is no GPU '7'; there are 0 (GPU-")
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--gpus", "none", "--replay", "demo"], "--gpus none reads none"),
-        (["--gpus", "none", "--no-collector.codecarbon"], "--gpus none reads CodeCarbon alone"),
+        (["--gpus", "none", "--replay", "demo"], "--gpus none reads no GPU, and --replay replaces GPUs"),
+        (
+            ["--gpus", "none", "--no-collector.codecarbon"],
+            "--gpus none needs CodeCarbon; remove --no-collector.codecarbon",
+        ),
         (["--gpus", "none,0"], "not 'none,0'"),
         (["--gpus", ","], "--gpus ',' names no GPU"),
     ],
@@ -171,10 +185,13 @@ def test_an_invalid_value_is_a_usage_error(option: str, value: str) -> None:
 
 
 def test_gpus_are_chosen_by_index_or_uuid(start: StartExporter, driver: FakeDriver) -> None:
-    """Only the requested GPUs are read."""
-    exporter = start("--gpus", f"0,{driver.gpus[2].uuid}", "--no-collector.zeus", driver=driver)
+    """Only the requested GPUs are published. The others are not read after the start."""
+    gpus = f"0,{driver.gpus[2].uuid}"
+    exporter = start("--gpus", gpus, "--no-collector.zeus", "--no-collector.codecarbon", driver=driver)
     assert {labels["gpu"] for labels in scrape(exporter).labels("llem_gpu_info")} == {"0", "2"}
-    assert driver.calls()[1].fields <= 1
+    before = driver.calls()
+    wait_until(lambda: driver.calls()[2].fields >= before[2].fields + 10, "readings")
+    assert driver.calls()[1] == before[1]
 
 
 def test_options_come_from_the_environment(start: StartExporter) -> None:

@@ -1,7 +1,6 @@
 """What the exporter writes to standard error, as text and as JSON."""
 
 import json
-import logging
 import re
 import signal
 import subprocess
@@ -10,9 +9,6 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
-from llem_exporter.web.log_once import QUIET_SECONDS, LogOnce
 from tests.fake_nvml import FakeDriver
 from tests.llem_exporter.conftest import StartExporter
 from tests.llem_exporter.page import scrape
@@ -132,7 +128,7 @@ raise ValueError("three")
         ("warning", "py.warnings"),
         ("error", "aiohttp.server"),
         ("error", "asyncio"),
-        ("error", "llem_exporter"),
+        ("critical", "llem_exporter"),
         ("warning", "x"),
         ("critical", "llem_exporter"),
     ]
@@ -140,7 +136,6 @@ raise ValueError("three")
     for line, error in ((lines[2], "one"), (lines[3], "two"), (lines[5], "three")):
         assert line["exception"].startswith("Traceback") == (error != "one")
         assert line["exception"].endswith(f"ValueError: {error}")
-    assert "zeus-0" in lines[3]["msg"]
     assert (lines[4]["msg"], lines[4]["gpu"], lines[4]["path"]) == ("GPU of 7", 7, "/p")
 
 
@@ -150,20 +145,3 @@ def test_text_stays_as_it_was(start: StartExporter) -> None:
     assert re.fullmatch(
         rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} INFO listening on {exporter.url}\n", exporter.log()
     )
-
-
-def test_a_problem_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    """A problem is logged once until it has not occurred for a minute. Then it may be logged again."""
-    now_s = 0.0
-    problems = LogOnce(logging.getLogger("problems"), lambda: now_s)
-    caplog.set_level(logging.INFO)
-    for _ in range(100):
-        problems.warn("it is full")
-        problems.check()
-        now_s += 1
-    assert [record.getMessage() for record in caplog.records] == ["it is full"]
-    now_s += QUIET_SECONDS
-    problems.check()
-    problems.check()
-    problems.warn("it is full")
-    assert [record.getMessage() for record in caplog.records[1:]] == ["no longer: it is full", "it is full"]

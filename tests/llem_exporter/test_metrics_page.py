@@ -1,4 +1,4 @@
-"""The page as a whole: golden, and as promtool likes it."""
+"""The whole page: equal to the golden file, and valid by promtool."""
 
 import subprocess
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-TRACES = Path(__file__).parents[2] / "exporter" / "llem_exporter" / "traces"
+TRACES = Path(__file__).parents[2] / "exporter" / "llem_exporter" / "replay" / "traces"
 STEP_S = Fraction(1, 20)
 
 Row = tuple[Fraction, Fraction, Fraction]

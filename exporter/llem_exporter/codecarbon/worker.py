@@ -37,11 +37,10 @@ def main() -> None:
     try:
         for measurement in _measurements(**json.loads(sys.argv[1])):
             output.write(json.dumps(measurement) + "\n")
-    except ConfigError as exc:
-        output.write(json.dumps({"error": str(exc), "permanent": True}) + "\n")
     except Exception as exc:  # noqa: BLE001 - the exporter logs whatever CodeCarbon raises
-        error = f"CodeCarbon does not start: {type(exc).__name__}: {exc}"
-        output.write(json.dumps({"error": error, "permanent": False}) + "\n")
+        permanent = isinstance(exc, ConfigError)
+        error = str(exc) if permanent else f"CodeCarbon does not start: {type(exc).__name__}: {exc}"
+        output.write(json.dumps({"error": error, "permanent": permanent}) + "\n")
 
 
 def _exit_with_stdin() -> None:

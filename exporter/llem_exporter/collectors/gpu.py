@@ -92,11 +92,13 @@ def _details(info: DeviceInfo, energy_scope: str) -> tuple[str, ...]:
 
 
 def _module_power(states: Iterable[GpuState]) -> Iterator[Family]:
-    """Return the power of each superchip module once, as one of its GPUs reads it."""
-    builder = MetricBuilder([metrics.GPU_MODULE_POWER])
+    """Return the power of each superchip module once. Each of its GPUs reads it."""
     watts = {
-        gpu.device.info.module: shown.status.module_watts for gpu, shown in states if gpu.device.info.module
+        gpu.device.info.module: shown.status.module_watts
+        for gpu, shown in states
+        if gpu.device.info.module and shown.status.module_watts is not None
     }
+    builder = MetricBuilder([metrics.GPU_MODULE_POWER])
     for module, value in watts.items():
         builder.add(metrics.GPU_MODULE_POWER, (module,), value)
     return builder.metrics()

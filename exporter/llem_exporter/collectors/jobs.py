@@ -51,7 +51,6 @@ class JobsCollector(Collector):
         self._read, self._gpus = read, gpus
         self._period_s, self._monotonic_s = period_s, monotonic_s
         self._stopped = threading.Event()
-        self._start_s: float | None = None
         self._reading = _Reading(Listing(), "", float("-inf"), 0.0)
 
     def start(self) -> None:
@@ -64,22 +63,20 @@ class JobsCollector(Collector):
 
     def read(self) -> None:
         """Read the jobs once. Log a problem when it appears, changes or ends."""
-        self._start_s = start_s = self._monotonic_s()
+        start_s = self._monotonic_s()
         listing = Listing()
         try:
             listing = self._read({info.uuid.lower() for info in self._gpus()})
             problem = _summary(listing.problems)
         except LLEMError as exc:
             problem = str(exc)
-        except Exception as exc:  # noqa: BLE001 - an unexpected error must not end the thread
-            problem = f"{type(exc).__name__}: {exc}"
         if problem != self._reading.problem:
             if problem:
                 _log.warning("jobs: %s", problem)
             else:
                 _log.info("jobs: every job file can be read again")
         now_s = self._monotonic_s()
-        self._reading, self._start_s = _Reading(listing, problem, now_s, now_s - start_s), None
+        self._reading = _Reading(listing, problem, now_s, now_s - start_s)
 
     def collect(self) -> Iterator[Family]:
         """Yield the jobs that were read last, unless they are stale."""
@@ -93,11 +90,10 @@ class JobsCollector(Collector):
         yield from families.metrics()
 
     def state(self) -> CollectorState:
-        """Return whether every job file was read lately, and how long that took or takes."""
-        start_s, reading = self._start_s, self._reading
-        hanging_s = 0.0 if start_s is None else self._monotonic_s() - start_s
+        """Return whether every job file was read in the last seconds, and how long the last reading took."""
+        reading = self._reading
         success = self._is_fresh(reading) and not reading.problem
-        return CollectorState(COLLECTOR, success, max(reading.duration_s, hanging_s))
+        return CollectorState(COLLECTOR, success, reading.duration_s)
 
     def _is_fresh(self, reading: _Reading) -> bool:
         return self._monotonic_s() - reading.monotonic_s <= STALE_SECONDS

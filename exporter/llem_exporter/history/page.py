@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, Kind, MetricSpec
 from llem_measure.sampling.devices import DeviceInfo
@@ -12,6 +12,7 @@ SLICE_LINES: Final = 300
 """The most lines of a slice. It takes 0.2 ms to make one, for which the sampler may have to wait."""
 
 GpuSamples = tuple[DeviceInfo, Samples]
+Times: TypeAlias = "array[int] | array[float]"
 
 
 def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
@@ -23,7 +24,9 @@ def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[s
 
 
 def _family(
-    spec: MetricSpec, traces: Sequence[tuple[DeviceInfo, "array[float]", "array[float]"]], openmetrics: bool
+    spec: MetricSpec,
+    traces: Sequence[tuple[DeviceInfo, Times, "array[float]"]],
+    openmetrics: bool,
 ) -> Iterator[str]:
     header = _header(spec, openmetrics)
     for info, times_ms, values in traces:
@@ -35,7 +38,7 @@ def _family(
                 header = ""
 
 
-def _lines(series: str, times_ms: "array[float]", values: "array[float]", openmetrics: bool) -> str:
+def _lines(series: str, times_ms: Times, values: "array[float]", openmetrics: bool) -> str:
     """Return a line for each value but NaN. Timestamps are seconds in OpenMetrics, else milliseconds."""
     pairs = zip(values, times_ms, strict=True)
     if openmetrics:

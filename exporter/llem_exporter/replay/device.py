@@ -4,7 +4,7 @@ import csv
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import isfinite
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -17,16 +17,16 @@ from llem_measure.sampling.devices import DeviceInfo, Status
 DEMO: Final = "demo"
 _DEMO_PATH: Final = Path(__file__).parent / "traces" / "llm_serving.csv"
 
-_REQUIRED: Final = ("seconds", "gpu", "watts")
+_REQUIRED: Final = {"seconds", "gpu", "watts"}
 _MAX_GPUS: Final = 256
-_MAX: Final = {"seconds": 1e11, "gpu": 1e6, "watts": 1e7, "joules": 1e13}
-"""Beyond all that a GPU can be, and exact in milliseconds and eighths."""
+_MAX_VALUE: Final = 1e12
+"""More than any GPU can have, and exact in milliseconds and eighths."""
 _MIN_STEP_S: Final = 0.001
 
 
 @dataclass(slots=True)
 class Rows:
-    """One GPU's rows, seconds ascending; `joules` is empty where the trace has no such column."""
+    """One GPU's rows, seconds ascending; `joules` is empty if the trace has no such column."""
 
     seconds: list[float] = field(default_factory=list)
     watts: list[float] = field(default_factory=list)
@@ -44,89 +44,76 @@ class Trace:
 
 
 def open_devices(source: str, start_ms: int, steps_s: Callable[[], float] = float) -> "list[ReplayDevice]":
-    """The GPUs of a trace file, or of the packaged one ("demo"); its first row is played at `start_ms`.
+    """Return the GPUs of a trace file, or of the packaged one ("demo"). The first row is at `start_ms`.
 
-    `steps_s` says by how much the wall clock was set since then [s]: the trace goes on evenly.
-    Raises ConfigError with the file, the line and the value that cannot be used.
+    `steps_s` returns by how much the wall clock has been set since then [s]; it does not move the trace.
+    Raises ConfigError with the file, the line and the reason.
     """
     trace = load(_DEMO_PATH if source == DEMO else Path(source))
     return [ReplayDevice(trace, index, start_ms, steps_s) for index in sorted(trace.rows)]
 
 
 def load(path: Path) -> Trace:
-    """Read a trace. Raises ConfigError."""
-    by_gpu: dict[int, Rows] = {}
+    """Read a trace. Raises ConfigError with the file, the line and the reason."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            for line, row in _parsed(csv.reader(lines, strict=True)):
-                rows = by_gpu.setdefault(int(row["gpu"]), Rows())
-                if len(by_gpu) > _MAX_GPUS:
-                    raise _LineError(line, f"more than {_MAX_GPUS} GPUs")
-                _append(rows, row, line)
-    except _LineError as exc:
-        raise ConfigError(f"{path}, line {exc.line}: {exc}") from exc
+            by_gpu = _read(csv.reader(lines, strict=True))
+    except ConfigError as exc:
+        raise ConfigError(f"{path}, {exc}") from exc
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise ConfigError(f"{path}: not a readable trace: {exc}") from exc
-    for gpu, rows in by_gpu.items():
-        if len(rows.seconds) < 2:
-            raise ConfigError(f"{path}: GPU {gpu} has only one row; a trace needs two or more of each GPU")
     if not by_gpu:
         raise ConfigError(f"{path}: no rows under the header")
+    for gpu, rows in by_gpu.items():
+        if len(rows.seconds) < 2:
+            raise ConfigError(f"{path}: GPU {gpu} has only one row; each GPU needs at least two")
     start_s = min(rows.seconds[0] for rows in by_gpu.values())
     end_s = max(rows.seconds[-1] for rows in by_gpu.values())
-    step_s = median(
-        after - before
-        for rows in by_gpu.values()
-        for before, after in zip(rows.seconds, rows.seconds[1:], strict=False)
-    )
+    step_s = median(after - before for rows in by_gpu.values() for before, after in pairwise(rows.seconds))
     return Trace(path.name, start_s, end_s - start_s + step_s, by_gpu)
 
 
-class _LineError(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-def _parsed(lines: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Line number and values of each row."""
+def _read(lines: Iterator[list[str]]) -> dict[int, Rows]:
+    """Return the rows by GPU index. Raises ConfigError with the line and the reason."""
     header = [name.strip() for name in next(lines, [])]
-    allowed = {*_REQUIRED, "joules"}
-    if not set(_REQUIRED) <= set(header) <= allowed or len(set(header)) != len(header):
-        raise _LineError(1, f"columns must be seconds,gpu,watts[,joules], not {','.join(header)[:80]!r}")
-    for number, values in enumerate(lines, start=2):
-        if not values:
+    if not _REQUIRED <= set(header) <= {*_REQUIRED, "joules"} or len(set(header)) != len(header):
+        found = ",".join(header)[:80]
+        raise ConfigError(f"line 1: columns must be seconds,gpu,watts[,joules], not {found!r}")
+    by_gpu: dict[int, Rows] = {}
+    for number, texts in enumerate(lines, start=2):
+        if not texts:
             continue
-        if len(values) != len(header):
-            raise _LineError(number, f"{len(values)} values for {len(header)} columns")
-        yield number, {name: _number(text, name, number) for name, text in zip(header, values, strict=True)}
+        try:
+            if len(texts) != len(header):
+                raise ConfigError(f"{len(texts)} values for {len(header)} columns")
+            row = {name: _number(text, name) for name, text in zip(header, texts, strict=True)}
+            _append(by_gpu.setdefault(int(row["gpu"]), Rows()), row)
+            if len(by_gpu) > _MAX_GPUS:
+                raise ConfigError(f"more than {_MAX_GPUS} GPUs")
+        except ConfigError as exc:
+            raise ConfigError(f"line {number}: {exc}") from exc
+    return by_gpu
 
 
-def _number(text: str, name: str, line: int) -> float:
+def _number(text: str, name: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    whole = name != "gpu" or value == value // 1
-    if not isfinite(value) or (value < 0 and name != "seconds") or not whole:
-        wanted = "a whole number >= 0" if name == "gpu" else "a number" + " >= 0" * (name != "seconds")
-        raise _LineError(line, f"{name} must be {wanted}, not {text[:40]!r}")
-    if abs(value) > _MAX[name]:
-        raise _LineError(line, f"{name} must be at most {_MAX[name]:g}, not {text[:40]!r}")
+    if not 0 <= value <= _MAX_VALUE or (name == "gpu" and not value.is_integer()):
+        kind = "whole number" if name == "gpu" else "number"
+        raise ConfigError(f"{name} must be a {kind} from 0 to {_MAX_VALUE:g}, not {text[:40]!r}")
     return value
 
 
-def _append(rows: Rows, row: dict[str, float], line: int) -> None:
+def _append(rows: Rows, row: dict[str, float]) -> None:
     seconds, joules = row["seconds"], row.get("joules")
-    if rows.seconds and seconds <= rows.seconds[-1]:
-        raise _LineError(line, f"seconds must ascend for each GPU: {seconds} after {rows.seconds[-1]}")
     if rows.seconds and round(seconds - rows.seconds[-1], 6) < _MIN_STEP_S:
-        raise _LineError(
-            line, f"rows of a GPU must be 1 ms apart or more: {seconds} after {rows.seconds[-1]}"
-        )
+        last = rows.seconds[-1]
+        raise ConfigError(f"rows of a GPU must ascend by at least 1 ms: {seconds} after {last} seconds")
     if joules is not None:
         if rows.joules and joules < rows.joules[-1]:
-            raise _LineError(line, f"joules must not fall: {joules} after {rows.joules[-1]}")
+            raise ConfigError(f"joules must not fall: {joules} after {rows.joules[-1]}")
         rows.joules.append(joules)
     rows.seconds.append(seconds)
     rows.watts.append(row["watts"])
@@ -149,21 +136,24 @@ class ReplayDevice:
 
     @property
     def has_joules(self) -> bool:
+        """Whether the trace has a counter."""
         return bool(self._rows.joules)
 
     def read_watts(self, unix_ms: int) -> float:
+        """Return the power at this time."""
         watts = self._rows.watts
         _, before, fraction = self._position(unix_ms)
         return power_within(watts[before], watts[(before + 1) % len(watts)], fraction)
 
     def read_joules(self, unix_ms: int) -> float:
-        """The counter: that of the trace, with every loop's joules on top of those before."""
+        """Return the trace's counter at this time, plus the joules of all loops before."""
         joules = self._rows.joules
         loop, before, fraction = self._position(unix_ms)
         end = joules[before + 1] if before + 1 < len(joules) else joules[0] + self._loop_joules
         return joules[before] + (end - joules[before]) * fraction + loop * self._loop_joules
 
     def read_status(self) -> Status:
+        """Return an empty status."""
         return Status()
 
     def open(self) -> bool:
@@ -171,12 +161,12 @@ class ReplayDevice:
         return True
 
     def _position(self, unix_ms: int) -> tuple[int, int, float]:
-        """The loop, the row before this time, and how far the time is towards the row after it (0 to 1)."""
+        """Return the loop, the row before this time, and the fraction of the step after that row (0 to 1)."""
         seconds, trace = self._rows.seconds, self._trace
         played_s = (unix_ms - self._start_ms) / 1000 - self._steps_s()
         loop, into_s = divmod(played_s, trace.period_s)
         at_s = trace.start_s + into_s
-        if at_s < seconds[0]:  # this GPU's rows begin later: still on its way from the loop before
+        if at_s < seconds[0]:  # before this GPU's first row: still in the last step of the loop before
             loop, at_s = loop - 1, at_s + trace.period_s
         before = bisect_right(seconds, at_s) - 1
         last = before + 1 == len(seconds)

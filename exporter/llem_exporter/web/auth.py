@@ -1,117 +1,105 @@
-"""Basic authentication with bcrypt: one check at a time, and right passwords are remembered."""
+"""What each request must present: an allowed certificate name, and a password."""
 
 import asyncio
-import hashlib
 import hmac
 import secrets
 from base64 import b64decode
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from contextlib import suppress
 from typing import Final
 
+import bcrypt
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from llem_exporter.web.reload import LiveWebConfig
+from llem_exporter.web.tls import san_is_allowed
+
 MAX_WAITING: Final = 64
-"""Checks that wait. Beyond it the oldest one is answered BUSY."""
+"""The maximum number of passwords that wait to be checked. Beyond it, the oldest one is given up."""
+
 BCRYPT_BYTES: Final = 72
 """bcrypt uses only this much of a password, as does every program that makes the hashes."""
 
 
-class Verdict(Enum):
-    """The result of a check. BUSY means: try again later."""
+class Guard:
+    """Checks each client by the current configuration."""
 
-    GOOD = "good"
-    WRONG = "wrong"
-    BUSY = "busy"
+    def __init__(self, live: LiveWebConfig) -> None:
+        self._live, self._passwords = live, PasswordChecker()
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer 403 or 401 to a client that is not allowed."""
+        config = self._live.config
+        if config.tls and config.tls.allowed_sans:
+            peer = request.transport.get_extra_info("peercert") if request.transport else None
+            if not san_is_allowed(peer, config.tls.allowed_sans):
+                refusal = web.Response(status=403, text="no name in the client certificate is allowed\n")
+                refusal.force_close()
+                return refusal
+        if self._live.needs_password:
+            sent = credentials(request.headers.get(hdrs.AUTHORIZATION, ""))
+            if not (sent and config.users and await self._passwords.is_right(*sent, config.users)):
+                challenge = {hdrs.WWW_AUTHENTICATE: 'Basic realm="llem-exporter", charset="UTF-8"'}
+                text = "a valid user name and password are required\n"
+                return web.Response(status=401, text=text, headers=challenge)
+        return await handler(request)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Credentials:
-    """A user name and a password, without a repr that shows them."""
-
-    user: bytes
-    password: bytes
-
-
-def credentials(authorization: str) -> Credentials | None:
-    """Decode an Authorization header; None unless it is a well-formed Basic one."""
+def credentials(authorization: str) -> tuple[bytes, bytes] | None:
+    """Return the user and the password of an Authorization header, or None if it is not a Basic one."""
     scheme, _, encoded = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return None
     try:
         user, colon, password = b64decode(encoded.strip(), validate=True).partition(b":")
     except ValueError:
         return None
-    return Credentials(user, password[:BCRYPT_BYTES]) if colon else None
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Check:
-    password: bytes
-    hashed: bytes
-    verdict: "asyncio.Future[Verdict]"
+    return (user, password[:BCRYPT_BYTES]) if colon and scheme.lower() == "basic" else None
 
 
 class PasswordChecker:
-    """Checks passwords in a thread, one at a time and the newest request first.
+    """Checks passwords in a thread, one at a time and the newest request first. Right ones are remembered.
 
     Newest first, because a flood keeps the queue full of its own requests, and the one that a scraper sends
-    now must not wait behind them. Equal requests share one check.
+    now must not wait behind them.
     """
 
-    def __init__(self, matches: Callable[[bytes, bytes], bool] | None = None) -> None:
-        self._matches = matches or _bcrypt_matches
+    def __init__(self, matches: Callable[[bytes, bytes], bool] = bcrypt.checkpw) -> None:
+        self._matches = matches
         self._secret = secrets.token_bytes(32)
-        self._good = set[bytes]()  # at most one for each hash
-        self._waiting: OrderedDict[bytes, _Check] = OrderedDict()
+        self._right = set[bytes]()
+        self._waiting = deque[tuple[bytes, bytes, asyncio.Future[bool]]]()
         self._worker: asyncio.Task[None] | None = None
 
-    async def verify(self, sent: Credentials, users: Mapping[bytes, bytes]) -> Verdict:
-        """Whether `users`, hashes by name, has this user and password. `users` is not empty."""
-        known = users.get(sent.user)
-        # An unknown name takes as long as a known one: a hash that depends on the name is checked for it.
-        hashed = known or self._stand_in(sent.user, users)
-        key = self._digest(len(sent.user).to_bytes(4) + sent.user + hashed + sent.password)
-        if known and key in self._good:
-            return Verdict.GOOD
-        check = self._waiting.get(key) or self._enqueue(key, sent.password, hashed)
-        verdict = await asyncio.shield(check.verdict)
-        if verdict is Verdict.GOOD:
-            if known is None:
-                return Verdict.WRONG
-            self._good.add(key)
-        return verdict
+    async def is_right(self, user: bytes, password: bytes, users: Mapping[bytes, bytes]) -> bool:
+        """Return whether `users`, hashes by name, has this user and password. `users` is not empty.
 
-    def _digest(self, message: bytes) -> bytes:
-        return hmac.digest(self._secret, message, hashlib.sha256)
-
-    def _stand_in(self, user: bytes, users: Mapping[bytes, bytes]) -> bytes:
-        hashes = sorted(users.values())
-        return hashes[int.from_bytes(self._digest(user)[:8]) % len(hashes)]
-
-    def _enqueue(self, key: bytes, password: bytes, hashed: bytes) -> _Check:
-        check = self._waiting[key] = _Check(password, hashed, asyncio.get_running_loop().create_future())
-        if len(self._waiting) > MAX_WAITING:
-            self._waiting.popitem(last=False)[1].verdict.set_result(Verdict.BUSY)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
-        return check
+        Raises HTTPServiceUnavailable if too many newer requests wait.
+        """
+        # An unknown name takes as long as a known one: the first user's hash is checked for it.
+        hashed = users.get(user, next(iter(users.values())))
+        if self._key(password, hashed) not in self._right:
+            is_right = asyncio.get_running_loop().create_future()
+            self._waiting.append((password, hashed, is_right))
+            if len(self._waiting) > MAX_WAITING:
+                text, headers = "too many passwords are being checked\n", {hdrs.RETRY_AFTER: "1"}
+                busy = web.HTTPServiceUnavailable(text=text, headers=headers)
+                self._waiting.popleft()[2].set_exception(busy)
+            if self._worker is None or self._worker.done():
+                self._worker = asyncio.create_task(self._work())
+            if not await asyncio.shield(is_right):
+                return False
+        return user in users
 
     async def _work(self) -> None:
         while self._waiting:
-            _, check = self._waiting.popitem()
-            verdict = Verdict.BUSY
-            try:
-                matches = await asyncio.to_thread(self._matches, check.password, check.hashed)
-                verdict = Verdict.GOOD if matches else Verdict.WRONG
-            finally:
-                check.verdict.set_result(verdict)
+            password, hashed, is_right = self._waiting.pop()
+            key = self._key(password, hashed)
+            with suppress(ValueError):  # bcrypt refuses a malformed hash
+                if key in self._right or await asyncio.to_thread(self._matches, password, hashed):
+                    self._right.add(key)
+            is_right.set_result(key in self._right)
 
-
-def _bcrypt_matches(password: bytes, hashed: bytes) -> bool:
-    import bcrypt
-
-    try:
-        return bcrypt.checkpw(password, hashed)
-    except ValueError:
-        return False
+    def _key(self, password: bytes, hashed: bytes) -> bytes:
+        return hmac.digest(self._secret, hashed + password, "sha256")

@@ -1,4 +1,4 @@
-"""One connection: aiohttp's side of it, with a deadline and a limit of what is read."""
+"""One connection: aiohttp's side of it, with deadlines and a limit on the size of requests."""
 
 import asyncio
 import fcntl
@@ -14,10 +14,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 MAX_REQUEST_BYTES: Final = 32_768
-"""The most that is read of one request. Requests have no bodies."""
+"""The maximum size of a request. Requests have no bodies."""
 
 REQUEST_SECONDS: Final = 10.0
-"""From the first byte of a connection or request until the request is complete."""
+"""Time limit for a request, from the first byte of the connection or the request to the last byte."""
 
 KEEPALIVE_SECONDS: Final = 300.0
 """Longer than scrape intervals: a scraper that reuses its connection has read the last response."""
@@ -25,7 +25,6 @@ KEEPALIVE_SECONDS: Final = 300.0
 WRITE_BUFFER_BYTES: Final = 65_536
 
 _REQUEST_END: Final = b"\r\n\r\n"
-_NEVER: Final = float("inf")
 _RESET: Final = struct.pack("ii", 1, 0)  # linger for 0 s: close() sends RST and discards unsent data
 
 _log = logging.getLogger(__name__)
@@ -37,12 +36,19 @@ def _is_our_error(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError | ConnectionError)
 
 
-class Connection(web.RequestHandler):
-    """A connection. aiohttp gives it to the handlers as `request.protocol`."""
+_log.addFilter(_is_our_error)
 
-    def __init__(self, server: web.Server, accepted: socket.socket) -> None:
+
+class Connection(web.RequestHandler):
+    """A connection. aiohttp gives it to the handlers as `request.protocol`.
+
+    `on_lost` is called when it is closed, with whether the client may not have read everything.
+    """
+
+    def __init__(
+        self, server: web.Server, accepted: socket.socket, on_lost: Callable[["Connection", bool], object]
+    ) -> None:
         loop = asyncio.get_running_loop()
-        _log.addFilter(_is_our_error)
         super().__init__(
             server,
             loop=loop,
@@ -53,25 +59,21 @@ class Connection(web.RequestHandler):
         )
         self.opening: asyncio.Task[None] | None = None
         self.idle_since_s = loop.time()
-        self.is_busy = self.is_answered = False
-        self.page = ""
-        self.on_lost: Callable[[Connection, bool], object] = lambda _connection, _unread: None
-        self._now_s, self._accepted = loop.time, accepted
-        self._stream: asyncio.Transport | None = None
+        self.is_busy = False
+        self._now_s, self._accepted, self._on_lost = loop.time, accepted, on_lost
         self._due_s = self.idle_since_s + REQUEST_SECONDS
         self._is_in_request, self._received_bytes, self._last_bytes = True, 0, _REQUEST_END
         self._is_unread = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The TLS handshake is done, if there is one."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream socket
-        self._stream = transport
-        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        """Start to serve. The TLS handshake is done, if there is one."""
         super().connection_made(transport)
+        assert self.transport is not None  # noqa: S101 - set by aiohttp
+        self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is closed. An error means that the client's kernel sent RST."""
-        self.on_lost(self, self._is_unread or exc is not None)
+        """Stop serving. An error means that the client's kernel sent RST."""
+        self._on_lost(self, self._is_unread or exc is not None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -87,15 +89,14 @@ class Connection(web.RequestHandler):
             super().data_received(data)
 
     def begin(self, limit_s: float) -> None:
-        """A request is complete. The client must have received the response in `limit_s`."""
+        """Begin the response to a complete request. The client must have received it in `limit_s`."""
         self.is_busy, self._received_bytes = True, 0
         self._is_in_request = self._last_bytes != _REQUEST_END  # part of the next one may have come with it
-        self.idle_since_s = self._now_s()
-        self._due_s = self.idle_since_s + limit_s
+        self._due_s = self._now_s() + limit_s
 
-    def end(self, *, answered: bool) -> None:
-        """The response is written, though perhaps not sent."""
-        self.is_busy, self.is_answered, self.page = False, self.is_answered or answered, ""
+    def end(self) -> None:
+        """End the response. It is written, but may not have been sent."""
+        self.is_busy = False
         self.idle_since_s = self._now_s()
         if self._is_in_request:
             self._due_s = min(self._due_s, self.idle_since_s + REQUEST_SECONDS)
@@ -107,20 +108,20 @@ class Connection(web.RequestHandler):
         if self.is_busy or self._is_in_request or self._has_unsent():
             self.drop()
         else:
-            self._due_s = _NEVER
+            self._due_s = float("inf")
 
     def drop(self) -> None:
         """Close at once and discard unsent data."""
         self._is_unread = self.is_busy or self._has_unsent()
         with suppress(OSError):
             self._accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        if self._stream is not None:
-            self._stream.abort()
+        if self.transport is not None:
+            self.transport.abort()
         elif self.opening is not None:
             self.opening.cancel()
 
     def _has_unsent(self) -> bool:
-        """Whether the client's kernel has not yet acknowledged all that was written."""
+        """Whether the client's kernel has not yet acknowledged everything."""
         try:
             unsent = fcntl.ioctl(self._accepted, termios.TIOCOUTQ, b"\0" * 4)
         except (OSError, ValueError):  # closed

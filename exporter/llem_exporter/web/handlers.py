@@ -3,24 +3,38 @@
 import gzip
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import gzip_accepted
 
-from llem_exporter.web import landing, negotiation
+from llem_core import __version__
+from llem_exporter.web import scrape_headers
 from llem_measure.sampling.sampler import Sampler
 
 GZIP_LEVEL: Final = 1
+
+_LANDING_PAGE: Final = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>llem-exporter</title></head>
+<body>
+<h1>llem-exporter {__version__}</h1>
+<p>GPU energy for Prometheus.</p>
+<ul>
+<li><a href="/metrics">/metrics</a>: power, energy in joules, and how complete they are</li>
+<li><a href="/history">/history</a>: every sample, with instructions for a scrape configuration</li>
+<li><a href="/-/healthy">/-/healthy</a>, <a href="/-/ready">/-/ready</a></li>
+</ul>
+</body>
+</html>
+"""
 
 
 class Handlers:
     """The handlers of one sampler's pages; `history` handles /history."""
 
-    def __init__(
-        self, sampler: Sampler, registry: CollectorRegistry, history: Handler, retention_ms: int
-    ) -> None:
+    def __init__(self, sampler: Sampler, registry: CollectorRegistry, history: Handler) -> None:
         self._sampler, self._registry, self._history = sampler, registry, history
-        self._retention_ms = retention_ms
 
     def add_to(self, application: web.Application) -> None:
         """Add all routes. Each route also handles HEAD."""
@@ -34,12 +48,8 @@ class Handlers:
             ]
         )
 
-    async def _landing(self, request: web.Request) -> web.Response:
-        sampler = self._sampler
-        now_ms, host = sampler.clock.now_ms(), landing.target(request)
-        page = landing.render(host, sampler.interval_ms, self._retention_ms, now_ms)
-        body = page.encode(errors="replace")  # the Host header may contain any bytes
-        return web.Response(body=body, content_type="text/html", charset="utf-8")
+    async def _landing(self, _request: web.Request) -> web.Response:
+        return web.Response(text=_LANDING_PAGE, content_type="text/html")
 
     async def _healthy(self, _request: web.Request) -> web.Response:
         return web.Response(text="healthy\n")
@@ -50,10 +60,10 @@ class Handlers:
         return web.Response(status=503, text="not ready: a GPU has not answered yet\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encoder, content_type = negotiation.encoder_for(request.headers)
+        encoder, content_type = scrape_headers.encoder_for(request.headers)
         headers = {"Content-Type": content_type}
         body = encoder(self._registry)
-        if negotiation.gzip_accepted(request.headers):
+        if gzip_accepted(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, GZIP_LEVEL)
         return web.Response(body=body, headers=headers)

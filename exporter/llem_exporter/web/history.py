@@ -3,22 +3,25 @@
 import asyncio
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from itertools import chain
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from prometheus_client.exposition import gzip_accepted
 from prometheus_client.registry import Collector
 
 from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
 from llem_exporter.history.page import GpuSamples, trace_slices
-from llem_exporter.web import landing, negotiation
+from llem_exporter.web import scrape_headers
 from llem_measure.sampling.sampler import Sampler
 
 GZIP_LEVEL: Final = 1
 GZIP_WINDOW_BITS: Final = 31  # zlib writes a gzip header with this value
 MAX_UNIX_SECONDS: Final = 10**11
+MAX_RESPONSES: Final = 16
+"""The maximum number of responses at once. Each takes up to 5 MB for 8 GPUs and 15 minutes."""
 
 _LOSES_SAMPLES: Final = re.compile(
     r"Prometheus/(2\.(52\.0|53\.[0-2]|54\.0)\b|$)|\botel|OpenTelemetry", re.IGNORECASE
@@ -43,7 +46,7 @@ _HELP: Final = """\
   - job_name: llem-history
     metrics_path: /history
     params: {scraper: [prom-a]}
-    static_configs: [{targets: ["%s"]}]
+    static_configs: [{targets: ["HOST:9955"]}]
 
 /history?since=UNIX_SECONDS returns every sample after that time.
 """
@@ -61,12 +64,26 @@ class HistoryHandler:
     ) -> None:
         self._sampler, self._cursors, self._families = sampler, cursors, families
         self._max_samples = max_samples
+        self._responses = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Return the samples that the request asks for. A HEAD request moves no cursor."""
-        encoder, content_type = negotiation.encoder_for(request.headers)
+        """Return the samples that the request asks for, or 503 at the limit of responses.
+
+        Known scrapers are always served. A HEAD request moves no cursor.
+        """
+        if self._responses >= MAX_RESPONSES and request.protocol not in self._cursors.connections():
+            text = f"{MAX_RESPONSES} scrapes of /history are in progress; try again later\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": "5"})
+        self._responses += 1
+        try:
+            return await self._answer(request)
+        finally:
+            self._responses -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        encoder, content_type = scrape_headers.encoder_for(request.headers)
         response = web.StreamResponse(headers={"Content-Type": content_type})
-        if gzipped := negotiation.gzip_accepted(request.headers):
+        if gzipped := gzip_accepted(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
             response.headers["Content-Encoding"] = "gzip"
         since_ms, scraper, limit = _parse_query(request)
         if request.method == "HEAD":
@@ -103,7 +120,7 @@ class HistoryHandler:
         if max_samples := limit or self._max_samples:
             samples_per_tick = sum(1 + gpu.has_counter for gpu in self._sampler.gpus) or 1
             limit = max(1, max_samples // samples_per_tick)
-        timeout_s = _scrape_timeout_s(request.headers)
+        timeout_s = scrape_headers.timeout_s(request.headers)
         numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)
         gpus = [
             (gpu.device.info, gpu.ledger.copy_samples(wanted))
@@ -140,8 +157,7 @@ def _parse_query(request: web.Request) -> tuple[int | None, str, int | None]:
     query = request.query
     since, scraper, limit = (query.get(key) for key in ("since", "scraper", "limit"))
     if (since is None) == (scraper is None):
-        host = landing.target(request).encode(errors="replace").decode()  # it may have any bytes
-        raise web.HTTPBadRequest(text=_HELP % host)
+        raise web.HTTPBadRequest(text=_HELP)
     if scraper and "force" not in query and _LOSES_SAMPLES.search(request.headers.get("User-Agent", "")):
         raise web.HTTPUpgradeRequired(text=_LOSES_SAMPLES_MESSAGE, headers={"Upgrade": "HTTP/1.1"})
     return (
@@ -149,15 +165,6 @@ def _parse_query(request: web.Request) -> tuple[int | None, str, int | None]:
         scraper or "",
         None if limit is None else parse_limit(limit),
     )
-
-
-def _scrape_timeout_s(headers: Mapping[str, str]) -> float | None:
-    """Return the scrape timeout that Prometheus sends. It is at most the scrape interval."""
-    try:
-        timeout_s = float(headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
-    except ValueError:
-        return None
-    return timeout_s if 0 < timeout_s < 86_400 else None
 
 
 def _gzip(page: Iterable[bytes]) -> Iterator[bytes]:

@@ -8,23 +8,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from llem_exporter import systemd
 from llem_exporter.web.addresses import Address, announce, listen
+from llem_exporter.web.auth import Guard
 from llem_exporter.web.handlers import Handlers
 from llem_exporter.web.limits import Connections, max_connections
 from llem_exporter.web.reload import LiveWebConfig
 
 SHUTDOWN_SECONDS: Final = 0.5
-"""For responses in progress at the end. Then all connections are closed."""
+"""How long responses in progress may take at the end. Then all connections are closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where to serve: on `inherited` sockets if given, else on `addresses`.
 
-    `notify_socket` is the service manager's, which is notified when the exporter is ready.
+    The service manager is notified on `notify_socket` when the exporter is ready.
     """
 
     addresses: Sequence[Address]
@@ -52,21 +53,20 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, config.reload_soon)
-    application = web.Application(middlewares=[connections.limit_request])
-    config.guard(application)
-    application.middlewares.append(connections.limit_scrapes)  # refused clients do not count
+    application = web.Application(middlewares=[connections.limit_request, Guard(config).check])
+    application.on_response_prepare.append(_name_server)
     handlers.add_to(application)
     runner = web.AppRunner(application, shutdown_timeout=2 * SHUTDOWN_SECONDS)
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - set by setup()
     try:
-        listeners = listen(site.addresses) if site.inherited is None else site.inherited
+        listeners = site.inherited or [listen(address) for address in site.addresses]
         accepting = [
             asyncio.create_task(connections.accept(listener, runner.server, lambda: config.ssl_context))
             for listener in listeners
         ]
         config.watch(lambda: loop.call_soon_threadsafe(connections.drop_all))
-        announce(listeners, tls=config.ssl_context is not None, guarded=config.is_guarded)
+        announce(listeners, tls=config.ssl_context is not None, guarded=config.needs_password)
         systemd.notify(site.notify_socket, "READY=1")
         while not stopped.is_set():
             with suppress(TimeoutError):
@@ -81,5 +81,8 @@ async def serve(
             listener.close()
         loop.call_later(SHUTDOWN_SECONDS, connections.drop_all)
     finally:
-        config.stop()
         await runner.cleanup()
+
+
+async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[hdrs.SERVER] = "llem-exporter"  # aiohttp would show its version and Python's

@@ -3,18 +3,11 @@
 import re
 import ssl
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from llem_core.errors import ConfigError
 from llem_core.strict_yaml import shortened
-from llem_exporter.web.config import ClientAuth, TlsConfig, check_file
-
-MAX_PEM_BYTES: Final = 1024 * 1024
-_VERIFY: Final = {
-    ClientAuth.NONE: ssl.CERT_NONE,
-    ClientAuth.IF_GIVEN: ssl.CERT_OPTIONAL,
-    ClientAuth.REQUIRED: ssl.CERT_REQUIRED,
-}
+from llem_exporter.web.config import TlsConfig, read_file
 
 
 def new_context(config: TlsConfig) -> ssl.SSLContext:
@@ -25,10 +18,10 @@ def new_context(config: TlsConfig) -> ssl.SSLContext:
         context.num_tickets = 0  # a resumed session would not verify the client certificate again
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_alpn_protocols(["http/1.1"])
-        context.minimum_version, context.maximum_version = config.minimum, config.maximum
+        context.minimum_version = config.minimum
         for path in config.files:
             used = shortened(path.name)
-            check_file(path, MAX_PEM_BYTES)
+            read_file(path)
         used = f"{shortened(config.cert_file.name)} with {shortened(config.key_file.name)}"
         context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
         if config.client_ca_file:
@@ -36,7 +29,7 @@ def new_context(config: TlsConfig) -> ssl.SSLContext:
             # Every certificate in the file is trusted, root or intermediate, as in Go.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(config.client_ca_file)
-        context.verify_mode = _VERIFY[config.client_auth]
+            context.verify_mode = ssl.CERT_REQUIRED
     except (ConfigError, OSError) as exc:
         raise ConfigError(f"tls_server_config: {used}: {_reason(exc)}") from exc
     return context
@@ -48,24 +41,12 @@ def _no_password() -> str:
 
 
 def _reason(error: ConfigError | OSError) -> str:
-    """The message, OpenSSL's without its code and source line."""
+    """Return the message, OpenSSL's without its code and source line."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return re.sub(r" ?\(_ssl\.c:\d+\)", "", getattr(error, "strerror", None) or str(error))
 
 
 def san_is_allowed(certificate: Mapping[str, Any] | None, allowed: frozenset[str]) -> bool:
-    """Whether a name in the certificate is allowed. `certificate` is the result of getpeercert()."""
-    names = (certificate or {}).get("subjectAltName", ())
-    return any(_canonical(kind, value) in allowed for kind, value in names)
-
-
-def _canonical(kind: str, value: str) -> str:
-    if kind != "IP Address":
-        return value
-    from ipaddress import ip_address
-
-    try:
-        return str(ip_address(value.strip()))  # OpenSSL writes IPv6 addresses in full
-    except ValueError:
-        return value
+    """Return whether a name in the certificate is allowed. `certificate` is the result of getpeercert()."""
+    return any(name in allowed for _, name in (certificate or {}).get("subjectAltName", ()))

@@ -74,6 +74,11 @@ class CounterFilter:
         self._newest, self._fallen = (now_s, joules), None
         return joules
 
+    @property
+    def was_read(self) -> bool:
+        """Whether the counter was read once."""
+        return self._newest is not None
+
     def _is_restart(self, now_s: float, joules: float) -> bool:
         """Return whether the counter goes on from the value to which it fell."""
         if self._fallen is None:
@@ -86,7 +91,9 @@ class CounterFilter:
         if rise < 0:
             late = -rise < self._most_joules(0) and joules > newest_joules / 2
             self._fallen = None if late else (now_s, joules)
-            what = "too little for a restart" if late else "a restart if it rises from there"
+            what = (
+                "which is too little for a restart" if late else "which is a restart if it rises from there"
+            )
             raise DeviceError(f"it fell by {-rise:g} J, {what}", COUNTER_FELL)
         limit = self._limit_watts()
         most = (LATE_SECONDS + now_s - newest_s) * (TIMES_LIMIT * limit if limit else CEILING_WATTS)

@@ -19,6 +19,9 @@ SLOW_SECONDS: Final = 1.0
 CALLS: Final = 9
 """Calls of which the median is taken."""
 
+UNREADABLE_SECONDS: Final = 60.0
+"""A counter that could not be read for so long from the start is not the source of energy."""
+
 
 class CounterReader:
     """The energy counter of one GPU.
@@ -49,6 +52,7 @@ class CounterReader:
         self._reader = RetryingReader(label, self._filter.open, self._filter.read_joules, STEPS_PER_JOULE)
         self._scope = EnergyScope(interval_s)
         self._due_s, self._calls_s = 0.0, list[float]()
+        self._first_s: float | None = None
 
     @property
     def exists(self) -> bool:
@@ -96,13 +100,15 @@ class CounterReader:
             if self._device.info.module and watts is not None and module_watts is not None:
                 self._scope.add(monotonic_s, joules, watts, module_watts)
         if self.source is None:
-            self._decide_source()
+            self._decide_source(monotonic_s)
         return joules if self.scope == GPU else None
 
-    def _decide_source(self) -> None:
+    def _decide_source(self, now_s: float) -> None:
         counter = self._filter
+        self._first_s = self._first_s or now_s
+        unreadable = not counter.was_read and now_s - self._first_s > UNREADABLE_SECONDS
         stuck_from_the_start = counter.stuck and not counter.has_risen
-        if not self.exists or stuck_from_the_start or self.scope == MODULE:
+        if not self.exists or unreadable or stuck_from_the_start or self.scope == MODULE:
             self.source = Backend.NVML
         elif counter.has_risen and self.scope == GPU:
             self.source = Backend.ZEUS

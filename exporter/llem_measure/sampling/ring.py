@@ -13,7 +13,7 @@ class Samples(NamedTuple):
     A value that was not read is NaN. `first` is the number of the first sample.
     """
 
-    times_ms: "array[float]"
+    times_ms: "array[int] | array[float]"
     watts: "array[float]"
     joules: "array[float]"
     first: int = 0

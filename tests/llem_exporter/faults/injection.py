@@ -7,10 +7,10 @@ from tests.fake_nvml import FakeGpu
 Inject = Callable[[FakeGpu, bool], object]
 
 SPIKE_WATTS = 1400.0
-"""Twice the highest limit of the fake GPUs: the most that is still power."""
+"""Twice the highest limit of the fake GPUs, which is the highest valid power."""
 
 FALL_JOULES = 1200.0
-"""Less than two seconds at the limit: a fall that is no restart."""
+"""Less than two seconds at the limit, so that the fall is not taken for a restart."""
 
 JUMP_JOULES = 1e6
 

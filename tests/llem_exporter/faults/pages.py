@@ -1,4 +1,4 @@
-"""A node whose GPUs draw constant power, and what the tests of faults look at on its metrics pages."""
+"""A node whose GPUs draw constant power, and how tests wait for and check its metrics pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +45,13 @@ LIMIT_WATTS = 700.0
 """The fake GPUs' enforced limit."""
 
 GRID_SECONDS = 0.002
-"""A sample this near to its tick has the tick's time."""
+"""A sample this close to its tick has the time of the tick."""
 
 Begin = Callable[..., Exporter]
 
 
 class SteadyDriver(FakeDriver):
-    """GPUs of constant power: 100 W the first, `step_watts` more each of the others."""
+    """GPUs of constant power. The first draws 100 W, each other one `step_watts` more than the one before."""
 
     def __init__(self, directory: Path, gpus: int, step_watts: float = 100.0) -> None:
         super().__init__(directory, gpus=gpus, low_watts=100.0, high_watts=100.0, sine_watts=0.0)
@@ -61,7 +61,7 @@ class SteadyDriver(FakeDriver):
 
 
 def page_when(exporter: Exporter, holds: Callable[[MetricsPage], object], what: str) -> MetricsPage:
-    """The first page of which this holds."""
+    """Return the first page for which `holds` is true. TimeoutError names `what`."""
 
     def pages() -> list[MetricsPage]:
         shown = scrape(exporter)
@@ -71,7 +71,7 @@ def page_when(exporter: Exporter, holds: Callable[[MetricsPage], object], what: 
 
 
 def page_with(exporter: Exporter, name: str, count: int = 1, **labels: object) -> MetricsPage:
-    """The page as soon as it has `count` series of this name and these labels, none of them 0."""
+    """Return the page once it has `count` series of this name and these labels, none of which is 0."""
 
     def holds(page: MetricsPage) -> bool:
         values = [page.value(name, **series) for series in page.labels(name, **labels)]
@@ -81,7 +81,7 @@ def page_with(exporter: Exporter, name: str, count: int = 1, **labels: object) -
 
 
 def page_without(exporter: Exporter, *names: str, **labels: object) -> MetricsPage:
-    """The page as soon as it has no series of these names and these labels."""
+    """Return the page once it has no series of these names and these labels."""
     return page_when(
         exporter,
         lambda page: not any(page.labels(name, **labels) for name in names),
@@ -90,7 +90,7 @@ def page_without(exporter: Exporter, *names: str, **labels: object) -> MetricsPa
 
 
 def all_read(exporter: Exporter, gpus: int = 3, zeus: bool = True) -> MetricsPage:
-    """The page as soon as all is on it of every GPU: power, slow readings and, with Zeus, its counter."""
+    """Return the page once it has power and slow readings of every GPU and, with Zeus, its counter."""
     names = (POWER, STAMP, TEMPERATURE, *([ZEUS] if zeus else []))
 
     def holds(page: MetricsPage) -> bool:
@@ -101,10 +101,10 @@ def all_read(exporter: Exporter, gpus: int = 3, zeus: bool = True) -> MetricsPag
 
 
 def accounted(driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: str) -> float:
-    """The gap seconds between two pages of a GPU of constant power, whose joules are checked.
+    """Return a GPU's gap seconds between two pages, and check its joules. Its power must be constant.
 
-    Covered and gap seconds are all the time there was, joules are those of the covered seconds, and the
-    exact ones lie between them and those with the limit in every gap.
+    Covered and gap seconds must add up to the time between the pages. The joules must be those of the covered
+    seconds. The exact joules must be at least these, and at most these plus the limit in every gap.
     """
     from_s, to_s = first.value(STAMP, gpu=gpu), last.value(STAMP, gpu=gpu)
     joules, covered_s, gap_s = (
@@ -121,10 +121,10 @@ def accounted(driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: st
 def counted_error(
     driver: FakeDriver, first: MetricsPage, last: MetricsPage, gpu: str, step_joules: float = 0.0
 ) -> float:
-    """By how many joules a hardware counter's rise differs from the exact one; 0 where it is within bounds.
+    """Return by how many joules a hardware counter's rise is outside the bounds around the exact joules.
 
-    A page's timestamp is the middle of its reading. Its counter was read at most half the calls' duration
-    from there, which a busy machine lengthens and the page shows.
+    A page's timestamp is the middle of its reading. The counter was read at most half of the calls' duration
+    from there. A busy machine makes this longer, but the duration is on the page.
     """
     exact = driver.exact_joules(int(gpu), first.value(STAMP, gpu=gpu), last.value(STAMP, gpu=gpu))
     error = rise(first, last, ZEUS, gpu) - exact - step_joules
@@ -132,7 +132,7 @@ def counted_error(
 
 
 def counter_slack(driver: FakeDriver, page: MetricsPage, gpu: str) -> float:
-    """The most that a GPU draws between a page's timestamp and the reading of its counter [J]."""
+    """Return the most that a GPU draws between a page's timestamp and the reading of its counter [J]."""
     calls_s = sum(page.value(DURATION, **labels) for labels in page.labels(DURATION))
     module = driver.gpus[int(gpu)].module
     cpu_watts = 0.0 if module is None else driver.modules[module].cpu_watts
@@ -141,5 +141,5 @@ def counter_slack(driver: FakeDriver, page: MetricsPage, gpu: str) -> float:
 
 
 def rise(first: MetricsPage, last: MetricsPage, name: str, gpu: str) -> float:
-    """What a counter of a GPU rose by."""
+    """Return the rise of a GPU's counter between two pages."""
     return last.value(name, gpu=gpu) - first.value(name, gpu=gpu)

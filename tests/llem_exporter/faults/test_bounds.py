@@ -1,4 +1,4 @@
-"""After faults of all kinds: what llem-integrate makes of the exporter's history holds the exact joules."""
+"""The bounds of llem-integrate contain the exact joules although faults of many kinds occurred."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ FAULT_SECONDS = 1.5
 
 
 def integrated(exporter: Exporter, start_unix_s: float, end_unix_s: float, backend: str) -> dict[str, Any]:
-    """llem-integrate's result for a window, GPU by GPU."""
+    """Return llem-integrate's result for a window, by GPU."""
     command = ["-m", "llem_integrator", "--source", exporter.url, "--backend", backend, "--format", "json"]
     window = f"{start_unix_s:.3f},{end_unix_s:.3f}"
     done = subprocess.run(

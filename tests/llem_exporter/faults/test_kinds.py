@@ -1,4 +1,4 @@
-"""A node that is not a row of whole GPUs: MIG, an odd name, and CUDA_VISIBLE_DEVICES set."""
+"""GPUs with MIG slices, a GPU with an odd name, and CUDA_VISIBLE_DEVICES in the environment."""
 
 from collections.abc import Iterator
 
@@ -44,7 +44,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
 
 @pytest.fixture(scope="module")
 def exporter(mixed: FakeDriver) -> Iterator[Exporter]:
-    """An exporter whose CUDA_VISIBLE_DEVICES names no GPU; one GPU is divided anew as soon as it is read."""
+    """An exporter whose CUDA_VISIBLE_DEVICES hides all GPUs. A GPU's slices change once it has been read."""
     env = {**mixed.env, "CUDA_VISIBLE_DEVICES": "MIG-x"}
     with Exporter(env=env, args=["--no-collector.codecarbon"]) as exporter:
         page_with(exporter, MIG, 2, gpu=REDIVIDED)
@@ -54,7 +54,7 @@ def exporter(mixed: FakeDriver) -> Iterator[Exporter]:
 
 @pytest.fixture(scope="module")
 def span(exporter: Exporter) -> tuple[MetricsPage, MetricsPage]:
-    """Two pages with a second between them."""
+    """Two pages, at least a second apart."""
     first = all_read(exporter)
     return first, page_when(exporter, lambda page: rise(first, page, STAMP, DIVIDED) >= 1, "a second")
 
@@ -73,7 +73,7 @@ def test_mig_slices_are_named_and_the_power_is_there_once(exporter: Exporter, mi
     assert sum(shown.value(POWER, gpu=gpu) for gpu in "012") == 600.0
     lines_of_slices = [line for line in shown.text.splitlines() if "MIG-" in line]
     assert all(line.startswith(MIG) for line in lines_of_slices)
-    # That a divided GPU has no utilization is no error.
+    # NVML does not support the utilization of a GPU with slices. That is not an error.
     assert {labels["error"] for labels in shown.labels(ERRORS)} <= {TOO_SLOW}
     assert shown.labels("llem_gpu_utilization_ratio", gpu=DIVIDED) == []
 

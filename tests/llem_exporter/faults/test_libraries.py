@@ -1,4 +1,4 @@
-"""Zeus and CodeCarbon that cannot be imported. The rest goes on."""
+"""Zeus or CodeCarbon cannot be imported, or takes long. Power is read all the same."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A healthy node with every collector on, and what becomes of it when CodeCarbon's process dies."""
+"""A healthy node with all collectors, and what happens when CodeCarbon's process dies."""
 
 import signal
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ CARBON = metrics.CODECARBON_ENERGY.name
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
-    """Three GPUs, of which one is divided."""
+    """Three GPUs, one of them with a MIG slice."""
     with SteadyDriver(tmp_path_factory.mktemp("driver"), gpus=3) as driver:
         driver.gpus[2].mig_slices = 1
         yield driver
@@ -43,7 +43,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]:
 
 @pytest.fixture(scope="module")
 def exporter(driver: FakeDriver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
-    """An exporter with all there is: Zeus, CodeCarbon with a country, and a job on GPU 0."""
+    """An exporter with Zeus, CodeCarbon with a country, and a job on GPU 0."""
     jobs = tmp_path_factory.mktemp("jobs")
     (jobs / driver.gpus[0].uuid).write_text("job_id=7\nuser=ada\n")
     args = ["--codecarbon.country-iso-code", "DEU", "--jobs.dir", str(jobs)]

@@ -1,4 +1,4 @@
-"""A driver that goes and comes, with other counters and other numbers; a process that is started again."""
+"""A driver that is unloaded, reloaded, renumbered or replaced, and an exporter that is restarted."""
 
 import time
 from itertools import pairwise
@@ -37,7 +37,7 @@ from tests.servers import Exporter, wait_until
 def counts_from_reset(
     driver: FakeDriver, page: MetricsPage, gpu: str, from_unix_s: float, to_unix_s: float
 ) -> bool:
-    """Whether a hardware counter is the exact joules since a reset between these times."""
+    """Return whether a hardware counter has the exact joules since a reset between these times."""
     slack, stamp_s = counter_slack(driver, page, gpu), page.value(STAMP, gpu=gpu)
     least, most = (driver.exact_joules(int(gpu), reset_s, stamp_s) for reset_s in (to_unix_s, from_unix_s))
     return least - slack <= page.value(ZEUS, gpu=gpu) <= most + slack

@@ -48,7 +48,7 @@ POWER_FAULTS = {
 """Faults of the power reading alone, and the error that each is counted as."""
 
 GAPS = ("lost", "hung", "unreadable", "unsupported", *POWER_FAULTS)
-"""Faults that leave no sample of power for as long as they last."""
+"""Faults during which there are no power samples."""
 
 GONE: Mapping[str, list[str]] = {
     "lost": GPU_GAUGES,
@@ -61,7 +61,7 @@ GONE: Mapping[str, list[str]] = {
     "counter jumped": [ZEUS],
     "status denied": SLOW_GAUGES,
 }
-"""What leaves the page, by fault."""
+"""The metrics that vanish from the page, by fault."""
 
 COUNTED: Mapping[str, str] = {
     "lost": LOST,
@@ -78,7 +78,7 @@ COUNTED: Mapping[str, str] = {
 """The error that each fault is counted as."""
 
 FRESH_SECONDS, READ_SECONDS = 1.0, 0.3
-"""How old a published reading may be, and how long a call may take that is a sample."""
+"""The maximum age of a published reading, and the maximum duration of a call that gives a sample."""
 
 HOLD_SECONDS = 2.0
 
@@ -87,8 +87,8 @@ HOLD_SECONDS = 2.0
 class Recording:
     """What the exporter showed before, during and after the faults, which held from `set_s` to `cleared_s`.
 
-    `during` are pages with the unix times at which they were asked for, `without` the first of them that
-    lack what a fault takes off the page. `begun_s` is the time before the first was set.
+    `during` has pages with the unix times of their requests. `without` has, by fault, the first page from
+    which everything in GONE has vanished. `begun_s` is the time before the first fault was set.
     """
 
     driver: FakeDriver
@@ -104,29 +104,30 @@ class Recording:
     exit_status: int
 
     def watts(self, name: str) -> float:
-        """The power of a GPU."""
+        """Return the power of a GPU."""
         return self.driver.gpus[int(GPUS[name])].load.low_watts
 
     def logged(self, name: str, text: str) -> int:
-        """How many lines say this of a GPU."""
+        """Return the number of log lines with this text about a GPU."""
         index = GPUS[name]
         return self.log.count(f"GPU {index} ({self.driver.gpus[int(index)].uuid}): {text}")
 
 
 def inject(driver: FakeDriver, on: bool) -> float:
-    """Set or clear all faults; the unix time at which they are."""
+    """Set or clear all faults. Return the unix time after the last one."""
     for name, fault in FAULTS.items():
         fault(driver.gpus[int(GPUS[name])], on)
     return time.time()
 
 
 def gone(page: MetricsPage, name: str) -> bool:
+    """Return whether everything that a fault removes from the page has vanished."""
     return not any(page.labels(series, gpu=GPUS[name]) for series in GONE[name])
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
-    """The faults hold for 2 s and until each was seen; SIGTERM comes while a GPU hangs again."""
+    """Hold the faults for 2 s and until each was seen. Send SIGTERM while a GPU hangs again."""
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("driver")
         driver = stack.enter_context(SteadyDriver(directory, gpus=len(GPUS), step_watts=20.0))

@@ -76,7 +76,8 @@ def test_a_slow_driver_and_the_first_gpu_that_answers_are_waited_for(
     all_read(exporter, zeus=False)
 
 
-def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriver) -> None:
+@pytest.mark.parametrize("by_uuid", [False, True])
+def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriver, by_uuid: bool) -> None:
     """With --gpus 1, the exporter waits for GPU 1 until --driver.timeout, although GPU 0 has answered."""
     steady.gpus[1].hung = True
 
@@ -85,7 +86,7 @@ def test_the_gpu_that_was_asked_for_is_waited_for(begin: Begin, steady: FakeDriv
 
     releasing = threading.Timer(OTHERS_SECONDS + 1.0, release)
     releasing.start()
-    exporter = begin("--no-collector.zeus", "--gpus", "1")
+    exporter = begin("--no-collector.zeus", "--gpus", steady.gpus[1].uuid if by_uuid else "1")
     releasing.join()
     assert [labels["gpu"] for labels in page_with(exporter, POWER).labels(POWER)] == ["1"]
 
@@ -158,7 +159,7 @@ FAULTS_AT_START = {
     "no power": _no_power,
     "neither": _neither,
 }
-"""Of these only `neither` is for ever: a counter that is not supported is not asked for again."""
+"""Only `neither` does not end: a counter that is not supported is not tried again."""
 
 GPUS = {name: str(number) for number, name in enumerate(["healthy", *FAULTS_AT_START])}
 UNOPENED = {"lost": LOST, "hung": TOO_SLOW, "all denied": DENIED}
@@ -187,6 +188,7 @@ class FaultyStart:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyStart]:
+    """Start with all faults, and then clear them."""
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("driver")
         driver = stack.enter_context(SteadyDriver(directory, gpus=len(GPUS), step_watts=20.0))

@@ -10,6 +10,7 @@ from llem_measure.sampling.energy_scope import DECISION_SECONDS
 from tests.fake_nvml import FakeDriver, constant
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,
+    GPU_GAUGES,
     INFO,
     NVML,
     POWER,
@@ -20,6 +21,7 @@ from tests.llem_exporter.faults.pages import (
     accounted,
     counted_error,
     page_when,
+    page_without,
     rise,
 )
 from tests.llem_exporter.page import MetricsPage, history
@@ -60,24 +62,25 @@ def superchips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeDriver]
 
 
 @pytest.fixture(scope="module")
-def recording(superchips: FakeDriver) -> Iterator[Recording]:
+def exporter(superchips: FakeDriver) -> Iterator[Exporter]:
+    """An exporter with Zeus."""
     with Exporter(env=superchips.env, args=["--no-collector.codecarbon"]) as exporter:
-        first = page_when(
-            exporter,
-            lambda page: (
-                len(page.labels(TOTAL)) == len(WATTS) and len(page.labels(INFO, energy_scope="")) == 0
-            ),
-            "all scopes",
-        )
-        last = page_when(exporter, lambda page: rise(first, page, STAMP, "0") >= 1, "a second")
-        yield Recording(superchips, first, last, history(exporter))
+        yield exporter
+
+
+@pytest.fixture(scope="module")
+def recording(superchips: FakeDriver, exporter: Exporter) -> Recording:
+    """Wait until the sources of energy are known."""
+    first = page_when(exporter, lambda page: len(page.labels(TOTAL)) == len(WATTS), "all sources")
+    last = page_when(exporter, lambda page: rise(first, page, STAMP, "0") >= 1, "a second")
+    return Recording(superchips, first, last, history(exporter))
 
 
 def test_power_is_each_gpus_own_and_a_modules_is_there_once(recording: Recording) -> None:
     """The sum over all GPUs has no watt twice. A GB10 has no power of a module."""
     page = recording.last
     assert [page.value(POWER, gpu=gpu) for gpu in "012345"] == list(WATTS)
-    modules = [page.value(INFO, gpu=gpu) and page.labels(INFO, gpu=gpu)[0]["module"] for gpu in "024"]
+    modules = [page.labels(INFO, gpu=gpu)[0]["module"] for gpu in "024"]
     assert [page.value(MODULE_POWER, module=module) for module in modules] == [435.0, 835.0, 580.0]
     assert len(page.labels(MODULE_POWER)) == 3
 
@@ -122,3 +125,14 @@ def test_no_joule_is_counted_twice(recording: Recording) -> None:
         source, same = ("zeus", ZEUS) if gpu in OWN_COUNTERS else ("nvml", NVML)
         assert last.value(TOTAL, gpu=gpu, source=source) == last.value(same, gpu=gpu)
     assert [counted_error(driver, first, last, gpu) for gpu in sorted(OWN_COUNTERS)] == [0.0] * 3
+
+
+@pytest.mark.usefixtures("recording")
+def test_any_gpu_of_a_module_shows_its_power(superchips: FakeDriver, exporter: Exporter) -> None:
+    """If one GPU of a module is lost, the other one still reads the module. It is gone with the last GPU."""
+    first, second = superchips.gpus[:2]
+    second.lost = True
+    page = page_without(exporter, *GPU_GAUGES, gpu="1")
+    assert page.value(MODULE_POWER, module=second.serial) == 435.0
+    first.lost = True
+    page_without(exporter, MODULE_POWER, module=second.serial)

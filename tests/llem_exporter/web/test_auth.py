@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import bcrypt
 import pytest
+from aiohttp import web
 
-from llem_exporter.web.auth import MAX_WAITING, Credentials, PasswordChecker, Verdict, credentials
+from llem_exporter.web.auth import MAX_WAITING, PasswordChecker, credentials
 from tests.llem_exporter.web.web_rig import WebExporter, WebFolder, authorization, hashed
 
 LONG = "x" * 100
@@ -77,8 +78,10 @@ class Checks:
 
 def verdicts(
     checker: PasswordChecker, users: Mapping[bytes, bytes], *sent: tuple[bytes, bytes]
-) -> "asyncio.Future[list[Verdict]]":
-    return asyncio.gather(*(checker.verify(Credentials(*one), users) for one in sent))
+) -> "asyncio.Future[list[bool | BaseException]]":
+    return asyncio.gather(
+        *(checker.is_right(user, password, users) for user, password in sent), return_exceptions=True
+    )
 
 
 def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
@@ -90,7 +93,7 @@ def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
     async def run() -> None:
         for number in range(15):
             for user in (b"ann", b"eve"):
-                assert await checker.verify(Credentials(user, b"%d" % number), users) is Verdict.WRONG
+                assert not await checker.is_right(user, b"%d" % number, users)
 
     asyncio.run(run())
     assert len(checks.asked) == 30
@@ -106,27 +109,27 @@ def test_an_unknown_name_never_gets_in() -> None:
     left = {b"bob": users[b"ann"]}
     checker = PasswordChecker()
 
-    async def run() -> list[Verdict]:
+    async def run() -> list[bool]:
         asked = [(b"eve", users), (b"eve", users), (b"ann", users), (b"ann", left), (b"bob", left)]
-        return [await checker.verify(Credentials(user, b"word"), hashes) for user, hashes in asked]
+        return [await checker.is_right(user, b"word", hashes) for user, hashes in asked]
 
-    wrong, good = Verdict.WRONG, Verdict.GOOD
-    assert asyncio.run(run()) == [wrong, wrong, good, wrong, good]
+    assert asyncio.run(run()) == [False, False, True, False, True]
 
 
-def test_equal_requests_share_a_check_and_few_others_wait() -> None:
-    """Equal requests are checked once. Beyond the limit, the requests that waited longest get BUSY."""
+def test_equal_right_passwords_are_checked_once_and_few_others_wait() -> None:
+    """Beyond the limit, the requests that waited longest get 503."""
     users = {b"ann": hashed("word").encode()}
     checks = Checks()
     checker = PasswordChecker(checks)
 
-    async def run() -> tuple[list[Verdict], list[Verdict]]:
+    async def run() -> tuple[list[bool | BaseException], list[bool | BaseException]]:
         same = await verdicts(checker, users, *[(b"ann", b"word")] * 50)
         return same, await verdicts(checker, users, *[(b"ann", b"%d" % n) for n in range(100)])
 
     same, unlike = asyncio.run(run())
-    assert same == [Verdict.GOOD] * 50
-    assert unlike == [Verdict.BUSY] * (100 - MAX_WAITING) + [Verdict.WRONG] * MAX_WAITING
+    assert same == [True] * 50
+    assert all(isinstance(error, web.HTTPServiceUnavailable) for error in unlike[: 100 - MAX_WAITING])
+    assert unlike[100 - MAX_WAITING :] == [False] * MAX_WAITING
     assert len(checks.asked) == 1 + MAX_WAITING
 
 
@@ -141,15 +144,15 @@ def test_the_newest_request_is_checked_first() -> None:
     checker = PasswordChecker(check)
 
     async def run() -> None:
-        assert await checker.verify(Credentials(b"ann", b"word"), users) is Verdict.GOOD
+        assert await checker.is_right(b"ann", b"word", users)
         flood = verdicts(checker, users, *[(b"ann", b"%d" % n) for n in range(2 * MAX_WAITING)])
         await asyncio.sleep(0)
-        assert await checker.verify(Credentials(b"ann", b"word"), users) is Verdict.GOOD
+        assert await checker.is_right(b"ann", b"word", users)
         assert len(checks.asked) == 1
         gate.set()
-        assert await checker.verify(Credentials(b"bob", b"word"), users) is Verdict.GOOD
+        assert await checker.is_right(b"bob", b"word", users)
         assert [password for password, _ in checks.asked[1:]].index(b"word") <= 1
-        assert set(await flood) == {Verdict.WRONG, Verdict.BUSY}
+        assert {type(result) for result in await flood} == {bool, web.HTTPServiceUnavailable}
 
     asyncio.run(run())
 
@@ -167,11 +170,11 @@ def test_a_flood_does_not_displace_a_remembered_password() -> None:
     checker = PasswordChecker(check)
 
     async def run() -> None:
-        await checker.verify(Credentials(b"ann", b"word"), users)
+        await checker.is_right(b"ann", b"word", users)
         for number in range(1500):
-            await checker.verify(Credentials(b"ann", b"%d" % number), users)
+            await checker.is_right(b"ann", b"%d" % number, users)
         before = asked
-        assert await checker.verify(Credentials(b"ann", b"word"), users) is Verdict.GOOD
+        assert await checker.is_right(b"ann", b"word", users)
         assert asked == before
 
     asyncio.run(run())
@@ -192,10 +195,10 @@ def test_a_check_continues_when_its_client_has_gone() -> None:
 
     checker = PasswordChecker(check)
 
-    async def run() -> Verdict:
+    async def run() -> bool:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(checker.verify(Credentials(b"ann", b"word"), users), 0.01)
+            await asyncio.wait_for(checker.is_right(b"ann", b"word", users), 0.01)
         gate.set()
-        return await checker.verify(Credentials(b"ann", b"word"), users)
+        return await checker.is_right(b"ann", b"word", users)
 
-    assert asyncio.run(run()) is Verdict.GOOD
+    assert asyncio.run(run())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llem_core.errors import ConfigError
 from llem_exporter.web import config as web_config
-from llem_exporter.web.config import ClientAuth, TlsConfig, WebConfig
+from llem_exporter.web.config import TlsConfig, WebConfig
 from llem_exporter.web.reload import LiveWebConfig
 from tests.llem_exporter.web.web_rig import WebFolder
 
@@ -22,7 +22,7 @@ HASH = bcrypt.hashpw(b"x", b"$2b$04$......................").decode().replace("$
 
 def parse(text: str) -> WebConfig:
     """The config of a file in the folder /etc/llem."""
-    return web_config.parse(text, Path("/etc/llem"))
+    return web_config.parse(text.encode(), Path("/etc/llem"))
 
 
 def error_of(text: str) -> str | None:
@@ -47,27 +47,20 @@ def error_of(text: str) -> str | None:
         (PAIR + ", curve_preferences: [X25519]}", "'tls_server_config.curve_preferences' is not supported"),
         ("tls_server_config: {cert: PEM, key: PEM}", "'tls_server_config.cert' is not supported"),
         (
-            "http_server_config: {headers: {Server: x}}",
-            "'http_server_config.headers.Server' is not supported",
+            "http_server_config: {headers: {X-Frame-Options: deny}}",
+            "'http_server_config.headers' is not supported",
         ),
-        (
-            "http_server_config: {headers: {X-Frame-Options: maybe}}",
-            "is 'maybe', not one of deny, sameorigin",
-        ),
-        ('http_server_config: {headers: {X-XSS-Protection: "a\\nB: c"}}', "must be one line of ASCII"),
-        ("http_server_config: {http2: maybe}", "http_server_config.http2 is 'maybe', not one of true, false"),
         ("tls_server_config: red", "tls_server_config must be a mapping"),
         ("tls_server_config: {cert_file: c}", "tls_server_config needs cert_file and key_file"),
         ("tls_server_config: {key_file: k}", "tls_server_config needs cert_file and key_file"),
         ("tls_server_config: {cert_file: [c], key_file: k}", "tls_server_config.cert_file must be text"),
         (PAIR + ", min_version: TLS10}", "min_version is 'TLS10', not one of TLS12, TLS13"),
-        (PAIR + ", max_version: TLS11}", "max_version is 'TLS11', not one of TLS12, TLS13"),
-        (PAIR + ", min_version: TLS13, max_version: TLS12}", "min_version is above max_version"),
+        (PAIR + ", max_version: TLS12}", "'tls_server_config.max_version' is not supported"),
         (PAIR + ", client_auth_type: Maybe}", "client_auth_type is 'Maybe', not one of NoClientCert"),
         (PAIR + ", client_auth_type: RequireAnyClientCert}", "not one of NoClientCert"),
-        (PAIR + ", client_auth_type: RequireAndVerifyClientCert}", "needs client_ca_file"),
-        (PAIR + ", client_auth_type: VerifyClientCertIfGiven}", "needs client_ca_file"),
-        (PAIR + ", client_ca_file: ca}", "client_ca_file needs client_auth_type Require"),
+        (PAIR + ", client_auth_type: VerifyClientCertIfGiven}", "not one of NoClientCert"),
+        (PAIR + ", client_auth_type: RequireAndVerifyClientCert}", "and client_ca_file need each other"),
+        (PAIR + ", client_ca_file: ca}", "and client_ca_file need each other"),
         (PAIR + ", client_allowed_sans: [a]}", "client_allowed_sans needs client_auth_type Require"),
         (PAIR + ", client_allowed_sans: a}", "client_allowed_sans must be a list"),
         ("basic_auth_users: [a]", "basic_auth_users must be a mapping"),
@@ -80,7 +73,7 @@ def error_of(text: str) -> str | None:
         ("a: &x [b]\nc: *x\n", "an alias (*name) of a list or mapping is not supported"),
         ("a: 1\n---\nb: 2", "line 2: not valid YAML"),
         ("? [a]\n: b", "a key must be text"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 5000, "not valid YAML"),
         ("\0", "not valid YAML"),
         ("- a", "the file must be a mapping"),
     ],
@@ -102,11 +95,10 @@ tls_server_config:
   client_auth_type: RequireAndVerifyClientCert
   client_ca_file: ca.crt
   client_allowed_sans: [prometheus.example]
-  max_version: TLS12
+  min_version: TLS13
   prefer_server_cipher_suites: true
 http_server_config:
   http2: true
-  headers: {{X-Content-Type-Options: nosniff, Content-Security-Policy: ""}}
 basic_auth_users:
   on: {HASH}
 """)
@@ -115,12 +107,9 @@ basic_auth_users:
             cert_file=Path("/etc/llem/server.crt"),
             key_file=Path("/keys/server.key"),
             client_ca_file=Path("/etc/llem/ca.crt"),
-            client_auth=ClientAuth.REQUIRED,
             allowed_sans=frozenset({"prometheus.example"}),
-            minimum=TLSVersion.TLSv1_2,
-            maximum=TLSVersion.TLSv1_2,
+            minimum=TLSVersion.TLSv1_3,
         ),
-        {"X-Content-Type-Options": "nosniff"},
         {b"on": HASH.encode()},
     )
 
@@ -135,21 +124,14 @@ def test_a_file_may_ask_for_nothing() -> None:
         assert parse(text) == WebConfig()
 
 
-def test_a_client_certificate_that_nobody_verifies_is_not_asked_for() -> None:
-    """RequestClientCert verifies nothing in exporter-toolkit either."""
-    tls = parse(PAIR + ", client_auth_type: RequestClientCert}").tls
-    assert tls is not None
-    assert tls.client_auth is ClientAuth.NONE
-
-
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
 def test_any_text_is_settings_or_one_line(text: str) -> None:
     """Any file gives settings or a ConfigError."""
     assert (error_of(text) or "fine").isprintable()
 
 
-KEYS = ["cert_file", "key_file", "client_ca_file", "client_auth_type", "min_version", "headers", "http2",
-    "X-Frame-Options", "client_allowed_sans"]  # fmt: skip
+KEYS = ["cert_file", "key_file", "client_ca_file", "client_auth_type", "min_version", "http2",
+    "client_allowed_sans"]  # fmt: skip
 SECTIONS = st.dictionaries(
     st.sampled_from(["tls_server_config", "http_server_config", "basic_auth_users"]),
     st.recursive(
@@ -186,14 +168,12 @@ def test_no_secret_is_shown() -> None:
         ("none.yml", "none.yml: cannot be read: No such file or directory"),
         (".", "not a regular file"),
         ("pipe", "not a regular file"),
-        ("long.yml", "longer than 64 KiB"),
         ("latin.yml", "byte 3 is not UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, said: str) -> None:
     """Reading does not block on a pipe without a writer."""
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "long.yml").write_text("#" * 70_000)
     (tmp_path / "latin.yml").write_bytes(b"a: \xe9")
     with pytest.raises(ConfigError) as error:
         LiveWebConfig(tmp_path / name)
@@ -208,7 +188,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, said: st
         ({"key.pem": None}, "tls_server_config: 'key.pem': cannot be read: No such file"),
         ({"key.pem": b"nonsense"}, "'cert.pem' with 'key.pem': "),
         ({"cert.pem": b""}, "'cert.pem' with 'key.pem': "),
-        ({"cert.pem": b"x" * 1_100_000}, "'cert.pem': longer than 1024 KiB"),
         ({"ca.pem": b"nonsense"}, "'ca.pem': no certificate"),
         ({"ca.pem": b"\xff\xfe"}, "'ca.pem': no certificate"),
         ({"ca.pem": b""}, "'ca.pem': no certificate"),

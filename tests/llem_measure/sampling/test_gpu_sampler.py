@@ -419,8 +419,8 @@ def test_the_update_periods_of_power_and_counter_are_measured() -> None:
     rig = with_counter()
     rig.device.watts_at = lambda ms: 100.0 + ms // 500 % 97
     rig.tick(10)
-    assert rig.gpu.counter is not None
     assert rig.gpu.power_period.seconds is None
+    assert rig.gpu.counter is not None
     assert rig.gpu.counter.period.seconds == pytest.approx(0.1)
     rig.tick(60)
     assert rig.gpu.power_period.seconds == pytest.approx(0.5)
