@@ -45,10 +45,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/llem_measure/sampling/test_clock_steps.py",
         "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
-    "llem_measure.sampling.gpu_sampler": (
-        "tests/llem_measure/sampling/test_gpu_sampler.py",
-        "tests/llem_measure/sampling/test_sampler.py",
-    ),
+    "llem_measure.sampling.gpu_sampler": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
+    "llem_measure.sampling.sampler": ("tests/llem_measure/sampling/test_sampler.py",),
     "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.slow_readings": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.counter_filter": (
