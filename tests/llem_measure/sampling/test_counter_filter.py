@@ -53,7 +53,7 @@ def test_a_small_fall_is_a_late_value(first: float, then: float, limit_watts: fl
     """A fall below 2 s at the limit (by default 1000 W) is an error, also after open()."""
     filtered = after(first, then, limit_watts)
     for _ in range(2):
-        refused(filtered, reason="J, too little for a restart")
+        refused(filtered, reason="too little for a restart")
         filtered.filter.open()
     assert filtered.counter.opened == 2
 
@@ -62,7 +62,7 @@ def test_a_small_fall_is_a_late_value(first: float, then: float, limit_watts: fl
 def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -> None:
     """A fall of at least 2 s at the limit, or to below half, is a restart. The next rise is a reading."""
     filtered = after(first, then)
-    refused(filtered, reason="J, a restart if it rises from there")
+    refused(filtered, reason="a restart if it rises from there")
     refused(filtered)
     for filtered.joules in (then + 0.001, then + 70):
         assert filtered.read() == filtered.joules

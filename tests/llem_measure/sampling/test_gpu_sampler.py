@@ -495,6 +495,19 @@ def test_a_healthy_counter_is_not_stuck(watts: float, joules_at: Callable[[float
     assert rig.gpu.energy_source is Backend.ZEUS
 
 
+def test_a_counter_that_cannot_be_read_for_a_minute_is_not_the_source() -> None:
+    """Each failure is an error. The source stays nvml when the counter can be read later."""
+    counter = FormulaCounter(failing(DeviceError("down", "NVML_ERROR_UNKNOWN")))
+    rig = SampledGpu(counter=counter)
+    rig.tick(600)
+    assert rig.gpu.energy_source is None
+    rig.tick(20)
+    assert rig.gpu.energy_source is Backend.NVML
+    counter.joules_at = lambda ms: ms / 10
+    shown = rig.tick(30)
+    assert (shown.joules is not None, rig.gpu.energy_source) == (True, Backend.NVML)
+
+
 def test_without_power_a_counter_is_not_called_stuck() -> None:
     """Nothing shows that the GPU used energy."""
     rig = SampledGpu(
