@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llem_core.backend import Candidate
-from llem_core.errors import LLEMError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import EnergyBackend
-from llem_measure.backends.selection import AUTO, reasons_of, select_energy_backend, start_first
+from llem_measure.backends.selection import AUTO, first_that_works, reasons_of, select_energy_backend
 from llem_measure.nvml.calls import DRIVER_SECONDS
 
 
@@ -65,7 +64,7 @@ def _start(
     measured: Measured,
 ) -> tuple[EnergyBackend | None, Any]:
     if backend == AUTO:
-        chosen, tracker, measured.considered = start_first(gpu_indices, driver_timeout_s)
+        chosen, tracker, measured.considered = first_that_works(gpu_indices, driver_timeout_s, start=True)
         if chosen is None:
             measured.warnings = (measurement_warnings.unavailable(reasons_of(measured.considered)),)
         return chosen, tracker
@@ -80,5 +79,5 @@ def _stop(chosen: EnergyBackend, tracker: Any, measured: Measured) -> None:
         measured.measurement = chosen.stop_tracking(tracker)
         measured.warnings = measured.measurement.warnings
     except Exception as exc:  # noqa: BLE001 - a fault of a backend must not lose the block's work
-        reason = str(exc) if isinstance(exc, LLEMError) else f"{type(exc).__name__}: {exc}"
-        measured.warnings = (measurement_warnings.unavailable([f"{chosen.name}: {reason}"]),)
+        reason = f"{chosen.name}: {measurement_warnings.describe(exc)}"
+        measured.warnings = (measurement_warnings.unavailable([reason]),)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from llem_core.errors import ConfigError
-from llem_measure.backends.nvml import GpuWindow, check_interval
-from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, no_answer, note_answer
-from llem_measure.nvml.discovery import Gpu, find_some_gpus
+from llem_measure.backends.sampled_gpu import SampledGpu, check_interval, start_sampler
+from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS
+from llem_measure.nvml.discovery import find_some_gpus
 from llem_measure.sampling.devices import Status
 from llem_measure.sampling.ledger import Reading
 from llem_measure.sampling.sampler import Sampler
@@ -55,7 +54,7 @@ class PowerThermalSampler:
     ) -> None:
         self._device_index, self._driver_timeout_s = device_index, driver_timeout_s
         self._interval_ms = check_interval(sample_interval_ms)
-        self._window: _Recorder | None = None
+        self._samples: list[PowerThermalSample] = []
         self._sampler: Sampler | None = None
 
     def start(self) -> None:
@@ -66,18 +65,14 @@ class PowerThermalSampler:
         if self._sampler is not None:
             return
         [gpu] = find_some_gpus([self._device_index], self._driver_timeout_s)
-        clock = WallClock(self._interval_ms)
-        window = _Recorder(gpu, self._interval_ms, clock)
-        sampler = Sampler([window.sampler], clock, self._interval_ms)
-        sampler.start()
-        silent = sampler.wait_first(self._driver_timeout_s)
-        if silent or not window.sampler.is_open:
-            sampler.stop()
-            if silent:
-                raise no_answer(gpu.index, self._driver_timeout_s)
-            raise ConfigError(f"GPU {gpu.index} cannot be opened: {', '.join(window.ledger.errors)}")
-        note_answer(gpu.index)
-        self._window, self._sampler = window, sampler
+        clock, samples = WallClock(self._interval_ms), list[PowerThermalSample]()
+
+        def keep(reading: Reading, status: Status, found: bool) -> None:
+            samples.append(_sample(reading, status if found else Status()))
+
+        sampled = SampledGpu(gpu, self._interval_ms, clock, keep)
+        self._sampler = start_sampler([sampled], self._interval_ms, clock, self._driver_timeout_s)
+        self._samples = samples
 
     def stop(self) -> None:
         """Take the last sample and end. The samples stay."""
@@ -88,7 +83,7 @@ class PowerThermalSampler:
 
     def get_samples(self) -> list[PowerThermalSample]:
         """Return the samples so far, in order of time."""
-        return list(self._window.samples) if self._window else []
+        return list(self._samples)
 
     def get_power_samples(self) -> list[float]:
         """Return the watts of the samples that have them, in order of time."""
@@ -102,18 +97,6 @@ class PowerThermalSampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-class _Recorder(GpuWindow):
-    """Keeps every reading as a sample."""
-
-    def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
-        self.samples: list[PowerThermalSample] = []
-        super().__init__(gpu, interval_ms, clock)
-
-    def reading(self, reading: Reading, status: Status, found: bool) -> None:
-        if self.sampler.is_open:
-            self.samples.append(_sample(reading, status if found else Status()))
 
 
 def _sample(reading: Reading, status: Status) -> PowerThermalSample:

@@ -1,4 +1,4 @@
-"""Trackers that nobody stops, locks that are held while a process forks, a driver that forgets at fork."""
+"""Trackers that nobody stops, and forks: no lock stays held, and a driver that forgets is opened again."""
 
 import importlib
 import pkgutil
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-import llem_measure
+import llem_measure as energy_backends
 from tests.fake_nvml import FakeDriver
 from tests.llem_measure.child import Child, ask
 
@@ -90,8 +90,7 @@ def test_a_stop_does_not_wait_for_a_gpu_that_hangs(steady: FakeDriver) -> None:
         child.go_on()
         assert child.hear() > 0
     for measured in stopped:
-        lost = "GPU 1 did not answer: a driver call on GPU 1 does not return; see dmesg"
-        assert lost in measured["messages"]
+        assert "GPU 1 did not answer: a call on GPU 1 does not return" in measured["messages"]
     zeus, nvml, codecarbon = stopped
     assert (zeus["per_gpu_j"].keys(), nvml["per_gpu_j"].keys()) == ({"0"}, {"0", "1"})
     assert codecarbon["per_gpu_j"] is None
@@ -126,41 +125,9 @@ tell([list(window(backend, 0.2)["per_gpu_j"]) for backend in backends])
         assert child.hear() == [[0, 1], [0, 1]]
 
 
-def test_a_lock_that_another_thread_held_at_the_fork_is_free_in_the_child(steady: FakeDriver) -> None:
-    """The child has no such thread. In the parent the lock stays held until it is released."""
-    program = """
-import threading
-from llem_measure.backends.fork_lock import ForkLock
-lock, held, go_on = ForkLock(), threading.Event(), threading.Event()
-def hold():
-    with lock:
-        held.set()
-        go_on.wait()
-holder = threading.Thread(target=hold)
-holder.start()
-held.wait()
-pid = os.fork()
-if pid == 0:
-    free = not lock.locked()
-    with lock:
-        tell([free, lock.locked()])
-    os._exit(0)
-assert os.waitpid(pid, 0)[1] == 0
-still = lock.locked()
-go_on.set()
-holder.join()
-tell([still, lock.locked()])
-"""
-    with Child(program, steady.env) as child:
-        assert child.hear() == [True, True]
-        assert child.hear() == [True, False]
-
-
 def test_no_backend_holds_a_lock_that_a_forked_child_finds_held() -> None:
-    """No module has a plain Lock, which could stay held in a forked child."""
-    found = [module.name for module in pkgutil.walk_packages(llem_measure.__path__, "llem_measure.")]
-    assert "llem_measure.backends.fork_lock" in found
-    for name in found:
-        module = importlib.import_module(name)
+    """No backend module has a plain Lock, which could stay held in a forked child."""
+    for found in pkgutil.walk_packages(energy_backends.__path__, f"{energy_backends.__name__}."):
+        module = importlib.import_module(found.name)
         held = [name for name, value in vars(module).items() if isinstance(value, type(threading.Lock()))]
         assert held == [], module.__name__

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-import llem_measure
+import llem_measure as energy_backends
 from llem_core.errors import ConfigError
 from llem_core.measurement import EnergyMeasurement
+from llem_measure.backends import nvml
 from tests.fake_nvml import Architecture, FakeDriver
 from tests.llem_measure.child import ROOT, ask, site_without
 
@@ -85,7 +86,7 @@ asked = [("zeus", None), ("nvml", None), ("nvml", [1]), ("nvml", [0]), ("nvml", 
 asked.append(("nvlm", None))
 tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for name, indices in asked])
 """
-    no_power = "backend nvml cannot measure here: the power of GPU 1 cannot be read: NVML_ERROR_NOT_SUPPORTED"
+    no_power = "backend nvml cannot measure here: GPU 1 does not tell its power: NVML_ERROR_NOT_SUPPORTED"
     steady.gpus[1].power_supported = False
     site = site_without(tmp_path, "zeus", "codecarbon")
     assert ask(program, steady.env, site) == [
@@ -93,10 +94,10 @@ tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for n
         f"{no_power} (Not Supported)",
         f"{no_power} (Not Supported)",
         None,
-        "backend nvml cannot measure here: there is no GPU 7; NVML counts 2, from 0",
+        "backend nvml cannot measure here: no GPU 7 here; NVML counts 2, from 0",
         "backend codecarbon cannot measure here: codecarbon is not installed; "
         "pip install 'llem-energy[codecarbon]'",
-        "unknown backend 'nvlm'; known are zeus, nvml, codecarbon",
+        "there is no backend 'nvlm'; there are zeus, nvml, codecarbon",
     ]
 
 
@@ -114,19 +115,36 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
     ]
 
 
-def test_a_zeus_that_cannot_be_imported_says_why(steady: FakeDriver, tmp_path: Path) -> None:
-    """If a dependency of ZeusMonitor is missing, zeus is not available and measure() uses nvml."""
+def test_a_zeus_that_cannot_be_imported_is_told(steady: FakeDriver, tmp_path: Path) -> None:
+    """If a dependency of zeus is missing, zeus is not available and measure() uses nvml."""
     program = """
 with measure() as measured:
     time.sleep(0.1)
-tell([failure(lambda: eb.select_energy_backend("zeus")), measured.measurement.backend,
+tell([failure(eb.ZeusBackend().start_tracking), measured.measurement.backend,
       [[c.backend, c.coverage, c.reason] for c in measured.considered]])
 """
-    refusal, taken, considered = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
-    reason = refusal.removeprefix("backend zeus cannot measure here: ")
-    assert reason.startswith("zeus cannot be imported (ModuleNotFoundError: No module named 'sklearn")
-    assert taken == "nvml"
+    reason, chosen, considered = ask(program, steady.env, site_without(tmp_path, "httpx"))
+    assert reason.startswith("zeus cannot be imported (ModuleNotFoundError: No module named 'httpx'")
+    assert chosen == "nvml"
     assert considered == [["zeus", 0, reason], ["nvml", 1, "reads the power of GPU 0, 1"]]
+
+
+def test_zeus_counts_without_its_monitor(steady: FakeDriver, tmp_path: Path) -> None:
+    """ZeusBackend needs zeus.device only, not ZeusMonitor, which imports scikit-learn."""
+    program = "tell(window(eb.ZeusBackend(), 0.5))"
+    measured = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
+    assert measured["per_gpu_j"].keys() == {"0", "1"}
+
+
+def test_a_gpu_that_hangs_stops_no_choice(steady: FakeDriver) -> None:
+    """If a GPU hangs, auto selects no backend, after a timeout. The reasons name the GPU."""
+    steady.gpus[1].hung = True
+    program = """
+codecarbon = eb.CodeCarbonBackend(gpu_indices=[0], driver_timeout_s=0.3)
+tell([eb.select_energy_backend("auto", driver_timeout_s=0.3), failure(codecarbon.check)])
+"""
+    hangs = "GPU 1 hangs: a driver call has not returned for 0.3 s; see dmesg"
+    assert ask(program, steady.env) == [None, hangs]
 
 
 def test_none_is_none_and_costs_no_library() -> None:
@@ -134,13 +152,13 @@ def test_none_is_none_and_costs_no_library() -> None:
     program = """
 import logging, sys
 before = set(sys.modules)
-import llem_measure.block, llem_measure.power_thermal
+import llem_exporter, llem_measure.block, llem_measure.power_thermal
 import llem_measure as eb
 records = []
 logging.getLogger().addFilter(records.append)
 print([eb.select_energy_backend(None), eb.select_energy_backend("none"), records])
 roots = {name.partition('.')[0] for name in set(sys.modules) - before}
-print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_measure'}))
+print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter'}))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -154,9 +172,9 @@ print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_measure'}))
 
 def test_what_is_public() -> None:
     """__all__ is sorted, and all names exist."""
-    assert llem_measure.__all__ == sorted(llem_measure.__all__)
-    assert all(hasattr(llem_measure, name) for name in llem_measure.__all__)
-    assert llem_measure.EnergyMeasurement is EnergyMeasurement
+    assert energy_backends.__all__ == sorted(energy_backends.__all__)
+    assert all(hasattr(energy_backends, name) for name in energy_backends.__all__)
+    assert nvml.EnergyMeasurement is energy_backends.EnergyMeasurement is EnergyMeasurement
 
 
 class Custom:
@@ -181,18 +199,18 @@ class Custom:
 
 def test_a_registered_backend_is_taken_by_name() -> None:
     """A registered backend is listed, gets its arguments, and is checked with is_available()."""
-    llem_measure.register_backend("custom-1", Custom)
-    assert llem_measure.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
-    chosen = llem_measure.select_energy_backend("custom-1", gpu_indices=[0])
+    energy_backends.register_backend("custom-1", Custom)
+    assert energy_backends.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
+    chosen = energy_backends.select_energy_backend("custom-1", gpu_indices=[0])
     assert isinstance(chosen, Custom)
-    assert isinstance(chosen, llem_measure.EnergyBackend)
+    assert isinstance(chosen, energy_backends.EnergyBackend)
     assert chosen.gpu_indices == [0]
-    with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns"):
-        llem_measure.select_energy_backend("custom-1", gpu_indices=[1])
+    with pytest.raises(ConfigError, match="custom-1 cannot measure here: it says that it is not available"):
+        energy_backends.select_energy_backend("custom-1", gpu_indices=[1])
 
 
 def test_a_name_is_given_once() -> None:
     """Existing backend names, "auto" and "none" cannot be registered."""
     for name in ("zeus", "auto", "none"):
         with pytest.raises(ConfigError, match="already"):
-            llem_measure.register_backend(name, Custom)
+            energy_backends.register_backend(name, Custom)

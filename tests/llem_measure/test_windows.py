@@ -243,12 +243,12 @@ def test_an_averaged_reading_asks_for_longer_windows(steady: FakeDriver) -> None
     assert legacy["messages"][0].endswith("measure 5 s or more")
 
 
-@pytest.mark.parametrize(("source", "least_s"), [("instant", 5.0), ("legacy", 5.0), ("average", 20.0)])
-def test_a_window_is_short_up_to_a_length(source: str, least_s: float) -> None:
+@pytest.mark.parametrize(("averaged", "least_s"), [(False, 5.0), (True, 20.0)])
+def test_a_window_is_short_up_to_a_length(averaged: bool, least_s: float) -> None:
     """A window shorter than the recommended length gives a warning. One of that length does not."""
-    (warning,) = doubts.of_window(least_s - 0.001, source)
+    (warning,) = doubts.of_window(least_s - 0.001, averaged=averaged)
     assert warning.code == "short_window"
-    assert list(doubts.of_window(least_s, source)) == []
+    assert list(doubts.of_window(least_s, averaged=averaged)) == []
 
 
 def test_edges_are_those_of_the_slowest_read(steady: FakeDriver) -> None:

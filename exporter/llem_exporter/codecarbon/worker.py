@@ -63,7 +63,6 @@ def _measurements(
         measure_power_secs=NEVER_SECONDS,
         output_handlers=[codecarbon.handler(lambda total: totals.update(unix_s=time.time(), **total))],
     )
-    codecarbon.open_hardware(tracker)
     tracker.start()
     due_s = time.monotonic() + FIRST_SECONDS
     while True:

@@ -1,9 +1,9 @@
-"""The protocol of energy backends, and what the three of them have in common."""
+"""The protocol of energy backends, and the base of our own backends and of their trackers."""
 
 import os
-import threading
 import weakref
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from llem_core.errors import ConfigError
@@ -31,58 +31,69 @@ class EnergyBackend(Protocol):
     def stop_tracking(self, tracker: Any) -> EnergyMeasurement: ...
 
 
-@runtime_checkable
-class Checked(Protocol):
-    """A backend that says why it works here or not."""
-
-    def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
-        ...
-
-
-def works(backend: Checked) -> bool:
-    """Return whether the backend's check passes."""
-    try:
-        backend.check()
-    except ConfigError:
-        return False
-    return True
-
-
-class Tracker:
-    """A measurement in progress, in the process that began it.
-
-    `measurement` is its result once it has ended.
-    """
+class Tracker(ABC):
+    """A measurement in progress. It can be stopped only in the process that began it."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self.measurement: EnergyMeasurement | None = None
-        self._forgotten: weakref.finalize[[], Tracker] | None = None
+        self._measurement: EnergyMeasurement | None = None
+        self._forgotten: weakref.finalize[..., Tracker] | None = None
 
-    def end_when_forgotten(self, end: Callable[[], object]) -> None:
-        """Call `end` in a thread when this tracker is garbage collected, so that nothing polls for ever.
+    def stop(self) -> EnergyMeasurement:
+        """End the measurement and return it. A second call returns the same.
 
-        `end` may wait for the driver. It must not refer to the tracker.
+        Raises ConfigError in a forked child: threads and driver handles exist only in the parent.
         """
-        pid = self._pid
-
-        def forgotten() -> None:
-            if os.getpid() == pid:
-                threading.Thread(target=end, name="forgotten-tracker", daemon=True).start()
-
-        self._forgotten = weakref.finalize(self, forgotten)
-        self._forgotten.atexit = False
-
-    def ended(self) -> None:
-        """Note that there is nothing left to end."""
-        if self._forgotten:
-            self._forgotten.detach()
-
-    def refuse_another_process(self) -> None:
-        """Raise ConfigError in a forked child: threads and driver handles exist only in the parent."""
         if self._pid != os.getpid():
             raise ConfigError(
                 f"this measurement began in process {self._pid} and can be stopped only there; "
                 "in a forked child, start a new one with the same backend"
             )
+        if self._measurement is None:
+            if self._forgotten:
+                self._forgotten.detach()
+            self._measurement = self._end()
+        return self._measurement
+
+    @abstractmethod
+    def _end(self) -> EnergyMeasurement:
+        """End the measurement and return it."""
+
+    def _end_when_forgotten(self, end: Callable[[], object]) -> None:
+        """Call `end` when this tracker is garbage collected, so that nothing is read for ever.
+
+        `end` must neither wait nor refer to the tracker.
+        """
+        self._forgotten = weakref.finalize(self, end)
+        self._forgotten.atexit = False
+
+
+class GpuBackend(ABC):
+    """One of our backends. `gpu_indices` are NVML's; None means the visible GPUs."""
+
+    name: str
+    """The name by which get_backend() returns it."""
+
+    def __init__(self, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> None:
+        self._gpu_indices = None if gpu_indices is None else tuple(gpu_indices)
+        self._driver_timeout_s = driver_timeout_s
+
+    def is_available(self) -> bool:
+        """Return whether it works here, by trying."""
+        try:
+            self.check()
+        except ConfigError:
+            return False
+        return True
+
+    @abstractmethod
+    def check(self) -> str:
+        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+
+    @abstractmethod
+    def start_tracking(self) -> Tracker:
+        """Start to measure. Raises ConfigError if that is not possible here."""
+
+    def stop_tracking(self, tracker: Tracker) -> EnergyMeasurement:
+        """Return the energy since `tracker` began. A second call returns the same."""
+        return tracker.stop()

@@ -1,35 +1,31 @@
 """CodeCarbon's estimate of the node. Only this module imports codecarbon, when it is used."""
 
 import contextlib
-import inspect
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
 from llem_core.backend import Backend
-from llem_core.errors import ConfigError, DeviceError
+from llem_core.errors import ConfigError
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
 from llem_measure.backends import measurement_warnings
-from llem_measure.backends.base import Tracker, works
-from llem_measure.backends.fork_lock import ForkLock
-from llem_measure.nvml.calls import DRIVER_SECONDS, NoAnswerError, call, hanging
-from llem_measure.nvml.device import NvmlDevice
+from llem_measure.backends.base import GpuBackend, Tracker
+from llem_measure.backends.open_gpu import GpuState, OpenGpu, for_each, list_indices
+from llem_measure.nvml.calls import DRIVER_SECONDS, NoAnswerError, call_all
 from llem_measure.nvml.discovery import Gpu, find_gpus
 from llem_measure.nvml.handles import handle_of
-from llem_measure.sampling.devices import Status
-from llem_measure.sampling.energy_scope import MODULE
+from llem_measure.sampling.energy_scope import GPU, MODULE
 from llem_measure.sampling.ticks import WallClock
 
 _INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
 _JOULES_PER_KWH: Final = 3.6e6
 _GRAMS_PER_KG: Final = 1000.0
-
-# Held while standard output is replaced for a moment.
-_importing = ForkLock()
 
 
 def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None, **options: Any) -> Any:
@@ -37,7 +33,8 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
 
     It makes no network request, writes no file, handles no signal and logs nothing below critical. PUE is 1.
     It ignores the user's .codecarbon.config and CODECARBON_* variables. `options` are CodeCarbon's own.
-    Without a country, CodeCarbon uses the world's average for the grams.
+    Without a country, CodeCarbon uses the world's average for the grams. What it measures is opened here,
+    since start() would only log the errors: any exception of CodeCarbon or of the driver is raised.
     """
     library = _import()
     if country_iso_code is not None:
@@ -56,37 +53,46 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         "electricitymaps_api_token": "",  # with None, CodeCarbon uses the user's token and goes online
         "emissions_endpoint": None,
         "force_carbon_intensity_g_co2e_kwh": None,
-        "gpu_ids": ",".join(map(str, gpu_indices)),  # a list is ignored before 3.3
+        "gpu_ids": list(gpu_indices),
         "log_level": "critical",
         "measure_power_secs": 15.0,
         "output_handlers": [],
+        "output_methods": [],
         "pue": 1.0,
         "tracking_mode": "machine",
-        **_saving_nothing(library),
         **options,
     }
-    kinds = (library.OfflineEmissionsTracker, library.BaseEmissionsTracker)
-    known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
     with _quiet():
-        return library.OfflineEmissionsTracker(**{name: settings[name] for name in settings if name in known})
-
-
-def open_hardware(tracker: Any) -> None:
-    """Have CodeCarbon open what it measures. This raises the errors that start() would only log."""
-    detect = getattr(tracker, "get_detected_hardware", None)  # before 3.3 it is done when the tracker is made
-    if detect is not None:
-        detect()
+        tracker = library.OfflineEmissionsTracker(**settings)
+        tracker.get_detected_hardware()
+    return tracker
 
 
 def _import() -> Any:
     """Return CodeCarbon's module of trackers. Raises ConfigError."""
     try:
-        # When it is imported, it looks for AMD's library and prints that there is none.
-        with _importing, _quiet(), contextlib.redirect_stdout(sys.stderr):
+        with _quiet(), _stdout_as_stderr():
             import codecarbon.emissions_tracker as library
     except Exception as exc:
         raise ConfigError(f"codecarbon cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
     return library
+
+
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """Print to standard error. When CodeCarbon is imported, it looks for AMD's library and prints the error.
+
+    Threads that do so at once need no lock: the one that replaced standard output restores it.
+    """
+    stdout, stderr = sys.stdout, sys.stderr
+    if stdout is stderr:
+        yield
+        return
+    sys.stdout = stderr
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
 
 
 @contextlib.contextmanager
@@ -104,64 +110,79 @@ def _is_critical(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL
 
 
-def _saving_nothing(library: Any) -> dict[str, Any]:
-    if "output_methods" in inspect.signature(library.BaseEmissionsTracker.__init__).parameters:
-        return {"output_methods": []}
-    return {f"save_to_{where}": False for where in ("file", "api", "logger", "prometheus", "logfire")}
-
-
 class CodeCarbonTracker(Tracker):
-    """A running tracker of CodeCarbon, its GPUs, and the time at which it was started [monotonic s]."""
+    """A measurement in progress: CodeCarbon's running tracker, and its GPUs."""
 
-    def __init__(self, tracker: Any, gpus: Sequence[Gpu], driver_timeout_s: float) -> None:
+    def __init__(self, gpus: Sequence[Gpu], driver_timeout_s: float, country_iso_code: str | None) -> None:
         super().__init__()
-        self.gpus = gpus
-        self.devices = [NvmlDevice(gpu.index) for gpu in gpus]
-        for gpu, device in zip(gpus, self.devices, strict=True):
-            try:
-                call(gpu.index, device.open, driver_timeout_s)
-            except DeviceError as exc:
-                raise ConfigError(f"GPU {gpu.index} cannot be opened: {exc}") from exc
-        self.statuses = [self._read_statuses()]
-        self.persistence_modes = [device.persistence_mode() for device in self.devices]
-        self.lost: list[tuple[Gpu, str]] = []
-        self.clock = WallClock(100)
-        self._tracker = tracker
-        self.end_when_forgotten(tracker.stop)
+        self._tracker = _open(gpus, country_iso_code)
+        self._with_grams = country_iso_code is not None
+        self._gpus = for_each(gpus, OpenGpu, driver_timeout_s)
+        self._unix_offset_s = WallClock(100).mapping.offset_s
+        self._end_when_forgotten(partial(_stop_in_thread, self._tracker, self._pid))
         begun_s = time.monotonic()
-        tracker.start()
-        self.start_s = (begun_s + time.monotonic()) / 2
+        self._tracker.start()
+        self._start_s = (begun_s + time.monotonic()) / 2
 
-    def stop(self) -> tuple[float, Any]:
-        """Return the time of the end [monotonic s] and CodeCarbon's EmissionsData, None if it has none."""
-        self.ended()
+    def _end(self) -> EnergyMeasurement:
+        states = call_all({gpu.gpu.index: partial(_read_end, gpu) for gpu in self._gpus})
         begun_s = time.monotonic()
-        silent = hanging([(device.info.index, device.persistence_mode) for device in self.devices])
-        if silent:  # the stop would not return
-            threading.Thread(target=self._tracker.stop, name="codecarbon-stop", daemon=True).start()
-            hung = (gpu for gpu in self.gpus if gpu.index in silent)
-            self.lost += [(gpu, measurement_warnings.does_not_return(gpu)) for gpu in hung]
-            return begun_s, None
-        self._tracker.stop()
+        if len(states) == len(self._gpus):
+            self._tracker.stop()
+        else:  # a GPU hangs, and the stop would not return
+            _stop_in_thread(self._tracker, self._pid)
         end_s = (begun_s + time.monotonic()) / 2
-        self.statuses.append(self._read_statuses())
-        for gpu in self.gpus:
-            try:
-                handle_of(gpu.uuid)
-            except DeviceError as exc:
-                self.lost.append((gpu, str(exc)))
-        return end_s, getattr(self._tracker, "final_emissions_data", None)
+        warnings = list(measurement_warnings.of_window(end_s - self._start_s))
+        for gpu in self._gpus:
+            warnings += gpu.warnings(states.get(gpu.gpu.index))
+        lost = [gpu.gpu for gpu in self._gpus if not isinstance(states.get(gpu.gpu.index), GpuState)]
+        # CodeCarbon counts 0 W for a lost GPU, from an instant that it does not report.
+        data = None if lost else getattr(self._tracker, "final_emissions_data", None)
+        total_j = _joules(data, bool(self._gpus))
+        if total_j is None:
+            reasons = [f"GPU {gpu.index} is lost" for gpu in lost] or [_why_nothing(bool(self._gpus))]
+            warnings.append(measurement_warnings.unavailable(reasons))
+        return self._measured(data, total_j, end_s, warnings)
 
-    def _read_statuses(self) -> list[Status]:
-        return [device.read_status() for device in self.devices]
+    def _measured(
+        self, data: Any, total_j: float | None, end_s: float, warnings: list[MeasurementWarning]
+    ) -> EnergyMeasurement:
+        is_module = any(gpu.device.info.module for gpu in self._gpus)
+        if is_module:
+            text = "CodeCarbon may count a superchip's whole module for each of its GPUs; use zeus or nvml"
+            warnings.append(MeasurementWarning(WarningCode.SOURCE_WARNING, text))
+        grams = None
+        if not self._with_grams:
+            text = "no grams of CO2 without a country: CodeCarbonBackend(country_iso_code='DEU')"
+            warnings.append(MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text))
+        elif total_j is not None:
+            # CodeCarbon's grams are of CPU, memory and GPUs together; the joules are of a part of them.
+            all_j = data.energy_consumed * _JOULES_PER_KWH
+            grams = data.emissions * _GRAMS_PER_KG * total_j / all_j
+        per_gpu_j = None if total_j is None else {gpu.gpu.index: total_j for gpu in self._gpus}
+        return EnergyMeasurement(
+            total_j=total_j,
+            duration_sec=end_s - self._start_s,
+            samples=0 if total_j is None else 2,
+            per_gpu_j=per_gpu_j if len(self._gpus) == 1 else None,
+            start_unix_s=self._start_s + self._unix_offset_s,
+            end_unix_s=end_s + self._unix_offset_s,
+            coverage=float(total_j is not None),
+            backend=Backend.CODECARBON,
+            scope=MODULE if is_module else GPU if self._gpus else "node",
+            warnings=tuple(warnings),
+            emissions_g=grams,
+        )
 
 
-class CodeCarbonBackend:
+class CodeCarbonBackend(GpuBackend):
     """Joules as CodeCarbon counts them: of all GPUs together, or of CPU and memory if there is no GPU.
 
     `country_iso_code` (ISO 3166 alpha-3, such as DEU) is needed for grams of CO2 only. `gpu_indices` are
     NVML's; None means the visible GPUs, if any. A GPU's first call may take `driver_timeout_s`.
     """
+
+    name = Backend.CODECARBON.value
 
     def __init__(
         self,
@@ -170,115 +191,62 @@ class CodeCarbonBackend:
         *,
         driver_timeout_s: float = DRIVER_SECONDS,
     ) -> None:
+        super().__init__(gpu_indices, driver_timeout_s)
         self._country_iso_code = country_iso_code
-        self._gpu_indices = None if gpu_indices is None else tuple(gpu_indices)
-        self._driver_timeout_s = driver_timeout_s
         self._checked = False
-
-    @property
-    def name(self) -> str:
-        """The name by which get_backend() returns it."""
-        return Backend.CODECARBON.value
-
-    def is_available(self) -> bool:
-        """Return whether it works here, by trying."""
-        return works(self)
 
     def check(self) -> str:
         """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
         if find_spec("codecarbon") is None:
             raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
         gpus = self._find_gpus()
-        tracker = self._open(gpus)
+        tracker = _open(gpus, self._country_iso_code)
         tracker.start()
         tracker.stop()
         if getattr(tracker, "final_emissions_data", None) is None:  # it logs its errors and raises none
             raise ConfigError("CodeCarbon does not start here; run `codecarbon detect` for the reason")
         self._checked = True
-        if not gpus:
-            return "estimates CPU and memory; no GPU"
-        return f"counts GPU {', '.join(str(gpu.index) for gpu in gpus)} together"
+        return f"counts GPU {list_indices(gpus)} together" if gpus else "estimates CPU and memory; no GPU"
 
     def start_tracking(self) -> CodeCarbonTracker:
         """Start to measure. Raises ConfigError if CodeCarbon does not start."""
         if not self._checked:  # CodeCarbon's first start takes seconds, which must not be in the window
             self.check()
-        gpus = self._find_gpus()
-        return CodeCarbonTracker(self._open(gpus), gpus, self._driver_timeout_s)
-
-    def stop_tracking(self, tracker: CodeCarbonTracker) -> EnergyMeasurement:
-        """Return the energy since `tracker` began. A second call returns the same."""
-        tracker.refuse_another_process()
-        if tracker.measurement is None:
-            tracker.measurement = self._measurement(tracker)
-        return tracker.measurement
+        return CodeCarbonTracker(self._find_gpus(), self._driver_timeout_s, self._country_iso_code)
 
     def _find_gpus(self) -> Sequence[Gpu]:
+        """Return the GPUs to measure. Raises ConfigError if any GPU hangs: CodeCarbon opens all of them."""
         try:
-            return find_gpus(self._gpu_indices, self._driver_timeout_s)
-        except NoAnswerError:  # CodeCarbon would wait for the driver without a timeout
+            visible = find_gpus(None, self._driver_timeout_s)
+        except NoAnswerError:
             raise
-        except ConfigError:
-            if self._gpu_indices:
-                raise
-            return ()
-
-    def _open(self, gpus: Sequence[Gpu]) -> Any:
-        tracker = open_tracker([gpu.index for gpu in gpus], self._country_iso_code)
-        try:
-            open_hardware(tracker)
-        except Exception as exc:
-            raise ConfigError(f"CodeCarbon does not start: {type(exc).__name__}: {exc}") from exc
-        return tracker
-
-    def _measurement(self, tracker: CodeCarbonTracker) -> EnergyMeasurement:
-        end_s, data = tracker.stop()
-        gpus, offset_s = tracker.gpus, tracker.clock.mapping.offset_s
-        # CodeCarbon counts 0 W for a lost GPU, from an instant that it does not report.
-        total_j = None if tracker.lost else _joules(data, bool(gpus))
-        known = total_j is not None
-        # CodeCarbon's grams are of CPU, memory and GPUs together; the joules are of a part of them.
-        with_grams = total_j is not None and self._country_iso_code is not None
-        grams = data.emissions * _GRAMS_PER_KG * total_j / _all_joules(data) if with_grams else None
-        return EnergyMeasurement(
-            total_j=total_j,
-            duration_sec=end_s - tracker.start_s,
-            samples=2 if known else 0,
-            per_gpu_j={gpus[0].index: total_j} if total_j is not None and len(gpus) == 1 else None,
-            start_unix_s=tracker.start_s + offset_s,
-            end_unix_s=end_s + offset_s,
-            coverage=float(known),
-            backend=Backend.CODECARBON,
-            scope=_scope_of(tracker.devices),
-            warnings=tuple(self._warnings_of(tracker, end_s, known=known)),
-            emissions_g=grams,
-        )
-
-    def _warnings_of(
-        self, tracker: CodeCarbonTracker, end_s: float, *, known: bool
-    ) -> Iterator[MeasurementWarning]:
-        yield from measurement_warnings.of_window(end_s - tracker.start_s)
-        modes = tracker.persistence_modes
-        for gpu, mode, *statuses in zip(tracker.gpus, modes, *tracker.statuses, strict=True):
-            yield from measurement_warnings.of_mode(gpu, mode)
-            yield from measurement_warnings.of_temperature(gpu, (s.temperature_celsius for s in statuses))
-        for gpu, reason in tracker.lost:
-            yield measurement_warnings.lost(gpu, reason)
-        if not known:
-            lost = [f"GPU {gpu.index} is lost" for gpu, _ in tracker.lost]
-            yield measurement_warnings.unavailable(lost or [_why_nothing(bool(tracker.gpus))])
-        if _scope_of(tracker.devices) == MODULE:
-            text = "CodeCarbon may count a superchip's whole module for each of its GPUs; use zeus or nvml"
-            yield MeasurementWarning(WarningCode.SOURCE_WARNING, text)
-        if self._country_iso_code is None:
-            text = "no grams of CO2 without a country: CodeCarbonBackend(country_iso_code='DEU')"
-            yield MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text)
+        except ConfigError:  # NVML cannot be opened
+            visible = ()
+        if self._gpu_indices is None:
+            return visible
+        return find_gpus(self._gpu_indices, self._driver_timeout_s) if self._gpu_indices else ()
 
 
-def _scope_of(devices: Sequence[NvmlDevice]) -> str:
-    if any(device.info.module for device in devices):
-        return MODULE
-    return "gpu" if devices else "node"
+def _open(gpus: Sequence[Gpu], country_iso_code: str | None) -> Any:
+    """Return CodeCarbon's tracker of these GPUs. Raises ConfigError for all of its errors."""
+    try:
+        return open_tracker([gpu.index for gpu in gpus], country_iso_code)
+    except ConfigError:
+        raise
+    except Exception as exc:
+        raise ConfigError(f"CodeCarbon does not start: {type(exc).__name__}: {exc}") from exc
+
+
+def _stop_in_thread(tracker: Any, pid: int) -> None:
+    """Stop CodeCarbon's tracker without waiting, in the process in which its threads run."""
+    if os.getpid() == pid:
+        threading.Thread(target=tracker.stop, name="codecarbon-stop", daemon=True).start()
+
+
+def _read_end(gpu: OpenGpu) -> GpuState:
+    """Return the GPU's state at the end. Raises DeviceError if it is lost."""
+    handle_of(gpu.gpu.uuid)
+    return gpu.read_state()
 
 
 def _joules(data: Any, gpus_asked_for: bool) -> float | None:
@@ -287,10 +255,6 @@ def _joules(data: Any, gpus_asked_for: bool) -> float | None:
         return None
     kwh = data.gpu_energy if gpus_asked_for else data.cpu_energy + data.ram_energy
     return kwh * _JOULES_PER_KWH if kwh > 0 else None
-
-
-def _all_joules(data: Any) -> float:
-    return float(data.energy_consumed) * _JOULES_PER_KWH
 
 
 def _why_nothing(gpus_asked_for: bool) -> str:

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from typing import Final
 
 from llem_core.energy import SENSOR_LAG_SECONDS
+from llem_core.errors import LLEMError
 from llem_core.measurement import MeasurementWarning, WarningCode
+from llem_measure.backends.counter_window import CounterEnergy
 from llem_measure.nvml.discovery import Gpu
+from llem_measure.sampling.counter_filter import is_stuck
 
 SHORT_WINDOW_SECONDS: Final = 10 * SENSOR_LAG_SECONDS
 """Sensors and counters update every 20 to 500 ms, depending on the model. A window's edge may be off by one
@@ -25,9 +28,8 @@ DRIFT_CELSIUS: Final = 10.0
 """Leakage grows with temperature: the same work uses more energy on a GPU that is this much warmer."""
 
 
-def of_window(duration_s: float, power_source: str = "instant") -> Iterable[MeasurementWarning]:
+def of_window(duration_s: float, *, averaged: bool = False) -> Iterable[MeasurementWarning]:
     """Warn if the window is so short that its edges matter."""
-    averaged = power_source == "average"
     least_s = SHORT_AVERAGED_WINDOW_SECONDS if averaged else SHORT_WINDOW_SECONDS
     if duration_s < least_s:
         sensor = "a 1 s average of power" if averaged else "sensors that update up to 0.5 s late"
@@ -35,56 +37,73 @@ def of_window(duration_s: float, power_source: str = "instant") -> Iterable[Meas
         yield MeasurementWarning(WarningCode.SHORT_WINDOW, text)
 
 
-def of_mode(gpu: Gpu, persistence_mode: bool | None) -> Iterable[MeasurementWarning]:
-    """Warn of a GPU's configuration that affects its readings."""
+def of_gpu(
+    gpu: Gpu, persistence_mode: bool | None, celsius: Iterable[float | None]
+) -> Iterable[MeasurementWarning]:
+    """Warn of a GPU's configuration that affects its readings, and if it became much warmer or colder."""
     if persistence_mode is False:
         text = (
-            f"GPU {gpu.index}: persistence mode is off; the driver may unload between programs, which takes "
-            "seconds and restarts the energy counter: nvidia-smi -pm 1"
+            "persistence mode is off; the driver may unload between programs, which takes seconds and "
+            "restarts the energy counter: nvidia-smi -pm 1"
         )
-        yield MeasurementWarning(WarningCode.PERSISTENCE_MODE_OFF, text, gpu.uuid)
+        yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = (
-            f"GPU {gpu.index}: the joules are the whole GPU's, as a MIG slice has no sensor; run nothing else"
-        )
-        yield MeasurementWarning(WarningCode.MIG_SLICE, text, gpu.uuid)
-
-
-def of_temperature(gpu: Gpu, celsius: Iterable[float | None]) -> Iterable[MeasurementWarning]:
-    """Warn if the GPU became much warmer or colder."""
+        text = "a MIG slice has no sensor of its own; the joules are the whole GPU's"
+        yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
-        text = (
-            f"GPU {gpu.index}: its temperature went from {min(known):g} to {max(known):g} °C; "
-            "compare runs at equal temperatures"
-        )
-        yield MeasurementWarning(WarningCode.THERMAL_DRIFT, text, gpu.uuid)
+        change = f"its temperature went from {min(known):g} to {max(known):g} °C"
+        yield _warning(WarningCode.THERMAL_DRIFT, gpu, f"{change}; compare runs at equal temperatures")
 
 
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
-        text = f"GPU {gpu.index}: only {samples} power samples; measure longer"
-        yield MeasurementWarning(WarningCode.FEW_SAMPLES, text, gpu.uuid)
+        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples")
     if gap_s > 0:
-        text = (
-            f"GPU {gpu.index}: no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
-            "; measure again, or use zeus, which has no gaps"
-        )
-        yield MeasurementWarning(WarningCode.SAMPLE_GAP, text, gpu.uuid)
+        text = f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
+        yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
 
 
-def does_not_return(gpu: Gpu) -> str:
-    """Return the reason for a GPU whose call hangs."""
-    return f"a driver call on GPU {gpu.index} does not return"
+def of_counter(
+    gpu: Gpu, energy: CounterEnergy, duration_s: float, watts: float
+) -> Iterable[MeasurementWarning]:
+    """Warn if the counter fell, or if it did not move although the GPU drew power."""
+    if energy.reset:
+        text = "the energy counter restarted; what it had counted before is missing"
+        yield _warning(WarningCode.COUNTER_RESET, gpu, text)
+    elif energy.late:
+        text = "the energy counter fell slightly; it counts as not having moved"
+        yield _warning(WarningCode.COUNTER_LATE, gpu, text)
+    elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
+        text = f"the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
+        yield _warning(WarningCode.COUNTER_STUCK, gpu, text)
+    elif energy.joules is None:
+        text = f"the energy counter did not move in {duration_s:.3g} s; measure longer"
+        yield _warning(WarningCode.SHORT_WINDOW, gpu, text)
+
+
+def why_lost(gpu: Gpu, error: Exception | None) -> str:
+    """Return the reason for a GPU whose call failed, or hangs if there is no error."""
+    if error is None:
+        return f"a driver call on GPU {gpu.index} does not return"
+    return describe(error)
+
+
+def describe(error: Exception) -> str:
+    """Return an error's message, and its type too if it is not one of ours."""
+    return str(error) if isinstance(error, LLEMError) else f"{type(error).__name__}: {error}"
 
 
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """Return the warning for a GPU that stopped answering."""
-    text = f"GPU {gpu.index} did not answer: {reason}; see dmesg"
-    return MeasurementWarning(WarningCode.GPU_LOST, text, gpu.uuid)
+    return MeasurementWarning(WarningCode.GPU_LOST, f"GPU {gpu.index} did not answer: {reason}", gpu.uuid)
 
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:
     """Return the warning for a measurement without joules, with all reasons."""
     return MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {'; '.join(reasons)}")
+
+
+def _warning(code: WarningCode, gpu: Gpu, text: str) -> MeasurementWarning:
+    return MeasurementWarning(code, f"GPU {gpu.index}: {text}", gpu.uuid)

@@ -1,12 +1,12 @@
 """The backends by name, and the choice of the first that works, in the order of priority."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from llem_core.backend import PRIORITY, Backend, Candidate, choose
+from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
-from llem_measure.backends.base import Checked, EnergyBackend
+from llem_measure.backends.base import EnergyBackend, GpuBackend
 from llem_measure.backends.codecarbon import CodeCarbonBackend
 from llem_measure.backends.nvml import NVMLBackend
 from llem_measure.backends.zeus import ZeusBackend
@@ -15,6 +15,9 @@ from llem_measure.nvml.calls import DRIVER_SECONDS
 AUTO: Final = "auto"
 
 _log = logging.getLogger(__name__)
+
+_OURS: Final = (Backend.ZEUS, Backend.NVML, Backend.CODECARBON)
+"""Our backends by priority."""
 
 _makers: Final[dict[str, Callable[..., EnergyBackend]]] = {
     Backend.ZEUS: ZeusBackend,
@@ -61,46 +64,34 @@ def select_energy_backend(
     if explicit is None or explicit == Backend.NONE:
         return None
     if explicit != AUTO:
-        return _named(explicit, gpu_indices, driver_timeout_s)
-    chosen, candidates = choose_backend(gpu_indices, driver_timeout_s)
+        backend = _new(explicit, gpu_indices, driver_timeout_s)
+        try:
+            _checked(backend)
+        except ConfigError as exc:
+            raise ConfigError(f"backend {explicit} cannot measure here: {exc}") from exc
+        return backend
+    chosen, _, candidates = first_that_works(gpu_indices, driver_timeout_s, start=False)
     if chosen is None:
         _log.warning("no energy backend works here: %s", "; ".join(reasons_of(candidates)))
     return chosen
 
 
-def choose_backend(
-    gpu_indices: Sequence[int] | None = None, driver_timeout_s: float = DRIVER_SECONDS
-) -> tuple[EnergyBackend | None, tuple[Candidate, ...]]:
-    """Return the first backend that works, and those tried up to it, each with its reason."""
-    candidates: list[Candidate] = []
-    for backend, candidate in _probed(gpu_indices, driver_timeout_s):
-        candidates.append(candidate)
-        if choose(candidates) is candidate:
-            return backend, tuple(candidates)
-    return None, tuple(candidates)
-
-
-def start_first(
-    gpu_indices: Sequence[int] | None = None, driver_timeout_s: float = DRIVER_SECONDS
+def first_that_works(
+    gpu_indices: Sequence[int] | None, driver_timeout_s: float, *, start: bool
 ) -> tuple[EnergyBackend | None, Any, tuple[Candidate, ...]]:
-    """Return the first backend that works and starts, its tracker, and the backends tried up to it."""
+    """Return the first backend that works, its tracker if it is to start, and those tried up to it."""
     candidates: list[Candidate] = []
-    for backend, candidate in _probed(gpu_indices, driver_timeout_s):
-        tracker = None
-        if candidate.usable:
-            try:
-                tracker = backend.start_tracking()
-            except ConfigError as exc:
-                candidate = Candidate(candidate.backend, 0.0, str(exc))
+    for name in _OURS:
+        backend, tracker, candidate = _try(name, gpu_indices, driver_timeout_s, start=start)
         candidates.append(candidate)
-        if choose(candidates) is candidate:
+        if candidate.usable:
             return backend, tracker, tuple(candidates)
     return None, None, tuple(candidates)
 
 
 def probe_backends(gpu_indices: Sequence[int] | None = None) -> tuple[Candidate, ...]:
     """Return what each of our backends can measure here, or why it cannot. Trying them all takes seconds."""
-    return tuple(candidate for _, candidate in _probed(gpu_indices, DRIVER_SECONDS))
+    return tuple(_try(name, gpu_indices, DRIVER_SECONDS, start=False)[2] for name in _OURS)
 
 
 def reasons_of(candidates: Sequence[Candidate]) -> list[str]:
@@ -108,41 +99,30 @@ def reasons_of(candidates: Sequence[Candidate]) -> list[str]:
     return [f"{candidate.backend}: {candidate.reason}" for candidate in candidates]
 
 
-def _probed(
-    gpu_indices: Sequence[int] | None, driver_timeout_s: float
-) -> Iterator[tuple[EnergyBackend, Candidate]]:
-    for name in PRIORITY:
-        if name is not Backend.NONE:
-            backend = _new(name, gpu_indices, driver_timeout_s)
-            yield backend, _candidate(name, backend)
-
-
-def _candidate(name: Backend, backend: EnergyBackend) -> Candidate:
-    try:
-        return Candidate(name, 1.0, _checked(backend))
-    except ConfigError as exc:
-        return Candidate(name, 0.0, str(exc))
-
-
-def _named(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
+def _try(
+    name: Backend, gpu_indices: Sequence[int] | None, driver_timeout_s: float, *, start: bool
+) -> tuple[EnergyBackend, Any, Candidate]:
     backend = _new(name, gpu_indices, driver_timeout_s)
     try:
-        _checked(backend)
+        reason = _checked(backend)
+        tracker = backend.start_tracking() if start else None
     except ConfigError as exc:
-        raise ConfigError(f"backend {name} cannot measure here: {exc}") from exc
-    return backend
+        return backend, None, Candidate(name, 0.0, str(exc))
+    return backend, tracker, Candidate(name, 1.0, reason)
 
 
 def _new(name: str, gpu_indices: Sequence[int] | None, driver_timeout_s: float) -> EnergyBackend:
+    kwargs: dict[str, Any] = {} if gpu_indices is None else {"gpu_indices": gpu_indices}
+    if name in _OURS:
+        kwargs["driver_timeout_s"] = driver_timeout_s
     if name == Backend.NVML and gpu_indices is None:
-        return NVMLBackend.of_visible_gpus(driver_timeout_s)
-    ours = {"driver_timeout_s": driver_timeout_s} if name in PRIORITY else {}
-    return get_backend(name, **ours, **({} if gpu_indices is None else {"gpu_indices": gpu_indices}))
+        kwargs["device_index"] = None
+    return get_backend(name, **kwargs)
 
 
 def _checked(backend: EnergyBackend) -> str:
     """Return what the backend measures. Raises ConfigError."""
-    if isinstance(backend, Checked):
+    if isinstance(backend, GpuBackend):
         return backend.check()
     if not backend.is_available():
         raise ConfigError("is_available() returns False")

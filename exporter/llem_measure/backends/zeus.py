@@ -2,34 +2,24 @@
 
 import math
 import time
-import warnings as python_warnings
-from collections.abc import Iterator, Sequence
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import Any, Final
 
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError, DeviceError
-from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
+from llem_core.measurement import EnergyMeasurement
 from llem_measure.backends import measurement_warnings
-from llem_measure.backends.base import Tracker, works
-from llem_measure.backends.counter_window import CounterEnergy, CounterReading, counter_energy
-from llem_measure.backends.fork_lock import ForkLock
-from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, call, hanging
-from llem_measure.nvml.device import NvmlDevice
+from llem_measure.backends.base import GpuBackend, Tracker
+from llem_measure.backends.counter_window import CounterReading, counter_energy
+from llem_measure.backends.gpu_result import GpuResult, measurement_of
+from llem_measure.backends.open_gpu import GpuState, OpenGpu, for_each, list_indices
+from llem_measure.nvml.calls import DRIVER_SECONDS, call_all
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.nvml.errors import device_error, error_name
 from llem_measure.nvml.handles import handle_of, uuid_of
-from llem_measure.sampling.counter_filter import is_stuck
 from llem_measure.sampling.devices import Device
 from llem_measure.sampling.energy_scope import MODULE, scope_of
 from llem_measure.sampling.ticks import WallClock
-
-WINDOW_NAME: Final = "llem_measurement"
-"""The name of the windows in Zeus's log.
-
-Each tracker has monitors of its own, so that several can be open.
-"""
 
 SCOPE_SECONDS: Final = 1.0
 SCOPE_STEP_SECONDS: Final = 0.05
@@ -37,23 +27,26 @@ SCOPE_STEP_SECONDS: Final = 0.05
 
 _INSTALL: Final = "pip install 'llem-energy[zeus]'"
 
-# Held while a setting of the whole process is replaced for a moment: Zeus's GPUs, Python's warnings.
-_changing = ForkLock()
-
 
 def import_zeus() -> Any:
     """Return Zeus's class of an NVIDIA GPU. Raises ConfigError if Zeus cannot be imported."""
     try:
         from zeus.device.gpu.nvidia import NVIDIAGPU
     except (Exception, SystemExit) as exc:
+        if isinstance(exc, ModuleNotFoundError) and exc.name == "zeus":
+            raise ConfigError(f"zeus is not installed; {_INSTALL}") from exc
         raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
     return NVIDIAGPU
 
 
 class ZeusCounter:
-    """The energy counter of a GPU that has been opened. It counts since the driver was loaded."""
+    """The energy counter of a GPU that has been opened. It counts since the driver was loaded.
+
+    `absence` is the reason if the GPU has none.
+    """
 
     def __init__(self, device: Device) -> None:
+        self.absence = ""
         self._device = device
         self._gpu: Any = None
 
@@ -70,7 +63,8 @@ class ZeusCounter:
         nvidia_gpu = import_zeus()
         try:
             gpu = nvidia_gpu(index)
-            if not gpu.supports_get_total_energy_consumption():
+            if not gpu.supports_get_total_energy_consumption():  # Zeus would poll its power, unreliably
+                self.absence = f"GPU {index} is older than Volta and has no energy counter"
                 return False
         except Exception as exc:
             raise device_error(exc, error_name(exc.__cause__ or exc)) from exc
@@ -81,9 +75,10 @@ class ZeusCounter:
             self.read_joules(0)
         except DeviceError as exc:
             self._gpu = None
-            if exc.name == "NVML_ERROR_NOT_SUPPORTED":
-                return False
-            raise
+            if exc.name != "NVML_ERROR_NOT_SUPPORTED":
+                raise
+            self.absence = f"GPU {index} has no energy counter through Zeus: {exc}"
+            return False
         return True
 
     def read_joules(self, unix_ms: int) -> float:  # noqa: ARG002 - the hardware counts by itself
@@ -97,266 +92,138 @@ class ZeusCounter:
             raise device_error(exc, error_name(exc.__cause__ or exc)) from exc
 
 
-class _GpuWindow:
-    """The window of one GPU. Its methods call the driver."""
+class _CountedGpu(OpenGpu):
+    """A GPU with its counter. The methods call the driver."""
 
-    def __init__(self, gpu: Gpu, monitor: Any) -> None:
-        self.gpu, self._monitor = gpu, monitor
-        self.device = NvmlDevice(gpu.index)
-        self.device.open()
-        self.persistence_mode = self.device.persistence_mode()
-        self.statuses = [self.device.read_status()]
-        self.watts = [self.device.read_watts(0)] if self.device.info.power_source != "none" else []
-        self.error = ""
-        self.last: CounterReading | None = None
+    def __init__(self, gpu: Gpu) -> None:
+        """Open both. Raises ConfigError if the GPU has no counter, and DeviceError."""
+        super().__init__(gpu)
+        self._counter = ZeusCounter(self.device)
+        if not self._counter.open():
+            raise ConfigError(self._counter.absence)
 
-    def begin(self) -> None:
-        """Begin the window. Raises ConfigError if the counter cannot be read."""
+    def read_counter(self) -> CounterReading:
+        """Return the counter's value with the times of the call. Raises DeviceError."""
         begun_s = time.monotonic()
-        try:
-            self._monitor.begin_window(WINDOW_NAME, sync_execution=False)
-        except Exception as exc:
-            raise ConfigError(f"Zeus cannot read the counter of GPU {self.gpu.index}: {exc}") from exc
-        done_s = time.monotonic()
-        joules = self._monitor.measurement_states[WINDOW_NAME].gpu_energy[0]
-        self.first = CounterReading(joules, begun_s, done_s)
+        joules = self._counter.read_joules(0)
+        return CounterReading(joules, begun_s, time.monotonic())
 
-    def end(self) -> None:
-        """End the window; `error` is set if that fails."""
-        begun_s = time.monotonic()
-        try:
-            # Zeus issues a Python warning if the counter has not moved. The measurement has its own.
-            with _changing, python_warnings.catch_warnings():
-                python_warnings.simplefilter("ignore")
-                used = self._monitor.end_window(WINDOW_NAME, sync_execution=False).gpu_energy[0]
-            self.last = CounterReading(self.first.joules + used, begun_s, time.monotonic())
-            self.statuses.append(self.device.read_status())
-            if self.watts:
-                self.watts.append(self.device.read_watts(0))
-        except Exception as exc:  # noqa: BLE001 - one lost GPU must not take the other GPUs' joules along
-            if self.last is None:
-                self.error = f"{type(exc).__name__} ({exc})"
+    def read_end(self) -> tuple[CounterReading, GpuState]:
+        """Return what is read at the end of the measurement. Raises DeviceError."""
+        return self.read_counter(), self.read_state()
 
-    @property
-    def limit_watts(self) -> float | None:
-        return max((s.limit_watts for s in self.statuses if s.limit_watts is not None), default=None)
-
-    def is_stuck(self, duration_s: float) -> bool:
-        """Return whether a counter that did not rise is stuck, by the power at both ends of the window."""
-        return len(self.watts) == 2 and is_stuck(duration_s, sum(self.watts) / 2 * duration_s, None)
+    def counts_module(self) -> bool:
+        """Compare a superchip's counter for a second with the power of the GPU and of its module."""
+        first = self.read_counter()
+        gpu_watts, module_watts = list[float](), list[float]()
+        while time.monotonic() - first.begun_s < SCOPE_SECONDS:
+            gpu_watts.append(self.device.read_watts(0))
+            module_watts.append(self.device.read_status().module_watts or math.inf)
+            time.sleep(SCOPE_STEP_SECONDS)
+        last = self.read_counter()
+        seconds = last.middle_s - first.middle_s
+        energies_j = (math.fsum(watts) / len(watts) * seconds for watts in (gpu_watts, module_watts))
+        return scope_of(last.joules - first.joules, *energies_j) == MODULE
 
 
 class ZeusTracker(Tracker):
-    """A measurement in progress: one window per GPU."""
+    """A measurement in progress: the counters at its start."""
 
-    def __init__(self, windows: Sequence[_GpuWindow], clock: WallClock) -> None:
+    def __init__(self, gpus: Sequence[Gpu], driver_timeout_s: float) -> None:
         super().__init__()
-        self.windows, self.clock = windows, clock
+        counted = for_each(gpus, _CountedGpu, driver_timeout_s)
+        self._gpus = {gpu.gpu.index: gpu for gpu in counted}
+        self._unix_offset_s = WallClock(100).mapping.offset_s
+        problem = "the energy counter of GPU {} cannot be read"
+        firsts = for_each(gpus, lambda gpu: self._gpus[gpu.index].read_counter(), driver_timeout_s, problem)
+        self._firsts = dict(zip(self._gpus, firsts, strict=True))
 
-    def end(self) -> None:
-        """End the windows. The window of a GPU whose calls hang stays open, and delays no other."""
-        silent = hanging([(window.gpu.index, window.device.persistence_mode) for window in self.windows])
-        for window in self.windows:
-            if window.gpu.index in silent:
-                window.error = measurement_warnings.does_not_return(window.gpu)
-            else:
-                window.end()
+    def _end(self) -> EnergyMeasurement:
+        stopped_s = time.monotonic()
+        ends = call_all({index: gpu.read_end for index, gpu in self._gpus.items()})
+        lasts = [end[0].middle_s for end in ends.values() if not isinstance(end, Exception)]
+        # GPUs are not read at the same instant. The window lies between the middles of the readings.
+        window_s = (
+            _middle([first.middle_s for first in self._firsts.values()]),
+            _middle(lasts) if lasts else stopped_s,
+        )
+        duration_s = window_s[1] - window_s[0]
+        start_unix_s = window_s[0] + self._unix_offset_s
+        return measurement_of(
+            Backend.ZEUS,
+            (start_unix_s, start_unix_s + duration_s),
+            [self._result(gpu, ends.get(index), window_s) for index, gpu in self._gpus.items()],
+            measurement_warnings.of_window(duration_s),
+        )
+
+    def _result(
+        self,
+        gpu: _CountedGpu,
+        end: tuple[CounterReading, GpuState] | Exception | None,
+        window_s: tuple[float, float],
+    ) -> GpuResult:
+        if end is None or isinstance(end, Exception):
+            reason = measurement_warnings.why_lost(gpu.gpu, end)
+            return GpuResult(gpu.gpu, None, (0.0, math.inf), 0.0, 1, gpu.warnings(end), reason)
+        last, state = end
+        limits_watts = [s.status.limit_watts for s in (gpu.first, state) if s.status.limit_watts is not None]
+        first = self._firsts[gpu.gpu.index]
+        energy = counter_energy(first, last, window_s, max(limits_watts, default=None))
+        watts = ((gpu.first.watts or 0.0) + (state.watts or 0.0)) / 2
+        duration_s = window_s[1] - window_s[0]
+        return GpuResult(
+            gpu=gpu.gpu,
+            joules=energy.joules,
+            bounds_j=(energy.low_j, energy.high_j),
+            coverage=float(energy.joules is not None),
+            samples=2,
+            warnings=[
+                *gpu.warnings(state),
+                *measurement_warnings.of_counter(gpu.gpu, energy, duration_s, watts),
+            ],
+            reason="the counter did not move",
+        )
 
 
-class ZeusBackend:
-    """Joules of GPUs by their own energy counters, read twice through a ZeusMonitor.
+class ZeusBackend(GpuBackend):
+    """Joules of GPUs by their own energy counters, read twice through zeus.device.
 
     `gpu_indices` are NVML's; None means the visible GPUs, as in all backends, independent of the way in
-    which Zeus numbers GPUs by CUDA_VISIBLE_DEVICES. It needs Volta or newer: before, Zeus polls power in a
-    child process, unreliably. It does not wait for work that is still queued on a GPU (sync_execution is
-    off): call torch.cuda.synchronize() first, for example. A GPU's first call may take `driver_timeout_s`.
+    which Zeus numbers GPUs by CUDA_VISIBLE_DEVICES. It needs Volta or newer: older GPUs have no counter. It
+    does not wait for work that is still queued on a GPU: call torch.cuda.synchronize() first, for example.
+    A GPU's first call may take `driver_timeout_s`.
     """
+
+    name = Backend.ZEUS.value
 
     def __init__(
         self, gpu_indices: Sequence[int] | None = None, *, driver_timeout_s: float = DRIVER_SECONDS
     ) -> None:
-        self._gpu_indices = None if gpu_indices is None else tuple(gpu_indices)
-        self._driver_timeout_s = driver_timeout_s
-
-    @property
-    def name(self) -> str:
-        """The name by which get_backend() returns it."""
-        return Backend.ZEUS.value
-
-    def is_available(self) -> bool:
-        """Return whether it works here, by trying."""
-        return works(self)
+        super().__init__(gpu_indices, driver_timeout_s)
 
     def check(self) -> str:
         """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
-        if find_spec("zeus") is None:
-            raise ConfigError(f"zeus is not installed; {_INSTALL}")
-        _import_monitor()  # here, as it takes seconds that are not a driver call's
-        gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
-        for gpu in gpus:
-            call(gpu.index, partial(_check_counter, gpu), self._driver_timeout_s + SCOPE_SECONDS)
-        return f"reads the energy counter of GPU {', '.join(str(gpu.index) for gpu in gpus)}"
+        gpus = self._find_gpus()
+        for_each(gpus, _check_counter, self._driver_timeout_s)
+        return f"reads the energy counter of GPU {list_indices(gpus)}"
 
     def start_tracking(self) -> ZeusTracker:
         """Start to measure. Raises ConfigError if a counter cannot be read."""
-        _import_monitor()
-        gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
-        windows = [call(gpu.index, partial(_open_window, gpu), self._driver_timeout_s) for gpu in gpus]
-        tracker = ZeusTracker(windows, WallClock(100))
-        for window in windows:
-            call(window.gpu.index, window.begin, CALL_SECONDS)
-        return tracker
+        return ZeusTracker(self._find_gpus(), self._driver_timeout_s)
 
-    def stop_tracking(self, tracker: ZeusTracker) -> EnergyMeasurement:
-        """Return the energy since `tracker` began. A second call returns the same."""
-        tracker.refuse_another_process()
-        if tracker.measurement is None:
-            stopped_s = time.monotonic()
-            tracker.end()
-            tracker.measurement = _measurement(tracker, stopped_s)
-        return tracker.measurement
-
-
-def _zeus_gpu(gpu: Gpu) -> Any:
-    """Return Zeus's object for a GPU. Raises ConfigError if Zeus has none, or would only poll power."""
-    nvidia_gpu = import_zeus()
-    try:
-        zeus_gpu = nvidia_gpu(gpu.index)
-        counts = zeus_gpu.supports_get_total_energy_consumption()
-    except Exception as exc:
-        raise ConfigError(f"Zeus cannot open GPU {gpu.index}: {exc}") from exc
-    if not counts:
-        raise ConfigError(f"GPU {gpu.index} is older than Volta and has no energy counter")
-    return zeus_gpu
+    def _find_gpus(self) -> Sequence[Gpu]:
+        import_zeus()  # not within a call of the driver, which has a timeout
+        return find_some_gpus(self._gpu_indices, self._driver_timeout_s)
 
 
 def _check_counter(gpu: Gpu) -> None:
-    """Raise ConfigError if the GPU's counter cannot be read, or counts the GPU's module."""
-    zeus_gpu = _zeus_gpu(gpu)
-    device = NvmlDevice(gpu.index)
-    try:
-        zeus_gpu.get_total_energy_consumption()
-        device.open()
-    except Exception as exc:
-        raise ConfigError(f"GPU {gpu.index} has no energy counter through Zeus: {exc}") from exc
-    if device.info.module and _scope_of(zeus_gpu, device) == MODULE:
+    """Raise ConfigError if the GPU has no counter, or if it counts the GPU's module."""
+    counted = _CountedGpu(gpu)
+    if counted.device.info.module and counted.counts_module():
         raise ConfigError(
             f"the energy counter of GPU {gpu.index} counts its whole module, with CPU and perhaps other GPUs"
         )
 
 
-def _scope_of(zeus_gpu: Any, device: NvmlDevice) -> str:
-    """Compare the counter's rise in a second with the power of the GPU and of its module."""
-    first_mj, begun_s = zeus_gpu.get_total_energy_consumption(), time.monotonic()
-    gpu_watts, module_watts = list[float](), list[float]()
-    while time.monotonic() - begun_s < SCOPE_SECONDS:
-        gpu_watts.append(device.read_watts(0))
-        module_watts.append(device.read_status().module_watts or math.inf)
-        time.sleep(SCOPE_STEP_SECONDS)
-    duration_s = time.monotonic() - begun_s
-    counted_j = (zeus_gpu.get_total_energy_consumption() - first_mj) / 1000
-    return scope_of(counted_j, *(math.fsum(w) / len(w) * duration_s for w in (gpu_watts, module_watts)))
-
-
-def _open_window(gpu: Gpu) -> _GpuWindow:
-    try:
-        return _GpuWindow(gpu, _monitor(_zeus_gpu(gpu)))
-    except DeviceError as exc:
-        raise ConfigError(f"GPU {gpu.index} cannot be opened: {exc}") from exc
-
-
-def _import_monitor() -> Any:
-    """Return Zeus's class of monitors. Raises ConfigError if it cannot be imported."""
-    import_zeus()
-    try:
-        from zeus.monitor import ZeusMonitor
-    except Exception as exc:
-        raise ConfigError(f"zeus cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
-    return ZeusMonitor
-
-
-def _monitor(gpu: Any) -> Any:
-    """Return a ZeusMonitor of this GPU alone, as its number 0. Raises ConfigError.
-
-    Zeus keeps one list of GPUs for the whole process, made from CUDA_VISIBLE_DEVICES, which it does not
-    understand in all forms. The monitor gets a list of its own; then the program's list is restored.
-    """
-    make = _import_monitor()
-    try:
-        import zeus.device.gpu as zeus_gpu
-
-        class OneGpu(zeus_gpu.GPUs):  # type: ignore[misc]
-            def __init__(self) -> None: ...
-
-            def __del__(self) -> None: ...
-
-            @property
-            def gpus(self) -> list[Any]:
-                return [gpu]
-
-        with _changing:
-            programs, zeus_gpu._gpus = zeus_gpu._gpus, OneGpu()
-            try:
-                return make(gpu_indices=[0], cpu_indices=[])
-            finally:
-                zeus_gpu._gpus = programs
-    except Exception as exc:
-        raise ConfigError(f"no ZeusMonitor can be made ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
-
-
-def _measurement(tracker: ZeusTracker, stopped_s: float) -> EnergyMeasurement:
-    firsts = [window.first.middle_s for window in tracker.windows]
-    lasts = [window.last.middle_s for window in tracker.windows if window.last]
-    # GPUs are read one after the other. The window lies between the middles of these readings.
-    start_s = (min(firsts) + max(firsts)) / 2
-    end_s = (min(lasts) + max(lasts)) / 2 if lasts else stopped_s
-    offset_s = tracker.clock.mapping.offset_s
-    energies = {
-        window.gpu.index: counter_energy(window.first, window.last, (start_s, end_s), window.limit_watts)
-        for window in tracker.windows
-        if window.last
-    }
-    per_gpu_j = {index: energy.joules for index, energy in energies.items() if energy.joules is not None}
-    bounds_j = {index: (energies[index].low_j, energies[index].high_j) for index in per_gpu_j}
-    warnings = list(measurement_warnings.of_window(end_s - start_s))
-    for window in tracker.windows:
-        warnings += _warnings_of(window, energies.get(window.gpu.index), end_s - start_s)
-    if not per_gpu_j:
-        reasons = (window.error or "the counter did not move" for window in tracker.windows)
-        warnings.append(measurement_warnings.unavailable(reasons))
-    return EnergyMeasurement(
-        total_j=math.fsum(per_gpu_j.values()) if per_gpu_j else None,
-        duration_sec=end_s - start_s,
-        samples=len(firsts) + len(lasts),
-        per_gpu_j=per_gpu_j or None,
-        per_gpu_bounds_j=bounds_j or None,
-        start_unix_s=start_s + offset_s,
-        end_unix_s=end_s + offset_s,
-        coverage=float(len(per_gpu_j) == len(tracker.windows)),
-        backend=Backend.ZEUS,
-        warnings=tuple(warnings),
-        per_gpu_coverage={w.gpu.index: float(w.gpu.index in per_gpu_j) for w in tracker.windows},
-    )
-
-
-def _warnings_of(
-    window: _GpuWindow, energy: CounterEnergy | None, duration_s: float
-) -> Iterator[MeasurementWarning]:
-    gpu = window.gpu
-    yield from measurement_warnings.of_mode(gpu, window.persistence_mode)
-    if energy is None:
-        yield measurement_warnings.lost(gpu, window.error)
-        return
-    yield from measurement_warnings.of_temperature(gpu, (s.temperature_celsius for s in window.statuses))
-    if energy.reset:
-        text = f"GPU {gpu.index}: the energy counter restarted, so joules are missing; measure again"
-        yield MeasurementWarning(WarningCode.COUNTER_RESET, text, gpu.uuid)
-    elif energy.late:
-        text = f"GPU {gpu.index}: the energy counter fell slightly and counts as unmoved; measure longer"
-        yield MeasurementWarning(WarningCode.COUNTER_LATE, text, gpu.uuid)
-    elif energy.joules is None and window.is_stuck(duration_s):
-        text = f"GPU {gpu.index}: the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
-        yield MeasurementWarning(WarningCode.COUNTER_STUCK, text, gpu.uuid)
-    elif energy.joules is None:
-        text = f"GPU {gpu.index}: the energy counter did not move in {duration_s:.3g} s; measure longer"
-        yield MeasurementWarning(WarningCode.SHORT_WINDOW, text, gpu.uuid)
+def _middle(times_s: Sequence[float]) -> float:
+    return (min(times_s) + max(times_s)) / 2

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
@@ -19,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class NoAnswerError(ConfigError):
-    """A driver call did not return in time, and later calls may not return either."""
+    """A call of the driver does not return."""
 
 
 # The GPUs that have answered this process, by NVML's index, as NVML itself is open for the whole process.
@@ -66,21 +65,25 @@ def no_answer(gpu_index: int | None, timeout_s: float) -> NoAnswerError:
     )
 
 
-def hanging(calls: Collection[tuple[int, Callable[[], object]]], timeout_s: float = CALL_SECONDS) -> set[int]:
-    """Make one call on each GPU, all at once.
+def call_all(
+    functions: Mapping[int, Callable[[], Result]], timeout_s: float = CALL_SECONDS
+) -> dict[int, Result | Exception]:
+    """Call a function on each GPU (by NVML's index), all at once.
 
-    Return the indices of the GPUs whose call has not returned in time.
+    Return the results, or the exceptions, of the calls that have returned in time.
     """
-    threads: dict[int, threading.Thread] = {}
-    for index, function in calls:
-        threads[index] = threading.Thread(target=_ignore_errors, args=(function,), daemon=True)
-        threads[index].start()
+    results: dict[int, Result | Exception] = {}
+
+    def run(index: int, function: Callable[[], Result]) -> None:
+        try:
+            results[index] = function()
+        except Exception as exc:  # noqa: BLE001 - returned to the calling thread
+            results[index] = exc
+
+    threads = [threading.Thread(target=run, args=item, daemon=True) for item in functions.items()]
+    for thread in threads:
+        thread.start()
     end_s = time.monotonic() + timeout_s
-    for thread in threads.values():
+    for thread in threads:
         thread.join(max(0.0, end_s - time.monotonic()))
-    return {index for index, thread in threads.items() if thread.is_alive()}
-
-
-def _ignore_errors(function: Callable[[], object]) -> None:
-    with suppress(Exception):  # a call that fails has returned
-        function()
+    return dict(results)

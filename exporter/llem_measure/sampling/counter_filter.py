@@ -9,7 +9,7 @@ from typing import Final
 from llem_core.energy import LATE_SECONDS
 from llem_core.errors import DeviceError
 from llem_measure.sampling.devices import EnergyCounter
-from llem_measure.sampling.validation import CEILING_WATTS
+from llem_measure.sampling.validation import CEILING_WATTS, TIMES_MODULE_LIMIT
 
 COUNTER_FELL: Final = "COUNTER_FELL"
 COUNTER_JUMPED: Final = "COUNTER_JUMPED"
@@ -17,9 +17,6 @@ COUNTER_STUCK: Final = "COUNTER_STUCK"
 
 ASSUMED_LIMIT_WATTS: Final = 1000.0
 """The limit by which a late value is told from a restart if no limit is known."""
-
-TIMES_LIMIT: Final = 4.0
-"""A counter cannot rise faster than this multiple of the limit. It may count a superchip's whole module."""
 
 STUCK_SECONDS: Final = 10.0
 STUCK_PERIODS: Final = 3
@@ -96,7 +93,7 @@ class CounterFilter:
             )
             raise DeviceError(f"it fell by {-rise:g} J, {what}", COUNTER_FELL)
         limit = self._limit_watts()
-        most = (LATE_SECONDS + now_s - newest_s) * (TIMES_LIMIT * limit if limit else CEILING_WATTS)
+        most = (LATE_SECONDS + now_s - newest_s) * (TIMES_MODULE_LIMIT * limit if limit else CEILING_WATTS)
         if rise > most:
             self._fallen = None
             text = f"it rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can draw"

@@ -1,0 +1,75 @@
+"""The GPUs of a measurement: how they are opened, and what is read of them at both ends."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from llem_core.errors import ConfigError, DeviceError
+from llem_core.measurement import MeasurementWarning
+from llem_measure.backends import measurement_warnings
+from llem_measure.nvml.calls import call
+from llem_measure.nvml.device import NvmlDevice
+from llem_measure.nvml.discovery import Gpu
+from llem_measure.sampling.devices import Status
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuState:
+    """A GPU's slow readings and its power at one end of a measurement, None if it cannot be read."""
+
+    status: Status
+    watts: float | None
+
+
+class OpenGpu:
+    """A GPU of a measurement, and its first state. The methods call the driver."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        """Open the GPU. Raises DeviceError."""
+        self.gpu, self.device = gpu, NvmlDevice(gpu.index)
+        self.device.open()
+        self.persistence_mode = self.device.persistence_mode()
+        self.first = self.read_state()
+
+    def read_state(self) -> GpuState:
+        """Return the present state."""
+        try:
+            watts = self.device.read_watts(0)
+        except DeviceError:
+            watts = None
+        return GpuState(self.device.read_status(), watts)
+
+    def warnings(self, last: GpuState | Exception | None) -> list[MeasurementWarning]:
+        """Warn of what the states say, or that there is no last state: it failed, or it hangs (None)."""
+        if isinstance(last, GpuState):
+            celsius = (self.first.status.temperature_celsius, last.status.temperature_celsius)
+            return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, celsius)]
+        lost = measurement_warnings.lost(self.gpu, measurement_warnings.why_lost(self.gpu, last))
+        return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, ()), lost]
+
+
+def for_each(
+    gpus: Sequence[Gpu],
+    function: Callable[[Gpu], Result],
+    driver_timeout_s: float,
+    problem: str = "GPU {} cannot be opened",
+) -> list[Result]:
+    """Return the results of a function that calls the driver, for one GPU after the other.
+
+    Raises ConfigError with the problem and its reason if it fails, or does not return in time.
+    """
+    results: list[Result] = []
+    for gpu in gpus:
+        try:
+            results.append(call(gpu.index, partial(function, gpu), driver_timeout_s))
+        except DeviceError as exc:
+            raise ConfigError(f"{problem.format(gpu.index)}: {exc}") from exc
+    return results
+
+
+def list_indices(gpus: Iterable[Gpu]) -> str:
+    """Return the indices of GPUs, as "0, 1"."""
+    return ", ".join(str(gpu.index) for gpu in gpus)
