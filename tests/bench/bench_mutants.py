@@ -9,7 +9,8 @@ then "N of M killed" for each module.
 
 import argparse
 import ast
-import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import os
 import random
@@ -45,10 +46,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/llem_measure/sampling/test_clock_steps.py",
         "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
-    "llem_measure.sampling.gpu_sampler": (
-        "tests/llem_measure/sampling/test_gpu_sampler.py",
-        "tests/llem_measure/sampling/test_sampler.py",
-    ),
+    "llem_measure.sampling.gpu_sampler": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
+    "llem_measure.sampling.sampler": ("tests/llem_measure/sampling/test_sampler.py",),
     "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.slow_readings": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.counter_filter": (
@@ -160,14 +159,37 @@ def mutants(module: str) -> Iterator[Mutant]:
             yield Mutant(module, getattr(node, "lineno", 0), getattr(node, "col_offset", 0), change, code)
 
 
+class MutantLoader(importlib.machinery.SourceFileLoader):
+    """Loads a module with the code of a mutant."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        super().__init__(mutant.module, mutant.code.co_filename)
+        self._code = mutant.code
+
+    def get_code(self, fullname: str) -> types.CodeType:  # noqa: ARG002 - it loads one module
+        return self._code
+
+
+class MutantFinder(importlib.abc.MetaPathFinder):
+    """Finds a mutant in place of its module."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(
+        self, fullname: str, path: object, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del path, target
+        if fullname != self._mutant.module:
+            return None
+        return importlib.util.spec_from_loader(fullname, MutantLoader(self._mutant))
+
+
 def install(mutant: Mutant) -> None:
-    """Import the mutant in place of its module."""
-    package, _, name = mutant.module.rpartition(".")
-    module = types.ModuleType(mutant.module)
-    module.__file__, module.__package__ = mutant.code.co_filename, package
-    sys.modules[mutant.module] = module
-    setattr(importlib.import_module(package), name, module)
-    exec(mutant.code, module.__dict__)  # noqa: S102 - the module's own code, except for one change
+    """Let the mutant be imported in place of its module, by other modules, too."""
+    for name in [name for name in sys.modules if name.startswith("llem_")]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, MutantFinder(mutant))
 
 
 def start(mutant: Mutant | None, suite: Sequence[str]) -> int:

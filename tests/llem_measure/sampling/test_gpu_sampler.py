@@ -154,8 +154,8 @@ def test_an_unexpected_exception_is_counted_by_its_type_and_the_gpu_read_on(
     rig = SampledGpu(failing(UnicodeDecodeError("utf-8", b"", 0, 1, "odd")))
     rig.tick(3)
     rig.device.watts_at, rig.device.on_status = lambda _: 100.0, raising(KeyError("odd"))
-    shown = rig.tick(20)
-    assert (shown.watts, shown.errors) == (100.0, {"UnicodeDecodeError": 3, "KeyError": 2})
+    shown = rig.tick(40)
+    assert (shown.watts, shown.errors) == (100.0, {"UnicodeDecodeError": 3, "KeyError": 4})
     assert len([record for record in caplog.records if "cannot be read" in record.message]) == 2
 
 
@@ -493,6 +493,19 @@ def test_a_healthy_counter_is_not_stuck(watts: float, joules_at: Callable[[float
         rig.gpu.finish()
     assert rig.snapshot().errors == {}
     assert rig.gpu.energy_source is Backend.ZEUS
+
+
+def test_a_counter_that_cannot_be_read_for_a_minute_is_not_the_source() -> None:
+    """Each failure is an error. The source stays nvml when the counter can be read later."""
+    counter = FormulaCounter(failing(DeviceError("down", "NVML_ERROR_UNKNOWN")))
+    rig = SampledGpu(counter=counter)
+    rig.tick(600)
+    assert rig.gpu.energy_source is None
+    rig.tick(20)
+    assert rig.gpu.energy_source is Backend.NVML
+    counter.joules_at = lambda ms: ms / 10
+    shown = rig.tick(30)
+    assert (shown.joules is not None, rig.gpu.energy_source) == (True, Backend.NVML)
 
 
 def test_without_power_a_counter_is_not_called_stuck() -> None:

@@ -150,17 +150,16 @@ def test_of_two_gpus_one_that_hangs_does_not_stop_the_other() -> None:
 
 
 def test_a_gpu_that_hangs_at_its_first_call_stops_no_other() -> None:
-    """wait_first() returns the GPUs that have not answered."""
+    """wait_first() returns the GPUs that have not answered. After a second the sampler is ready anyway."""
     with sampling(4, SHORT_MS, hanging=[0, 2]) as rig:
         assert rig.gpus[0] in rig.sampler.wait_first(0.0)
         wait_until(lambda: rig.sampler.wait_first(0.0) == [rig.gpus[0], rig.gpus[2]], "the other GPUs")
-        assert not rig.sampler.ready
         rig.wait_samples(3, [1, 3])
+        wait_until(lambda: rig.sampler.ready, "the hang to be noted, for which nobody waits")
         rig.devices[0].answers.set()
         wait_until(lambda: rig.sampler.wait_first(0.0) == [rig.gpus[2]], "GPU 0")
         rig.devices[2].answers.set()
         assert not rig.sampler.wait_first(30)
-        assert rig.sampler.ready
 
 
 def test_a_lost_gpu_counts_as_read_once() -> None:

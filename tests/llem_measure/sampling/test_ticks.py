@@ -65,11 +65,17 @@ def test_waking_too_early_repeats_no_tick() -> None:
     assert {after - before for before, after in pairwise(ticks)} == {100}
 
 
-@pytest.mark.parametrize("step_s", [3.0, -3.0, 3600.0, -3600.0, 0.06, -0.06])
-def test_a_step_is_taken_over_when_observed_and_counted_once(step_s: float) -> None:
-    """The mapping is unchanged until observe(). Then it follows the wall clock at once."""
+@pytest.mark.parametrize(
+    ("step_s", "interval_ms"),
+    [(3.0, 100), (-3.0, 100), (3600.0, 100), (-3600.0, 100), (0.06, 100), (0.06, 10_000), (-0.02, 20)],
+)
+def test_a_step_is_taken_over_when_observed_and_counted_once(step_s: float, interval_ms: int) -> None:
+    """The mapping is unchanged until observe(). Then it follows the wall clock at once.
+
+    A difference of half an interval is a step, and always one of 50 ms.
+    """
     time = FakeTime()
-    clock = clock_of(time)
+    clock = clock_of(time, interval_ms)
     time.set_wall(step_s)
     assert clock.now_ms() == pytest.approx(START_UNIX_S * 1000, abs=1)
     assert clock.observe() == pytest.approx(step_s, abs=1e-6)
