@@ -6,20 +6,32 @@ import pytest
 
 from llem_core.measurement import MeasurementWarning
 from llem_measure.backends import measurement_warnings
+from llem_measure.backends.counter_window import CounterEnergy
 from llem_measure.nvml.discovery import Gpu
 
 GPU = Gpu(3, "GPU-3", mig=True)
+NO_SLICE = Gpu(3, "GPU-3")
+UNMOVED = CounterEnergy(None, 0.0, 70.0)
+RESET, LATE = CounterEnergy(5.0, 5.0, 70.0, reset=True), CounterEnergy(None, 0.0, 70.0, late=True)
 
 
 @pytest.mark.parametrize(
     ("warnings", "remedy"),
     [
         (measurement_warnings.of_window(0.5), "measure 5 s or more"),
-        (measurement_warnings.of_mode(GPU, persistence_mode=False), "nvidia-smi -pm 1"),
-        (measurement_warnings.of_mode(GPU, persistence_mode=True), "run nothing else"),
-        (measurement_warnings.of_temperature(GPU, [40.0, None, 60.0]), "compare runs at equal temperatures"),
+        (measurement_warnings.of_window(0.5, averaged=True), "measure 20 s or more"),
+        (measurement_warnings.of_gpu(GPU, False, []), "nvidia-smi -pm 1"),
+        (measurement_warnings.of_gpu(GPU, True, []), "run nothing else"),
+        (
+            measurement_warnings.of_gpu(NO_SLICE, True, [40.0, None, 60.0]),
+            "compare runs at equal temperatures",
+        ),
         (measurement_warnings.of_samples(GPU, 3, 0.0, 0.0), "measure longer"),
         (measurement_warnings.of_samples(GPU, 300, 2.0, 1.0), "measure again"),
+        (measurement_warnings.of_counter(GPU, RESET, 10.0, 100.0), "measure again"),
+        (measurement_warnings.of_counter(GPU, LATE, 10.0, 100.0), "measure again"),
+        (measurement_warnings.of_counter(GPU, UNMOVED, 10.0, 100.0), "use the nvml backend"),
+        (measurement_warnings.of_counter(GPU, UNMOVED, 0.1, 100.0), "measure longer"),
         ([measurement_warnings.lost(GPU, "reason")], "see dmesg"),
     ],
 )

@@ -48,7 +48,7 @@ def of_gpu(
         )
         yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = "a MIG slice has no sensor of its own; the joules are the whole GPU's"
+        text = "the joules are the whole GPU's, as a MIG slice has no sensor; run nothing else on the GPU"
         yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
@@ -59,9 +59,12 @@ def of_gpu(
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
-        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples")
+        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples; measure longer")
     if gap_s > 0:
-        text = f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
+        text = (
+            f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s; "
+            "measure again, or use the zeus backend, which has no gaps"
+        )
         yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
 
 
@@ -70,10 +73,10 @@ def of_counter(
 ) -> Iterable[MeasurementWarning]:
     """Warn if the counter fell, or if it did not move although the GPU drew power."""
     if energy.reset:
-        text = "the energy counter restarted; what it had counted before is missing"
+        text = "the energy counter restarted, and what it had counted before is missing; measure again"
         yield _warning(WarningCode.COUNTER_RESET, gpu, text)
     elif energy.late:
-        text = "the energy counter fell slightly; it counts as not having moved"
+        text = "the energy counter fell slightly and counts as not having moved; measure again"
         yield _warning(WarningCode.COUNTER_LATE, gpu, text)
     elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
         text = f"the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
@@ -97,7 +100,8 @@ def describe(error: Exception) -> str:
 
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """Return the warning for a GPU that stopped answering."""
-    return MeasurementWarning(WarningCode.GPU_LOST, f"GPU {gpu.index} did not answer: {reason}", gpu.uuid)
+    text = f"GPU {gpu.index} did not answer: {reason}; see dmesg"
+    return MeasurementWarning(WarningCode.GPU_LOST, text, gpu.uuid)
 
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:

@@ -6,7 +6,7 @@ from typing import Final
 
 from llem_core.energy import GAP_INTERVALS
 from llem_core.errors import ConfigError
-from llem_measure.nvml.calls import CALL_SECONDS, no_answer, note_answer
+from llem_measure.nvml.calls import CALL_SECONDS, no_answer, note_asked
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu
 from llem_measure.sampling.devices import Status
@@ -60,12 +60,14 @@ def start_sampler(
     sampler = Sampler([gpu.sampler for gpu in gpus], clock, interval_ms)
     sampler.start()
     try:
-        for silent in sampler.wait_first(driver_timeout_s):
+        silent_gpus = sampler.wait_first(driver_timeout_s)
+        for gpu in gpus:
+            note_asked(gpu.gpu.index)
+        for silent in silent_gpus:
             raise no_answer(silent.index, driver_timeout_s)
         for gpu in gpus:
             if not gpu.sampler.is_open:
                 raise ConfigError(f"GPU {gpu.gpu.index} cannot be opened: {', '.join(gpu.ledger.errors)}")
-            note_answer(gpu.gpu.index)
     except ConfigError:
         sampler.stop()
         raise

@@ -21,17 +21,17 @@ class NoAnswerError(ConfigError):
     """A call of the driver does not return."""
 
 
-# The GPUs that have answered this process, by NVML's index, as NVML itself is open for the whole process.
-_answered = set[int | None]()
+# The GPUs that this process has called, by NVML's index: they have answered, or had the driver's timeout.
+_asked = set[int | None]()
 
 
 def call(gpu_index: int | None, function: Callable[[], Result], driver_timeout_s: float) -> Result:
     """Return the result of a driver call on a GPU, or on the driver itself (None).
 
-    The first call may take `driver_timeout_s`, later ones 2 s. Raises what the function raises, and
-    NoAnswerError if it does not return in time.
+    The first call in this process may take `driver_timeout_s`, later ones 2 s, even if the first one hangs.
+    Raises what the function raises, and NoAnswerError if it does not return in time.
     """
-    timeout_s = CALL_SECONDS if gpu_index in _answered else driver_timeout_s
+    timeout_s = CALL_SECONDS if gpu_index in _asked else driver_timeout_s
     results: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
 
     def run() -> None:
@@ -44,16 +44,17 @@ def call(gpu_index: int | None, function: Callable[[], Result], driver_timeout_s
     try:
         result, error = results.get(timeout=timeout_s)
     except Empty:
+        note_asked(gpu_index)
         raise no_answer(gpu_index, timeout_s) from None
-    note_answer(gpu_index)
+    note_asked(gpu_index)
     if error is not None:
         raise error
     return result  # type: ignore[return-value]  # None only if the function returns None
 
 
-def note_answer(gpu_index: int | None) -> None:
-    """Note that a GPU has answered, so that its later calls have the shorter timeout."""
-    _answered.add(gpu_index)
+def note_asked(gpu_index: int | None) -> None:
+    """Note that a GPU has answered, or had the driver's timeout: its later calls have the shorter one."""
+    _asked.add(gpu_index)
 
 
 def no_answer(gpu_index: int | None, timeout_s: float) -> NoAnswerError:

@@ -9,7 +9,7 @@ import pytest
 
 from llem_core.errors import ConfigError, DeviceError
 from llem_measure.nvml import calls
-from llem_measure.nvml.calls import call, hanging, note_answer
+from llem_measure.nvml.calls import call, call_all, note_asked
 
 SHORT_S = 0.05
 # Each test has GPUs of its own: what has answered is remembered for the whole process.
@@ -37,18 +37,24 @@ def test_the_first_call_may_take_the_drivers_time() -> None:
     index = next(indices)
     with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
         call(index, never, SHORT_S)
-    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
-        call(index, never, SHORT_S)
 
 
-@pytest.mark.parametrize("answer", ["call", "note_answer"])
-def test_a_later_call_may_take_two_seconds(answer: str) -> None:
+def test_a_gpu_that_hangs_is_waited_for_once() -> None:
+    """After a call that did not return in the driver's time, the next one has 2 s."""
+    index = next(indices)
+    for timeout_s, waited in ((SHORT_S, "0.05 s"), (30.0, "2 s")):
+        with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for {waited}"):
+            call(index, never, timeout_s)
+
+
+@pytest.mark.parametrize("asked", ["call", "note_asked"])
+def test_a_later_call_may_take_two_seconds(asked: str) -> None:
     """A GPU that has answered has loaded its driver, so it is not waited for as long as the first time."""
     index = next(indices)
-    if answer == "call":
+    if asked == "call":
         call(index, lambda: 7, 30.0)
     else:
-        note_answer(index)
+        note_asked(index)
     with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 2 s"):
         call(index, never, 600.0)
 
@@ -74,13 +80,30 @@ def test_an_exception_is_raised_as_it_is(error: Exception) -> None:
         call(index, never, 600.0)
 
 
-def test_calls_that_hang_are_found_together() -> None:
-    """All calls are made at once. One that fails has returned."""
+def test_calls_that_hang_are_left_out() -> None:
+    """All calls are made at once. A call that fails has its exception as its result."""
+    error = KeyError("odd")
 
-    def fail() -> None:
-        raise KeyError("odd")
+    def fail() -> int:
+        raise error
 
     with stuck() as never:
-        assert hanging([(0, never), (1, lambda: 7), (2, fail), (3, never)], 1.0) == {0, 3}
-    assert hanging([(0, lambda: 7)], 30.0) == set()
-    assert hanging([], 0.0) == set()
+        calls_by_gpu: dict[int, Callable[[], object]] = {0: never, 1: lambda: 7, 2: fail, 3: never}
+        assert call_all(calls_by_gpu, 1.0) == {1: 7, 2: error}
+    assert call_all({0: lambda: None}, 30.0) == {0: None}
+    assert call_all({}, 0.0) == {}
+
+
+def test_a_result_after_the_timeout_is_left_out() -> None:
+    """The results that were returned do not change when a call returns late."""
+    late = threading.Event()
+    returned = threading.Event()
+
+    def return_late() -> None:
+        late.wait()
+        returned.set()
+
+    results = call_all({0: return_late}, SHORT_S)
+    late.set()
+    assert returned.wait(30.0)
+    assert results == {}
