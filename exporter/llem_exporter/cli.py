@@ -16,20 +16,8 @@ from llem_exporter.options import OPTIONS
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread may hold the GIL while another waits, and so delay a reading."""
 
-_FIELD_OF: Final = {
-    "web_listen_address": "addresses",
-    "sample_interval": "interval_ms",
-    "driver_timeout": "driver_timeout_ms",
-    "collector_zeus": "use_zeus",
-    "collector_codecarbon": "use_codecarbon",
-    "codecarbon_country_iso_code": "country_iso_code",
-    "history_retention": "retention_ms",
-    "history_max_samples": "max_samples",
-}
-"""The names of options that differ from those of their settings."""
 
-
-@click.command(params=OPTIONS, context_settings={"auto_envvar_prefix": "LLEM_EXPORTER", "show_default": True})
+@click.command(params=OPTIONS, context_settings={"show_default": True})
 @click.version_option(__version__)
 def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: Any) -> None:
     """Measure the power and energy of GPUs, and publish them for Prometheus.
@@ -44,10 +32,9 @@ def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: An
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     from llem_exporter.exporter import Settings, run
 
-    settings = {_FIELD_OF.get(name, name): value for name, value in chosen.items()}
     try:
         inherited = systemd.take_sockets(os.environ, os.getpid()) if web_systemd_socket else None
-        run(Settings(**settings, inherited=inherited, notify_socket=os.environ.get("NOTIFY_SOCKET")))
+        run(Settings(**chosen, inherited=inherited, notify_socket=os.environ.get("NOTIFY_SOCKET")))
     except LLEMError as exc:
         if log_format == "json":
             logging.getLogger(__name__).error("%s", exc)

@@ -54,7 +54,6 @@ class Settings:
     web_config_file: Path | None = None
     interval_ms: int = 100
     retention_ms: int = 900_000
-    max_samples: int | None = None
     gpus: tuple[str, ...] = ()
     use_zeus: bool = True
     use_codecarbon: bool = True
@@ -104,7 +103,7 @@ def _serve(
     for collector in (*collectors, *background):
         registry.register(collector)
     beside_traces = HistoryPageCollector(GpuCollector(sampler, metrics.HISTORY_PAGE), sampler)
-    history = HistoryHandler(sampler, cursors, beside_traces, settings.max_samples)
+    history = HistoryHandler(sampler, cursors, beside_traces)
     serving = serve(
         Handlers(sampler, registry, history.answer),
         site,

@@ -64,16 +64,17 @@ def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str
     return names
 
 
-def _option(flags: str, text: str, **more: Any) -> click.Option:
-    """Return an option whose name in the environment and in Python is that of its first flag."""
+def _option(flags: str, text: str, setting: str | None = None, **more: Any) -> click.Option:
+    """Return an option for a setting, which by default has the name of the option."""
     name = flags.partition("/")[0].lstrip("-").replace("-", "_").replace(".", "_")
-    return click.Option([flags, name], help=text, **more)
+    return click.Option([flags, setting or name], help=text, envvar=f"LLEM_EXPORTER_{name.upper()}", **more)
 
 
 OPTIONS: Final[list[click.Parameter]] = [
     _option(
         "--web.listen-address",
         "Address to listen on; can be repeated. :9955 means every interface. Port 0 means any free port.",
+        setting="addresses",
         type=ListenAddress(),
         multiple=True,
         default=["127.0.0.1:9955"],
@@ -92,6 +93,7 @@ OPTIONS: Final[list[click.Parameter]] = [
     _option(
         "--sample-interval",
         "Time between power samples, 20ms to 10s.",
+        setting="interval_ms",
         type=Duration("20ms", "10s"),
         default="100ms",
     ),
@@ -106,36 +108,35 @@ OPTIONS: Final[list[click.Parameter]] = [
     _option(
         "--collector.zeus/--no-collector.zeus",
         "Read the hardware energy counters with Zeus if it is installed.",
+        setting="use_zeus",
         default=True,
         show_default="enabled",
     ),
     _option(
         "--collector.codecarbon/--no-collector.codecarbon",
         "Measure the energy of the whole node with CodeCarbon if it is installed.",
+        setting="use_codecarbon",
         default=True,
         show_default="enabled",
     ),
     _option(
         "--codecarbon.country-iso-code",
         "Country whose electricity is used, as an ISO 3166 code of three letters. Needed for emissions.",
+        setting="country_iso_code",
         metavar="DEU",
         type=str.upper,
     ),
     _option(
         "--history.retention",
         "How long samples are kept for /history, 10s to 55m. Prometheus rejects samples older than one hour.",
+        setting="retention_ms",
         type=Duration("10s", "55m"),
         default="15m",
     ),
     _option(
-        "--history.max-samples",
-        "Maximum number of new samples in one response of /history to a scraper.  "
-        "[default: those of three scrape intervals]",
-        type=click.IntRange(min=1),
-    ),
-    _option(
         "--driver.timeout",
         "How long to wait at the start for a driver that does not respond, 1s to 1h. After that, exit.",
+        setting="driver_timeout_ms",
         type=Duration("1s", "1h"),
         default="1m",
     ),

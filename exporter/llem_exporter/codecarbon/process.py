@@ -1,4 +1,4 @@
-"""The worker process as the exporter sees it: start it, receive its measurements, end it."""
+"""Start the worker process, receive its measurements, and end it."""
 
 import json
 import select

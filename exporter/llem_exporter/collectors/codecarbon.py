@@ -33,8 +33,8 @@ class CodeCarbonCollector(Collector):
     """The newest measurement of a worker process.
 
     A worker that dies, or sends nothing for three periods, is replaced after a minute. A new worker counts
-    from 0, which is a counter reset. A worker that hangs in the driver cannot be killed: no other is started
-    before it has ended.
+    from 0, which is a counter reset. A worker that hangs in the driver cannot be killed; the next one is
+    started when it has ended.
 
     `gpu_indices` returns the GPUs to count. `gpus_fresh` returns whether each of them can be read now. If one
     cannot, CodeCarbon counts the others only, so the gpu joules are not published; when it returns, a new
@@ -72,7 +72,7 @@ class CodeCarbonCollector(Collector):
     def start(self) -> None:
         """Start the thread that keeps a worker running."""
         if self._country_iso_code is None:
-            _log.warning("CodeCarbon: without --codecarbon.country-iso-code there are joules but no grams")
+            _log.warning("CodeCarbon: no emissions are published without --codecarbon.country-iso-code")
         threading.Thread(target=self._keep_running, name="codecarbon", daemon=True).start()
 
     def stop(self) -> None:
@@ -140,7 +140,7 @@ class CodeCarbonCollector(Collector):
             del measurement.joules["gpu"]
         self._newest = measurement
         if lacks_gpu:
-            self._update(0.0, "a GPU cannot be read; there are no gpu joules until it can")
+            self._update(0.0, "a GPU cannot be read; GPU joules are not published until it can")
         elif self._gpu_indices() and not sees_gpus:
             self._update(1.0, "measures, but sees no GPU; check that nvidia-smi runs")
         else:

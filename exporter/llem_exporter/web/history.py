@@ -55,15 +55,12 @@ _HELP: Final = """\
 class HistoryHandler:
     """The handler of /history.
 
-    `families` are the metrics on the page beside the traces. `max_samples` limits the new samples in a
-    scraper's response, if its query has no limit. Without both, the limit is three scrape intervals.
+    `families` are the metrics on the page beside the traces. `limit` in a scraper's query limits the new
+    samples in its response. Without it, the limit is three scrape intervals.
     """
 
-    def __init__(
-        self, sampler: Sampler, cursors: ScraperCursors, families: Collector, max_samples: int | None = None
-    ) -> None:
+    def __init__(self, sampler: Sampler, cursors: ScraperCursors, families: Collector) -> None:
         self._sampler, self._cursors, self._families = sampler, cursors, families
-        self._max_samples = max_samples
         self._responses = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -117,9 +114,9 @@ class HistoryHandler:
         """Return the samples that the scraper has not received. Raises ScrapeRefusedError."""
         if request.remote is None:
             raise ScrapeRefusedError(503, "the client has closed the connection\n")
-        if max_samples := limit or self._max_samples:
+        if limit:
             samples_per_tick = sum(1 + gpu.has_counter for gpu in self._sampler.gpus) or 1
-            limit = max(1, max_samples // samples_per_tick)
+            limit = max(1, limit // samples_per_tick)
         timeout_s = scrape_headers.timeout_s(request.headers)
         numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)
         gpus = [

@@ -20,7 +20,7 @@ from llem_measure.backends.open_gpu import GpuState, OpenGpu, for_each, list_ind
 from llem_measure.nvml.calls import DRIVER_SECONDS, NoAnswerError, call_all
 from llem_measure.nvml.discovery import Gpu, find_gpus
 from llem_measure.nvml.handles import handle_of
-from llem_measure.sampling.energy_scope import GPU, MODULE
+from llem_measure.sampling.energy_scope import GPU_SCOPE, MODULE_SCOPE
 from llem_measure.sampling.ticks import WallClock
 
 _INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
@@ -169,7 +169,7 @@ class CodeCarbonTracker(Tracker):
             end_unix_s=end_s + self._unix_offset_s,
             coverage=float(total_j is not None),
             backend=Backend.CODECARBON,
-            scope=MODULE if is_module else GPU if self._gpus else "node",
+            scope=MODULE_SCOPE if is_module else GPU_SCOPE if self._gpus else "node",
             warnings=tuple(warnings),
             emissions_g=grams,
         )

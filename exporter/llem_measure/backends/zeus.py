@@ -18,7 +18,7 @@ from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.nvml.errors import device_error, error_name
 from llem_measure.nvml.handles import handle_of, uuid_of
 from llem_measure.sampling.devices import Device
-from llem_measure.sampling.energy_scope import MODULE, scope_of
+from llem_measure.sampling.energy_scope import MODULE_SCOPE, scope_of
 from llem_measure.sampling.ticks import WallClock
 
 SCOPE_SECONDS: Final = 1.0
@@ -123,7 +123,7 @@ class _CountedGpu(OpenGpu):
         last = self.read_counter()
         seconds = last.middle_s - first.middle_s
         energies_j = (math.fsum(watts) / len(watts) * seconds for watts in (gpu_watts, module_watts))
-        return scope_of(last.joules - first.joules, *energies_j) == MODULE
+        return scope_of(last.joules - first.joules, *energies_j) == MODULE_SCOPE
 
 
 class ZeusTracker(Tracker):

@@ -8,7 +8,7 @@ from llem_core.backend import Backend
 from llem_core.energy import STEPS_PER_JOULE
 from llem_measure.sampling.counter_filter import CounterFilter
 from llem_measure.sampling.devices import Device, EnergyCounter
-from llem_measure.sampling.energy_scope import GPU, MODULE, EnergyScope
+from llem_measure.sampling.energy_scope import GPU_SCOPE, MODULE_SCOPE, EnergyScope
 from llem_measure.sampling.retrying_reader import RetryingReader
 from llem_measure.sampling.update_period import UpdatePeriod
 
@@ -64,7 +64,7 @@ class CounterReader:
         """What the counter counts: "gpu" or "module"; "" if there is none, or it is not known yet."""
         if not self.exists:
             return ""
-        return self._scope.scope or ("" if self._device.info.module else GPU)
+        return self._scope.scope or ("" if self._device.info.module else GPU_SCOPE)
 
     def is_readable(self, now_s: float) -> bool:
         """Return whether there is a counter that may answer now."""
@@ -101,14 +101,14 @@ class CounterReader:
                 self._scope.add(monotonic_s, joules, watts, module_watts)
         if self.source is None:
             self._decide_source(monotonic_s)
-        return joules if self.scope == GPU else None
+        return joules if self.scope == GPU_SCOPE else None
 
     def _decide_source(self, now_s: float) -> None:
         counter = self._filter
         self._first_s = self._first_s or now_s
         unreadable = not counter.was_read and now_s - self._first_s > UNREADABLE_SECONDS
         stuck_from_the_start = counter.stuck and not counter.has_risen
-        if not self.exists or unreadable or stuck_from_the_start or self.scope == MODULE:
+        if not self.exists or unreadable or stuck_from_the_start or self.scope == MODULE_SCOPE:
             self.source = Backend.NVML
-        elif counter.has_risen and self.scope == GPU:
+        elif counter.has_risen and self.scope == GPU_SCOPE:
             self.source = Backend.ZEUS

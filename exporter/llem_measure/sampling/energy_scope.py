@@ -4,8 +4,8 @@ from typing import Final
 
 from llem_core.energy import GAP_INTERVALS
 
-GPU: Final = "gpu"
-MODULE: Final = "module"
+GPU_SCOPE: Final = "gpu"
+MODULE_SCOPE: Final = "module"
 
 DECISION_SECONDS: Final = 10.0
 DECISION_JOULES: Final = 10.0
@@ -43,4 +43,4 @@ class EnergyScope:
 
 def scope_of(counted_j: float, gpu_j: float, module_j: float) -> str:
     """Return "gpu" or "module": the one whose energy is nearer to what the counter counted."""
-    return GPU if abs(counted_j - gpu_j) <= abs(counted_j - module_j) else MODULE
+    return GPU_SCOPE if abs(counted_j - gpu_j) <= abs(counted_j - module_j) else MODULE_SCOPE

@@ -104,7 +104,7 @@ class Client:
 
 
 @contextmanager
-def served(rig: Rig, max_samples: int | None = None) -> Iterator[int]:
+def served(rig: Rig) -> Iterator[int]:
     """Serve the rig's /history in a thread and return its port on 127.0.0.1."""
     ready, loop = threading.Event(), asyncio.new_event_loop()
     ports: list[int] = []
@@ -113,7 +113,7 @@ def served(rig: Rig, max_samples: int | None = None) -> Iterator[int]:
     async def serve() -> None:
         application = web.Application()
         beside_traces = HistoryPageCollector(GpuCollector(rig.sampler, metrics.HISTORY_PAGE), rig.sampler)
-        handler = HistoryHandler(rig.sampler, rig.cursors, beside_traces, max_samples)
+        handler = HistoryHandler(rig.sampler, rig.cursors, beside_traces)
         application.add_routes([web.get("/history", handler.answer)])
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=300, shutdown_timeout=0.1)
         await runner.setup()
