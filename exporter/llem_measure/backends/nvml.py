@@ -29,7 +29,7 @@ class PowerWindow:
     """
 
     def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
-        self.sampled = SampledGpu(gpu, interval_ms, clock, self._on_reading)
+        self.sampled = SampledGpu(gpu, interval_ms, clock, self.on_reading)
         self.gpu, self.ledger = gpu, self.sampled.ledger
         self.persistence_mode: bool | None = None
         self.celsius: list[float] = []
@@ -42,7 +42,8 @@ class PowerWindow:
         self._previous: Reading | None = None
         self._shift_j = self._edge_s = 0.0
 
-    def _on_reading(self, reading: Reading, status: Status, found: bool) -> None:
+    def on_reading(self, reading: Reading, status: Status, found: bool) -> None:
+        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
         if status.limit_watts is not None:
             self._limits_watts.add(status.limit_watts)
         if status.temperature_celsius is not None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.energy import PairEnergy, joules
-from llem_measure.backends.nvml import GpuWindow
+from llem_measure.backends.nvml import PowerWindow
 from llem_measure.nvml.discovery import Gpu
 from llem_measure.sampling.devices import Status
 from llem_measure.sampling.ledger import Reading
@@ -25,15 +25,15 @@ def reading(at_s: float, watts: float | None, call_s: float = 0.0) -> Reading:
 
 def window_of(
     readings: list[Reading], start_s: float, end_s: float, status: Status = LIMIT
-) -> tuple[GpuWindow, PairEnergy[float]]:
+) -> tuple[PowerWindow, PairEnergy[float]]:
     """Return a window with these readings, the first of which is before it, and its energy."""
-    window = GpuWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
+    window = PowerWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
     for number, each in enumerate(readings):
         window.ledger.add(each)
-        window.reading(each, status, True)
+        window.on_reading(each, status, True)
         if number == 0:
             window.start_ms = 1000 * start_s
-    return window, window.energy(1000 * end_s)
+    return window, window.energy_until(1000 * end_s)
 
 
 def test_the_window_is_cut_at_both_edges() -> None:
@@ -46,7 +46,7 @@ def test_the_window_is_cut_at_both_edges() -> None:
     low_j, high_j = window.bounds_j(energy)
     assert low_j == pytest.approx(0.05 * 0 + 0.1 * (100 + 200 + 300) + 0.05 * 400 - widening)
     assert high_j == pytest.approx(0.05 * 100 + 0.1 * (200 + 300 + 400) + 0.05 * 500 + widening)
-    assert (window.peak_watts, window.limit_watts) == (500.0, 700.0)
+    assert window.peak_watts == 500.0
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,17 @@ def test_less_than_two_samples_cover_nothing(watts: list[float]) -> None:
     assert (energy.doubled, energy.covered_ms, energy.gap_ms) == (0.0, 0.0, 1000.0)
 
 
-def test_temperatures_and_the_reason_of_a_loss_are_kept() -> None:
-    """The lowest and the highest temperature, the highest limit and the last error of a lost GPU."""
-    window = GpuWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
+def test_temperatures_and_a_loss_are_kept() -> None:
+    """The lowest and the highest temperature, and whether the GPU was lost once."""
+    window = PowerWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
     statuses = [Status(50.0, limit_watts=300.0), Status(40.0, limit_watts=400.0), Status(), Status(45.0)]
     for tick, status in enumerate(statuses):
-        window.reading(reading(tick / 10, 100.0), status, True)
-    window.reading(reading(0.4, None), Status(), True)
-    assert (window.celsius, window.limit_watts, window.lost_by) == ([40.0, 50.0], 400.0, "")
-    window.reading(reading(0.5, None), Status(), False)
-    assert window.lost_by == "NVML_ERROR_UNKNOWN"
+        window.on_reading(reading(tick / 10, 100.0), status, True)
+    window.on_reading(reading(0.4, None), Status(), True)
+    assert (window.celsius, window.was_lost) == ([40.0, 50.0], False)
+    window.on_reading(reading(0.5, None), Status(), False)
+    window.on_reading(reading(0.6, 100.0), Status(), True)
+    assert window.was_lost
 
 
 calls_s = st.floats(0, 0.09)

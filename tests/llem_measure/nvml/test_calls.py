@@ -7,9 +7,9 @@ from itertools import count
 
 import pytest
 
-from llem_core.errors import ConfigError, DeviceError
+from llem_core.errors import DeviceError
 from llem_measure.nvml import calls
-from llem_measure.nvml.calls import call, hanging, note_answer
+from llem_measure.nvml.calls import NoAnswerError, call, call_all, note_answer
 
 SHORT_S = 0.05
 # Each test has GPUs of its own: what has answered is remembered for the whole process.
@@ -35,9 +35,9 @@ def test_a_call_that_returns_in_time_has_its_result() -> None:
 def test_the_first_call_may_take_the_drivers_time() -> None:
     """If it takes longer, the error names the GPU and the time."""
     index = next(indices)
-    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
+    with stuck() as never, pytest.raises(NoAnswerError, match=f"GPU {index} hangs: .* for 0.05 s"):
         call(index, never, SHORT_S)
-    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 0.05 s"):
+    with stuck() as never, pytest.raises(NoAnswerError, match=f"GPU {index} hangs: .* for 0.05 s"):
         call(index, never, SHORT_S)
 
 
@@ -49,7 +49,7 @@ def test_a_later_call_may_take_two_seconds(answer: str) -> None:
         call(index, lambda: 7, 30.0)
     else:
         note_answer(index)
-    with stuck() as never, pytest.raises(ConfigError, match=f"GPU {index} hangs: .* for 2 s"):
+    with stuck() as never, pytest.raises(NoAnswerError, match=f"GPU {index} hangs: .* for 2 s"):
         call(index, never, 600.0)
 
 
@@ -70,17 +70,19 @@ def test_an_exception_is_raised_as_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as failure:
         call(index, fail, 30.0)
     assert failure.value is error
-    with stuck() as never, pytest.raises(ConfigError, match="for 2 s"):
+    with stuck() as never, pytest.raises(NoAnswerError, match="for 2 s"):
         call(index, never, 600.0)
 
 
-def test_calls_that_hang_are_found_together() -> None:
-    """All calls are made at once. One that fails has returned."""
+def test_all_gpus_are_called_at_once() -> None:
+    """The results and exceptions of the calls that have returned are returned, by index."""
+    error = KeyError("odd")
 
-    def fail() -> None:
-        raise KeyError("odd")
+    def fail() -> int:
+        raise error
 
     with stuck() as never:
-        assert hanging([(0, never), (1, lambda: 7), (2, fail), (3, never)], 1.0) == {0, 3}
-    assert hanging([(0, lambda: 7)], 30.0) == set()
-    assert hanging([], 0.0) == set()
+        results = call_all({0: never, 1: lambda: 7, 2: fail, 3: never}, 1.0)
+    assert results == {1: 7, 2: error}
+    assert call_all({0: lambda: 7}, 30.0) == {0: 7}
+    assert call_all({}, 0.0) == {}
