@@ -114,7 +114,7 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
     ]
 
 
-def test_a_zeus_that_cannot_be_imported_is_told(steady: FakeDriver, tmp_path: Path) -> None:
+def test_a_zeus_that_cannot_be_imported_says_why(steady: FakeDriver, tmp_path: Path) -> None:
     """If a dependency of zeus is missing, zeus is not available and measure() uses nvml."""
     program = """
 with measure() as measured:
@@ -126,6 +126,24 @@ tell([failure(eb.ZeusBackend().start_tracking), measured.measurement.backend,
     assert reason.startswith("zeus cannot be imported (ModuleNotFoundError: No module named 'httpx'")
     assert chosen == "nvml"
     assert considered == [["zeus", 0, reason], ["nvml", 1, "reads the power of GPU 0, 1"]]
+
+
+def test_zeus_counts_without_its_monitor(steady: FakeDriver, tmp_path: Path) -> None:
+    """ZeusBackend needs zeus.device only, not ZeusMonitor, which imports scikit-learn."""
+    program = "tell(window(eb.ZeusBackend(), 0.5))"
+    measured = ask(program, steady.env, site_without(tmp_path, "sklearn", "scikit_learn"))
+    assert measured["per_gpu_j"].keys() == {"0", "1"}
+
+
+def test_a_gpu_that_hangs_stops_no_choice(steady: FakeDriver) -> None:
+    """If a GPU hangs, auto selects no backend, after a timeout. The reasons name the GPU."""
+    steady.gpus[1].hung = True
+    program = """
+codecarbon = eb.CodeCarbonBackend(gpu_indices=[0], driver_timeout_s=0.3)
+tell([eb.select_energy_backend("auto", driver_timeout_s=0.3), failure(codecarbon.check)])
+"""
+    hangs = "GPU 1 hangs: a driver call has not returned for 0.3 s; see dmesg"
+    assert ask(program, steady.env) == [None, hangs]
 
 
 def test_none_is_none_and_costs_no_library() -> None:
