@@ -15,9 +15,12 @@ GPU = Gpu(3, "GPU-3", mig=True)
     ("warnings", "remedy"),
     [
         (measurement_warnings.of_window(0.5), "measure 5 s or more"),
-        (measurement_warnings.of_mode(GPU, persistence_mode=False), "nvidia-smi -pm 1"),
-        (measurement_warnings.of_mode(GPU, persistence_mode=True), "run nothing else"),
-        (measurement_warnings.of_temperature(GPU, [40.0, None, 60.0]), "compare runs at equal temperatures"),
+        (measurement_warnings.of_gpu(GPU, False, []), "nvidia-smi -pm 1"),
+        (measurement_warnings.of_gpu(GPU, True, []), "run nothing else"),
+        (
+            measurement_warnings.of_gpu(Gpu(3, "GPU-3"), None, [40.0, None, 60.0]),
+            "compare runs at equal temperatures",
+        ),
         (measurement_warnings.of_samples(GPU, 3, 0.0, 0.0), "measure longer"),
         (measurement_warnings.of_samples(GPU, 300, 2.0, 1.0), "measure again"),
         ([measurement_warnings.lost(GPU, "reason")], "see dmesg"),
