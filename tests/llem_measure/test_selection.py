@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import llem_measure as energy_backends
+import llem_measure
 from llem_core.errors import ConfigError
 from llem_core.measurement import EnergyMeasurement
 from tests.fake_nvml import Architecture, FakeDriver
@@ -114,7 +114,7 @@ tell([failure(lambda: eb.select_energy_backend("zeus")), eb.ZeusBackend().is_ava
     ]
 
 
-def test_a_zeus_that_cannot_be_imported_is_told(steady: FakeDriver, tmp_path: Path) -> None:
+def test_a_zeus_that_cannot_be_imported_says_why(steady: FakeDriver, tmp_path: Path) -> None:
     """If a dependency of zeus is missing, zeus is not available and measure() uses nvml."""
     program = """
 with measure() as measured:
@@ -156,13 +156,13 @@ def test_none_is_none_and_costs_no_library() -> None:
     program = """
 import logging, sys
 before = set(sys.modules)
-import llem_exporter, llem_measure.block, llem_measure.power_thermal
+import llem_measure.block, llem_measure.power_thermal
 import llem_measure as eb
 records = []
 logging.getLogger().addFilter(records.append)
 print([eb.select_energy_backend(None), eb.select_energy_backend("none"), records])
 roots = {name.partition('.')[0] for name in set(sys.modules) - before}
-print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', 'llem_measure'}))
+print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_measure'}))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -176,9 +176,9 @@ print(sorted(roots - sys.stdlib_module_names - {'llem_core', 'llem_exporter', 'l
 
 def test_what_is_public() -> None:
     """__all__ is sorted, and all names exist."""
-    assert energy_backends.__all__ == sorted(energy_backends.__all__)
-    assert all(hasattr(energy_backends, name) for name in energy_backends.__all__)
-    assert energy_backends.EnergyMeasurement is EnergyMeasurement
+    assert llem_measure.__all__ == sorted(llem_measure.__all__)
+    assert all(hasattr(llem_measure, name) for name in llem_measure.__all__)
+    assert llem_measure.EnergyMeasurement is EnergyMeasurement
 
 
 class Custom:
@@ -203,18 +203,18 @@ class Custom:
 
 def test_a_registered_backend_is_taken_by_name() -> None:
     """A registered backend is listed, gets its arguments, and is checked with is_available()."""
-    energy_backends.register_backend("custom-1", Custom)
-    assert energy_backends.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
-    chosen = energy_backends.select_energy_backend("custom-1", gpu_indices=[0])
+    llem_measure.register_backend("custom-1", Custom)
+    assert llem_measure.list_backends() == ["zeus", "nvml", "codecarbon", "custom-1"]
+    chosen = llem_measure.select_energy_backend("custom-1", gpu_indices=[0])
     assert isinstance(chosen, Custom)
-    assert isinstance(chosen, energy_backends.EnergyBackend)
+    assert isinstance(chosen, llem_measure.EnergyBackend)
     assert chosen.gpu_indices == [0]
-    with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns False"):
-        energy_backends.select_energy_backend("custom-1", gpu_indices=[1])
+    with pytest.raises(ConfigError, match=r"custom-1 cannot measure here: is_available\(\) returns"):
+        llem_measure.select_energy_backend("custom-1", gpu_indices=[1])
 
 
 def test_a_name_is_given_once() -> None:
     """Existing backend names, "auto" and "none" cannot be registered."""
     for name in ("zeus", "auto", "none"):
         with pytest.raises(ConfigError, match="already"):
-            energy_backends.register_backend(name, Custom)
+            llem_measure.register_backend(name, Custom)

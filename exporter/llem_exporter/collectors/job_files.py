@@ -86,6 +86,9 @@ def _read_folder(folder: int, uuids: Collection[str]) -> Listing:
 
 def _text(folder: int, name: str) -> str:
     """Return the text of a regular file. Raises ConfigError and OSError."""
+    # Before it is opened: opening a device may start it.
+    if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        raise ConfigError("not a regular file")
     with open(name, "rb", opener=lambda path, _: os.open(path, _OPEN_FLAGS, dir_fd=folder)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ConfigError("not a regular file")

@@ -43,7 +43,7 @@ class PowerWindow:
         self._shift_j = self._edge_s = 0.0
 
     def on_reading(self, reading: Reading, status: Status, found: bool) -> None:
-        """Note a reading, the newest slow readings, and whether the GPU could be reached."""
+        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
         if status.limit_watts is not None:
             self._limits_watts.add(status.limit_watts)
         if status.temperature_celsius is not None:

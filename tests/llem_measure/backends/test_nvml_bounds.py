@@ -80,15 +80,16 @@ def test_less_than_two_samples_cover_nothing(watts: list[float]) -> None:
 
 
 def test_temperatures_limits_and_losses_are_kept() -> None:
-    """The lowest and the highest temperature, the highest limit, and whether the GPU was lost."""
+    """The lowest and the highest temperature, the highest limit, and whether the GPU was lost once."""
     window = PowerWindow(Gpu(0, "GPU-0"), INTERVAL_MS, WallClock(INTERVAL_MS))
     statuses = [Status(50.0, limit_watts=300.0), Status(40.0, limit_watts=400.0), Status(), Status(45.0)]
     for tick, status in enumerate(statuses):
         window.on_reading(reading(tick / 10, 100.0), status, True)
     window.on_reading(reading(0.4, None), Status(), True)
-    assert (window.celsius, window.peak_watts, window.was_lost) == ([40.0, 50.0], 100.0, False)
+    assert (window.celsius, window.was_lost) == ([40.0, 50.0], False)
     assert window.bounds_j(PairEnergy(0.0, 0.0, 0.0, 0.0, 1000.0)) == (0.0, 400.0)
     window.on_reading(reading(0.5, None), Status(), False)
+    window.on_reading(reading(0.6, 100.0), Status(), True)
     assert window.was_lost
 
 
