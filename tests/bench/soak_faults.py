@@ -38,6 +38,11 @@ class Episode:
         """The first and the last instant that it may show at [unix ms]."""
         return 1000 * self.start_s - 200, 1000 * (self.end_s + RECOVERY_SECONDS)
 
+    @property
+    def delays_others(self) -> bool:
+        """Whether its start delays GPUs that are read by the same thread."""
+        return self.kind in ("hung", "slow", "reload")
+
     def silences(self, gpu: int, unix_s: float, after_s: float) -> bool:
         """Whether at an instant no power has been read because of it for longer than `after_s`."""
         return self.kind in SILENCING and gpu in self.gpus and self.start_s + after_s < unix_s < self.end_s
@@ -101,7 +106,7 @@ class Faults:
         if kind == "reload":
             self._driver.unload()
         elif kind == "config":
-            wrong = self._chance.choice((b"", b"basic_auth_users: {", good[: len(good) // 2], b"\xff"))
+            wrong = self._chance.choice((b"", b"basic_auth_users: {", b"\xff"))
             write_whole(self._config, wrong)
         os.kill(self._pid, signal.SIGHUP)
         try:

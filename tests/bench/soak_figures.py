@@ -25,6 +25,7 @@ from tests.bench.soak_scrapers import (
 from tests.servers import Prometheus
 
 INTERVAL_MS: Final = 100
+ONSET_MS: Final = 500
 STALE_SECONDS: Final = 1.0
 PAGE_SECONDS: Final = 0.3
 """A page may be this much younger than its request."""
@@ -170,22 +171,29 @@ def of_recovery(scraper: MetricsScraper) -> Figure:
 def of_ticks(
     history: HistoryScraper, episodes: Sequence[Episode], limits: Limits, bare_timer: Sequence[float]
 ) -> Iterator[Figure]:
-    """How late the samples of GPUs that were well came, and how many of their ticks have none.
+    """How late the samples of well GPUs came, and how many of their ticks have none.
 
-    Beside it what a timer was late that did nothing else, in a process of its own: nobody is earlier than the
-    machine lets him be.
+    All GPUs are read by one thread, so a GPU whose calls begin to hang or to be slow delays the others once. Such
+    moments are counted apart. Beside it is the lateness of a timer in a process of its own.
     """
     late_ms: list[NDArray[np.int64]] = []
-    missed = ticks = 0
+    missed = ticks = missed_at_onsets = onsets = longest_ms = 0
     for (name, gpu), trace in history.traces.items():
         if name != metrics.GPU_POWER_TRACE.name:
             continue
         times_ms, _ = _arrays(trace)
-        late_ms.append((times_ms % INTERVAL_MS)[_well(times_ms, gpu, episodes)])
+        well, calm = _well(times_ms, gpu, episodes), _calm(times_ms, episodes)
+        late_ms.append((times_ms % INTERVAL_MS)[well & calm])
         grid = np.arange(times_ms[0] // INTERVAL_MS, times_ms[-1] // INTERVAL_MS + 1)
         grid = grid[_well(grid * INTERVAL_MS, gpu, episodes)]
-        ticks += len(grid)
-        missed += int(np.count_nonzero(~np.isin(grid, times_ms // INTERVAL_MS)))
+        calm = _calm(grid * INTERVAL_MS, episodes)
+        lost = ~np.isin(grid, times_ms // INTERVAL_MS)
+        ticks += int(np.count_nonzero(calm))
+        missed += int(np.count_nonzero(lost & calm))
+        missed_at_onsets += int(np.count_nonzero(lost & ~calm))
+        onsets += sum(episode.delays_others and gpu not in episode.gpus for episode in episodes)
+        apart_ms = np.diff(times_ms)[well[1:] & well[:-1]]
+        longest_ms = max(longest_ms, int(apart_ms.max(initial=0)))
     every = np.concatenate(late_ms)
     p99_ms = float(np.quantile(every, 0.99))
     # A read at most 2 ms late is on its tick.
@@ -203,6 +211,11 @@ def of_ticks(
         f"{stalled:.2%} of the bare timer's late by half a tick"
     )
     yield Figure("ticks of well GPUs", value, missed <= limits.lost_ticks * ticks)
+    value = (
+        f"{missed_at_onsets} ticks lost by others in {onsets} onsets of a hang (target: at most 2 each), "
+        f"samples of well GPUs at most {longest_ms} ms apart"
+    )
+    yield Figure("GPUs beside a hang", value, missed_at_onsets <= 2 * onsets)
 
 
 def of_growth(rests: Sequence[Rest], span_s: tuple[float, float], most: float) -> Iterator[Figure]:
@@ -235,6 +248,16 @@ def _ends(states: Iterable[GpuState]) -> tuple[tuple[int, float], tuple[int, flo
 
 def _arrays(trace: Trace) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return np.frombuffer(trace[0], np.int64), np.frombuffer(trace[1], np.float64)
+
+
+def _calm(times_ms: NDArray[np.int64], episodes: Iterable[Episode]) -> NDArray[np.bool_]:
+    """Which instants do not follow the start of a hang or of slow calls, of whatever GPU."""
+    calm = np.ones(len(times_ms), bool)
+    for episode in episodes:
+        if episode.delays_others:
+            start_ms = 1000 * episode.start_s
+            calm &= (times_ms < start_ms - INTERVAL_MS) | (times_ms > start_ms + ONSET_MS)
+    return calm
 
 
 def _well(times_ms: NDArray[np.int64], gpu: int, episodes: Iterable[Episode]) -> NDArray[np.bool_]:

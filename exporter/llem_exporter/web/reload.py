@@ -38,6 +38,7 @@ class LiveWebConfig:
         self._path = path
         self._files: tuple[Path, ...] = ()
         self._contents: list[bytes | str] = []
+        self._seen: list[bytes | str] = []
         self._problem = ""
         self._woken = threading.Event()
         if path:
@@ -72,7 +73,9 @@ class LiveWebConfig:
         An invalid file changes nothing, and is logged once.
         """
         contents = list(map(_content, self._files))
-        if self._path is None or (contents == self._contents and not force):
+        # A change counts once it is the same at two checks: a file may be half-written.
+        settled, self._seen = contents == self._seen, contents
+        if self._path is None or not (force or (settled and contents != self._contents)):
             return False
         self._contents = contents
         rules = self._client_rules()
@@ -91,6 +94,8 @@ class LiveWebConfig:
     def _load(self, path: Path) -> str:
         """Read and apply the file and the files that it names. Return what is missing in it."""
         content = read_file(path)
+        if self._contents and not content.strip():
+            raise ConfigError("the file is empty")
         config = parse(content, path.parent)
         pem_files = config.tls.files if config.tls else ()
         self._files, self._contents = (path, *pem_files), [content, *map(_content, pem_files)]
