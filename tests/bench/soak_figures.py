@@ -173,8 +173,8 @@ def of_ticks(
 ) -> Iterator[Figure]:
     """How late the samples of well GPUs came, and how many of their ticks have none.
 
-    All GPUs are read by one thread, so a GPU whose calls begin to hang or to be slow delays the others once. Such
-    moments are counted apart. Beside it is the lateness of a timer in a process of its own.
+    All GPUs are read by one thread, so a GPU whose calls begin to hang or to be slow delays the others once.
+    Such moments are counted apart. Beside it is the lateness of a timer in a process of its own.
     """
     late_ms: list[NDArray[np.int64]] = []
     missed = ticks = missed_at_onsets = onsets = longest_ms = 0

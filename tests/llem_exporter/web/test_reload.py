@@ -74,10 +74,10 @@ def test_an_invalid_file_changes_nothing(web: WebFolder, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "basic_auth_users: {}", "http_server_config: {http2: true}", "# half a fi"]
+    "text", ["basic_auth_users: {}", "http_server_config: {http2: true}", "# half a fi"]
 )
 def test_without_users_nobody_gets_in(web: WebFolder, serve: Serve, text: str) -> None:
-    """When the last user is removed or the file is emptied, each request gets 401, also on open connections.
+    """When the last user is removed, each request gets 401, also on open connections.
 
     The log says so. A new user is accepted without a restart.
     """
@@ -89,6 +89,16 @@ def test_without_users_nobody_gets_in(web: WebFolder, serve: Serve, text: str) -
     assert [exporter.ask(headers=who).status for who in (ANN, BOB, None)] == [401] * 3
     exporter.read_again(lambda: web.write(basic_auth_users={"bob": hashed("other")}), "now valid")
     assert [exporter.ask(headers=who).status for who in (ANN, BOB, None)] == [401, 200, 401]
+
+
+def test_an_empty_file_changes_nothing(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """An empty file is about to be written: the previous users stay."""
+    config = LiveWebConfig(web.write(basic_auth_users={"ann": hashed("word")}))
+    users = config.config.users
+    web.file.write_text("")
+    assert config.reload_if_changed(force=True) is False
+    assert config.config.users == users
+    assert "the file is empty" in caplog.messages[0]
 
 
 @contextmanager
@@ -171,6 +181,8 @@ def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCapt
     (web.folder / "next").symlink_to("two")
     (web.folder / "next").replace(web.folder / "now")
     config.reload_if_changed()
+    assert caplog.messages == [], "it may be half-written"
+    config.reload_if_changed()
     assert caplog.messages == [f"--web.config.file {web.file}: read again"]
 
 
@@ -180,11 +192,11 @@ def test_a_file_is_read_only_after_a_change(web: WebFolder) -> None:
     assert (config.needs_password, config.ssl_context) == (True, None)
     users = {"ann": hashed("word")}
     web.write(basic_auth_users=users, tls_server_config=web.tls())
-    assert config.reload_if_changed() is True
+    assert [config.reload_if_changed(), config.reload_if_changed()] == [False, True]
     context = config.ssl_context
     assert context is not None
     web.write(basic_auth_users=users, tls_server_config=web.tls())
-    assert config.reload_if_changed() is False
+    assert [config.reload_if_changed(), config.reload_if_changed()] == [False, False]
     assert config.ssl_context is context
 
 
