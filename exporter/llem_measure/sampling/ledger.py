@@ -125,12 +125,12 @@ class GpuLedger:
             self._count_errors(reading.errors)
             if (reading.watts is None and reading.joules is None) or self._is_old(reading):
                 return
-            self._newest = reading
+            self._newest, gap_ms = reading, self._total.gap_ms
             if reading.watts is not None:
                 self._add_power(reading)
             self._add_to_ring(reading)
             self._note_peak(reading)
-            if reading.complete or self._is_due(reading):
+            if reading.complete or self._total.gap_ms > gap_ms or self._is_due(reading):
                 self._publish(reading)
 
     def add_error(self, name: str) -> None:
@@ -149,7 +149,8 @@ class GpuLedger:
         with self._lock:
             published, newest = self._published, self._newest
             open_ms = self._open_gap_ms(monotonic_s)
-            gap_ms = self._total.gap_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
+            counted_ms = published.total.gap_ms if published else 0.0
+            gap_ms = counted_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
             errors, status, status_s = self._errors, self._status, self._status_s
         fresh = newest is not None and monotonic_s - newest.monotonic_s <= self._fresh_s
         # If nothing else is read, only the slow readings show that the GPU still answers.

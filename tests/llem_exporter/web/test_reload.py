@@ -73,9 +73,7 @@ def test_an_invalid_file_changes_nothing(web: WebFolder, serve: Serve) -> None:
     assert exporter.ask(headers=BOB).status == 200
 
 
-@pytest.mark.parametrize(
-    "text", ["basic_auth_users: {}", "http_server_config: {http2: true}", "# half a fi"]
-)
+@pytest.mark.parametrize("text", ["basic_auth_users: {}", "http_server_config: {http2: true}", "# half a fi"])
 def test_without_users_nobody_gets_in(web: WebFolder, serve: Serve, text: str) -> None:
     """When the last user is removed, each request gets 401, also on open connections.
 
