@@ -34,7 +34,7 @@ def _plain(node: Any, seen: set[int]) -> Plain:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
         if key.id != "scalar":
-            raise ConfigError(f"{_line(key.start_mark)}a key must be text")
+            raise ConfigError(f"{_line(key.start_mark)}a key must be a string")
         if (name := _text(key)) in mapping:
             raise ConfigError(f"{_line(key.start_mark)}duplicate key {shortened(name)}")
         mapping[name] = _plain(value, seen)

@@ -72,7 +72,9 @@ def _measurements(
         if measured:
             yield {**totals, "duration_s": time.monotonic() - start_s}
         elif not totals:
-            raise RuntimeError("no measurement; `codecarbon detect` shows the reason")
+            raise RuntimeError(
+                "CodeCarbon returned no measurement. Run 'codecarbon detect' to find the cause."
+            )
         due_s = max(due_s + period_s, time.monotonic())
 
 

@@ -152,11 +152,16 @@ class ScraperCursors:
 
     def _add(self, name: str, address: str, held_numbers: Sequence[range]) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
-            raise ScrapeRefusedError(400, f"a scraper ID has 1 to {MAX_ID_CHARACTERS} printable characters\n")
+            raise ScrapeRefusedError(
+                400, f"a scraper ID must have 1 to {MAX_ID_CHARACTERS} printable characters\n"
+            )
         if len(self._scrapers) >= MAX_SCRAPERS:
             longest_silent = max(self._scrapers, key=lambda other: self._silent_s(self._scrapers[other]))
             if self._silent_s(self._scrapers[longest_silent]) <= self._retention_s:
-                message = f"{MAX_SCRAPERS} other scrapers sent requests in the last {self._retention_s:g} s\n"
+                message = (
+                    f"too many scraper IDs: {MAX_SCRAPERS} were active in the last {self._retention_s:g} s. "
+                    "Use a fixed ID for each Prometheus.\n"
+                )
                 raise ScrapeRefusedError(429, message)
             del self._scrapers[longest_silent]
         is_new_exporter = self._monotonic_s() - self._start_s < NEW_EXPORTER_SECONDS
@@ -169,8 +174,8 @@ class ScraperCursors:
         if self._silent_s(scraper) <= min(SILENT_INTERVALS * scraper.interval_s, self._retention_s):
             self.conflicts += 1
             message = (
-                f"scraper ID {name!r} is used by {scraper.address}; two scrapers with the same ID would "
-                "store half of the samples each; give each scraper its own ID\n"
+                f"scraper ID {name!r} is already used by {scraper.address}. If two scrapers share an ID, "
+                "each receives only part of the samples. Set a different ID for each Prometheus.\n"
             )
             raise ScrapeRefusedError(409, message)
         scraper.address = address

@@ -36,7 +36,8 @@ class Guard:
         if config.tls and config.tls.allowed_sans:
             peer = request.transport.get_extra_info("peercert") if request.transport else None
             if not san_is_allowed(peer, config.tls.allowed_sans):
-                refusal = web.Response(status=403, text="no name in the client certificate is allowed\n")
+                text = "the client certificate has no name that is listed in client_allowed_sans\n"
+                refusal = web.Response(status=403, text=text)
                 refusal.force_close()
                 return refusal
         if self._live.needs_password:

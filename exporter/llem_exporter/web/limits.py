@@ -68,11 +68,17 @@ class Connections:
             except ConnectionAbortedError:
                 continue
             except OSError as exc:
-                self._warn(f"cannot accept connections: {exc.strerror}; closing idle ones")
+                self._warn(
+                    f"cannot accept connections: {exc.strerror}; the longest idle connection is closed; "
+                    "raise the open file limit (LimitNOFILE=)"
+                )
                 await asyncio.sleep(0 if self._drop_idlest() else RETRY_ACCEPT_SECONDS)
                 continue
             if len(self._open) >= self._limit:
-                self._warn(f"{self._limit} connections are open; closing idle ones for new ones")
+                self._warn(
+                    f"the limit of {self._limit} connections is reached; "
+                    "the longest idle connection is closed for each new one"
+                )
                 if not self._drop_idlest():
                     accepted.close()
                     continue

@@ -41,7 +41,8 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
         country_iso_code = country_iso_code.upper()
         if country_iso_code not in library.DataSource().get_global_energy_mix_data():
             raise ConfigError(
-                f"CodeCarbon does not know the country {country_iso_code!r}; use ISO 3166 alpha-3, as DEU"
+                f"CodeCarbon does not know the country {country_iso_code!r}; "
+                "use ISO 3166 alpha-3, for example DEU"
             )
     settings: dict[str, Any] = {
         "allow_multiple_runs": True,  # else its lock takes over SIGINT and SIGTERM
@@ -204,7 +205,7 @@ class CodeCarbonBackend(GpuBackend):
         tracker.start()
         tracker.stop()
         if getattr(tracker, "final_emissions_data", None) is None:  # it logs its errors and raises none
-            raise ConfigError("CodeCarbon does not start here; run `codecarbon detect` for the reason")
+            raise ConfigError("CodeCarbon does not start here; run 'codecarbon detect' to find the cause")
         self._checked = True
         return f"counts GPU {list_indices(gpus)} together" if gpus else "estimates CPU and memory; no GPU"
 
@@ -263,7 +264,10 @@ def _why_nothing(gpus_asked_for: bool) -> str:
     from codecarbon.core.gpu import is_nvidia_system
 
     if not is_nvidia_system():
-        return "CodeCarbon finds GPUs only if `nvidia-smi --help` runs, which it does not here"
+        return (
+            "CodeCarbon needs nvidia-smi to find GPUs, but 'nvidia-smi --help' fails; "
+            "check that nvidia-smi is in PATH"
+        )
     return "CodeCarbon did not start, or can read neither the counters nor the power of the GPUs"
 
 

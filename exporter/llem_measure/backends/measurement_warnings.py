@@ -43,16 +43,16 @@ def of_gpu(
     """Warn of a GPU's configuration that affects its readings, and if it became much warmer or colder."""
     if persistence_mode is False:
         text = (
-            "persistence mode is off; the driver may unload between programs, which takes seconds and "
-            "restarts the energy counter: nvidia-smi -pm 1"
+            "persistence mode is off. The driver may unload when no program uses the GPU, which resets the "
+            "energy counter. Run 'nvidia-smi -pm 1' as root."
         )
         yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = "a MIG slice has no sensor of its own; the joules are the whole GPU's"
+        text = "a MIG slice has no sensor of its own; the energy is that of the whole GPU"
         yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
-        change = f"its temperature went from {min(known):g} to {max(known):g} °C"
+        change = f"the temperature ranged from {min(known):g} to {max(known):g} °C"
         yield _warning(WarningCode.THERMAL_DRIFT, gpu, f"{change}; compare runs at equal temperatures")
 
 
@@ -61,7 +61,10 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
     if samples < FEW_SAMPLES:
         yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples")
     if gap_s > 0:
-        text = f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s"
+        text = (
+            f"no power samples for {gap_s:.3g} s in total (longest gap {largest_gap_s:.3g} s). "
+            "The energy used in these gaps is not included."
+        )
         yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
 
 
@@ -70,23 +73,26 @@ def of_counter(
 ) -> Iterable[MeasurementWarning]:
     """Warn if the counter fell, or if it did not move although the GPU drew power."""
     if energy.reset:
-        text = "the energy counter restarted; what it had counted before is missing"
+        text = (
+            "the energy counter was reset during the measurement, for example by a driver reload. "
+            "The energy before the reset is not included."
+        )
         yield _warning(WarningCode.COUNTER_RESET, gpu, text)
     elif energy.late:
-        text = "the energy counter fell slightly; it counts as not having moved"
+        text = "the energy counter decreased slightly, which is a late value. No energy is counted."
         yield _warning(WarningCode.COUNTER_LATE, gpu, text)
     elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
-        text = f"the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
+        text = f"the energy counter did not increase in {duration_s:.3g} s; use the nvml backend"
         yield _warning(WarningCode.COUNTER_STUCK, gpu, text)
     elif energy.joules is None:
-        text = f"the energy counter did not move in {duration_s:.3g} s; measure longer"
+        text = f"the energy counter did not change in {duration_s:.3g} s; measure longer"
         yield _warning(WarningCode.SHORT_WINDOW, gpu, text)
 
 
 def why_lost(gpu: Gpu, error: Exception | None) -> str:
     """Return the reason for a GPU whose call failed, or hangs if there is no error."""
     if error is None:
-        return f"a driver call on GPU {gpu.index} does not return"
+        return f"a driver call on GPU {gpu.index} has not returned"
     return describe(error)
 
 
@@ -102,7 +108,9 @@ def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:
     """Return the warning for a measurement without joules, with all reasons."""
-    return MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {'; '.join(reasons)}")
+    return MeasurementWarning(
+        WarningCode.ENERGY_UNAVAILABLE, f"energy was not measured: {'; '.join(reasons)}"
+    )
 
 
 def _warning(code: WarningCode, gpu: Gpu, text: str) -> MeasurementWarning:

@@ -171,7 +171,7 @@ def _read_once(gpu: Gpu) -> float:
 def _result(window: PowerWindow, end_ms: float, *, hangs: bool) -> GpuResult:
     gpu, ledger, energy = window.gpu, window.ledger, window.energy_until(end_ms)
     errors = ", ".join(f"{name} ({count} x)" for name, count in ledger.errors.items())
-    reason = errors or f"GPU {gpu.index} has no two samples close enough to each other"
+    reason = errors or f"GPU {gpu.index} has fewer than two power samples without a gap; measure longer"
     if hangs:
         reason = measurement_warnings.why_lost(gpu, None)
     longest_s = min(energy.gap_ms, ledger.largest_gap_ms or energy.gap_ms) / 1000

@@ -69,7 +69,7 @@ class ZeusCounter:
         except Exception as exc:
             raise device_error(exc, error_name(exc.__cause__ or exc)) from exc
         if (found := uuid_of(gpu.handle)) != uuid:
-            raise DeviceError(f"GPU {index} is {found} now", "NVML_ERROR_NOT_FOUND")
+            raise DeviceError(f"GPU {index} now has the UUID {found}", "NVML_ERROR_NOT_FOUND")
         self._gpu = gpu
         try:
             self.read_joules(0)
@@ -181,7 +181,7 @@ class ZeusTracker(Tracker):
                 *gpu.warnings(state),
                 *measurement_warnings.of_counter(gpu.gpu, energy, duration_s, watts),
             ],
-            reason="the counter did not move",
+            reason="the counter did not change",
         )
 
 
@@ -221,7 +221,7 @@ def _check_counter(gpu: Gpu) -> None:
     counted = _CountedGpu(gpu)
     if counted.device.info.module and counted.counts_module():
         raise ConfigError(
-            f"the energy counter of GPU {gpu.index} counts its whole module, with CPU and perhaps other GPUs"
+            f"the energy counter of GPU {gpu.index} counts its whole module, with CPU and maybe other GPUs"
         )
 
 

@@ -73,7 +73,9 @@ class NvmlDevice:
             handle = handle_of(number)
             if uuid_of(handle) not in taken:
                 return handle
-        raise DeviceError("every GPU that can be opened is read already", "NVML_ERROR_NOT_FOUND")
+        raise DeviceError(
+            "the GPU was not found; all GPUs that can be opened are already read", "NVML_ERROR_NOT_FOUND"
+        )
 
     def _read_info(self, module: str) -> DeviceInfo:
         nvml = self._nvml

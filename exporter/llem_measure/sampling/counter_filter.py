@@ -88,15 +88,17 @@ class CounterFilter:
         if rise < 0:
             late = -rise < self._most_joules(0) and joules > newest_joules / 2
             self._fallen = None if late else (now_s, joules)
-            what = (
-                "which is too little for a restart" if late else "which is a restart if it rises from there"
+            discarded = (
+                "too little for a reset; the reading is discarded"
+                if late
+                else "the reading is discarded until the counter rises from there, which is a reset"
             )
-            raise DeviceError(f"it fell by {-rise:g} J, {what}", COUNTER_FELL)
+            raise DeviceError(f"the counter decreased by {-rise:g} J; {discarded}", COUNTER_FELL)
         limit = self._limit_watts()
         most = (LATE_SECONDS + now_s - newest_s) * (TIMES_MODULE_LIMIT * limit if limit else CEILING_WATTS)
         if rise > most:
             self._fallen = None
-            text = f"it rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can draw"
+            text = f"the counter rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can use"
             raise DeviceError(text, COUNTER_JUMPED)
 
     def _check_stuck(self, now_s: float) -> None:
@@ -105,7 +107,8 @@ class CounterFilter:
         self.stuck = is_stuck(now_s - since_s, used_joules, self._update_s())
         if self.stuck:
             text = (
-                f"it has not moved for {now_s - since_s:.0f} s, while power integrated to {used_joules:.0f} J"
+                f"the counter has not changed for {now_s - since_s:.0f} s, although the power samples "
+                f"add up to {used_joules:.0f} J; it is not published until it changes"
             )
             raise DeviceError(text, COUNTER_STUCK)
 

@@ -177,7 +177,10 @@ class GpuSampler:
         hangs = since_s is not None and self._clock.monotonic_s() - since_s > max(HANG_SECONDS, self._slow_s)
         if hangs and not self.hangs:
             self.ledger.add_error(READ_TOO_SLOW)
-            text = self._label("a driver call does not return; the GPU is read again when it does")
+            text = self._label(
+                "a driver call has not returned. The GPU is read again when it returns. "
+                "Check dmesg for Xid errors."
+            )
             _log.warning("%s", text)
         elif self.hangs and not hangs:
             _log.info("%s", self._label("the driver call has returned"))

@@ -63,7 +63,7 @@ class RetryingReader:
         steps = rounded(value, self._steps_per_unit)
         if steps is None:
             errors.append(NOT_A_SAMPLE)
-            self._log_change(NOT_A_SAMPLE, f"it reads {value}")
+            self._log_change(NOT_A_SAMPLE, f"{value} is not a valid value")
         else:
             self._log_change("", "")
         return steps
@@ -75,4 +75,4 @@ class RetryingReader:
         if error:
             _log.warning("%s cannot be read: %s", self._label(), message)
         else:
-            _log.info("%s is read again", self._label())
+            _log.info("%s works again", self._label())

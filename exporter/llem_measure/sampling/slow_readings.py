@@ -51,7 +51,7 @@ class SlowReadings:
         if status.errors and status.errors != self.newest.errors:
             _log.warning("%s cannot be read: %s%s", self._label(), ", ".join(status.errors), message)
         elif self.newest.errors and not status.errors:
-            _log.info("%s is read again", self._label())
+            _log.info("%s works again", self._label())
         self.limit_watts = status.limit_watts or self.limit_watts
         self.newest = status
         return status
