@@ -100,9 +100,5 @@ class Worker:
     def _exit_reason(self) -> str:
         self._error_reader.join(END_SECONDS)
         status = self._process.wait(END_SECONDS)
-        return ": ".join(
-            filter(
-                None,
-                (f"the CodeCarbon process ended with status {status} and is restarted", self._last_error),
-            )
-        )
+        reason = f": {self._last_error}" if self._last_error else ""
+        return f"the CodeCarbon process ended with status {status}{reason}; it will be restarted"
