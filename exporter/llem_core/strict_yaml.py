@@ -1,4 +1,4 @@
-"""Configuration files in YAML: mappings, lists and text, without duplicate keys."""
+"""Configuration files in YAML: mappings, lists and strings, without duplicate keys."""
 
 import unicodedata
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from llem_core.errors import ConfigError
 
 Plain = dict[str, Any] | list[Any] | str
-"""A scalar is the text that was written: `on` is a valid user name, and null is the empty text."""
+"""A scalar is the string that was written: `on` is a valid user name, and null is the empty string."""
 
 
 def parse(text: str) -> Plain:

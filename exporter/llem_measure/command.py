@@ -1,4 +1,4 @@
-"""llem-measure: run a command and report the energy that the GPUs used meanwhile."""
+"""llem-measure: run a command and report the energy that the GPUs use while it runs."""
 
 import json
 import math

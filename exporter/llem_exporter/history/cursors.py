@@ -67,7 +67,7 @@ class _Scraper:
 
     @property
     def interval_s(self) -> float:
-        """Return the median time between the last five requests; before the second, the scrape timeout."""
+        """Return the median time between the last five requests. After one, return the scrape timeout."""
         intervals_s = [later - earlier for earlier, later in pairwise(self.arrivals_s)]
         return median(intervals_s) if intervals_s else self.timeout_s or DEFAULT_SCRAPE_INTERVAL_SECONDS
 
@@ -103,10 +103,11 @@ class ScraperCursors:
     def begin(
         self, name: str, address: str, connection: object, timeout_s: float | None, limit: int | None = None
     ) -> list[range]:
-        """Take in a request and return the numbers of the samples to offer, for each GPU.
+        """Record a request and return the numbers of the samples to offer, for each GPU.
 
-        `timeout_s` is the scrape timeout. `limit` is the most samples of a GPU to add to the repeated ones;
-        without it, the limit is three scrape intervals. Raises ScrapeRefusedError.
+        `timeout_s` is the scrape timeout. `limit` is the maximum number of new samples per GPU; samples that
+        are sent again do not count. By default, it is the number in three scrape intervals. Raises
+        ScrapeRefusedError.
         """
         held_numbers = self.held_numbers()
         scraper = self._scrapers.get(name) or self._add(name, address, held_numbers)
@@ -128,7 +129,7 @@ class ScraperCursors:
         ]
 
     def offer(self, name: str, carried: Sequence[range]) -> None:
-        """Note the numbers of each GPU's samples that the response carries."""
+        """Record which samples of each GPU are in the response."""
         for cursor, numbers in zip(self._scrapers[name].cursors, carried, strict=True):
             self.evicted_samples += numbers.start - cursor.confirmed
             self.offered_samples += len(numbers)
@@ -136,7 +137,7 @@ class ScraperCursors:
             cursor.repeated = max(cursor.repeated, numbers.start)
 
     def write_failed(self, name: str, connection: object) -> None:
-        """Take back the last offer, because its response could not be written to this connection."""
+        """Cancel the last offer, because its response could not be written to this connection."""
         scraper = self._scrapers.get(name)
         if scraper is not None and scraper.connection is connection:
             scraper.connection = None
@@ -144,7 +145,7 @@ class ScraperCursors:
                 cursor.repeated, cursor.offered = cursor.confirmed, cursor.repeated
 
     def connection_reset(self, connection: object) -> None:
-        """Take back the last offer on a connection that its client has reset."""
+        """Cancel the last offer on a connection that its client has reset."""
         for name, scraper in self._scrapers.items():
             if scraper.connection is connection and scraper.resets < MAX_RESETS:
                 scraper.resets += 1

@@ -1,4 +1,4 @@
-"""What each request must present: an allowed certificate name, and a password."""
+"""Check the certificate name and the password of each request."""
 
 import asyncio
 import hmac
@@ -17,7 +17,7 @@ from llem_exporter.web.reload import LiveWebConfig
 from llem_exporter.web.tls import san_is_allowed
 
 MAX_WAITING: Final = 64
-"""The maximum number of passwords that wait to be checked. Beyond it, the oldest one is given up."""
+"""The maximum number of passwords that wait to be checked. Beyond this number, the oldest one is dropped."""
 
 BCRYPT_BYTES: Final = 72
 """bcrypt uses only this much of a password, as does every program that makes the hashes."""

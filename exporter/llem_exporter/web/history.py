@@ -13,7 +13,7 @@ from prometheus_client.exposition import gzip_accepted
 from prometheus_client.registry import Collector
 
 from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
-from llem_exporter.history.page import GpuSamples, trace_slices
+from llem_exporter.history.page import GpuSamples, trace_chunks
 from llem_exporter.web import scrape_headers
 from llem_measure.sampling.sampler import Sampler
 
@@ -90,14 +90,14 @@ class HistoryHandler:
             gpus = self._offer(request, scraper, limit) if since_ms is None else self._since(since_ms)
         except ScrapeRefusedError as exc:
             return web.Response(status=exc.status, text=str(exc))
-        slices = trace_slices(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
-        page = chain(map(str.encode, slices), map(encoder, [self._families]))
+        chunks = trace_chunks(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
+        page = chain(map(str.encode, chunks), map(encoder, [self._families]))
         try:
             await response.prepare(request)
             for data in _gzip(page) if gzipped else page:
                 if data:
                     await response.write(data)
-                await asyncio.sleep(0)  # other requests and the sampler run between two slices
+                await asyncio.sleep(0)  # other requests and the sampler run between two chunks
             await response.write_eof()
         except ConnectionError as exc:
             exc.__traceback__ = None  # breaks a reference cycle that keeps the samples in memory

@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 class LiveWebConfig:
     """The last valid content of a web config file. Without a file: plain HTTP without passwords.
 
-    `ssl_context` is for new connections; None means plain HTTP. A running exporter never becomes more open
-    because a section is missing, as in a truncated file: TLS stays as it was, and while `needs_password` and
-    there are no users, nobody gets in.
+    `ssl_context` is for new connections; None means plain HTTP. If a reloaded file has no TLS or
+    user section, for example because it is truncated, the exporter keeps TLS on and rejects all requests
+    that need a password.
     """
 
     def __init__(self, path: Path | None) -> None:

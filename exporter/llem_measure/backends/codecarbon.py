@@ -33,8 +33,8 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
 
     It makes no network request, writes no file, handles no signal and logs nothing below critical. PUE is 1.
     It ignores the user's .codecarbon.config and CODECARBON_* variables. `options` are CodeCarbon's own.
-    Without a country, CodeCarbon uses the world's average for the grams. What it measures is opened here,
-    since start() would only log the errors: any exception of CodeCarbon or of the driver is raised.
+    Without a country, CodeCarbon uses the world's average for the grams. The GPUs, CPU and memory are opened
+    here, because start() only logs errors: any exception of CodeCarbon or of the driver is raised.
     """
     library = _import()
     if country_iso_code is not None:
@@ -177,9 +177,9 @@ class CodeCarbonTracker(Tracker):
 
 
 class CodeCarbonBackend(GpuBackend):
-    """Joules as CodeCarbon counts them: of all GPUs together, or of CPU and memory if there is no GPU.
+    """CodeCarbon's energy of all GPUs together, or of CPU and memory if there is no GPU.
 
-    `country_iso_code` (ISO 3166 alpha-3, such as DEU) is needed for grams of CO2 only. `gpu_indices` are
+    `country_iso_code` (ISO 3166 alpha-3, for example DEU) is needed for grams of CO2 only. `gpu_indices` are
     NVML's; None means the visible GPUs, if any. A GPU's first call may take `driver_timeout_s`.
     """
 

@@ -19,10 +19,7 @@ SHORT_AVERAGED_WINDOW_SECONDS: Final = 20.0
 s, -3 % of 20 s."""
 
 FEW_SAMPLES: Final = 10
-"""Each edge of a window may lie anywhere between two samples:
-
-with fewer than 10 samples, that is over 10 %.
-"""
+"""Each edge of a window may lie anywhere between two samples: over 10 % if there are fewer than 10."""
 
 DRIFT_CELSIUS: Final = 10.0
 """Leakage grows with temperature: the same work uses more energy on a GPU that is this much warmer."""
@@ -71,7 +68,7 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
 def of_counter(
     gpu: Gpu, energy: CounterEnergy, duration_s: float, watts: float
 ) -> Iterable[MeasurementWarning]:
-    """Warn if the counter fell, or if it did not move although the GPU drew power."""
+    """Warn if the counter decreased, or did not change although the GPU used energy."""
     if energy.reset:
         text = (
             "the energy counter was reset during the measurement, for example by a driver reload. "
@@ -90,7 +87,7 @@ def of_counter(
 
 
 def why_lost(gpu: Gpu, error: Exception | None) -> str:
-    """Return the reason for a GPU whose call failed, or hangs if there is no error."""
+    """Return why a GPU did not answer. Without an error, its driver call hangs."""
     if error is None:
         return f"a driver call on GPU {gpu.index} has not returned"
     return describe(error)

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """A GPU's slow readings and its power at one end of a measurement, None if it cannot be read."""
+    """The status and the power of a GPU at one end of a measurement. Power is None if it cannot be read."""
 
     status: Status
     watts: float | None
@@ -71,5 +71,5 @@ def for_each(
 
 
 def list_indices(gpus: Iterable[Gpu]) -> str:
-    """Return the indices of GPUs, as "0, 1"."""
+    """Return the indices of GPUs, for example "0, 1"."""
     return ", ".join(str(gpu.index) for gpu in gpus)

@@ -186,7 +186,7 @@ class ZeusTracker(Tracker):
 
 
 class ZeusBackend(GpuBackend):
-    """Joules of GPUs by their own energy counters, read twice through zeus.device.
+    """The energy of GPUs from their hardware counters, read twice through zeus.device.
 
     `gpu_indices` are NVML's; None means the visible GPUs, as in all backends, independent of the way in
     which Zeus numbers GPUs by CUDA_VISIBLE_DEVICES. It needs Volta or newer: older GPUs have no counter. It

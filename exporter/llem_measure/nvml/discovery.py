@@ -1,4 +1,4 @@
-"""Which GPUs to measure: those asked for, or those that CUDA_VISIBLE_DEVICES leaves visible."""
+"""Which GPUs to measure: the requested ones, or those that CUDA_VISIBLE_DEVICES leaves visible."""
 
 import logging
 import operator
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnknownGpuError(ConfigError):
-    """A GPU was asked for that this machine does not have."""
+    """This machine does not have a requested GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Gpu:
 def find_gpus(gpu_indices: Sequence[int] | None, driver_timeout_s: float = DRIVER_SECONDS) -> tuple[Gpu, ...]:
     """Return the GPUs of these NVML indices. None means the visible ones that NVML can open, maybe none.
 
-    Raises ConfigError if NVML or a GPU that was asked for cannot be opened, or does not answer in time.
+    Raises ConfigError if NVML or a requested GPU cannot be opened, or does not answer in time.
     """
     count = call(None, count_gpus, driver_timeout_s)
     if gpu_indices is not None:
@@ -85,7 +85,7 @@ def visible(
     """Return the GPUs in `uuids` (NVML index -> UUID) that a value of CUDA_VISIBLE_DEVICES leaves, in its
     order.
 
-    As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are taken for
+    As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are treated as
     NVML's indices, which are CUDA's if CUDA_DEVICE_ORDER is PCI_BUS_ID or all GPUs are of one model.
 
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables".

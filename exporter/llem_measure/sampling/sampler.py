@@ -20,7 +20,7 @@ STUCK_INTERVALS: Final = 0.4
 
 SLOW_READS: Final = 10
 FAST_READS: Final = 100
-"""A GPU gets a thread of its own after this many slow readings in a row, and loses it after so many fast
+"""A GPU gets its own thread after SLOW_READS slow readings in a row, and loses it after FAST_READS fast
 ones."""
 
 END_CHECKS: Final = 20
@@ -106,7 +106,7 @@ class Sampler:
         *,
         last: bool = False,
     ) -> None:
-        """Read GPUs for a tick: first the fast calls of all of them, then the slow readings."""
+        """Read GPUs for a tick: first the fast calls of all of them, then the status of each."""
         thread = thread or _ReadingThread(gpus)
         slow_last = (
             sorted(gpus, key=GpuSampler.is_slow_now)

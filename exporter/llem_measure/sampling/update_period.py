@@ -1,4 +1,4 @@
-"""How often a sensor or a counter really changes."""
+"""Measure how often a sensor or a counter changes."""
 
 from collections import deque
 from typing import Final
@@ -21,7 +21,7 @@ class UpdatePeriod:
         self._changes_s: deque[float] = deque(maxlen=CHANGES + 1)
 
     def add(self, monotonic_s: float, value: float) -> None:
-        """Take in the next reading."""
+        """Record the next reading."""
         if value == self._value:
             return
         if self._value is not None:  # else the time of this value's own change is not known

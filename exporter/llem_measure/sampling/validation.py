@@ -1,4 +1,4 @@
-"""Which readings can be true. A failing sensor still answers, and its answers must not become joules."""
+"""Reject impossible readings. A failing sensor still returns values, which must not be integrated."""
 
 from math import isfinite
 from typing import Final
