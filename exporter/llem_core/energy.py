@@ -101,8 +101,9 @@ def part_energy(
 ) -> PairEnergy[Real]:
     """Return the energy of the part of a pair that is inside the window.
 
-    The part is from the fraction `start` to `end` of the pair, from 0 to 1. The trapezoid is cut by linear interpolation. The bounds stay those of the whole pair: the power
-    may have gone from one sample's value to the other's at any instant between them.
+    The part is from the fraction `start` to `end` of the pair, from 0 to 1. The trapezoid is cut by linear
+    interpolation. The bounds are those of the whole pair, because the power may have changed from one
+    sample's value to the other's at any time between them.
     """
     whole, share = pair_energy(watts0, watts1, dt_ms, max_gap_ms), end - start
     edges = power_within(watts0, watts1, start) + power_within(watts0, watts1, end)

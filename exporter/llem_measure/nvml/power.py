@@ -83,7 +83,7 @@ def find_module_power(nvml: Any, handle: Any, ask: Callable[[str], Any]) -> Call
 
 
 def highest_limit_mw(ask: Callable[[str], Any]) -> int | None:
-    """Return the highest limit that can be set or the enforced limit, whichever is higher. None if unknown."""
+    """Return the highest settable limit or the enforced limit, whichever is higher. None if unknown."""
     constraints = ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
     enforced = ask("nvmlDeviceGetEnforcedPowerLimit")
     known = [limit for limit in map(known_limit_mw, (constraints[1], enforced)) if limit is not None]

@@ -40,7 +40,7 @@ class RetryingReader:
         return not self.absent and (self._is_open or monotonic_s >= self._retry_s)
 
     def read(self, unix_ms: int, monotonic_s: float, errors: list[str]) -> float | None:
-        """Return the value, rounded to steps. If the reading fails, return None and append the error's name."""
+        """Return the rounded value. If the reading fails, return None and append the error's name."""
         opened_now = False
         try:
             if not self._is_open:
