@@ -102,10 +102,8 @@ tell([off.measurement, off.warnings, off.duration_sec >= 0, failure(refused), ra
 """
     measurement, warnings, timed, refusal, ran = ask(program, steady.env)
     assert (measurement, warnings, timed, ran) == (None, [], True, [])
-    assert (
-        refusal
-        == "backend nvml cannot measure here: GPU 5 not found: the number of GPUs is 2, and the first has index 0"
-    )
+    reason = "GPU 5 not found: the number of GPUs is 2, and the first has index 0"
+    assert refusal == f"backend nvml cannot measure here: {reason}"
 
 
 def test_a_gpu_that_hangs_does_not_stop_the_block(steady: FakeDriver) -> None:

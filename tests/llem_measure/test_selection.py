@@ -93,7 +93,8 @@ tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for n
         f"{no_power} (Not Supported)",
         f"{no_power} (Not Supported)",
         None,
-        "backend nvml cannot measure here: GPU 7 not found: the number of GPUs is 2, and the first has index 0",
+        "backend nvml cannot measure here: GPU 7 not found: "
+        "the number of GPUs is 2, and the first has index 0",
         "backend codecarbon cannot measure here: codecarbon is not installed; "
         "pip install 'llem-energy[codecarbon]'",
         "unknown backend 'nvlm'; known are zeus, nvml, codecarbon",

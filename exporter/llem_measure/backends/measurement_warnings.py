@@ -45,7 +45,9 @@ def of_gpu(
         )
         yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = "a MIG slice has no sensor of its own; the energy is that of the whole GPU"
+        text = (
+            "a MIG slice has no power sensor, so the energy is that of the whole GPU; run nothing else on it"
+        )
         yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
@@ -56,11 +58,11 @@ def of_gpu(
 def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> Iterable[MeasurementWarning]:
     """Warn if there are few samples, or gaps between them."""
     if samples < FEW_SAMPLES:
-        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples")
+        yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples; measure longer")
     if gap_s > 0:
         text = (
             f"no power samples for {gap_s:.3g} s in total (longest gap {largest_gap_s:.3g} s). "
-            "The energy used in these gaps is not included."
+            "The energy used in these gaps is not included; measure again, or use the zeus backend."
         )
         yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
 
@@ -72,11 +74,11 @@ def of_counter(
     if energy.reset:
         text = (
             "the energy counter was reset during the measurement, for example by a driver reload. "
-            "The energy before the reset is not included."
+            "The energy before the reset is not included; measure again."
         )
         yield _warning(WarningCode.COUNTER_RESET, gpu, text)
     elif energy.late:
-        text = "the energy counter decreased slightly, which is a late value. No energy is counted."
+        text = "the energy counter decreased slightly, which is a late value. No energy is counted; measure again."
         yield _warning(WarningCode.COUNTER_LATE, gpu, text)
     elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
         text = f"the energy counter did not increase in {duration_s:.3g} s; use the nvml backend"
@@ -100,7 +102,8 @@ def describe(error: Exception) -> str:
 
 def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """Return the warning for a GPU that stopped answering."""
-    return MeasurementWarning(WarningCode.GPU_LOST, f"GPU {gpu.index} did not answer: {reason}", gpu.uuid)
+    text = f"GPU {gpu.index} did not answer: {reason}; see dmesg"
+    return MeasurementWarning(WarningCode.GPU_LOST, text, gpu.uuid)
 
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:
