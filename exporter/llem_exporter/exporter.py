@@ -83,7 +83,7 @@ def run(settings: Settings) -> None:
 def _serve(
     settings: Settings, site: Site, sampler: Sampler, registry: CollectorRegistry, *, zeus_failed: bool
 ) -> None:
-    """Register the collectors, and serve until the process is told to end."""
+    """Register the collectors, and serve until SIGTERM or SIGINT."""
     codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
     background = [collector for collector in (codecarbon, jobs) if collector]
     cursors = ScraperCursors(

@@ -25,7 +25,7 @@ NO_GPUS: Final = "none"
 """The value of --gpus for a node without GPUs, on which only CodeCarbon measures."""
 
 OTHERS_SECONDS: Final = 2.0
-"""How long the start waits for every GPU before it goes on with those that can be read."""
+"""How long to wait at the start for all GPUs. After that, start with those that can be read."""
 
 _POLL_SECONDS: Final = 0.1
 _REPLAY: Final = f"without a GPU, replay a trace: --replay {replay.DEMO}"
@@ -128,7 +128,7 @@ def _names(device: Device) -> set[str]:
 
 
 def _is_wanted(gpu: GpuSampler, wanted: Collection[str]) -> bool:
-    """Return whether the GPU has been opened and is one of those that were asked for."""
+    """Return whether the GPU has been opened and is one of the wanted GPUs."""
     return gpu.is_open and (not wanted or not _names(gpu.device).isdisjoint(wanted))
 
 

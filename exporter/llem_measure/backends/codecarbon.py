@@ -197,7 +197,7 @@ class CodeCarbonBackend(GpuBackend):
         self._checked = False
 
     def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it measures nothing."""
         if find_spec("codecarbon") is None:
             raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
         gpus = self._find_gpus()

@@ -78,7 +78,10 @@ def of_counter(
         )
         yield _warning(WarningCode.COUNTER_RESET, gpu, text)
     elif energy.late:
-        text = "the energy counter decreased slightly, which is a late value. No energy is counted; measure again."
+        text = (
+            "the energy counter decreased slightly, which is a late value. "
+            "No energy is counted; measure again."
+        )
         yield _warning(WarningCode.COUNTER_LATE, gpu, text)
     elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
         text = f"the energy counter did not increase in {duration_s:.3g} s; use the nvml backend"

@@ -43,7 +43,7 @@ class OpenGpu:
         return GpuState(self.device.read_status(), watts)
 
     def warnings(self, last: GpuState | Exception | None) -> list[MeasurementWarning]:
-        """Warn of what the states say, or that there is no last state: it failed, or it hangs (None)."""
+        """Return the warnings of the states, or that the last reading failed (its exception) or hangs (None)."""
         if isinstance(last, GpuState):
             celsius = (self.first.status.temperature_celsius, last.status.temperature_celsius)
             return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, celsius)]

@@ -27,7 +27,7 @@ class CounterReader:
     """The energy counter of one GPU.
 
     `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process: zeus if
-    the counter has moved and counts this GPU alone; nvml if there is no such counter, or it was stuck from
+    the counter has increased and counts this GPU alone; nvml if there is no such counter, or it was stuck from
     the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
     """
 

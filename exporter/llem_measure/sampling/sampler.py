@@ -29,7 +29,7 @@ END_CHECK_SECONDS: Final = 0.05
 
 
 class _ReadingThread:
-    """The GPUs that one thread reads, and the one that it is reading now, which must not be moved."""
+    """The GPUs that one thread reads. `current` is being read now and must not be moved."""
 
     def __init__(self, gpus: Sequence[GpuSampler]) -> None:
         self.gpus = list(gpus)
@@ -131,7 +131,7 @@ class Sampler:
             return True
 
     def _watch(self) -> None:
-        """Look for GPUs to move in the middle between two ticks."""
+        """Halfway between two ticks, look for GPUs to move to another thread."""
         interval_s = self.interval_ms / 1000
         while True:
             unix_s = self.clock.monotonic_s() + self.clock.mapping.offset_s

@@ -1,4 +1,4 @@
-"""The attack table of exporter/deploy/README.md, one test for each row: the response, and that scrapes are served."""
+"""The table of attacks in exporter/deploy/README.md: one test for each row. Scrapes are still served."""
 
 import contextlib
 import gzip
