@@ -88,7 +88,7 @@ class GpuBackend(ABC):
 
     @abstractmethod
     def check(self) -> str:
-        """Return what the backend measures here. Raises ConfigError with the reason if it measures nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
 
     @abstractmethod
     def start_tracking(self) -> Tracker:

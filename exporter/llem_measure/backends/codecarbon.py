@@ -197,7 +197,7 @@ class CodeCarbonBackend(GpuBackend):
         self._checked = False
 
     def check(self) -> str:
-        """Return what the backend measures here. Raises ConfigError with the reason if it measures nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         if find_spec("codecarbon") is None:
             raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
         gpus = self._find_gpus()

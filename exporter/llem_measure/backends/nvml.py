@@ -151,7 +151,7 @@ class NVMLBackend(GpuBackend):
         self._interval_ms = check_interval(sample_interval_ms)
 
     def check(self) -> str:
-        """Return what the backend measures here. Raises ConfigError with the reason if it measures nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
         for_each(gpus, _read_once, self._driver_timeout_s, "the power of GPU {} cannot be read")
         return f"reads the power of GPU {list_indices(gpus)}"

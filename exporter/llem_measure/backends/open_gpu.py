@@ -43,7 +43,7 @@ class OpenGpu:
         return GpuState(self.device.read_status(), watts)
 
     def warnings(self, last: GpuState | Exception | None) -> list[MeasurementWarning]:
-        """Return the warnings of the states, or that the last reading failed (its exception) or hangs (None)."""
+        """Return the warnings. `last` is an exception if the last reading failed, and None if it hangs."""
         if isinstance(last, GpuState):
             celsius = (self.first.status.temperature_celsius, last.status.temperature_celsius)
             return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, celsius)]

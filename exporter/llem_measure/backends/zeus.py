@@ -202,7 +202,7 @@ class ZeusBackend(GpuBackend):
         super().__init__(gpu_indices, driver_timeout_s)
 
     def check(self) -> str:
-        """Return what the backend measures here. Raises ConfigError with the reason if it measures nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         gpus = self._find_gpus()
         for_each(gpus, _check_counter, self._driver_timeout_s)
         return f"reads the energy counter of GPU {list_indices(gpus)}"

@@ -26,9 +26,9 @@ UNREADABLE_SECONDS: Final = 60.0
 class CounterReader:
     """The energy counter of one GPU.
 
-    `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process: zeus if
-    the counter has increased and counts this GPU alone; nvml if there is no such counter, or it was stuck from
-    the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
+    `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process. It is
+    zeus if the counter has increased and counts this GPU alone, and nvml if there is no such counter or if it
+    was stuck from the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
     """
 
     def __init__(

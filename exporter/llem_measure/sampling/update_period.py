@@ -9,10 +9,10 @@ CHANGES: Final = 8
 class UpdatePeriod:
     """Estimates the update period of a reading from the times at which its value changes.
 
-    Constant power and equal consecutive values lengthen the time between two changes, never shorten it. So
-    the estimate is the shortest time of eight changes in a row so far, divided by eight. A period that is not a
-    multiple of the sample interval is found to an eighth of the interval. A reading that changes at every
-    sample has a period of at most the interval.
+    Constant power and equal consecutive values lengthen the time between two changes, and never shorten it.
+    So the estimate is the shortest time of eight changes in a row so far, divided by eight. A period that is
+    not a multiple of the sample interval is found to an eighth of the interval. A reading that changes at
+    every sample has a period of at most the interval.
     """
 
     def __init__(self) -> None:
