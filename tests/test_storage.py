@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llem_exporter.history.page import trace_slices
+from llem_exporter.history.page import trace_chunks
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ring import Samples
 from llem_measure.sampling.validation import rounded
@@ -34,7 +34,7 @@ def test_a_noisy_sample_costs_few_bytes(
         watts.append(power if kind == "watts" else nan)
         joules.append(rounded(counter, 8) or 0.0 if kind == "joules" else nan)
     page = "".join(
-        trace_slices([(DeviceInfo(0, "GPU-noise", ""), Samples(times, watts, joules))], openmetrics=True)
+        trace_chunks([(DeviceInfo(0, "GPU-noise", ""), Samples(times, watts, joules))], openmetrics=True)
     )
     prometheus = Prometheus.on_blocks(tmp_path, page + "# EOF\n", release=prometheus_release)
     found = stored(prometheus.data)

@@ -1,4 +1,4 @@
-"""What the exporter and the integrator share: the rule, the backends' order, the metrics, the errors.
+"""What the exporter and the integrator share: energy between samples, backends, metrics and errors.
 
 Standard library only; no I/O and no clock.
 """

@@ -1,4 +1,4 @@
-"""The backends in order of priority, and the one choice among them, live and after the fact."""
+"""The backends in order of priority, and the choice among them, for live and for stored data."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Backend(StrEnum):
-    """Sources of joules; the order of declaration is the order of priority."""
+    """The backends that measure energy, in order of priority."""
 
     ZEUS = "zeus"
     NVML = "nvml"
@@ -19,10 +19,11 @@ PRIORITY: tuple[Backend, ...] = tuple(Backend)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one backend can do for the GPUs asked for.
+    """What one backend can measure of the requested GPUs.
 
-    `coverage` is that of its worst GPU and `mean_coverage` that over all of them (None: the same),
-    from 0 to 1 (live: 1 where it works); `reason` says what it has or why it cannot be used.
+    `coverage` is the lowest coverage of any GPU, from 0 to 1. `mean_coverage` is the mean over all GPUs; None
+    means that it equals `coverage`. Live, a backend that works has coverage 1. `reason` says what the backend
+    measures, or why it cannot be used.
     """
 
     backend: Backend
@@ -40,9 +41,10 @@ class Candidate:
 
 
 def choose(candidates: Iterable[Candidate], min_coverage: float = 1.0) -> Candidate | None:
-    """The first candidate by priority that covers every GPU enough; else the one that covers most.
+    """Return the highest-priority candidate whose coverage is at least `min_coverage`.
 
-    Ties go by priority. Returns None where no candidate covers anything.
+    If there is none, return the candidate with the highest mean coverage. Return None if no candidate covers
+    anything.
     """
     ranked = sorted(candidates, key=lambda candidate: PRIORITY.index(candidate.backend))
     usable = [candidate for candidate in ranked if candidate.usable]

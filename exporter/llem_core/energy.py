@@ -1,7 +1,7 @@
-"""The rule: the one place where two neighbouring samples become joules and bounds.
+"""Compute the energy between consecutive power samples, with lower and upper bounds.
 
 The formulas use only operators that floats and numpy arrays share, so the exporter's ledger (floats)
-and the integrator (float64 arrays of shape (n,)) run the same lines. Times are milliseconds, power is
+and the integrator (float64 arrays of shape (n,)) run the same code. Times are milliseconds, power is
 watts. Sums are kept in half watt-milliseconds, `(p0 + p1) * dt_ms`, and divided once, at the end:
 the exporter's samples are multiples of 1/8 W at whole milliseconds, so their sums are exact in
 float64, in whatever order they are added.
@@ -29,19 +29,22 @@ COUNTER_UNITS_PER_JOULE: Final = 16_000
 """The exporter's own counter is a multiple of 1/16000 J: 1/8 W x 1 ms / 2."""
 
 GAP_INTERVALS: Final = 3
-"""Neighbours further apart than this many sample intervals have a gap between them."""
+"""Consecutive samples that are further apart than this many sample intervals have a gap between them."""
 
 LATE_SECONDS: Final = 2.0
-"""A hardware counter that falls by less than the power limit x this was late, not reset."""
+"""If a hardware counter falls by less than the power limit times this, the value is late.
+
+A larger fall is a reset.
+"""
 
 SENSOR_LAG_SECONDS: Final = 0.5
-"""How far a hardware counter may lag where its update period is not known."""
+"""The maximum lag of a hardware counter whose update period is not known."""
 
 _HALF_WATT_MS_PER_JOULE: Final = 2000
 
 
 class PairEnergy(NamedTuple, Generic[Real]):
-    """What one pair of samples adds, or the sums over many.
+    """The energy, covered time and gap time of one pair of samples, or the sums over many pairs.
 
     `doubled`, `low` and `high` are half watt-milliseconds (2000 to the joule): the trapezoid, and the
     rectangles under the lower and the higher sample. `covered_ms` and `gap_ms` are milliseconds.
@@ -58,7 +61,7 @@ NOTHING: Final[PairEnergy[float]] = PairEnergy(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def add_energy(a: PairEnergy[float], b: PairEnergy[float]) -> PairEnergy[float]:
-    """Return the sums of both."""
+    """Return the sum of both."""
     return PairEnergy(
         a.doubled + b.doubled,
         a.low + b.low,
@@ -69,9 +72,9 @@ def add_energy(a: PairEnergy[float], b: PairEnergy[float]) -> PairEnergy[float]:
 
 
 def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> PairEnergy[Real]:
-    """The trapezoid of each pair where `dt_ms <= max_gap_ms`, and gap milliseconds where not.
+    """Return the trapezoid of each pair if `dt_ms <= max_gap_ms`, else its gap in milliseconds.
 
-    Joules = 0.5 * (p0 + p1) * dt, and nothing across a gap.
+    Joules = 0.5 * (p0 + p1) * dt. A gap adds no energy.
     """
     covered_ms = dt_ms * (dt_ms <= max_gap_ms)
     doubled = (watts0 + watts1) * covered_ms
@@ -82,10 +85,11 @@ def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> P
 def even_energy(
     watts: float, rises: float, ends: tuple[float, float], step_ms: float, pairs: int
 ) -> PairEnergy[float]:
-    """What pairs of one step length add together, none of them a gap, by sums over their samples.
+    """Return the energy of equally spaced samples without gaps, computed from sums over the samples.
 
-    `watts` is the sum of all samples, `rises` that of the distances between neighbours, `ends` are the
-    first and the last sample. For the exporter's samples it is what `pair_energy` adds up to, to the bit.
+    `watts` is the sum of all samples, and `rises` is the sum of the absolute differences between consecutive
+    samples. `ends` are the first and the last sample. For the exporter's samples, the result is identical to
+    the sum of `pair_energy` over all pairs.
     """
     doubled = (2 * watts - ends[0] - ends[1]) * step_ms
     spread = rises * step_ms
@@ -95,10 +99,11 @@ def even_energy(
 def part_energy(
     watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float, start: Real, end: Real
 ) -> PairEnergy[Real]:
-    """What lies between two fractions (0 to 1) of a pair, when a window's edge cuts it.
+    """Return the energy of the part of a pair that is inside the window.
 
-    The trapezoid is cut by linear interpolation. The bounds stay those of the whole pair: the power
-    may have gone from one sample's value to the other's at any instant between them.
+    The part is from the fraction `start` to `end` of the pair, from 0 to 1. The trapezoid is cut by linear
+    interpolation. The bounds are those of the whole pair, because the power may have changed from one
+    sample's value to the other's at any time between them.
     """
     whole, share = pair_energy(watts0, watts1, dt_ms, max_gap_ms), end - start
     edges = power_within(watts0, watts1, start) + power_within(watts0, watts1, end)
@@ -112,20 +117,20 @@ def part_energy(
 
 
 def power_within(watts0: Real, watts1: Real, fraction: Real) -> Real:
-    """Watts at `fraction` (0 to 1) of the way through a pair, by linear interpolation."""
+    """Return the watts at a `fraction` (0 to 1) of the time between two samples, by linear interpolation."""
     return watts0 + (watts1 - watts0) * fraction
 
 
 def joules(doubled: Real) -> Real:
-    """Joules of a sum of half watt-milliseconds."""
+    """Convert a sum of half watt-milliseconds to joules."""
     return doubled / _HALF_WATT_MS_PER_JOULE
 
 
 def power_bounds(total: PairEnergy[float], limit_watts: float | None) -> tuple[float, float | None]:
-    """Joules that the true energy between the readings cannot be below, and cannot exceed.
+    """Return the lower and upper bound of the energy, in joules.
 
-    Widened by half a rounding step (1/16 W) over the covered time. Where there is a gap and no
-    limit is known, nothing bounds it from above: the high bound is None.
+    The bounds include the rounding of the samples: half a step (1/16 W) over the covered time. If there is
+    a gap and the power limit is not known, the upper bound is None.
     """
     widening = total.covered_ms / 1000 / (2 * STEPS_PER_WATT)
     low = max(0.0, joules(total.low) - widening)
@@ -135,5 +140,8 @@ def power_bounds(total: PairEnergy[float], limit_watts: float | None) -> tuple[f
 
 
 def counter_step(count0: Real, count1: Real) -> Real:
-    """What a counter rose by between two readings; after a fall it restarted, and its new value counts."""
+    """Return the increase of a counter between two readings.
+
+    If the counter decreased, it was reset, and the increase is its new value.
+    """
     return count1 - count0 * (count1 >= count0)

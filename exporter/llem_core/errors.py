@@ -1,24 +1,24 @@
 """The errors of llem.
 
-LLEMError                 anything that a user is told in one line
-├── ConfigError           an option, a file or a backend that cannot work as asked ("stop")
-├── DeviceError           a GPU did not answer this time ("try again")
-│   └── DeviceLostError   its handle is dead until the driver is opened anew ("reopen")
-└── SourceError           a store cannot be reached, or answered something that is not its data
-    └── ChunkError        a chunk of samples that came from a store is damaged
+LLEMError                 all errors that are reported to the user in one line
+├── ConfigError           an option, a file or a backend cannot be used: stop
+├── DeviceError           a reading of a GPU failed: try again
+│   └── DeviceLostError   the device handle is invalid: initialise NVML again
+└── SourceError           a data source cannot be read, or its response is invalid
+    └── ChunkError        a chunk of samples from a data source is damaged
 """
 
 
 class LLEMError(Exception):
-    """Base of all errors that llem raises on purpose; its text is one line for the user."""
+    """The base of all errors of llem. The message is one line for the user."""
 
 
 class ConfigError(LLEMError):
-    """An option, a file or a backend cannot work as asked; the text says why and what to do."""
+    """An option, a file or a backend cannot be used. The message says why, and what to do."""
 
 
 class DeviceError(LLEMError):
-    """A reading failed; `name` is the driver's own name of the error."""
+    """A reading of a GPU failed. `name` is NVML's or the exporter's name of the error."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
@@ -26,15 +26,15 @@ class DeviceError(LLEMError):
 
 
 class DeviceLostError(DeviceError):
-    """The device's handle is dead; nothing will answer until the driver is opened anew."""
+    """The device handle is invalid; NVML must be initialised again."""
 
 
 class SourceError(LLEMError):
-    """A store cannot be reached, refused, or answered something that is not its data."""
+    """A data source, for example Prometheus or an exporter, cannot be read, or its response is invalid."""
 
 
 class ChunkError(SourceError):
-    """A chunk of samples is damaged; `chunk` is its number among those given, `offset` its first byte."""
+    """A chunk of samples is damaged. `chunk` is its number in the input, and `offset` is its first byte."""
 
     def __init__(self, message: str, chunk: int, offset: int) -> None:
         super().__init__(message)

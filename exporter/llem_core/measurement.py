@@ -1,4 +1,4 @@
-"""What a measurement is: joules with their coverage, bounds and warnings."""
+"""The result of a measurement: joules with their coverage, bounds and warnings."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from llem_core.backend import Backend
 
 
 class WarningCode(StrEnum):
-    """The closed list of what can make a measurement less than it seems."""
+    """The reasons why a measurement may be inaccurate or incomplete."""
 
     SHORT_WINDOW = "short_window"
     FEW_SAMPLES = "few_samples"
@@ -30,7 +30,7 @@ class WarningCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MeasurementWarning:
-    """One thing to know of a measurement; `uuid` is the GPU's, or None where it concerns all."""
+    """A warning about a measurement. `uuid` is that of the GPU, or None if the warning concerns all GPUs."""
 
     code: WarningCode
     message: str
@@ -41,12 +41,12 @@ class MeasurementWarning:
 class EnergyMeasurement:
     """Energy between two instants.
 
-    Joules are None where nothing was measured, never 0. `per_gpu_j` and `per_gpu_bounds_j` (low,
-    high, joules; high is infinite where nothing bounds it) are keyed by NVML index, or None where the
-    backend cannot split by GPU. Times are unix seconds; `coverage` is the covered share of the time,
-    from 0 to 1, of the worst GPU; `scope` is "gpu", "module" or "node"; `emissions_g` are grams of CO2
-    equivalent, where the backend knows the country. `per_gpu_coverage` and `per_gpu_peak_watts` (the
-    highest power sample) are keyed by NVML index, and None where the backend does not know them.
+    Joules are None if nothing was measured, never 0. `per_gpu_j` and `per_gpu_bounds_j` (low and high, in
+    joules; high is infinite if there is no upper bound) are keyed by NVML index. They are None if the backend
+    cannot divide the energy among the GPUs. Times are unix seconds. `coverage` is the lowest covered fraction
+    of the time of any GPU, from 0 to 1. `scope` is "gpu", "module" or "node". `emissions_g` are grams of CO2
+    equivalent, if the backend knows the country. `per_gpu_coverage` and `per_gpu_peak_watts` (the highest
+    power sample) are keyed by NVML index. They are None if the backend does not know them.
     """
 
     total_j: float | None

@@ -47,7 +47,7 @@ GPU: Final = ("gpu", "uuid")
 
 GPU_INFO: Final = _gauge(
     "llem_gpu_info",
-    "GPU model, driver and addresses; the source and scope of power, and what the energy counter counts.",
+    "GPU model, driver version, addresses, source and scope of power, and scope of the energy counter.",
     *GPU,
     "name",
     "driver_version",
@@ -72,7 +72,7 @@ GPU_ENERGY: Final = _counter(
 )
 GPU_NVML_ENERGY: Final = _counter(
     "llem_gpu_nvml_energy_joules_total",
-    "GPU energy integrated from the power samples by the trapezoidal rule, without gaps.",
+    "GPU energy integrated from the power samples by the trapezoidal rule. Gaps add no energy.",
     *GPU,
 )
 GPU_ZEUS_ENERGY: Final = _counter(
@@ -86,28 +86,28 @@ GPU_SAMPLE_TIMESTAMP: Final = _gauge(
     *GPU,
 )
 GPU_INTEGRATED: Final = _counter(
-    "llem_gpu_integrated_seconds_total", "Time that llem_gpu_nvml_energy_joules_total covers.", *GPU
+    "llem_gpu_integrated_seconds_total", "Total time that llem_gpu_nvml_energy_joules_total covers.", *GPU
 )
 GPU_GAP: Final = _counter(
     "llem_gpu_gap_seconds_total",
-    "Time since the first sample that llem_gpu_nvml_energy_joules_total does not cover.",
+    "Total time that is missing from llem_gpu_nvml_energy_joules_total since the first sample.",
     *GPU,
 )
-GPU_SAMPLES: Final = _counter("llem_gpu_samples_total", "Number of power samples.", *GPU)
+GPU_SAMPLES: Final = _counter("llem_gpu_samples_total", "Total number of power samples.", *GPU)
 GPU_READ_ERRORS: Final = _counter(
     "llem_gpu_read_errors_total",
-    "Number of failed or invalid readings, by the driver's name of the error or llem's own.",
+    "Total number of failed or invalid readings, by NVML's or the exporter's name of the error.",
     *GPU,
     "error",
 )
 GPU_POWER_UPDATE: Final = _gauge(
     "llem_gpu_power_update_seconds",
-    "Measured update period of the power sensor. At most the sample interval if it updates faster.",
+    "Measured update period of the power sensor; the sample interval if the sensor is faster.",
     *GPU,
 )
 GPU_ENERGY_UPDATE: Final = _gauge(
     "llem_gpu_energy_update_seconds",
-    "Measured update period of the energy counter. At most the sample interval if it updates faster.",
+    "Measured update period of the energy counter; the sample interval if the counter is faster.",
     *GPU,
 )
 GPU_TEMPERATURE: Final = _gauge("llem_gpu_temperature_celsius", "Temperature of the GPU die.", *GPU)
@@ -122,7 +122,10 @@ GPU_SM_CLOCK: Final = _gauge(
     "llem_gpu_sm_clock_hertz", "Clock frequency of the streaming multiprocessors.", *GPU
 )
 GPU_THROTTLE: Final = _gauge(
-    "llem_gpu_throttle_active", "Whether clocks are held down for this reason (1) or not (0).", *GPU, "reason"
+    "llem_gpu_throttle_active",
+    "Whether the clocks are reduced for this reason (1) or not (0).",
+    *GPU,
+    "reason",
 )
 GPU_MIG_INFO: Final = _gauge(
     "llem_gpu_mig_info",
@@ -142,11 +145,11 @@ GPU_JOB_INFO: Final = _gauge(
 )
 CODECARBON_EMISSIONS: Final = _counter(
     "llem_codecarbon_emissions_grams_total",
-    "CO2-equivalent emissions as estimated by CodeCarbon, PUE 1. Absent without a country.",
+    "CO2e emissions estimated by CodeCarbon with a PUE of 1. Requires --codecarbon.country-iso-code.",
 )
 CODECARBON_ENERGY: Final = _counter(
     "llem_codecarbon_energy_joules_total",
-    "Energy of this node's components (cpu, gpu, ram) as estimated by CodeCarbon, PUE 1.",
+    "Energy of this node's components (cpu, gpu, ram), estimated by CodeCarbon with a PUE of 1.",
     "component",
 )
 CODECARBON_TIMESTAMP: Final = _gauge(
@@ -175,49 +178,51 @@ COLLECTOR_SUCCESS: Final = _gauge(
 )
 COLLECTOR_DURATION: Final = _gauge(
     "llem_collector_duration_seconds",
-    "Duration of the collector's last reading, for GPUs that of the slowest.",
+    "Duration of the collector's last reading. For GPUs, that of the slowest GPU.",
     "collector",
 )
 SAMPLER_INTERVAL: Final = _gauge("llem_sampler_interval_seconds", "Time between two power samples.")
 SAMPLER_LAST_TICK: Final = _gauge(
-    "llem_sampler_last_tick_timestamp_seconds", "Unix time of the newest tick for which a GPU was read."
+    "llem_sampler_last_tick_timestamp_seconds", "Unix time for which the newest reading was scheduled."
 )
 SAMPLER_LATENESS: Final = MetricSpec(
-    "llem_sampler_lateness_seconds", Kind.HISTOGRAM, "Time of each reading minus its tick."
+    "llem_sampler_lateness_seconds", Kind.HISTOGRAM, "Delay of each reading after its scheduled time."
 )
 NVML_CALL: Final = MetricSpec(
     "llem_nvml_call_seconds",
     Kind.HISTOGRAM,
-    "Duration of driver calls: for power, for the energy counter, and for all slow readings (status).",
+    "Duration of driver calls by type: power, energy, or status (all values that are read once a second).",
     ("call",),
 )
 HISTORY_HELD: Final = _gauge(
-    "llem_history_held_samples", "Number of samples that /history holds of all GPUs."
+    "llem_history_held_samples", "Number of samples of all GPUs that /history holds."
 )
 HISTORY_PAUSED: Final = _gauge(
     "llem_history_paused",
-    "Whether no samples are added to /history (1) because the wall clock was stepped back.",
+    "Whether /history is paused (1) or not (0). It pauses after the system clock was set back.",
 )
 HISTORY_SCRAPERS: Final = _gauge(
-    "llem_history_scrapers", "Number of scraper IDs that have used /history recently."
+    "llem_history_scrapers", "Number of scraper IDs that have used /history within the retention."
 )
 HISTORY_OFFERED: Final = _counter(
     "llem_history_offered_samples_total",
-    "Number of samples in responses to scrapers of /history, including repeated ones.",
+    "Total number of samples in responses to scrapers of /history, including repeated ones.",
 )
 HISTORY_CONFIRMED: Final = _counter(
     "llem_history_confirmed_samples_total",
-    "Number of samples whose response was read to its end, or that were offered twice.",
+    "Total number of delivered samples: the client read the whole response, or they were sent twice.",
 )
 HISTORY_EVICTED: Final = _counter(
     "llem_history_evicted_samples_total",
-    "Number of samples that were dropped before a known scraper received them.",
+    "Total number of samples that were dropped before a registered scraper ID received them.",
 )
 HISTORY_CONFLICTS: Final = _counter(
     "llem_history_conflicts_total",
-    "Number of requests refused because another address uses the same scraper ID.",
+    "Total number of requests refused because another address uses the same scraper ID.",
 )
-CLOCK_STEPS: Final = _counter("llem_clock_steps_total", "Number of steps of the wall clock, forward or back.")
+CLOCK_STEPS: Final = _counter(
+    "llem_clock_steps_total", "Total number of times that the system clock was set forward or back."
+)
 BUILD_INFO: Final = _gauge(
     "llem_exporter_build_info", "Version of the exporter and of Python.", "version", "python"
 )

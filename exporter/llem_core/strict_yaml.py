@@ -1,4 +1,4 @@
-"""Configuration files in YAML: mappings, lists and text, without duplicate keys."""
+"""Configuration files in YAML: mappings, lists and strings, without duplicate keys."""
 
 import unicodedata
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from llem_core.errors import ConfigError
 
 Plain = dict[str, Any] | list[Any] | str
-"""A scalar is the text that was written: `on` is a valid user name, and null is the empty text."""
+"""A scalar is the string that was written: `on` is a valid user name, and null is the empty string."""
 
 
 def parse(text: str) -> Plain:
@@ -34,7 +34,7 @@ def _plain(node: Any, seen: set[int]) -> Plain:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
         if key.id != "scalar":
-            raise ConfigError(f"{_line(key.start_mark)}a key must be text")
+            raise ConfigError(f"{_line(key.start_mark)}a key must be a string")
         if (name := _text(key)) in mapping:
             raise ConfigError(f"{_line(key.start_mark)}duplicate key {shortened(name)}")
         mapping[name] = _plain(value, seen)

@@ -1,1 +1,1 @@
-"""The Prometheus exporter: samples GPU power on a 100 ms grid, integrates it, publishes both."""
+"""The Prometheus exporter: samples GPU power every 100 ms, integrates it, and publishes both."""

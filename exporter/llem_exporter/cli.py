@@ -22,7 +22,9 @@ SWITCH_SECONDS: Final = 0.0005
 def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: Any) -> None:
     """Measure the power and energy of GPUs, and publish them for Prometheus.
 
-    Every option can also be set with an environment variable, for example LLEM_EXPORTER_SAMPLE_INTERVAL.
+    Each option can be set by an environment variable: LLEM_EXPORTER_ and the option's name in upper case,
+    with dots and dashes as underscores, for example LLEM_EXPORTER_WEB_LISTEN_ADDRESS.
+
     SIGHUP reloads --web.config.file.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: it never ends the process

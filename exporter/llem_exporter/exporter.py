@@ -83,7 +83,7 @@ def run(settings: Settings) -> None:
 def _serve(
     settings: Settings, site: Site, sampler: Sampler, registry: CollectorRegistry, *, zeus_failed: bool
 ) -> None:
-    """Register the collectors, and serve until the process is told to end."""
+    """Register the collectors, and serve until SIGTERM or SIGINT."""
     codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
     background = [collector for collector in (codecarbon, jobs) if collector]
     cursors = ScraperCursors(
@@ -133,9 +133,11 @@ def _check(settings: Settings) -> None:
     if NO_GPUS not in settings.gpus:
         return
     if settings.gpus != (NO_GPUS,):
-        raise ConfigError(f"--gpus is either {NO_GPUS!r} or a list of GPUs, not {','.join(settings.gpus)!r}")
+        raise ConfigError(
+            f"--gpus must be either {NO_GPUS!r} or a list of GPUs, not {','.join(settings.gpus)!r}"
+        )
     if settings.replay is not None:
-        raise ConfigError(f"--gpus {NO_GPUS} reads no GPU, and --replay replaces GPUs; remove one of them")
+        raise ConfigError(f"--gpus {NO_GPUS} cannot be combined with --replay")
     if not settings.use_codecarbon:
         raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; remove --no-collector.codecarbon")
     if find_spec("codecarbon") is None:
@@ -152,7 +154,9 @@ def _import_zeus(settings: Settings) -> bool:
     try:
         import_zeus()
     except ConfigError as exc:
-        _log.warning("no hardware energy counters: %s", exc)
+        _log.warning(
+            "cannot use hardware energy counters: %s. Energy is integrated from power samples instead.", exc
+        )
         return find_spec("zeus") is not None
     return False
 
@@ -176,11 +180,13 @@ def _every_second(sampler: Sampler, retention_ms: int) -> None:
         if step_s < 0 and sampler.gpus:
             pause_s = min(-step_s, max(MIN_PAUSE_SECONDS, retention_ms / 1000))
             _log.warning(
-                "/history is paused for %.0f s, so that its times ascend; counters continue", pause_s
+                "the clock was set back. /history adds no samples for %.0f s, so that its timestamps ascend. "
+                "Counters are not affected.",
+                pause_s,
             )
     if any(OUTDATED in gpu.ledger.errors for gpu in sampler.gpus):
         raise ConfigError(
-            "the NVIDIA driver was replaced while this process ran with the old library; start it again"
+            "the NVIDIA driver was replaced while the exporter was running; restart the exporter"
         )
 
 

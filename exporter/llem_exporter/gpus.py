@@ -25,7 +25,7 @@ NO_GPUS: Final = "none"
 """The value of --gpus for a node without GPUs, on which only CodeCarbon measures."""
 
 OTHERS_SECONDS: Final = 2.0
-"""How long the start waits for every GPU before it goes on with those that can be read."""
+"""How long to wait at the start for all GPUs. After that, start with those that can be read."""
 
 _POLL_SECONDS: Final = 0.1
 _REPLAY: Final = f"without a GPU, replay a trace: --replay {replay.DEMO}"
@@ -116,7 +116,9 @@ def _indices(wanted: Collection[str], count: int) -> Sequence[int]:
         raise ConfigError(f"NVML finds no GPU; {_REPLAY}")
     by_index = sorted({int(name) for name in wanted if name.isdecimal()})
     if by_index and by_index[-1] >= count:
-        raise ConfigError(f"there is no GPU {by_index[-1]}; NVML counts {count}, from 0")
+        raise ConfigError(
+            f"GPU {by_index[-1]} not found: the number of GPUs is {count}, and the first has index 0"
+        )
     return by_index if wanted and all(name.isdecimal() for name in wanted) else range(count)
 
 
@@ -126,14 +128,16 @@ def _names(device: Device) -> set[str]:
 
 
 def _is_wanted(gpu: GpuSampler, wanted: Collection[str]) -> bool:
-    """Return whether the GPU has been opened and is one of those that were asked for."""
+    """Return whether the GPU has been opened and is one of the wanted GPUs."""
     return gpu.is_open and (not wanted or not _names(gpu.device).isdisjoint(wanted))
 
 
 def _reasons(gpus: Iterable[GpuSampler], silent: Collection[GpuSampler], timeout_s: float) -> str:
     """Return why each of these GPUs could not be opened."""
     reasons = {
-        gpu.index: f"no answer for {timeout_s:g} s" if gpu in silent else ", ".join(gpu.ledger.errors)
+        gpu.index: f"the driver did not answer for {timeout_s:g} s"
+        if gpu in silent
+        else ", ".join(gpu.ledger.errors)
         for gpu in gpus
     }
     return ", ".join(f"GPU {index} ({reason})" for index, reason in reasons.items())
@@ -141,4 +145,4 @@ def _reasons(gpus: Iterable[GpuSampler], silent: Collection[GpuSampler], timeout
 
 def _unknown(name: str, infos: Sequence[DeviceInfo]) -> ConfigError:
     there = ", ".join(f"{info.index} ({info.uuid})" for info in infos)
-    return ConfigError(f"there is no GPU {name!r}; there are {there}")
+    return ConfigError(f"GPU {name!r} not found; the GPUs are {there}")

@@ -99,8 +99,9 @@ OPTIONS: Final[list[click.Parameter]] = [
     ),
     _option(
         "--gpus",
-        "GPUs to read, as a list of indices or UUIDs: 0,1 or GPU-...  'none' is for a node without GPUs."
-        "  [default: all]",
+        "Comma-separated list of GPU indices or UUIDs to read, for example 0,1. 'none' is for a node without "
+        "GPUs, and requires CodeCarbon.  [default: all]",
+        metavar="LIST",
         default="",
         show_default=False,
         callback=_names,
@@ -135,15 +136,19 @@ OPTIONS: Final[list[click.Parameter]] = [
     ),
     _option(
         "--driver.timeout",
-        "How long to wait at the start for a driver that does not respond, 1s to 1h. After that, exit.",
+        "Maximum time to wait for the driver at the start, 1s to 1h. Then the exporter exits.",
         setting="driver_timeout_ms",
         type=Duration("1s", "1h"),
         default="1m",
     ),
-    _option("--replay", "Replay power from a CSV file instead of reading GPUs. 'demo' is an included file."),
+    _option(
+        "--replay",
+        "Replay power from a CSV file instead of reading GPUs. 'demo' is an included file.",
+        metavar="FILE",
+    ),
     _option(
         "--jobs.dir",
-        "Directory with job files, which tell whose job runs on each GPU. The README has their format.",
+        "Directory with job files, which name the jobs on each GPU. The README describes their format.",
         metavar="DIR",
     ),
     _option(

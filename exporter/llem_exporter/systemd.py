@@ -38,7 +38,7 @@ def _adopted(descriptor: int) -> socket.socket:
 
 
 def notify(address: str | None, state: str) -> None:
-    """Send a state such as READY=1 to the service manager. Do nothing without an address."""
+    """Send a state, for example READY=1, to the service manager. Do nothing without an address."""
     if not address:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

@@ -2,10 +2,10 @@
 
     with measure() as measured:
         train()
-    print(measured.measurement.total_j)
+    print(measured.measurement.total_j if measured.measurement else measured.warnings)
 
 Three backends implement one protocol: ZeusBackend, NVMLBackend and CodeCarbonBackend. select_energy_backend
-returns the first that works. zeus and codecarbon are imported when they are used.
+returns the first backend that works. zeus and codecarbon are imported when they are used.
 """
 
 from llem_core.errors import ConfigError

@@ -16,10 +16,10 @@ from llem_measure.nvml.calls import DRIVER_SECONDS
 
 @dataclass(slots=True)
 class Measured:
-    """The result of a block, filled in when the block ends, also by an exception.
+    """The result of a block. It is filled in when the block ends, even if the block raises an exception.
 
-    `measurement` is None if measuring is off or not possible here: then `warnings` says why, and
-    `considered` has what "auto" tried. `duration_sec` is the block's own duration, known in any case.
+    `measurement` is None if measuring is off or not possible here. Then `warnings` says why, and `considered`
+    lists what "auto" tried. `duration_sec` is the duration of the block; it is always set.
     """
 
     measurement: EnergyMeasurement | None = None

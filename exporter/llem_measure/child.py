@@ -1,4 +1,4 @@
-"""The measured command: it is started, receives signals, and ends."""
+"""Start the measured command, forward signals to it, and wait for its end."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SIGNALS: Final = frozenset(
 """Signals that this process receives with sigtimedwait() while the command runs."""
 
 _LOOK_SECONDS: Final = 1.0
-"""How often the command is looked at without SIGCHLD, which a thread that does not block it could take."""
+"""How often to check the command without SIGCHLD, which a thread that does not block it could receive."""
 
 
 Mask = set[signal.Signals | int]
@@ -73,7 +73,7 @@ def _forward(received: signal.struct_siginfo, pid: int) -> None:
     A process sends a signal with kill(2) to this process only: si_code is zero or negative.
     """
     if received.si_code <= 0 and received.si_pid != pid:
-        with suppress(PermissionError):  # a command of another user, as sudo
+        with suppress(PermissionError):  # a command of another user, for example sudo
             os.kill(pid, received.si_signo)
     if received.si_signo == signal.SIGTSTP:
         _stop()

@@ -1,4 +1,4 @@
-"""llem-measure: run a command and report the energy that the GPUs used meanwhile."""
+"""llem-measure: run a command and report the energy that the GPUs use while it runs."""
 
 import json
 import math
@@ -33,7 +33,9 @@ def _amounts(_ctx: click.Context, _param: click.Parameter, texts: Sequence[str])
         except ValueError:
             amount = math.nan
         if not name or not 0 < amount < math.inf:
-            raise click.BadParameter(f"{text!r} is not NAME=N with a number N above 0, as tokens=1000")
+            raise click.BadParameter(
+                f"{text!r} is not NAME=N with a number N above 0, for example tokens=1000"
+            )
         if name in amounts:
             raise click.BadParameter(f"{name!r} is given twice")
         amounts[name] = Amount(name, amount)
@@ -45,7 +47,9 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
         return None
     folder = Path(os.path.realpath(text)).parent
     if text == "-":
-        raise click.BadParameter("standard output belongs to the command; omit it for standard error")
+        raise click.BadParameter(
+            "standard output is used by COMMAND; omit --output to write the report to standard error"
+        )
     if not text or Path(text).is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise click.BadParameter(f"cannot write a file {text!r}")
     return Path(text)
@@ -63,7 +67,7 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
     "--backend",
     type=click.Choice(["auto", *list_backends()]),
     default="auto",
-    help="Backend that measures; auto takes the first that works.",
+    help="Backend that measures; auto uses the first that works.",
 )
 @click.option(
     "--gpus",
@@ -83,7 +87,7 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
     "--output",
     callback=_output,
     metavar="FILE",
-    help="Write the report to FILE, atomically.  [default: standard error; standard output is the command's]",
+    help="Write the report to FILE, atomically.  [default: standard error]",
 )
 @click.option(
     "--amount",
@@ -92,7 +96,8 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
     callback=_amounts,
     envvar="LLEM_MEASURE_AMOUNT",
     metavar="NAME=N",
-    help="Also report joules per unit of work, as tokens=1000. May be repeated.",
+    help="Amount of work that COMMAND does in total, for example tokens=1000, to report joules per token. "
+    "Can be repeated.",
 )
 @click.option(
     "--driver.timeout",
@@ -115,7 +120,8 @@ def main(
 ) -> None:
     """Run COMMAND and report the energy that the GPUs use while it runs.
 
-    All processes on a GPU count, not only COMMAND. Without a GPU, COMMAND runs without a measurement.
+    All processes on a GPU count, not only COMMAND. Without a GPU, CodeCarbon estimates the energy of the CPU
+    and memory. Without CodeCarbon, COMMAND runs and nothing is measured.
 
     \b
       llem-measure -- python train.py
@@ -125,8 +131,8 @@ def main(
     Exit code: that of COMMAND; 128+N if signal N ended it, 126 if it cannot be executed, 127 if it was not
     found, 2 for a usage error. A failed measurement does not change the exit code.
 
-    Signals that llem-measure receives are forwarded to COMMAND. Each option can also be set in the
-    environment, as LLEM_MEASURE_BACKEND.
+    Signals that llem-measure receives are forwarded to COMMAND. Each option can also be set by an
+    environment variable, for example LLEM_MEASURE_BACKEND.
     """
     env = dict(os.environ)  # before a library changes it
     try:

@@ -59,7 +59,7 @@ class CommandMeasurement:
                 raise
             reason = str(exc)
         if reason:
-            self.message = f"no GPU is measured, only CPU and memory: {reason}"
+            self.message = f"no GPU is measured; CodeCarbon estimates CPU and memory: {reason}"
 
 
 def _named(gpu: Gpu, driver_timeout_s: float) -> NamedGpu:

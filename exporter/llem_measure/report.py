@@ -16,7 +16,7 @@ _UUID_CHARACTERS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class NamedGpu:
-    """A GPU: NVML's index, UUID and model. The model is None if the driver does not say it."""
+    """A GPU: NVML's index, UUID and model. The model is None if it cannot be read."""
 
     index: int
     uuid: str
@@ -46,7 +46,7 @@ class CommandRun:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Joules with bounds. None: not measured, or nothing bounds it."""
+    """Joules with bounds. A value is None if it was not measured, or if there is no such bound."""
 
     joules: float | None = None
     joules_low: float | None = None
@@ -73,7 +73,7 @@ class GpuRow:
 
 
 def gpu_rows(run: CommandRun) -> list[GpuRow]:
-    """Return a row for each GPU; none where the joules are those of a node without GPUs."""
+    """Return a row for each GPU, and no rows if the joules are those of a node without GPUs."""
     measurement = run.measured.measurement
     if measurement is None or measurement.scope == "node":
         return []
@@ -97,7 +97,7 @@ def _gpu_row(measurement: EnergyMeasurement, gpu: NamedGpu) -> GpuRow:
 
 
 def total(run: CommandRun) -> Energy:
-    """Return the energy of all GPUs. A GPU without joules or bounds leaves the sum without an upper bound."""
+    """Return the energy of all GPUs. If a GPU has no energy or no bounds, the total has no upper bound."""
     measurement, rows = run.measured.measurement, gpu_rows(run)
     if measurement is None or measurement.total_j is None:
         return Energy()

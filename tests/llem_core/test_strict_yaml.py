@@ -29,7 +29,7 @@ def test_an_alias_of_a_scalar_is_read() -> None:
         ("a: SECRET: b", "line 1: not valid YAML"),
         ("a: !SECRET!b c", "line 1: not valid YAML"),
         ("a: *SECRET", "line 1: not valid YAML"),
-        ("? [SECRET]\n: b", "line 1: a key must be text"),
+        ("? [SECRET]\n: b", "line 1: a key must be a string"),
         ('a: "SECRET\\ud800"', "line 1: a control character or an incomplete character"),
         ("[" * 5000, "not valid YAML"),
     ],

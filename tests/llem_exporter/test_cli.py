@@ -119,7 +119,7 @@ def test_a_malformed_trace_is_one_line(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_is_named() -> None:
     """The error lists the existing GPUs."""
     line = refused("--replay", "demo", "--gpus", "0,7")
-    assert line.startswith("Error: there is no GPU '7'; there are 0 (GPU-")
+    assert line.startswith("Error: GPU '7' not found; the GPUs are 0 (GPU-")
 
 
 @pytest.mark.parametrize(

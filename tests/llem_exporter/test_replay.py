@@ -93,11 +93,15 @@ MALFORMED = [
         "seconds,gpu,watts,joules\n0,0,1,1e308\n",
         "line 2: joules must be a number from 0 to 1e+12, not '1e308'",
     ),
-    ("seconds,gpu,watts\n0,0,1\n0.0009,0,1\n", "line 3: rows of a GPU must ascend by at least 1 ms"),
+    (
+        "seconds,gpu,watts\n0,0,1\n0.0009,0,1\n",
+        "line 3: the seconds of each GPU must increase by at least 0.001",
+    ),
     ("seconds,gpu,watts\n0,0.5,1\n", "line 2: gpu must be a whole number from 0 to 1e+12, not '0.5'"),
     (
         "seconds,gpu,watts\n1,0,1\n1,0,1\n",
-        "line 3: rows of a GPU must ascend by at least 1 ms: 1.0 after 1.0",
+        "line 3: the seconds of each GPU must increase by at least 0.001 from row to row: "
+        "found 1.0 after 1.0",
     ),
     ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
     (

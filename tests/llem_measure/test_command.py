@@ -234,7 +234,7 @@ def test_without_a_backend_the_command_runs(tmp_path: Path) -> None:
     done = run(env, "--", "sh", "-c", "echo out; exit 4", program=program)
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no joules: zeus: ")
+    assert line.startswith("llem-measure: energy was not measured: zeus: ")
     for part in ("zeus: ", "nvml: NVML cannot be opened", "codecarbon: "):
         assert part in line
     options = ("--format", "json", "--output", str(path), "--amount", "tokens=5", "--gpus", "0")
@@ -263,7 +263,7 @@ def test_a_hung_gpu_does_not_stop_the_command(steady: FakeDriver) -> None:
     done = run(steady.env, "--driver.timeout", "0.5", "--", "sh", "-c", "echo out; exit 4")
     assert (done.returncode, done.stdout) == (4, "out\n")
     [line] = done.stderr.splitlines()
-    assert line.startswith("llem-measure: no joules: GPU 1 hangs: ")
+    assert line.startswith("llem-measure: energy was not measured: GPU 1 hangs: ")
 
 
 def test_a_hung_gpu_beside_the_asked_one_does_no_harm(steady: FakeDriver, tmp_path: Path) -> None:

@@ -101,13 +101,13 @@ def test_the_table_has_a_dash_for_what_is_unknown() -> None:
 
 def test_nothing_measured_is_never_0() -> None:
     """Without a measurement joules are "-" in the table and null in JSON, and the command's times count."""
-    reason = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, "no joules: no GPU")
+    reason = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, "energy was not measured: no GPU")
     run = replace(RUN, measured=Measured(warnings=(reason,)))
     assert table(run).splitlines() == [
         "llem-measure: 4.000 s, no backend, exit code 0",
         "total - J",
         "tokens: 100, - J each",
-        "warning: no joules: no GPU",
+        "warning: energy was not measured: no GPU",
     ]
     found = document(run)
     assert (found["joules"], found["coverage"], found["backend"]) == (None, None, None)

@@ -58,10 +58,10 @@ tell(told)
 """
     *of_backends, failing, buggy, empty = ask(program, steady.env)
     assert of_backends == [["mine", pytest.approx(300, rel=0.3)]] * 2
-    assert failing == ["mine", None, True, "no joules: nvml: gone"]
-    assert buggy == ["mine", None, True, "no joules: nvml: KeyError: 'key'"]
+    assert failing == ["mine", None, True, "energy was not measured: nvml: gone"]
+    assert buggy == ["mine", None, True, "energy was not measured: nvml: KeyError: 'key'"]
     assert empty[:3] == ["mine", None, True]
-    assert empty[3].startswith("no joules: nvml: AttributeError")
+    assert empty[3].startswith("energy was not measured: nvml: AttributeError")
 
 
 def test_where_nothing_works_the_block_runs_and_is_timed(steady: FakeDriver, tmp_path: Path) -> None:
@@ -102,7 +102,8 @@ tell([off.measurement, off.warnings, off.duration_sec >= 0, failure(refused), ra
 """
     measurement, warnings, timed, refusal, ran = ask(program, steady.env)
     assert (measurement, warnings, timed, ran) == (None, [], True, [])
-    assert refusal == "backend nvml cannot measure here: there is no GPU 5; NVML counts 2, from 0"
+    reason = "GPU 5 not found: the number of GPUs is 2, and the first has index 0"
+    assert refusal == f"backend nvml cannot measure here: {reason}"
 
 
 def test_a_gpu_that_hangs_does_not_stop_the_block(steady: FakeDriver) -> None:

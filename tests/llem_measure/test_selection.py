@@ -60,7 +60,7 @@ def test_without_a_gpu_auto_is_codecarbon(steady: FakeDriver) -> None:
     """Without a driver or a visible GPU, auto selects codecarbon."""
     name, reasons = auto(steady, CUDA_VISIBLE_DEVICES="")
     assert name == "codecarbon"
-    assert reasons["nvml"] == "no GPU is visible: CUDA_VISIBLE_DEVICES is ''"
+    assert reasons["nvml"] == "no GPU is visible; CUDA_VISIBLE_DEVICES is set to ''"
     steady.unload()
     name, reasons = auto(steady)
     assert name == "codecarbon"
@@ -93,7 +93,8 @@ tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for n
         f"{no_power} (Not Supported)",
         f"{no_power} (Not Supported)",
         None,
-        "backend nvml cannot measure here: there is no GPU 7; NVML counts 2, from 0",
+        "backend nvml cannot measure here: GPU 7 not found: "
+        "the number of GPUs is 2, and the first has index 0",
         "backend codecarbon cannot measure here: codecarbon is not installed; "
         "pip install 'llem-energy[codecarbon]'",
         "unknown backend 'nvlm'; known are zeus, nvml, codecarbon",

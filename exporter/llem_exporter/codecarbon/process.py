@@ -44,7 +44,7 @@ class Worker:
             # bufsize=0: poll() does not see lines that have been read into a buffer.
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0)
         except OSError as exc:
-            raise LLEMError(f"cannot start the worker: {exc}") from exc
+            raise LLEMError(f"cannot start the CodeCarbon process: {exc}") from exc
         self._process = process
         # Standard input stays open and empty: the worker ends when it is closed.
         self._pipes = cast("tuple[IO[bytes], ...]", (process.stdin, process.stdout, process.stderr))
@@ -62,7 +62,9 @@ class Worker:
         poll = select.poll()
         poll.register(stdout, select.POLLIN)
         if not poll.poll(timeout_s * 1000):
-            raise LLEMError(f"no measurement for {timeout_s:g} s; restarting the worker")
+            raise LLEMError(
+                f"the CodeCarbon process sent no measurement for {timeout_s:g} s; it will be restarted"
+            )
         line = stdout.readline()  # the worker writes whole lines
         if not line:
             raise LLEMError(self._exit_reason())
@@ -98,4 +100,5 @@ class Worker:
     def _exit_reason(self) -> str:
         self._error_reader.join(END_SECONDS)
         status = self._process.wait(END_SECONDS)
-        return ": ".join(filter(None, (f"the worker ended with status {status}", self._last_error)))
+        reason = f": {self._last_error}" if self._last_error else ""
+        return f"the CodeCarbon process ended with status {status}{reason}; it will be restarted"

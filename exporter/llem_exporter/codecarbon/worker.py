@@ -18,7 +18,7 @@ from typing import Any, Final
 from llem_core.errors import ConfigError
 
 FIRST_SECONDS: Final = 0.5
-"""Time before the first measurement. A GPU whose counter has not moved looks like one that cannot be seen."""
+"""Time before the first measurement. CodeCarbon reports 0 J for a GPU whose counter has not changed."""
 
 NEVER_SECONDS: Final = 1e6
 """CodeCarbon's own period, too long to matter: the worker asks for each measurement instead, to know how long
@@ -72,7 +72,9 @@ def _measurements(
         if measured:
             yield {**totals, "duration_s": time.monotonic() - start_s}
         elif not totals:
-            raise RuntimeError("no measurement; `codecarbon detect` shows the reason")
+            raise RuntimeError(
+                "CodeCarbon returned no measurement. Run 'codecarbon detect' to find the cause."
+            )
         due_s = max(due_s + period_s, time.monotonic())
 
 

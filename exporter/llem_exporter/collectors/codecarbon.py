@@ -26,6 +26,10 @@ _SPECS: Final = (
     metrics.CODECARBON_INFO,
 )
 
+_NO_GPU: Final = (
+    "found no GPU, so no gpu joules are published. Check that the exporter's user can run nvidia-smi."
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -140,9 +144,9 @@ class CodeCarbonCollector(Collector):
             del measurement.joules["gpu"]
         self._newest = measurement
         if lacks_gpu:
-            self._update(0.0, "a GPU cannot be read; GPU joules are not published until it can")
+            self._update(0.0, "a GPU cannot be read; gpu joules are not published until it can be read")
         elif self._gpu_indices() and not sees_gpus:
-            self._update(1.0, "measures, but sees no GPU; check that nvidia-smi runs")
+            self._update(1.0, _NO_GPU)
         else:
             self._update(1.0, "measures", logging.INFO)
 

@@ -63,7 +63,10 @@ def _read_folder(folder: int, uuids: Collection[str]) -> Listing:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in islice(entries, MAX_ENTRIES + 1)]
     if len(names) > MAX_ENTRIES:
-        problems.append(f"found more than {MAX_ENTRIES} directory entries; the others were not read")
+        problems.append(
+            f"the directory has more than {MAX_ENTRIES} entries; the others were not read. "
+            "Remove the files of finished jobs."
+        )
     found: set[Job] = set()
     # Problems have the repr() of a name, because it may contain newlines or invalid UTF-8.
     for name in sorted(names[:MAX_ENTRIES]):
@@ -96,7 +99,10 @@ def _text(folder: int, name: str) -> str:
     if len(content) > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES} bytes")
     if content and not content.endswith(b"\n"):
-        raise ConfigError("the last line has no newline; the file may still be being written")
+        raise ConfigError(
+            "the last line has no newline. The file is ignored until it is complete. "
+            "Write to a temporary file and rename it."
+        )
     try:
         return content.decode()
     except UnicodeDecodeError as exc:

@@ -22,7 +22,7 @@ CALLS: Final = ("power", "energy", "status")
 
 
 class SamplerHistograms(Observers):
-    """Histograms of the sampler's lateness and of the time of each kind of call."""
+    """Histograms of the delay of readings and of the duration of each type of call."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         lateness, call = metrics.SAMPLER_LATENESS, metrics.NVML_CALL
@@ -62,7 +62,7 @@ class SamplerCollector(Collector):
 
 
 class HistoryPageCollector(Collector):
-    """What stands beside the traces on /history: the GPUs, their limits and the sample interval."""
+    """The other metrics on /history: GPU information, power limits and the sample interval."""
 
     def __init__(self, gpus: Collector, sampler: Sampler) -> None:
         self._gpus, self._interval_s = gpus, sampler.interval_ms / 1000

@@ -67,7 +67,7 @@ class _Scraper:
 
     @property
     def interval_s(self) -> float:
-        """Return the median time between the last five requests; before the second, the scrape timeout."""
+        """Return the median time between the last five requests. After one, return the scrape timeout."""
         intervals_s = [later - earlier for earlier, later in pairwise(self.arrivals_s)]
         return median(intervals_s) if intervals_s else self.timeout_s or DEFAULT_SCRAPE_INTERVAL_SECONDS
 
@@ -103,10 +103,11 @@ class ScraperCursors:
     def begin(
         self, name: str, address: str, connection: object, timeout_s: float | None, limit: int | None = None
     ) -> list[range]:
-        """Take in a request and return the numbers of the samples to offer, for each GPU.
+        """Record a request and return the numbers of the samples to offer, for each GPU.
 
-        `timeout_s` is the scrape timeout. `limit` is the most samples of a GPU to add to the repeated ones;
-        without it, the limit is three scrape intervals. Raises ScrapeRefusedError.
+        `timeout_s` is the scrape timeout. `limit` is the maximum number of new samples per GPU; samples that
+        are sent again do not count. By default, it is the number in three scrape intervals. Raises
+        ScrapeRefusedError.
         """
         held_numbers = self.held_numbers()
         scraper = self._scrapers.get(name) or self._add(name, address, held_numbers)
@@ -128,7 +129,7 @@ class ScraperCursors:
         ]
 
     def offer(self, name: str, carried: Sequence[range]) -> None:
-        """Note the numbers of each GPU's samples that the response carries."""
+        """Record which samples of each GPU are in the response."""
         for cursor, numbers in zip(self._scrapers[name].cursors, carried, strict=True):
             self.evicted_samples += numbers.start - cursor.confirmed
             self.offered_samples += len(numbers)
@@ -136,7 +137,7 @@ class ScraperCursors:
             cursor.repeated = max(cursor.repeated, numbers.start)
 
     def write_failed(self, name: str, connection: object) -> None:
-        """Take back the last offer, because its response could not be written to this connection."""
+        """Cancel the last offer, because its response could not be written to this connection."""
         scraper = self._scrapers.get(name)
         if scraper is not None and scraper.connection is connection:
             scraper.connection = None
@@ -144,7 +145,7 @@ class ScraperCursors:
                 cursor.repeated, cursor.offered = cursor.confirmed, cursor.repeated
 
     def connection_reset(self, connection: object) -> None:
-        """Take back the last offer on a connection that its client has reset."""
+        """Cancel the last offer on a connection that its client has reset."""
         for name, scraper in self._scrapers.items():
             if scraper.connection is connection and scraper.resets < MAX_RESETS:
                 scraper.resets += 1
@@ -152,11 +153,16 @@ class ScraperCursors:
 
     def _add(self, name: str, address: str, held_numbers: Sequence[range]) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
-            raise ScrapeRefusedError(400, f"a scraper ID has 1 to {MAX_ID_CHARACTERS} printable characters\n")
+            raise ScrapeRefusedError(
+                400, f"a scraper ID must have 1 to {MAX_ID_CHARACTERS} printable characters\n"
+            )
         if len(self._scrapers) >= MAX_SCRAPERS:
             longest_silent = max(self._scrapers, key=lambda other: self._silent_s(self._scrapers[other]))
             if self._silent_s(self._scrapers[longest_silent]) <= self._retention_s:
-                message = f"{MAX_SCRAPERS} other scrapers sent requests in the last {self._retention_s:g} s\n"
+                message = (
+                    f"too many scraper IDs: {MAX_SCRAPERS} were active in the last {self._retention_s:g} s. "
+                    "Use a fixed ID for each Prometheus.\n"
+                )
                 raise ScrapeRefusedError(429, message)
             del self._scrapers[longest_silent]
         is_new_exporter = self._monotonic_s() - self._start_s < NEW_EXPORTER_SECONDS
@@ -169,8 +175,8 @@ class ScraperCursors:
         if self._silent_s(scraper) <= min(SILENT_INTERVALS * scraper.interval_s, self._retention_s):
             self.conflicts += 1
             message = (
-                f"scraper ID {name!r} is used by {scraper.address}; two scrapers with the same ID would "
-                "store half of the samples each; give each scraper its own ID\n"
+                f"scraper ID {name!r} is already used by {scraper.address}. If two scrapers share an ID, "
+                "each receives only part of the samples. Set a different ID for each Prometheus.\n"
             )
             raise ScrapeRefusedError(409, message)
         scraper.address = address

@@ -1,4 +1,4 @@
-"""The traces of /history as text: every sample with its own timestamp, in slices."""
+"""The traces of /history as text: every sample with its own timestamp, in chunks."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,14 @@ from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, Kind, MetricSpec
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ring import Samples
 
-SLICE_LINES: Final = 300
-"""The most lines of a slice. It takes 0.2 ms to make one, for which the sampler may have to wait."""
+CHUNK_LINES: Final = 300
+"""The maximum number of lines in a chunk. Making a chunk takes 0.2 ms, which can delay the sampler."""
 
 GpuSamples = tuple[DeviceInfo, Samples]
 Times: TypeAlias = "array[int] | array[float]"
 
 
-def trace_slices(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
+def trace_chunks(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
     """Return the power traces and then the energy traces, in OpenMetrics or in text format 0.0.4."""
     power = [(info, samples.times_ms, samples.watts) for info, samples in gpus]
     energy = [(info, samples.times_ms, samples.joules) for info, samples in gpus]
@@ -31,8 +31,8 @@ def _family(
     header = _header(spec, openmetrics)
     for info, times_ms, values in traces:
         series = f'{spec.name}{{gpu="{info.index}",uuid="{_escaped(info.uuid)}"}}'
-        for start in range(0, len(values), SLICE_LINES):
-            end = start + SLICE_LINES
+        for start in range(0, len(values), CHUNK_LINES):
+            end = start + CHUNK_LINES
             if lines := _lines(series, times_ms[start:end], values[start:end], openmetrics):
                 yield header + lines
                 header = ""

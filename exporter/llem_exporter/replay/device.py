@@ -110,10 +110,13 @@ def _append(rows: Rows, row: dict[str, float]) -> None:
     seconds, joules = row["seconds"], row.get("joules")
     if rows.seconds and round(seconds - rows.seconds[-1], 6) < _MIN_STEP_S:
         last = rows.seconds[-1]
-        raise ConfigError(f"rows of a GPU must ascend by at least 1 ms: {seconds} after {last} seconds")
+        raise ConfigError(
+            f"the seconds of each GPU must increase by at least {_MIN_STEP_S} from row to row: "
+            f"found {seconds} after {last}"
+        )
     if joules is not None:
         if rows.joules and joules < rows.joules[-1]:
-            raise ConfigError(f"joules must not fall: {joules} after {rows.joules[-1]}")
+            raise ConfigError(f"joules must not decrease: {joules} after {rows.joules[-1]}")
         rows.joules.append(joules)
     rows.seconds.append(seconds)
     rows.watts.append(row["watts"])

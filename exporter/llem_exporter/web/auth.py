@@ -1,4 +1,4 @@
-"""What each request must present: an allowed certificate name, and a password."""
+"""Check the certificate name and the password of each request."""
 
 import asyncio
 import hmac
@@ -17,7 +17,7 @@ from llem_exporter.web.reload import LiveWebConfig
 from llem_exporter.web.tls import san_is_allowed
 
 MAX_WAITING: Final = 64
-"""The maximum number of passwords that wait to be checked. Beyond it, the oldest one is given up."""
+"""The maximum number of passwords that wait to be checked. Beyond this number, the oldest one is dropped."""
 
 BCRYPT_BYTES: Final = 72
 """bcrypt uses only this much of a password, as does every program that makes the hashes."""
@@ -36,7 +36,8 @@ class Guard:
         if config.tls and config.tls.allowed_sans:
             peer = request.transport.get_extra_info("peercert") if request.transport else None
             if not san_is_allowed(peer, config.tls.allowed_sans):
-                refusal = web.Response(status=403, text="no name in the client certificate is allowed\n")
+                text = "the client certificate has no name that is listed in client_allowed_sans\n"
+                refusal = web.Response(status=403, text=text)
                 refusal.force_close()
                 return refusal
         if self._live.needs_password:

@@ -102,10 +102,10 @@ def _tls(section: Mapping[str, Any], folder: Path) -> TlsConfig:
     label = "tls_server_config"
     sans = section.get("client_allowed_sans") or []
     if not isinstance(sans, list) or not all(isinstance(san, str) for san in sans):
-        raise ConfigError(f"{label}.client_allowed_sans must be a list of texts")
+        raise ConfigError(f"{label}.client_allowed_sans must be a list of strings")
     for key, value in section.items():
         if key != "client_allowed_sans" and not isinstance(value, str):
-            raise ConfigError(f"{label}.{key} must be text")
+            raise ConfigError(f"{label}.{key} must be a string")
     paths = [section.get(key) for key in ("cert_file", "key_file", "client_ca_file")]
     cert_file, key_file, client_ca_file = (folder / path if path else None for path in paths)
     needs_client = _chosen(section, "client_auth_type", (_NO_CLIENT_CERT, _CLIENT_CERT)) == _CLIENT_CERT
@@ -113,7 +113,9 @@ def _tls(section: Mapping[str, Any], folder: Path) -> TlsConfig:
     if cert_file is None or key_file is None:
         raise ConfigError(f"{label} needs cert_file and key_file")
     if needs_client != bool(client_ca_file):
-        raise ConfigError(f"{label}: client_auth_type {_CLIENT_CERT} and client_ca_file need each other")
+        raise ConfigError(
+            f"{label}: client_auth_type {_CLIENT_CERT} requires client_ca_file, and the reverse"
+        )
     if sans and not needs_client:
         raise ConfigError(f"{label}.client_allowed_sans needs client_auth_type {_CLIENT_CERT}")
     return TlsConfig(cert_file, key_file, client_ca_file, frozenset(sans), minimum)

@@ -42,7 +42,8 @@ _log.addFilter(_is_our_error)
 class Connection(web.RequestHandler):
     """A connection. aiohttp gives it to the handlers as `request.protocol`.
 
-    `on_lost` is called when it is closed, with whether the client may not have read everything.
+    When the connection closes, `on_lost` is called with True if the client may have missed part of a
+    response.
     """
 
     def __init__(

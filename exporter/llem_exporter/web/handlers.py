@@ -57,7 +57,7 @@ class Handlers:
     async def _ready(self, _request: web.Request) -> web.Response:
         if self._sampler.ready:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text="not ready: a GPU has not answered yet\n")
+        return web.Response(status=503, text="not ready: waiting for the first reading of a GPU\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encoder, content_type = scrape_headers.encoder_for(request.headers)

@@ -13,7 +13,7 @@ from prometheus_client.exposition import gzip_accepted
 from prometheus_client.registry import Collector
 
 from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
-from llem_exporter.history.page import GpuSamples, trace_slices
+from llem_exporter.history.page import GpuSamples, trace_chunks
 from llem_exporter.web import scrape_headers
 from llem_measure.sampling.sampler import Sampler
 
@@ -26,7 +26,7 @@ MAX_RESPONSES: Final = 16
 _LOSES_SAMPLES: Final = re.compile(
     r"Prometheus/(2\.(52\.0|53\.[0-2]|54\.0)\b|$)|\botel|OpenTelemetry", re.IGNORECASE
 )
-"""User agents that keep one sample per series and scrape. Source: prometheus/prometheus#14685.
+"""User agents that store one sample per series in each scrape. Source: prometheus/prometheus#14685.
 
 The OpenTelemetry receiver sends the name of the collector's command, for example otelcol-contrib/0.140.0.
 Before v0.78 it sent Prometheus/ without a version.
@@ -34,9 +34,10 @@ Source: open-telemetry/opentelemetry-collector-contrib#21914.
 """
 
 _LOSES_SAMPLES_MESSAGE: Final = """\
-This scraper keeps one sample per series and scrape and would lose the other samples.
-Prometheus 2.52.0, 2.53.0 to 2.53.2 and 2.54.0 do this: use another version.
-OpenTelemetry receivers do this, too; older ones identify as Prometheus without a version: scrape /metrics.
+This scraper stores only one sample per series in each scrape. All other samples would be lost.
+Prometheus 2.52.0, 2.53.0 to 2.53.2 and 2.54.0 do this. Use another version.
+The OpenTelemetry Prometheus receiver does this, too. Use /metrics with it.
+Old versions of the receiver identify themselves as Prometheus without a version.
 To get a response nevertheless, add to the scrape config: params: {force: ['1']}
 """
 
@@ -89,14 +90,14 @@ class HistoryHandler:
             gpus = self._offer(request, scraper, limit) if since_ms is None else self._since(since_ms)
         except ScrapeRefusedError as exc:
             return web.Response(status=exc.status, text=str(exc))
-        slices = trace_slices(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
-        page = chain(map(str.encode, slices), map(encoder, [self._families]))
+        chunks = trace_chunks(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
+        page = chain(map(str.encode, chunks), map(encoder, [self._families]))
         try:
             await response.prepare(request)
             for data in _gzip(page) if gzipped else page:
                 if data:
                     await response.write(data)
-                await asyncio.sleep(0)  # other requests and the sampler run between two slices
+                await asyncio.sleep(0)  # other requests and the sampler run between two chunks
             await response.write_eof()
         except ConnectionError as exc:
             exc.__traceback__ = None  # breaks a reference cycle that keeps the samples in memory
@@ -137,7 +138,8 @@ def parse_since(text: str) -> int:
         since_s = Decimal("nan")
     if not (since_s.is_finite() and 0 <= since_s < MAX_UNIX_SECONDS):
         raise web.HTTPBadRequest(
-            text=f"since must be unix seconds, for example 1795507546.3, not {text[:40]!r}\n"
+            text=f"invalid parameter 'since': {text[:40]!r}. "
+            "It must be a unix timestamp in seconds, for example 1795507546.3.\n"
         )
     return int(since_s * 1000)
 
@@ -145,7 +147,9 @@ def parse_since(text: str) -> int:
 def parse_limit(text: str) -> int:
     """Return the limit of samples in a response. Raises HTTPBadRequest."""
     if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise web.HTTPBadRequest(text=f"limit must be a number of samples, not {text[:40]!r}\n")
+        raise web.HTTPBadRequest(
+            text=f"invalid parameter 'limit': {text[:40]!r}. It must be a number of samples.\n"
+        )
     return int(text)
 
 

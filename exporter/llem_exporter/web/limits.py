@@ -1,4 +1,4 @@
-"""Limits on clients: how many connections there may be, and how long a response may take.
+"""Limits on clients: the number of connections, and the duration of a response.
 
 asyncio's own server cannot enforce them: it hides a connection until its TLS handshake is done, and at the
 last file descriptor it pauses for a second and reports the error once for each entry of the backlog.
@@ -41,9 +41,9 @@ def max_connections() -> int:
 class Connections:
     """Accepts connections and limits them.
 
-    At the limit, and at the last file descriptor, the connection that has been idle longest is closed for
-    each new one. Connections in `known()` are never closed for others. `on_unread` is called with each
-    connection that ended before its client had read everything.
+    At the limit, and at the last file descriptor, each new connection replaces the one that has been idle
+    longest. Connections in `known()` are never replaced. `on_unread` is called with each connection that
+    ended before its client had read everything.
     """
 
     def __init__(
@@ -68,11 +68,17 @@ class Connections:
             except ConnectionAbortedError:
                 continue
             except OSError as exc:
-                self._warn(f"cannot accept connections: {exc.strerror}; closing idle ones")
+                self._warn(
+                    f"cannot accept connections: {exc.strerror}; the longest idle connection is closed; "
+                    "raise the open file limit (LimitNOFILE=)"
+                )
                 await asyncio.sleep(0 if self._drop_idlest() else RETRY_ACCEPT_SECONDS)
                 continue
             if len(self._open) >= self._limit:
-                self._warn(f"{self._limit} connections are open; closing idle ones for new ones")
+                self._warn(
+                    f"the limit of {self._limit} connections is reached; "
+                    "the longest idle connection is closed for each new one"
+                )
                 if not self._drop_idlest():
                     accepted.close()
                     continue
@@ -129,7 +135,7 @@ class Connections:
 
     @web.middleware
     async def limit_request(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse bodies, and give the response the scraper's own timeout."""
+        """Reject requests with a body. Limit the response time to the scrape timeout that the client sent."""
         connection = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101 - accept() makes no others
         limit_s = scrape_headers.timeout_s(request.headers) or RESPONSE_SECONDS

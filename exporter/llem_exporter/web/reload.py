@@ -14,10 +14,13 @@ from llem_exporter.web.tls import new_context
 
 CHECK_SECONDS: Final = 1.0
 _KEPT: Final = "the previous configuration stays in effect"
-_NO_TLS: Final = "tls_server_config is missing: the previous one stays in effect until a restart"
+_NO_TLS: Final = (
+    "tls_server_config is missing: the previous TLS settings stay in effect. "
+    "After a restart, the exporter serves plain HTTP."
+)
 _NO_USERS: Final = (
-    "basic_auth_users is empty: every request gets 401 until the file lists a user. "
-    "A restart serves without passwords"
+    "basic_auth_users is empty: all requests are rejected with 401. Add a user. "
+    "After a restart, the exporter accepts requests without a password."
 )
 
 _log = logging.getLogger(__name__)
@@ -26,9 +29,9 @@ _log = logging.getLogger(__name__)
 class LiveWebConfig:
     """The last valid content of a web config file. Without a file: plain HTTP without passwords.
 
-    `ssl_context` is for new connections; None means plain HTTP. A running exporter never becomes more open
-    because a section is missing, as in a truncated file: TLS stays as it was, and while `needs_password` and
-    there are no users, nobody gets in.
+    `ssl_context` is for new connections; None means plain HTTP. If a reloaded file has no TLS or
+    user section, for example because it is truncated, the exporter keeps TLS on and rejects all requests
+    that need a password.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -87,7 +90,7 @@ class LiveWebConfig:
             _log.error("--web.config.file %s: %s", self._path, problem)
         elif not problem:
             now_valid = ", now valid" if self._problem else ""
-            _log.info("--web.config.file %s: read again%s", self._path, now_valid)
+            _log.info("--web.config.file %s: reloaded%s", self._path, now_valid)
         self._problem = problem
         return self._client_rules() != rules
 

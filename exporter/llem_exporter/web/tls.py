@@ -37,7 +37,7 @@ def new_context(config: TlsConfig) -> ssl.SSLContext:
 
 def _no_password() -> str:
     """Called for an encrypted key. Without it, OpenSSL asks on the terminal."""
-    raise ConfigError("the key is encrypted")
+    raise ConfigError("the private key is encrypted, which is not supported")
 
 
 def _reason(error: ConfigError | OSError) -> str:

@@ -14,7 +14,7 @@ from llem_core.measurement import EnergyMeasurement
 class EnergyBackend(Protocol):
     """A source of joules for a block of code in this process.
 
-    `start_tracking` returns a tracker, and `stop_tracking` takes it and returns the energy in between.
+    `start_tracking` returns a tracker, and `stop_tracking` returns the energy since the tracker was started.
     Several trackers may be open at once, in several threads. Both raise ConfigError if the backend cannot
     work here.
     """
@@ -60,7 +60,7 @@ class Tracker(ABC):
         """End the measurement and return it."""
 
     def _end_when_forgotten(self, end: Callable[[], object]) -> None:
-        """Call `end` when this tracker is garbage collected, so that nothing is read for ever.
+        """Call `end` when this tracker is garbage collected, so that the GPUs are not read for ever.
 
         `end` must neither wait nor refer to the tracker.
         """
@@ -88,7 +88,7 @@ class GpuBackend(ABC):
 
     @abstractmethod
     def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
 
     @abstractmethod
     def start_tracking(self) -> Tracker:

@@ -33,15 +33,16 @@ def open_tracker(gpu_indices: Sequence[int], country_iso_code: str | None = None
 
     It makes no network request, writes no file, handles no signal and logs nothing below critical. PUE is 1.
     It ignores the user's .codecarbon.config and CODECARBON_* variables. `options` are CodeCarbon's own.
-    Without a country, CodeCarbon uses the world's average for the grams. What it measures is opened here,
-    since start() would only log the errors: any exception of CodeCarbon or of the driver is raised.
+    Without a country, CodeCarbon uses the world's average for the grams. The GPUs, CPU and memory are opened
+    here, because start() only logs errors: any exception of CodeCarbon or of the driver is raised.
     """
     library = _import()
     if country_iso_code is not None:
         country_iso_code = country_iso_code.upper()
         if country_iso_code not in library.DataSource().get_global_energy_mix_data():
             raise ConfigError(
-                f"CodeCarbon does not know the country {country_iso_code!r}; use ISO 3166 alpha-3, as DEU"
+                f"CodeCarbon does not know the country {country_iso_code!r}; "
+                "use ISO 3166 alpha-3, for example DEU"
             )
     settings: dict[str, Any] = {
         "allow_multiple_runs": True,  # else its lock takes over SIGINT and SIGTERM
@@ -176,9 +177,9 @@ class CodeCarbonTracker(Tracker):
 
 
 class CodeCarbonBackend(GpuBackend):
-    """Joules as CodeCarbon counts them: of all GPUs together, or of CPU and memory if there is no GPU.
+    """CodeCarbon's energy of all GPUs together, or of CPU and memory if there is no GPU.
 
-    `country_iso_code` (ISO 3166 alpha-3, such as DEU) is needed for grams of CO2 only. `gpu_indices` are
+    `country_iso_code` (ISO 3166 alpha-3, for example DEU) is needed for grams of CO2 only. `gpu_indices` are
     NVML's; None means the visible GPUs, if any. A GPU's first call may take `driver_timeout_s`.
     """
 
@@ -196,7 +197,7 @@ class CodeCarbonBackend(GpuBackend):
         self._checked = False
 
     def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         if find_spec("codecarbon") is None:
             raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
         gpus = self._find_gpus()
@@ -204,7 +205,7 @@ class CodeCarbonBackend(GpuBackend):
         tracker.start()
         tracker.stop()
         if getattr(tracker, "final_emissions_data", None) is None:  # it logs its errors and raises none
-            raise ConfigError("CodeCarbon does not start here; run `codecarbon detect` for the reason")
+            raise ConfigError("CodeCarbon does not start here; run 'codecarbon detect' to find the cause")
         self._checked = True
         return f"counts GPU {list_indices(gpus)} together" if gpus else "estimates CPU and memory; no GPU"
 
@@ -263,7 +264,10 @@ def _why_nothing(gpus_asked_for: bool) -> str:
     from codecarbon.core.gpu import is_nvidia_system
 
     if not is_nvidia_system():
-        return "CodeCarbon finds GPUs only if `nvidia-smi --help` runs, which it does not here"
+        return (
+            "CodeCarbon needs nvidia-smi to find GPUs, but 'nvidia-smi --help' fails; "
+            "check that nvidia-smi is in PATH"
+        )
     return "CodeCarbon did not start, or can read neither the counters nor the power of the GPUs"
 
 

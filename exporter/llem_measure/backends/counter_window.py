@@ -1,4 +1,4 @@
-"""The energy between two instants, out of two readings of a hardware energy counter."""
+"""The energy between two times, from two readings of a hardware energy counter."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,12 +7,12 @@ from typing import Final
 from llem_core.energy import LATE_SECONDS, SENSOR_LAG_SECONDS, counter_step
 
 COUNTER_STEP_J: Final = 0.001
-"""NVML counts whole mJ, rounded down: a difference of two values is off by less than one."""
+"""NVML counts whole mJ, rounded down, so the error of a difference is less than 1 mJ."""
 
 
 @dataclass(frozen=True, slots=True)
 class CounterReading:
-    """A counter's joules, read at some instant from `begun_s` to `done_s` [s, any one clock]."""
+    """A counter value in joules, read at an unknown time from `begun_s` to `done_s` [s, same clock]."""
 
     joules: float
     begun_s: float
@@ -25,7 +25,7 @@ class CounterReading:
 
 @dataclass(frozen=True, slots=True)
 class CounterEnergy:
-    """Joules, or None if the counter did not move. `high_j` is infinite if nothing bounds it."""
+    """Joules, or None if the counter did not change. `high_j` is infinite if there is no upper bound."""
 
     joules: float | None
     low_j: float
@@ -39,10 +39,10 @@ def counter_energy(
 ) -> CounterEnergy:
     """Return the energy of a window from one reading at its start and one at its end.
 
-    A reading happens at some instant within its call, and a counter may lag by its update period u (0.5 s,
-    since it is not known). So the counted energy is that from an instant in [begun - u, done] of the first
-    reading to one in [begun - u, done] of the last. It differs from the window's by at most the limit times
-    what lies between. A fall is a late value if it is less than the limit x 2 s, else a reset.
+    A counter may lag by its update period u, which is not known; 0.5 s is assumed. The difference of the two
+    readings covers a time range whose start and end are each known only to within [begun - u, done]. The
+    error is at most the power limit times the uncertainty of both ends. If the counter decreased by less than
+    the limit x 2 s, the second value is out of date. If it decreased by more, the counter was reset.
     """
     start_s, end_s = window_s
     watts = inf if limit_watts is None else limit_watts
@@ -54,7 +54,7 @@ def counter_energy(
     after_end_s = max(0.0, last.done_s - end_s)
     before_start_s = max(0.0, start_s - first.begun_s) + SENSOR_LAG_SECONDS
     after_start_s = max(0.0, first.done_s - start_s)
-    # A reset may have lost all of the window. What was counted after it is all the window's own.
+    # A reset may have lost the energy of the whole window. The energy after the reset is all within it.
     too_much_s = after_end_s + (0.0 if reset else before_start_s)
     too_little_s = before_end_s + after_start_s + (end_s - start_s if reset else 0.0)
     return CounterEnergy(

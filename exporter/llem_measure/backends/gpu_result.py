@@ -1,4 +1,4 @@
-"""What a backend measured of each GPU, and the measurement that they make together."""
+"""The result of a backend for each GPU, and the measurement of all GPUs together."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from llem_measure.nvml.discovery import Gpu
 
 @dataclass(frozen=True, slots=True)
 class GpuResult:
-    """The energy of one GPU. `joules` are None, for a `reason`, if nothing was measured."""
+    """The energy of one GPU. `joules` is None if nothing was measured; `reason` says why."""
 
     gpu: Gpu
     joules: float | None

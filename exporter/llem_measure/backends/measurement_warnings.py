@@ -19,10 +19,7 @@ SHORT_AVERAGED_WINDOW_SECONDS: Final = 20.0
 s, -3 % of 20 s."""
 
 FEW_SAMPLES: Final = 10
-"""Each edge of a window may lie anywhere between two samples:
-
-with fewer than 10 samples, that is over 10 %.
-"""
+"""Each edge of a window may lie anywhere between two samples: over 10 % if there are fewer than 10."""
 
 DRIFT_CELSIUS: Final = 10.0
 """Leakage grows with temperature: the same work uses more energy on a GPU that is this much warmer."""
@@ -43,16 +40,18 @@ def of_gpu(
     """Warn of a GPU's configuration that affects its readings, and if it became much warmer or colder."""
     if persistence_mode is False:
         text = (
-            "persistence mode is off; the driver may unload between programs, which takes seconds and "
-            "restarts the energy counter: nvidia-smi -pm 1"
+            "persistence mode is off. The driver may unload when no program uses the GPU, which resets the "
+            "energy counter. Run 'nvidia-smi -pm 1' as root."
         )
         yield _warning(WarningCode.PERSISTENCE_MODE_OFF, gpu, text)
     if gpu.mig:
-        text = "the joules are the whole GPU's, as a MIG slice has no sensor; run nothing else on the GPU"
+        text = (
+            "a MIG slice has no power sensor, so the energy is that of the whole GPU; run nothing else on it"
+        )
         yield _warning(WarningCode.MIG_SLICE, gpu, text)
     known = [value for value in celsius if value is not None]
     if known and max(known) - min(known) > DRIFT_CELSIUS:
-        change = f"its temperature went from {min(known):g} to {max(known):g} °C"
+        change = f"the temperature ranged from {min(known):g} to {max(known):g} °C"
         yield _warning(WarningCode.THERMAL_DRIFT, gpu, f"{change}; compare runs at equal temperatures")
 
 
@@ -62,8 +61,8 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
         yield _warning(WarningCode.FEW_SAMPLES, gpu, f"only {samples} power samples; measure longer")
     if gap_s > 0:
         text = (
-            f"no joules for {gap_s:.3g} s without samples, longest gap {largest_gap_s:.3g} s; "
-            "measure again, or use the zeus backend, which has no gaps"
+            f"no power samples for {gap_s:.3g} s in total (longest gap {largest_gap_s:.3g} s). "
+            "The energy used in these gaps is not included; measure again, or use the zeus backend."
         )
         yield _warning(WarningCode.SAMPLE_GAP, gpu, text)
 
@@ -71,25 +70,31 @@ def of_samples(gpu: Gpu, samples: int, gap_s: float, largest_gap_s: float) -> It
 def of_counter(
     gpu: Gpu, energy: CounterEnergy, duration_s: float, watts: float
 ) -> Iterable[MeasurementWarning]:
-    """Warn if the counter fell, or if it did not move although the GPU drew power."""
+    """Warn if the counter decreased, or did not change although the GPU used energy."""
     if energy.reset:
-        text = "the energy counter restarted, and what it had counted before is missing; measure again"
+        text = (
+            "the energy counter was reset during the measurement, for example by a driver reload. "
+            "The energy before the reset is not included; measure again."
+        )
         yield _warning(WarningCode.COUNTER_RESET, gpu, text)
     elif energy.late:
-        text = "the energy counter fell slightly and counts as not having moved; measure again"
+        text = (
+            "the energy counter decreased slightly, which is a late value. "
+            "No energy is counted; measure again."
+        )
         yield _warning(WarningCode.COUNTER_LATE, gpu, text)
     elif energy.joules is None and is_stuck(duration_s, watts * duration_s, None):
-        text = f"the energy counter did not rise in {duration_s:.3g} s; use the nvml backend"
+        text = f"the energy counter did not increase in {duration_s:.3g} s; use the nvml backend"
         yield _warning(WarningCode.COUNTER_STUCK, gpu, text)
     elif energy.joules is None:
-        text = f"the energy counter did not move in {duration_s:.3g} s; measure longer"
+        text = f"the energy counter did not change in {duration_s:.3g} s; measure longer"
         yield _warning(WarningCode.SHORT_WINDOW, gpu, text)
 
 
 def why_lost(gpu: Gpu, error: Exception | None) -> str:
-    """Return the reason for a GPU whose call failed, or hangs if there is no error."""
+    """Return why a GPU did not answer. Without an error, its driver call hangs."""
     if error is None:
-        return f"a driver call on GPU {gpu.index} does not return"
+        return f"a driver call on GPU {gpu.index} has not returned"
     return describe(error)
 
 
@@ -106,7 +111,9 @@ def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:
     """Return the warning for a measurement without joules, with all reasons."""
-    return MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no joules: {'; '.join(reasons)}")
+    return MeasurementWarning(
+        WarningCode.ENERGY_UNAVAILABLE, f"energy was not measured: {'; '.join(reasons)}"
+    )
 
 
 def _warning(code: WarningCode, gpu: Gpu, text: str) -> MeasurementWarning:

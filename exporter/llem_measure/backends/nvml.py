@@ -1,4 +1,4 @@
-"""NVMLBackend: power sampled through NVML by the exporter's sampler, integrated by the rule."""
+"""NVMLBackend: power sampled through NVML by the exporter's sampler, and integrated."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from llem_measure.sampling.window import energy_between
 
 
 class PowerWindow:
-    """One GPU during a measurement, and what its readings say beside the joules.
+    """One GPU during a measurement: its samples, and the values from which bounds and warnings are computed.
 
-    A reading is made at some instant within its call. So the time at which the bounds' rectangles meet is
-    known only to half a call. `_shift_j` is the energy between neighbouring power levels in these half
-    calls, and `_edge_s` the time of those without a neighbour.
+    The exact time of a reading is uncertain by half the duration of its call. `_shift_j` is the energy that
+    this uncertainty can add or remove between two consecutive samples. `_edge_s` is the uncertainty, in
+    seconds, at the first and the last sample and at gaps.
     """
 
     def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
@@ -43,7 +43,7 @@ class PowerWindow:
         self._shift_j = self._edge_s = 0.0
 
     def on_reading(self, reading: Reading, status: Status, found: bool) -> None:
-        """Take in a reading with the newest slow readings, and whether the GPU could be reached."""
+        """Record a reading, the newest status, and whether the GPU could be reached."""
         if status.limit_watts is not None:
             self._limits_watts.add(status.limit_watts)
         if status.temperature_celsius is not None:
@@ -60,7 +60,7 @@ class PowerWindow:
         self._note_shift(reading, reading.watts)
 
     def energy_until(self, end_ms: float) -> PairEnergy[float]:
-        """Return the sums of all samples without those before and after the window. The rest is a gap."""
+        """Return the energy within the window. Time of the window that is not covered is a gap."""
         ledger = self.ledger
         newest = ledger.copy_samples(ledger.held_numbers())
         last_samples = zip(newest.times_ms, newest.watts, strict=True)
@@ -72,7 +72,7 @@ class PowerWindow:
         return sums._replace(gap_ms=gap_ms if gap_ms > 1e-6 * (end_ms - self.start_ms) else 0.0)
 
     def bounds_j(self, total: PairEnergy[float]) -> tuple[float, float]:
-        """Return the lowest and the highest joules of the window. The latter are infinite without a limit."""
+        """Return the lower and upper bound of the energy. The upper bound is infinite without a limit."""
         # A limit that the GPU has exceeded bounds nothing.
         limit_watts = max(self.peak_watts, *self._limits_watts) if self._limits_watts else None
         edge_s = self._edge_s + (self._previous.watts_call_s / 2 if self._previous else 0.0)
@@ -106,7 +106,7 @@ class NVMLTracker(Tracker):
             window.persistence_mode = call(
                 window.gpu.index, window.sampled.device.persistence_mode, driver_timeout_s
             )
-        # Before the first sample of a GPU there is nothing of it: the window begins when each has one.
+        # A GPU has no data before its first sample, so the window begins when each GPU has one.
         firsts_ms = [window.first_samples[0][0] for window in self._windows if window.first_samples]
         self._start_ms = max(firsts_ms, default=float(self._clock.now_ms()))
         for window in self._windows:
@@ -151,7 +151,7 @@ class NVMLBackend(GpuBackend):
         self._interval_ms = check_interval(sample_interval_ms)
 
     def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         gpus = find_some_gpus(self._gpu_indices, self._driver_timeout_s)
         for_each(gpus, _read_once, self._driver_timeout_s, "the power of GPU {} cannot be read")
         return f"reads the power of GPU {list_indices(gpus)}"
@@ -171,7 +171,7 @@ def _read_once(gpu: Gpu) -> float:
 def _result(window: PowerWindow, end_ms: float, *, hangs: bool) -> GpuResult:
     gpu, ledger, energy = window.gpu, window.ledger, window.energy_until(end_ms)
     errors = ", ".join(f"{name} ({count} x)" for name, count in ledger.errors.items())
-    reason = errors or f"GPU {gpu.index} has no two samples close enough to each other"
+    reason = errors or f"GPU {gpu.index} has fewer than two power samples without a gap; measure longer"
     if hangs:
         reason = measurement_warnings.why_lost(gpu, None)
     longest_s = min(energy.gap_ms, ledger.largest_gap_ms or energy.gap_ms) / 1000

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """A GPU's slow readings and its power at one end of a measurement, None if it cannot be read."""
+    """The status and the power of a GPU at one end of a measurement. Power is None if it cannot be read."""
 
     status: Status
     watts: float | None
@@ -43,7 +43,7 @@ class OpenGpu:
         return GpuState(self.device.read_status(), watts)
 
     def warnings(self, last: GpuState | Exception | None) -> list[MeasurementWarning]:
-        """Warn of what the states say, or that there is no last state: it failed, or it hangs (None)."""
+        """Return the warnings. `last` is an exception if the last reading failed, and None if it hangs."""
         if isinstance(last, GpuState):
             celsius = (self.first.status.temperature_celsius, last.status.temperature_celsius)
             return [*measurement_warnings.of_gpu(self.gpu, self.persistence_mode, celsius)]
@@ -71,5 +71,5 @@ def for_each(
 
 
 def list_indices(gpus: Iterable[Gpu]) -> str:
-    """Return the indices of GPUs, as "0, 1"."""
+    """Return the indices of GPUs, for example "0, 1"."""
     return ", ".join(str(gpu.index) for gpu in gpus)

@@ -35,7 +35,7 @@ def check_interval(sample_interval_ms: float) -> int:
 class SampledGpu:
     """A GPU, and the sampler that reads it into a ledger of its own.
 
-    `on_reading` is called with each reading, the newest slow readings, and whether the GPU could be reached.
+    `on_reading` is called with each reading, the newest status, and whether the GPU could be reached.
     """
 
     def __init__(

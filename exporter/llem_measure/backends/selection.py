@@ -125,5 +125,5 @@ def _checked(backend: EnergyBackend) -> str:
     if isinstance(backend, GpuBackend):
         return backend.check()
     if not backend.is_available():
-        raise ConfigError("is_available() returns False")
-    return "is_available() returns True"
+        raise ConfigError("the backend reports that it is not available here")
+    return "the backend reports that it is available here"

@@ -69,7 +69,7 @@ class ZeusCounter:
         except Exception as exc:
             raise device_error(exc, error_name(exc.__cause__ or exc)) from exc
         if (found := uuid_of(gpu.handle)) != uuid:
-            raise DeviceError(f"GPU {index} is {found} now", "NVML_ERROR_NOT_FOUND")
+            raise DeviceError(f"GPU {index} now has the UUID {found}", "NVML_ERROR_NOT_FOUND")
         self._gpu = gpu
         try:
             self.read_joules(0)
@@ -181,12 +181,12 @@ class ZeusTracker(Tracker):
                 *gpu.warnings(state),
                 *measurement_warnings.of_counter(gpu.gpu, energy, duration_s, watts),
             ],
-            reason="the counter did not move",
+            reason="the counter did not change",
         )
 
 
 class ZeusBackend(GpuBackend):
-    """Joules of GPUs by their own energy counters, read twice through zeus.device.
+    """The energy of GPUs from their hardware counters, read twice through zeus.device.
 
     `gpu_indices` are NVML's; None means the visible GPUs, as in all backends, independent of the way in
     which Zeus numbers GPUs by CUDA_VISIBLE_DEVICES. It needs Volta or newer: older GPUs have no counter. It
@@ -202,7 +202,7 @@ class ZeusBackend(GpuBackend):
         super().__init__(gpu_indices, driver_timeout_s)
 
     def check(self) -> str:
-        """Return what it measures here. Raises ConfigError with the reason if that is nothing."""
+        """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         gpus = self._find_gpus()
         for_each(gpus, _check_counter, self._driver_timeout_s)
         return f"reads the energy counter of GPU {list_indices(gpus)}"
@@ -221,7 +221,7 @@ def _check_counter(gpu: Gpu) -> None:
     counted = _CountedGpu(gpu)
     if counted.device.info.module and counted.counts_module():
         raise ConfigError(
-            f"the energy counter of GPU {gpu.index} counts its whole module, with CPU and perhaps other GPUs"
+            f"the energy counter of GPU {gpu.index} counts its whole module, with CPU and maybe other GPUs"
         )
 
 

@@ -9,10 +9,10 @@ from typing import Final, TypeVar
 from llem_core.errors import ConfigError
 
 DRIVER_SECONDS: Final = 60.0
-"""How long a GPU's first call may take: a driver that loads with eight GPUs takes tens of seconds."""
+"""Time limit for the first call of a GPU: loading the driver with eight GPUs takes tens of seconds."""
 
 CALL_SECONDS: Final = 2.0
-"""How long later calls may take."""
+"""Time limit for later calls."""
 
 Result = TypeVar("Result")
 

@@ -33,7 +33,10 @@ class NvmlDevice:
         self._handle: Any = None
 
     def open(self) -> bool:
-        """Open the GPU, and find out how to read it. Returns True. Raises DeviceError."""
+        """Open the GPU, and find out how to read it. Raises DeviceError.
+
+        Returns True: a GPU can always be read, unlike an energy counter, which may not exist.
+        """
         import pynvml
 
         self._nvml = pynvml
@@ -59,11 +62,11 @@ class NvmlDevice:
             raise device_error(exc) from exc
 
     def read_status(self) -> Status:
-        """Return the slow readings."""
+        """Return the status. Errors are part of the result."""
         return self._status.read()
 
     def persistence_mode(self) -> bool | None:
-        """Return whether the driver stays loaded while nobody uses the GPU, or None if NVML does not say."""
+        """Return whether the driver stays loaded while no program uses the GPU, or None if it is unknown."""
         mode = self._ask("nvmlDeviceGetPersistenceMode")
         return None if mode is None else bool(mode)
 
@@ -73,7 +76,9 @@ class NvmlDevice:
             handle = handle_of(number)
             if uuid_of(handle) not in taken:
                 return handle
-        raise DeviceError("every GPU that can be opened is read already", "NVML_ERROR_NOT_FOUND")
+        raise DeviceError(
+            "the GPU was not found; all GPUs that can be opened are already read", "NVML_ERROR_NOT_FOUND"
+        )
 
     def _read_info(self, module: str) -> DeviceInfo:
         nvml = self._nvml

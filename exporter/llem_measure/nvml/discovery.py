@@ -1,4 +1,4 @@
-"""Which GPUs to measure: those asked for, or those that CUDA_VISIBLE_DEVICES leaves visible."""
+"""Which GPUs to measure: the requested ones, or those that CUDA_VISIBLE_DEVICES leaves visible."""
 
 import logging
 import operator
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnknownGpuError(ConfigError):
-    """A GPU was asked for that this machine does not have."""
+    """This machine does not have a requested GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Gpu:
 def find_gpus(gpu_indices: Sequence[int] | None, driver_timeout_s: float = DRIVER_SECONDS) -> tuple[Gpu, ...]:
     """Return the GPUs of these NVML indices. None means the visible ones that NVML can open, maybe none.
 
-    Raises ConfigError if NVML or a GPU that was asked for cannot be opened, or does not answer in time.
+    Raises ConfigError if NVML or a requested GPU cannot be opened, or does not answer in time.
     """
     count = call(None, count_gpus, driver_timeout_s)
     if gpu_indices is not None:
@@ -53,7 +53,9 @@ def find_some_gpus(
         return gpus
     if gpu_indices is not None:
         raise ConfigError("gpu_indices is empty: name at least one GPU")
-    raise ConfigError(f"no GPU is visible: {VISIBLE} is {os.environ.get(VISIBLE)!r}")
+    if VISIBLE in os.environ:
+        raise ConfigError(f"no GPU is visible; {VISIBLE} is set to {os.environ[VISIBLE]!r}")
+    raise ConfigError("NVML finds no GPU that can be opened")
 
 
 def indices_of(names: Sequence[str], driver_timeout_s: float = DRIVER_SECONDS) -> list[int]:
@@ -74,7 +76,7 @@ def whole_number(index: SupportsIndex) -> int:
             return operator.index(index)
     except TypeError:
         pass
-    raise ConfigError(f"{index!r} is not the index of a GPU; NVML's are whole numbers from 0")
+    raise ConfigError(f"{index!r} is not the index of a GPU; indices are whole numbers from 0")
 
 
 def visible(
@@ -83,7 +85,7 @@ def visible(
     """Return the GPUs in `uuids` (NVML index -> UUID) that a value of CUDA_VISIBLE_DEVICES leaves, in its
     order.
 
-    As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are taken for
+    As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are treated as
     NVML's indices, which are CUDA's if CUDA_DEVICE_ORDER is PCI_BUS_ID or all GPUs are of one model.
 
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
@@ -121,7 +123,10 @@ def _index_named(name: str, count: int, uuids: Mapping[int, str]) -> int:
     matches = [uuid for uuid in uuids.values() if uuid.startswith(name)]
     if len(matches) > 1:
         raise UnknownGpuError(f"{name!r} matches several GPUs: {', '.join(matches)}")
-    raise UnknownGpuError(f"there is no GPU {name!r}, or it cannot be opened; NVML counts {count}, from 0")
+    raise UnknownGpuError(
+        f"GPU {name!r} not found or cannot be opened: "
+        f"the number of GPUs is {count}, and the first has index 0"
+    )
 
 
 def _openable(count: int, driver_timeout_s: float) -> Iterable[tuple[int, str]]:
@@ -135,7 +140,7 @@ def _openable(count: int, driver_timeout_s: float) -> Iterable[tuple[int, str]]:
 
 def _named(index: int, count: int, driver_timeout_s: float) -> Gpu:
     if index not in range(count):
-        raise ConfigError(f"there is no GPU {index}; NVML counts {count}, from 0")
+        raise ConfigError(f"GPU {index} not found: the number of GPUs is {count}, and the first has index 0")
     try:
         return Gpu(index, _uuid_at(index, driver_timeout_s))
     except DeviceError as exc:

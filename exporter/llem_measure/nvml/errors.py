@@ -28,7 +28,7 @@ _REOPEN: Final = GONE | {"NVML_ERROR_NOT_SUPPORTED"}
 
 
 def error_name(error: BaseException | None) -> str:
-    """Return NVML's name of an error, such as "NVML_ERROR_GPU_IS_LOST".
+    """Return NVML's name of an error, for example "NVML_ERROR_GPU_IS_LOST".
 
     For other errors, return their type.
     """

@@ -9,9 +9,9 @@ from llem_measure.sampling.validation import TIMES_MODULE_LIMIT, check_power, kn
 
 
 class PowerReader(NamedTuple):
-    """How power is read:
+    """A function that returns watts, and the source of its values.
 
-    "instant", "average" (over 1 s), "legacy" or "none", and a function that returns watts.
+    The source is "instant", "average" (over 1 s), "legacy" or "none".
     """
 
     source: str
@@ -83,10 +83,7 @@ def find_module_power(nvml: Any, handle: Any, ask: Callable[[str], Any]) -> Call
 
 
 def highest_limit_mw(ask: Callable[[str], Any]) -> int | None:
-    """Return the highest known power limit:
-
-    that which can be set, or that which is enforced. None if unknown.
-    """
+    """Return the highest settable limit or the enforced limit, whichever is higher. None if unknown."""
     constraints = ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
     enforced = ask("nvmlDeviceGetEnforcedPowerLimit")
     known = [limit for limit in map(known_limit_mw, (constraints[1], enforced)) if limit is not None]
@@ -94,7 +91,10 @@ def highest_limit_mw(ask: Callable[[str], Any]) -> int | None:
 
 
 def _unreadable(failures: list[DeviceError]) -> Callable[[], float]:
-    """Return a reader for a GPU whose power cannot be read. Each reading asks to open the GPU again."""
+    """Return a reader for a GPU whose power cannot be read.
+
+    Each reading raises DeviceLostError, so that the caller opens the GPU again.
+    """
     reasons = [failure for failure in failures if failure.name not in ABSENT] or failures
 
     def read_watts() -> float:

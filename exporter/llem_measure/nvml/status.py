@@ -1,4 +1,4 @@
-"""The slow readings of a GPU through NVML, and the names of those that failed."""
+"""The status of a GPU through NVML, and the names of the errors."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ THROTTLE_REASONS: Final = {
 }
 """Label value -> bit.
 
-Source: nvml.h, nvmlClocksEventReason*. Bit 0 is idle, which does not hold clocks down.
+Source: nvml.h, nvmlClocksEventReason*. Bit 0 is idle, which does not reduce the clocks.
 """
 
 SLICES_SECONDS: Final = 10.0
@@ -40,7 +40,7 @@ class StatusReader:
         self._slices_due_s = float("-inf")
 
     def read(self) -> Status:
-        """Return the slow readings."""
+        """Return the GPU's status: temperature, memory, utilisation, limits and throttle reasons."""
         nvml, errors = self._nvml, list[str]()
         # Version 2 does not count what the driver reserves as used; drivers before 510 have version 1 only.
         version_2 = getattr(nvml, "nvmlMemory_v2", None)

@@ -1,7 +1,4 @@
-"""Reject values of a hardware energy counter that cannot be true:
-
-falls, jumps and a counter that is stuck.
-"""
+"""Reject impossible values of a hardware energy counter: decreases, jumps, and a counter that is stuck."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,18 +13,20 @@ COUNTER_JUMPED: Final = "COUNTER_JUMPED"
 COUNTER_STUCK: Final = "COUNTER_STUCK"
 
 ASSUMED_LIMIT_WATTS: Final = 1000.0
-"""The limit by which a late value is told from a restart if no limit is known."""
+"""The power limit to assume if it is not known, to distinguish a late value from a reset."""
 
 STUCK_SECONDS: Final = 10.0
 STUCK_PERIODS: Final = 3
 STUCK_JOULES: Final = 10.0
-"""A counter is stuck if it did not rise for 10 s and 3 update periods, while over 10 J of power were read."""
+"""A counter is stuck if it has not increased for 10 s and 3 update periods, in which power adds up to over
+10 J."""
 
 
 def is_stuck(unchanged_s: float, power_joules: float, update_s: float | None) -> bool:
-    """Return whether a counter is stuck that did not rise for `unchanged_s`, while power was integrated.
+    """Return whether the counter is stuck.
 
-    10 J are at least ten steps of any known counter. A GPU in deep idle, at 3 W, moves its counter.
+    It is stuck if it has not increased for `unchanged_s`, although the GPU used energy. 10 J are at least ten
+    steps of any known counter. The counter of a GPU in deep idle, at 3 W, increases.
     """
     return (
         unchanged_s >= max(STUCK_SECONDS, STUCK_PERIODS * (update_s or 0.0)) and power_joules > STUCK_JOULES
@@ -37,9 +36,9 @@ def is_stuck(unchanged_s: float, power_joules: float, update_s: float | None) ->
 class CounterFilter:
     """Reads `counter` and raises DeviceError for values that are late or wrong.
 
-    A small fall (less than the limit x 2 s, and not to below half) is a late value. A deeper fall is a
-    restart, once the next value has risen from there by no more than a GPU can draw. `has_risen` is True
-    once it moved, `stuck` while it is stuck.
+    A small decrease (less than the limit x 2 s, and not to below half) is a late value. After a larger
+    decrease, the filter waits for the next value. If that value has increased by a plausible amount, the
+    counter was reset. `has_risen` is True once the counter has changed. `stuck` is True while it is stuck.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class CounterFilter:
         return self._newest is not None
 
     def _is_restart(self, now_s: float, joules: float) -> bool:
-        """Return whether the counter goes on from the value to which it fell."""
+        """Return whether the counter was reset: it increases from the value to which it had decreased."""
         if self._fallen is None:
             return False
         fallen_s, fallen_joules = self._fallen
@@ -88,15 +87,17 @@ class CounterFilter:
         if rise < 0:
             late = -rise < self._most_joules(0) and joules > newest_joules / 2
             self._fallen = None if late else (now_s, joules)
-            what = (
-                "which is too little for a restart" if late else "which is a restart if it rises from there"
+            discarded = (
+                "too little for a reset; the reading is discarded"
+                if late
+                else "the reading is discarded until the counter rises from there, which is a reset"
             )
-            raise DeviceError(f"it fell by {-rise:g} J, {what}", COUNTER_FELL)
+            raise DeviceError(f"the counter decreased by {-rise:g} J; {discarded}", COUNTER_FELL)
         limit = self._limit_watts()
         most = (LATE_SECONDS + now_s - newest_s) * (TIMES_MODULE_LIMIT * limit if limit else CEILING_WATTS)
         if rise > most:
             self._fallen = None
-            text = f"it rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can draw"
+            text = f"the counter rose by {rise:g} J in {now_s - newest_s:.3g} s, more than a GPU can use"
             raise DeviceError(text, COUNTER_JUMPED)
 
     def _check_stuck(self, now_s: float) -> None:
@@ -105,10 +106,11 @@ class CounterFilter:
         self.stuck = is_stuck(now_s - since_s, used_joules, self._update_s())
         if self.stuck:
             text = (
-                f"it has not moved for {now_s - since_s:.0f} s, while power integrated to {used_joules:.0f} J"
+                f"the counter has not changed for {now_s - since_s:.0f} s, although the power samples "
+                f"add up to {used_joules:.0f} J; it is not published until it changes"
             )
             raise DeviceError(text, COUNTER_STUCK)
 
     def _most_joules(self, elapsed_s: float) -> float:
-        """Return what a GPU draws in that time at most, plus what a value may be late by."""
+        """Return the most energy that the GPU can use in this time, plus an allowance for a late value."""
         return (LATE_SECONDS + elapsed_s) * (self._limit_watts() or ASSUMED_LIMIT_WATTS)

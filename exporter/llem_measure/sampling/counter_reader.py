@@ -1,4 +1,4 @@
-"""Read a GPU's energy counter: when it is due, what it counts, and whether it is the source of energy."""
+"""Decide when to read a GPU's energy counter, what it counts, and whether it is the source of energy."""
 
 from collections.abc import Callable
 from statistics import median
@@ -26,9 +26,9 @@ UNREADABLE_SECONDS: Final = 60.0
 class CounterReader:
     """The energy counter of one GPU.
 
-    `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process: zeus if
-    the counter has moved and counts this GPU alone; nvml if there is no such counter, or it was stuck from
-    the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
+    `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process. It is
+    zeus if the counter has increased and counts this GPU alone, and nvml if there is no such counter or if it
+    was stuck from the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class CounterReader:
         return now_s >= self._due_s - self._interval_s / 2
 
     def read(self, unix_ms: int, now_s: float, errors: list[str]) -> float | None:
-        """Return the counter in whole steps, or None. Failures are appended to `errors`."""
+        """Return the counter as a whole number of 1/8 J units, or None. Failures are appended to `errors`."""
         return self._reader.read(unix_ms, now_s, errors)
 
     def note_call(self, now_s: float, call_s: float) -> None:
-        """Take in the duration of a call, and set when a slow counter is read again."""
+        """Record the duration of a call, and set when a slow counter is read again."""
         self._calls_s.append(call_s)
         if len(self._calls_s) == CALLS:
             was_slow = self.is_slow

@@ -25,7 +25,7 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:
-    """A MIG slice of a GPU, such as "1g.10gb". Power cannot be divided among the slices of a GPU."""
+    """A MIG slice of a GPU, for example "1g.10gb". Power cannot be divided among the slices of a GPU."""
 
     uuid: str
     profile: str
@@ -33,8 +33,7 @@ class MigSlice:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A GPU's slow readings, read once a second. A value is None, and `throttle` is empty, if it was not
-    read.
+    """A GPU's status, read once a second. A value is None, and `throttle` is empty, if it was not read.
 
     `module_watts` is the power of the whole superchip module. `errors` are the driver's names of the errors
     of failed readings. A reading that the GPU does not offer is not an error.
@@ -59,18 +58,21 @@ class Device(Protocol):
     def info(self) -> DeviceInfo: ...
 
     def open(self) -> bool:
-        """Open the GPU, or open it again after it was lost. Always returns True. Raises DeviceError."""
+        """Open the GPU, or open it again after it was lost. Raises DeviceError.
+
+        Returns True: a GPU can always be read, unlike an energy counter, which may not exist.
+        """
         ...
 
     def read_watts(self, unix_ms: int) -> float:
         """Return the GPU's own power at `unix_ms`, which is now.
 
-        Raises DeviceError; DeviceLostError asks for open().
+        Raises DeviceError. After DeviceLostError, the caller must call open().
         """
         ...
 
     def read_status(self) -> Status:
-        """Return the slow readings. Errors are part of the result."""
+        """Return the status. Errors are part of the result."""
         ...
 
 

@@ -15,7 +15,7 @@ DECISION_JOULES: Final = 10.0
 class EnergyScope:
     """Compares the counter's rise with the energy of the GPU and of its module over the same time.
 
-    `scope` is "" until it is known. It was seen on a fake driver only, not on hardware.
+    `scope` is "" until it is known. It was tested with a fake driver only, not on hardware.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -25,7 +25,7 @@ class EnergyScope:
         self._elapsed_s = self._counted_j = self._gpu_j = self._module_j = 0.0
 
     def add(self, monotonic_s: float, joules: float, gpu_watts: float, module_watts: float) -> None:
-        """Take in one reading of the counter, the GPU's power and the module's power."""
+        """Record one reading of the counter, the GPU's power and the module's power."""
         if self.scope:
             return
         last, self._last = self._last, (monotonic_s, joules)

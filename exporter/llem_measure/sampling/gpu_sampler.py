@@ -1,4 +1,4 @@
-"""Read one GPU: power and energy counter at every tick, slow readings once a second."""
+"""Read one GPU: power and energy counter at every tick, and the status once a second."""
 
 import logging
 import threading
@@ -20,10 +20,10 @@ ON_TICK_SECONDS: Final = 0.002
 """A reading this close to its tick has the time of the tick. A power call that takes longer is slow."""
 
 SPREAD: Final = 8
-"""What is read once a second comes at a different time of the second for each of this many GPUs."""
+"""Readings that are made once a second come at a different time for each of this many GPUs."""
 
 HANG_SECONDS: Final = 1.0
-"""A call that takes longer is an error while it lasts: it may never return."""
+"""A call that takes longer counts as an error, because it may never return."""
 
 READ_TOO_SLOW: Final = "READ_TOO_SLOW"
 
@@ -45,18 +45,18 @@ class Observers:
     """Functions that are called with what the sampler measures of itself; by default nothing is done."""
 
     def lateness(self, seconds: float) -> None:
-        """Take in a reading's time minus its tick."""
+        """Record the delay of a reading after its tick."""
 
     def call(self, kind: str, seconds: float) -> None:
-        """Take in the time of a call: "power", "energy" or "status"."""
+        """Record the duration of a call. `kind` is "power", "energy" or "status"."""
 
 
 class GpuSampler:
     """Reads one GPU into its ledger, by one thread at a time.
 
     The GPU and its counter are opened by their first reading. `publish_ms` maps a reading's unix seconds and
-    its tick to the time to publish in unix ms. `on_reading` is called with each reading, the newest slow
-    readings, and whether the GPU could be reached.
+    its tick to the time to publish in unix ms. `on_reading` is called with each reading, the newest status,
+    and whether the GPU could be reached.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class GpuSampler:
         return is_new or self._slow.is_due(self._clock.monotonic_s())
 
     def finish(self, *, last: bool = False) -> None:
-        """Read the slow readings, if they are due or this is the last reading, and report the reading."""
+        """Read the status, if it is due or this is the last reading, and report the reading."""
         reading = self._reading
         self.busy_since_s = now_s = self._clock.monotonic_s()
         answered = reading is not None and (reading.watts, reading.joules) != (None, None)
@@ -177,7 +177,10 @@ class GpuSampler:
         hangs = since_s is not None and self._clock.monotonic_s() - since_s > max(HANG_SECONDS, self._slow_s)
         if hangs and not self.hangs:
             self.ledger.add_error(READ_TOO_SLOW)
-            text = self._label("a driver call does not return; the GPU is read again when it does")
+            text = self._label(
+                "a driver call has not returned. The GPU is read again when it returns. "
+                "Check dmesg for Xid errors."
+            )
             _log.warning("%s", text)
         elif self.hangs and not hangs:
             _log.info("%s", self._label("the driver call has returned"))
@@ -202,7 +205,7 @@ class GpuSampler:
             if not self.hangs:  # else it has been counted
                 errors.append(READ_TOO_SLOW)
             watts = joules = None
-            self._slow.postpone(end_s)  # the slow readings would be as slow
+            self._slow.postpone(end_s)  # reading the status would be as slow
         middle_s = (start_s + end_s) / 2
         self._observers.lateness(middle_s - tick.deadline_s)
         if power:

@@ -1,4 +1,4 @@
-"""One GPU's account: joules, newest reading and history, read as one consistent snapshot."""
+"""Energy totals, newest reading and recent samples of one GPU."""
 
 import threading
 from collections import deque
@@ -13,7 +13,7 @@ from llem_measure.sampling.ring import Ring, Samples
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
 STATUS_SECONDS: Final = 5.0
-"""Slow readings are published for this long; without power readings beside them, no longer than power."""
+"""How long the status is published. Without power readings, it is published no longer than power."""
 
 MIN_PAUSE_SECONDS: Final = 600.0
 """After a step back of the clock, the history resumes at the latest after this time, or its own length."""
@@ -65,7 +65,7 @@ class GpuSnapshot:
 
     @property
     def nvml_joules(self) -> float | None:
-        """Joules of the trapezoid, or None if there is no power sample."""
+        """The joules integrated from power samples, or None if there is no power sample."""
         return joules(self.total.doubled) if self.samples else None
 
     @property
@@ -139,13 +139,17 @@ class GpuLedger:
             self._count_errors((name,))
 
     def set_status(self, status: Status, monotonic_s: float) -> None:
-        """Replace the slow readings, and count their errors."""
+        """Replace the status, and count its errors."""
         with self._lock:
             self._status, self._status_s = status, monotonic_s
             self._count_errors(status.errors)
 
     def snapshot(self, monotonic_s: float) -> GpuSnapshot:
-        """Return what to publish now: gauges only while they are fresh, and the gap since the last sample."""
+        """Return the values to publish.
+
+        Gauges are left out if the last reading is more than 1 s old (or max_gap, if that is longer). A long
+        time since the last sample is included in the gap.
+        """
         with self._lock:
             published, newest = self._published, self._newest
             open_ms = self._open_gap_ms(monotonic_s)
@@ -153,7 +157,7 @@ class GpuLedger:
             gap_ms = counted_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
             errors, status, status_s = self._errors, self._status, self._status_s
         fresh = newest is not None and monotonic_s - newest.monotonic_s <= self._fresh_s
-        # If nothing else is read, only the slow readings show that the GPU still answers.
+        # If nothing else is read, only the status shows that the GPU still answers.
         if monotonic_s - status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
             status = Status()
         if published is None:
@@ -201,12 +205,15 @@ class GpuLedger:
             return self._ring.held_numbers()
 
     def number_after(self, unix_ms: float) -> int:
-        """Return the number of the first sample after a time, be it held or yet to come."""
+        """Return the number of the first sample after this time.
+
+        If there is none in the ring, return the number that the next sample will get.
+        """
         with self._lock:
             return self._ring.number_after(unix_ms)
 
     def copy_samples(self, numbers: range) -> Samples:
-        """Return the samples with these numbers, as far as they are held."""
+        """Return those of these samples that are still in the ring."""
         with self._lock:
             return self._ring.copy(numbers)
 
@@ -273,7 +280,7 @@ class GpuLedger:
         )
 
     def _open_gap_ms(self, monotonic_s: float) -> float:
-        """Return the time since the last power sample, less max_gap: the least that its gap will be."""
+        """Return the time since the last power sample minus max_gap. The gap is at least this long."""
         if self._last_power is None:
             return 0.0
         return int(1000 * (monotonic_s - self._last_power.monotonic_s)) - self.max_gap_ms

@@ -1,4 +1,4 @@
-"""Read one quantity of a GPU again and again, whatever fails."""
+"""Read one value of a GPU repeatedly, and retry after errors."""
 
 import logging
 from collections.abc import Callable
@@ -16,9 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class RetryingReader:
-    """Opens a quantity at its first reading and reads it at every tick; while it is lost, once a second.
+    """Reads one value of a GPU (power, or the energy counter) at every tick.
 
-    `open_` returns False if the GPU does not have this quantity: then `absent` is True and nothing is read.
+    The value is opened before the first reading. After it is lost, opening is retried once a second. `open_`
+    returns False if the GPU does not have this value; then `absent` is True and nothing is read.
     `found` is False while the GPU itself cannot be reached.
     """
 
@@ -39,7 +40,7 @@ class RetryingReader:
         return not self.absent and (self._is_open or monotonic_s >= self._retry_s)
 
     def read(self, unix_ms: int, monotonic_s: float, errors: list[str]) -> float | None:
-        """Return the value in whole steps. If the reading fails, return None and append the error's name."""
+        """Return the rounded value. If the reading fails, return None and append the error's name."""
         opened_now = False
         try:
             if not self._is_open:
@@ -63,7 +64,7 @@ class RetryingReader:
         steps = rounded(value, self._steps_per_unit)
         if steps is None:
             errors.append(NOT_A_SAMPLE)
-            self._log_change(NOT_A_SAMPLE, f"it reads {value}")
+            self._log_change(NOT_A_SAMPLE, f"{value} is not a valid value")
         else:
             self._log_change("", "")
         return steps
@@ -75,4 +76,4 @@ class RetryingReader:
         if error:
             _log.warning("%s cannot be read: %s", self._label(), message)
         else:
-            _log.info("%s is read again", self._label())
+            _log.info("%s works again", self._label())

@@ -55,11 +55,14 @@ class Ring:
         return self._held
 
     def number_after(self, unix_ms: float) -> int:
-        """Return the number of the first held sample after a time, or the number of the next sample."""
+        """Return the number of the first sample after this time.
+
+        If there is none in the ring, return the number that the next sample will get.
+        """
         return self._held.start + bisect_right(self._held, unix_ms, key=self._time_ms)
 
     def copy(self, numbers: range) -> Samples:
-        """Return the samples with these numbers that are held."""
+        """Return those of these samples that are still in the ring."""
         first = max(numbers.start, self._held.start)
         end = max(first, min(numbers.stop, self._held.stop))
         return Samples(

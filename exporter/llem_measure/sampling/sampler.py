@@ -20,7 +20,7 @@ STUCK_INTERVALS: Final = 0.4
 
 SLOW_READS: Final = 10
 FAST_READS: Final = 100
-"""A GPU gets a thread of its own after this many slow readings in a row, and loses it after so many fast
+"""A GPU gets its own thread after SLOW_READS slow readings in a row, and loses it after FAST_READS fast
 ones."""
 
 END_CHECKS: Final = 20
@@ -29,7 +29,7 @@ END_CHECK_SECONDS: Final = 0.05
 
 
 class _ReadingThread:
-    """The GPUs that one thread reads, and the one that it is reading now, which must not be moved."""
+    """The GPUs that one thread reads. `current` is being read now and must not be moved."""
 
     def __init__(self, gpus: Sequence[GpuSampler]) -> None:
         self.gpus = list(gpus)
@@ -106,7 +106,7 @@ class Sampler:
         *,
         last: bool = False,
     ) -> None:
-        """Read GPUs for a tick: first the fast calls of all of them, then the slow readings."""
+        """Read GPUs for a tick: first the fast calls of all of them, then the status of each."""
         thread = thread or _ReadingThread(gpus)
         slow_last = (
             sorted(gpus, key=GpuSampler.is_slow_now)
@@ -131,7 +131,7 @@ class Sampler:
             return True
 
     def _watch(self) -> None:
-        """Look for GPUs to move in the middle between two ticks."""
+        """Halfway between two ticks, look for GPUs to move to another thread."""
         interval_s = self.interval_ms / 1000
         while True:
             unix_s = self.clock.monotonic_s() + self.clock.mapping.offset_s

@@ -1,4 +1,4 @@
-"""Read a GPU's slow readings, such as temperature and memory, about once a second."""
+"""Read a GPU's status, for example temperature and memory, about once a second."""
 
 import logging
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from llem_measure.sampling.devices import Device, Status
 
 PERIOD_SECONDS: Final = 1.0
 ALONE_SECONDS: Final = 0.5
-"""The period if nothing else can be read: then slow readings are published for only a second."""
+"""The period if nothing else can be read: then the status is published for only a second."""
 
 _log = logging.getLogger(__name__)
 
 
 class SlowReadings:
-    """The slow readings of one GPU. `newest` are the last ones, and `limit_watts` is the last known limit.
+    """The status of one GPU. `newest` is the last one, and `limit_watts` is the last known limit.
 
     `stagger`, from 0 to 1, makes the readings of several GPUs come at different times.
     """
@@ -36,7 +36,7 @@ class SlowReadings:
         self._due_s = now_s + PERIOD_SECONDS
 
     def read(self, now_s: float, *, alone: bool) -> Status:
-        """Return the slow readings. Changes of their errors are logged."""
+        """Return the status. Changes of its errors are logged."""
         period_s = ALONE_SECONDS if alone else PERIOD_SECONDS
         if self._due_s == -inf:
             self._due_s = now_s + period_s * self._stagger
@@ -51,7 +51,7 @@ class SlowReadings:
         if status.errors and status.errors != self.newest.errors:
             _log.warning("%s cannot be read: %s%s", self._label(), ", ".join(status.errors), message)
         elif self.newest.errors and not status.errors:
-            _log.info("%s is read again", self._label())
+            _log.info("%s works again", self._label())
         self.limit_watts = status.limit_watts or self.limit_watts
         self.newest = status
         return status

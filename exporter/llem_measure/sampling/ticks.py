@@ -5,10 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 MAX_SLEW_SECONDS: Final = 0.001
-"""How far one observation moves the mapping if the wall clock did not step:
-
-0.1 % of the second between two.
-"""
+"""The most that an observation, once a second, moves the mapping if the wall clock was not stepped."""
 
 MAX_STEP_SECONDS: Final = 0.05
 

@@ -1,4 +1,4 @@
-"""Which readings can be true. A failing sensor still answers, and its answers must not become joules."""
+"""Reject impossible readings. A failing sensor still returns values, which must not be integrated."""
 
 from math import isfinite
 from typing import Final
@@ -32,12 +32,12 @@ def known_limit_mw(milliwatts: int | None) -> int | None:
 def check_power(milliwatts: int, limit_mw: int | None, times_limit: float = TIMES_LIMIT) -> float:
     """Return the power in watts. Raises DeviceError if it is 0, "not available" or above the maximum."""
     if milliwatts == 0:
-        raise DeviceError("it reads 0 W, which no running GPU draws", ZERO_POWER)
+        raise DeviceError("power of 0 W is impossible", ZERO_POWER)
     if milliwatts == NOT_AVAILABLE:
-        raise DeviceError("the driver has no value", NOT_A_SAMPLE)
+        raise DeviceError("the driver returned no value", NOT_A_SAMPLE)
     most_milliwatts = times_limit * limit_mw if limit_mw else 1000 * CEILING_WATTS
     if milliwatts > most_milliwatts:
-        text = f"it reads {milliwatts / 1000:g} W, but the maximum is {most_milliwatts / 1000:g} W"
+        text = f"power of {milliwatts / 1000:g} W is above the maximum of {most_milliwatts / 1000:g} W"
         raise DeviceError(text, POWER_ABOVE_LIMIT)
     return milliwatts / 1000
 

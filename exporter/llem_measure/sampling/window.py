@@ -1,4 +1,4 @@
-"""The energy between two instants, out of samples."""
+"""The energy between two times, from power samples."""
 
 from collections.abc import Iterable
 from itertools import pairwise

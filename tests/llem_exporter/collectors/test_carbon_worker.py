@@ -143,7 +143,7 @@ def test_without_nvidia_smi_there_is_a_warning_and_no_zero(
     with Watched(0, 1) as watched:
         watched.measures()
         assert watched.page().keys() & {"cpu", "gpu", "ram"} == {"cpu", "ram"}
-        assert "sees no GPU; check that nvidia-smi runs" in caplog.text
+        assert "found no GPU, so no gpu joules are published" in caplog.text
 
 
 def test_an_unknown_country_is_a_failure_for_good(loaded: FakeDriver) -> None:
@@ -163,7 +163,7 @@ def test_a_worker_that_stalls_is_replaced(loaded: FakeDriver, caplog: pytest.Log
         stalled = worker_of(os.getpid())
         loaded.gpus[1].hung = True
         reason = watched.fails()
-        assert reason == "no measurement for 3 s; restarting the worker"
+        assert reason == "the CodeCarbon process sent no measurement for 3 s; it will be restarted"
         wait_until(gone(stalled), "the stalled worker's end")
         loaded.gpus[1].hung = False
         watched.measures()
@@ -179,7 +179,7 @@ def test_a_worker_that_does_not_come_to_measure_is_replaced(
     with Watched(0, start_s=2.0) as watched:
         stalled = wait_until(lambda: worker_of(os.getpid()), "a worker")
         reason = watched.fails()
-        assert reason == "no measurement for 2 s; restarting the worker"
+        assert reason == "the CodeCarbon process sent no measurement for 2 s; it will be restarted"
         wait_until(gone(stalled), "the stalled worker's end")
         second = wait_until(lambda: {worker_of(os.getpid())} - {0, stalled}, "another worker")
         wait_until(lambda: {worker_of(os.getpid())} - {0, *second}, "a third one")
@@ -201,7 +201,10 @@ def test_a_worker_that_crashes_says_why(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "json.py").write_text("raise RuntimeError('no such luck')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Watched() as watched:
-        assert watched.fails() == "the worker ended with status 1: RuntimeError: no such luck"
+        assert (
+            watched.fails()
+            == "the CodeCarbon process ended with status 1: RuntimeError: no such luck; it will be restarted"
+        )
 
 
 def test_a_hiccup_of_a_gpu_during_a_scrape_restarts_nothing(loaded: FakeDriver) -> None:

@@ -171,7 +171,10 @@ def test_what_is_too_much_is_refused(tmp_path: Path) -> None:
         (tmp_path / str(number)).touch()
     assert len(listing(tmp_path).problems) == 1
     (tmp_path / "one more").touch()
-    reason = f"found more than {MAX_ENTRIES} directory entries; the others were not read"
+    reason = (
+        f"the directory has more than {MAX_ENTRIES} entries; the others were not read. "
+        "Remove the files of finished jobs."
+    )
     assert listing(tmp_path).problems[0] == reason
 
 
@@ -201,7 +204,10 @@ def test_a_half_written_file_is_refused(tmp_path: Path) -> None:
     path.write_text("")
     assert listing(tmp_path) == Listing()
     path.write_text("job_id=12")
-    reason = "the last line has no newline; the file may still be being written"
+    reason = (
+        "the last line has no newline. The file is ignored until it is complete. "
+        "Write to a temporary file and rename it."
+    )
     assert listing(tmp_path) == Listing((), (f"'{UUID}': {reason}",))
     path.write_text("job_id=1234\n")
     assert listing(tmp_path) == Listing((Job(OURS, "1234"),))

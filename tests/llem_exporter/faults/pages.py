@@ -90,7 +90,7 @@ def page_without(exporter: Exporter, *names: str, **labels: object) -> MetricsPa
 
 
 def all_read(exporter: Exporter, gpus: int = 3, zeus: bool = True) -> MetricsPage:
-    """Return the page once it has power and slow readings of every GPU and, with Zeus, its counter."""
+    """Return the page once it has power and status of every GPU and, with Zeus, its counter."""
     names = (POWER, STAMP, TEMPERATURE, *([ZEUS] if zeus else []))
 
     def holds(page: MetricsPage) -> bool:

@@ -97,7 +97,7 @@ def test_a_codecarbon_that_dies_stops_nothing_else(exporter: Exporter, driver: F
     for gpu in ("0", "1", "2"):
         gap_s = accounted(driver, before, after, gpu)
         assert gap_s < rise(before, after, COVERED, gpu)  # 0 on a quiet machine
-    wait_until(lambda: "the worker ended with status -9" in exporter.log(), "the reason")
+    wait_until(lambda: "the CodeCarbon process ended with status -9" in exporter.log(), "the reason")
 
 
 def test_an_interrupt_ends_it_cleanly(exporter: Exporter) -> None:

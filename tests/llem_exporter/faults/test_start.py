@@ -99,7 +99,7 @@ def test_gpus_of_which_none_answers_end_the_start(steady: FakeDriver) -> None:
     done = run("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "3s", **steady.env)
     assert time.monotonic() - started_s >= 3
     assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
-    reasons = ", ".join(f"GPU {index} (no answer for 3 s)" for index in range(3))
+    reasons = ", ".join(f"GPU {index} (the driver did not answer for 3 s)" for index in range(3))
     assert done.stderr.splitlines()[-1] == (
         f"Error: no GPU can be opened: {reasons}; without a GPU, replay a trace: --replay demo"
     )
@@ -120,11 +120,14 @@ def test_a_gpu_that_does_not_exist_is_an_error_at_once(steady: FakeDriver) -> No
     steady.gpus[0].hung = True
     args = ("--web.listen-address", "127.0.0.1:0", "--driver.timeout", "1h", "--gpus")
     done = run(*args, "1,3", **steady.env)
-    assert (done.returncode, done.stderr) == (1, "Error: there is no GPU 3; NVML counts 3, from 0\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: GPU 3 not found: the number of GPUs is 3, and the first has index 0\n",
+    )
     steady.gpus[0].hung = False
     done = run(*args, "GPU-x", **steady.env)
     listed = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in steady.gpus)
-    assert (done.returncode, done.stderr) == (1, f"Error: there is no GPU 'GPU-x'; there are {listed}\n")
+    assert (done.returncode, done.stderr) == (1, f"Error: GPU 'GPU-x' not found; the GPUs are {listed}\n")
 
 
 def test_a_gpu_that_was_not_asked_for_has_no_series_even_if_it_is_lost(
@@ -231,16 +234,14 @@ def test_gpus_that_cannot_be_opened_are_counted_without_uuid(faulty: FaultyStart
         assert faulty.first.value(ERRORS, gpu=GPUS[name], uuid="", error=error) >= 1, name
         assert f"GPU {GPUS[name]}: " in faulty.log
     assert f"GPU {GPUS['all denied']}: power cannot be read: {DENIED} (" in faulty.log
-    assert (
-        f"GPU {GPUS['hung']}: a driver call does not return; the GPU is read again when it does" in faulty.log
-    )
+    assert f"GPU {GPUS['hung']}: a driver call has not returned. The GPU is read again" in faulty.log
     index = GPUS["counter denied"]
     uuid = faulty.driver.gpus[int(index)].uuid
     assert f"GPU {index} ({uuid}): energy counter cannot be read: {DENIED} (" in faulty.log
 
 
 def test_what_cannot_be_read_at_the_start_is_an_error_and_no_series(faulty: FaultyStart) -> None:
-    """Without power, the power source is "none". Counter and slow readings are still published."""
+    """Without power, the power source is "none". Counter and status are still published."""
     for name, error in NO_POWER.items():
         gpu = GPUS[name]
         assert faulty.first.value(INFO, gpu=gpu, power_source="none") == 1, name
@@ -271,7 +272,7 @@ def test_every_gpu_joins_when_it_can_be_read(faulty: FaultyStart) -> None:
 
 
 def test_slow_readings_leave_the_page_with_a_gpu_of_which_nothing_else_is_read(faulty: FaultyStart) -> None:
-    """Without power and counter, the slow readings of a lost GPU expire."""
+    """Without power and counter, the status of a lost GPU expire."""
     fake = faulty.driver.gpus[int(GPUS["neither"])]
     _neither(fake, True)
     page_without(faulty.exporter, POWER, STAMP, gpu=str(fake.index))

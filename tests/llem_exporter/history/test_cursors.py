@@ -237,7 +237,7 @@ def test_the_number_of_ids_is_limited() -> None:
     rig.time.sleep(1)
     for number in range(MAX_SCRAPERS - 1):
         rig.begin(object(), f"id {number}")
-    with pytest.raises(ScrapeRefusedError, match="32 other scrapers") as refused:
+    with pytest.raises(ScrapeRefusedError, match="too many scraper IDs: 32 were active") as refused:
         rig.begin(object(), "one too many")
     assert refused.value.status == 429
     rig.time.sleep(RETENTION_S - 0.5)

@@ -5,7 +5,7 @@ from math import nan
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from llem_exporter.history.page import trace_slices
+from llem_exporter.history.page import trace_chunks
 from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.ring import Samples
 
@@ -24,7 +24,7 @@ def test_text_has_milliseconds() -> None:
 
     NaN has no line.
     """
-    assert "".join(trace_slices(GPUS, openmetrics=False)) == (
+    assert "".join(trace_chunks(GPUS, openmetrics=False)) == (
         "# HELP llem_gpu_power_trace_watts Every power sample, with its own timestamp.\n"
         "# TYPE llem_gpu_power_trace_watts gauge\n"
         'llem_gpu_power_trace_watts{gpu="0",uuid="GPU-a"} 100.125 1795507546000\n'
@@ -39,7 +39,7 @@ def test_text_has_milliseconds() -> None:
 
 def test_openmetrics_has_seconds_to_the_millisecond() -> None:
     """The OpenMetrics parser reads the page. Counter families have no _total, and labels are unescaped."""
-    text = "".join(trace_slices(GPUS, openmetrics=True))
+    text = "".join(trace_chunks(GPUS, openmetrics=True))
     watts, joules = text_string_to_metric_families(text + "# EOF\n")  # type: ignore[no-untyped-call]
     assert (watts.name, watts.type, watts.unit) == ("llem_gpu_power_trace_watts", "gauge", "watts")
     assert (joules.name, joules.type, joules.unit) == (
@@ -58,7 +58,7 @@ def test_every_millisecond_survives_openmetrics() -> None:
         times = array("q", range(first_ms, first_ms + 1000))
         zeros = array("d", bytes(8 * 1000))
         lines = "".join(
-            trace_slices([(GPUS[0][0], Samples(times, zeros, zeros))], openmetrics=True)
+            trace_chunks([(GPUS[0][0], Samples(times, zeros, zeros))], openmetrics=True)
         ).splitlines()
         stamps = [line.split()[-1] for line in lines if line.startswith("llem_gpu_power")]
         assert [int(stamp.replace(".", "")) for stamp in stamps] == list(times)
@@ -68,7 +68,7 @@ def test_slices_are_short_and_lose_nothing() -> None:
     """10,000 samples are sent in slices of at most 300 lines."""
     count = 10_000
     times, values = array("q", range(MS, MS + count)), array("d", range(count))
-    parts = list(trace_slices([(GPUS[0][0], Samples(times, values, values))], openmetrics=False))
+    parts = list(trace_chunks([(GPUS[0][0], Samples(times, values, values))], openmetrics=False))
     assert max(part.count("\n") for part in parts) <= 302
     assert sum(part.count("} ") for part in parts) == 2 * count
 
@@ -76,4 +76,4 @@ def test_slices_are_short_and_lose_nothing() -> None:
 def test_a_gpu_without_samples_makes_no_family() -> None:
     """An empty history is an empty text."""
     empty = Samples(array("q"), array("d"), array("d"))
-    assert list(trace_slices([(GPUS[0][0], empty)], openmetrics=True)) == []
+    assert list(trace_chunks([(GPUS[0][0], empty)], openmetrics=True)) == []

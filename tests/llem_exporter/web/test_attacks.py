@@ -1,4 +1,4 @@
-"""The attack table of exporter/deploy/README.md, one test a row: what each gets, and that scrapes go on."""
+"""The table of attacks in exporter/deploy/README.md: one test for each row. Scrapes are still served."""
 
 import contextlib
 import gzip
@@ -420,7 +420,7 @@ def test_label_injection_by_a_job_file(start: StartExporter, driver: FakeDriver,
 
 def test_every_row_of_the_table_is_a_test_and_every_test_a_row() -> None:
     """The last column of the table of attacks names the test."""
-    section = README.read_text().partition("## What attacks get\n")[2].partition("\n## ")[0]
+    section = README.read_text().partition("## Resistance to attacks\n")[2].partition("\n## ")[0]
     rows = [line.split("|")[-2].strip() for line in section.splitlines() if line.startswith("|")]
     tests = {name for name in globals() if name.startswith("test_")}
     tests -= {"test_every_row_of_the_table_is_a_test_and_every_test_a_row"}

@@ -53,14 +53,17 @@ def error_of(text: str) -> str | None:
         ("tls_server_config: red", "tls_server_config must be a mapping"),
         ("tls_server_config: {cert_file: c}", "tls_server_config needs cert_file and key_file"),
         ("tls_server_config: {key_file: k}", "tls_server_config needs cert_file and key_file"),
-        ("tls_server_config: {cert_file: [c], key_file: k}", "tls_server_config.cert_file must be text"),
+        ("tls_server_config: {cert_file: [c], key_file: k}", "tls_server_config.cert_file must be a string"),
         (PAIR + ", min_version: TLS10}", "min_version is 'TLS10', not one of TLS12, TLS13"),
         (PAIR + ", max_version: TLS12}", "'tls_server_config.max_version' is not supported"),
         (PAIR + ", client_auth_type: Maybe}", "client_auth_type is 'Maybe', not one of NoClientCert"),
         (PAIR + ", client_auth_type: RequireAnyClientCert}", "not one of NoClientCert"),
         (PAIR + ", client_auth_type: VerifyClientCertIfGiven}", "not one of NoClientCert"),
-        (PAIR + ", client_auth_type: RequireAndVerifyClientCert}", "and client_ca_file need each other"),
-        (PAIR + ", client_ca_file: ca}", "and client_ca_file need each other"),
+        (
+            PAIR + ", client_auth_type: RequireAndVerifyClientCert}",
+            "requires client_ca_file, and the reverse",
+        ),
+        (PAIR + ", client_ca_file: ca}", "requires client_ca_file, and the reverse"),
         (PAIR + ", client_allowed_sans: [a]}", "client_allowed_sans needs client_auth_type Require"),
         (PAIR + ", client_allowed_sans: a}", "client_allowed_sans must be a list"),
         ("basic_auth_users: [a]", "basic_auth_users must be a mapping"),
@@ -72,7 +75,7 @@ def error_of(text: str) -> str | None:
         ("a: [\n", "line 2: not valid YAML"),
         ("a: &x [b]\nc: *x\n", "an alias (*name) of a list or mapping is not supported"),
         ("a: 1\n---\nb: 2", "line 2: not valid YAML"),
-        ("? [a]\n: b", "a key must be text"),
+        ("? [a]\n: b", "a key must be a string"),
         ("[" * 5000, "not valid YAML"),
         ("\0", "not valid YAML"),
         ("- a", "the file must be a mapping"),
@@ -223,5 +226,5 @@ def test_an_encrypted_key_asks_nobody(tmp_path: Path) -> None:
     key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
     encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
     (tmp_path / "key.pem").write_bytes(encrypted)
-    with pytest.raises(ConfigError, match=r"'cert\.pem' with 'key\.pem': the key is encrypted"):
+    with pytest.raises(ConfigError, match=r"'cert\.pem' with 'key\.pem': the private key is encrypted"):
         LiveWebConfig(web.write(tls_server_config=web.tls()))

@@ -78,7 +78,7 @@ def test_idle_connections_stop_no_scrape(servers: ExitStack) -> None:
     assert scrape(exporter).value("llem_history_confirmed_samples_total") > 0
     warnings = [line for line in exporter.log().splitlines() if "WARNING" in line]
     assert [line.partition("WARNING ")[2] for line in warnings] == [
-        "32 connections are open; closing idle ones for new ones"
+        "the limit of 32 connections is reached; the longest idle connection is closed for each new one"
     ]
     kept.close()
 
@@ -105,7 +105,8 @@ def test_a_process_without_descriptors_says_so_once(servers: ExitStack) -> None:
             assert exporter.fetch("/metrics").status == 200
     logged = [line for line in exporter.log().splitlines() if "WARNING" in line or "ERROR" in line]
     assert [line.partition("WARNING ")[2] for line in logged] == [
-        "cannot accept connections: Too many open files; closing idle ones"
+        "cannot accept connections: Too many open files; the longest idle connection is closed; "
+        "raise the open file limit (LimitNOFILE=)"
     ]
 
 

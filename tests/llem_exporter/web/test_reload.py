@@ -82,7 +82,7 @@ def test_without_users_nobody_gets_in(web: WebFolder, serve: Serve, text: str) -
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     with exporter.pool() as pool:
         assert pool.request("GET", "/metrics", headers=ANN).status == 200
-        exporter.read_again(partial(write_whole, web.file, text), "every request gets 401")
+        exporter.read_again(partial(write_whole, web.file, text), "all requests are rejected with 401")
         assert pool.request("GET", "/metrics", headers=ANN).status == 401
     assert [exporter.ask(headers=who).status for who in (ANN, BOB, None)] == [401] * 3
     exporter.read_again(lambda: web.write(basic_auth_users={"bob": hashed("other")}), "now valid")
@@ -140,7 +140,7 @@ def test_a_wrong_file_is_logged_once(web: WebFolder, caplog: pytest.LogCaptureFi
     no_hash, no_key, good_again = caplog.messages
     assert no_hash.startswith(f"--web.config.file {web.file}: basic_auth_users.ann is not a bcrypt hash")
     assert "'colour' is not supported" in no_key
-    assert good_again.endswith("read again, now valid")
+    assert good_again.endswith("reloaded, now valid")
 
 
 def test_tls_stays_without_its_section(web: WebFolder, servers: ExitStack) -> None:
@@ -181,7 +181,7 @@ def test_a_symlink_that_moves_is_a_change(web: WebFolder, caplog: pytest.LogCapt
     config.reload_if_changed()
     assert caplog.messages == [], "it may be half-written"
     config.reload_if_changed()
-    assert caplog.messages == [f"--web.config.file {web.file}: read again"]
+    assert caplog.messages == [f"--web.config.file {web.file}: reloaded"]
 
 
 def test_a_file_is_read_only_after_a_change(web: WebFolder) -> None:

@@ -256,7 +256,7 @@ def test_half_a_renewed_pair_keeps_the_old_one(web: WebFolder, caplog: pytest.Lo
     assert serial() != old
     mismatch, good = caplog.messages
     assert "key values mismatch; the previous configuration stays in effect" in mismatch
-    assert good.endswith("read again, now valid")
+    assert good.endswith("reloaded, now valid")
 
 
 def test_new_authorities_end_open_connections(web: WebFolder, serve: Serve) -> None:

@@ -161,7 +161,7 @@ class WebExporter(Exporter):
         with self.pool(context) as pool:
             return pool.request(method, path, headers=dict(headers or {}))
 
-    def read_again(self, change: Callable[[], object], logs: str = "read again") -> None:
+    def read_again(self, change: Callable[[], object], logs: str = "reloaded") -> None:
         """Change a file, send SIGHUP, and wait until a line with these words is logged."""
         seen = len(self.log())
         change()

@@ -117,7 +117,7 @@ def test_a_limit_that_the_driver_does_not_know_is_not_a_limit(loaded: FakeDriver
 
 @pytest.mark.usefixtures("superchips")
 def test_a_superchips_power_is_that_of_its_gpu() -> None:
-    """The power of the module is in the slow readings. GPUs on one module have the same name of it."""
+    """The power of the module is in the status. GPUs on one module have the same name of it."""
     devices = [opened(index) for index in range(4)]
     watts = [device.read_watts(0) for device in devices]
     modules = [device.info.module for device in devices]
@@ -160,7 +160,7 @@ def test_a_gpu_that_was_renumbered_is_opened_once(loaded: FakeDriver) -> None:
     assert device.open()
     assert device.info.uuid == uuids[2]
     device = NvmlDevice(1, 3, lambda: set(uuids))
-    with pytest.raises(DeviceError, match="every GPU that can be opened is read already"):
+    with pytest.raises(DeviceError, match="all GPUs that can be opened are already read"):
         device.open()
 
 

@@ -139,7 +139,7 @@ def test_after_a_small_fall_it_is_read_on_from_where_it_was() -> None:
     """A value is a reading when it exceeds the previous reading."""
     filtered = Filtered(3e6)
     for filtered.joules in (3e6 - 500, 3e6 - 1):
-        with pytest.raises(DeviceError, match=f"it fell by {3e6 - filtered.joules:g} J"):
+        with pytest.raises(DeviceError, match=f"the counter decreased by {3e6 - filtered.joules:g} J"):
             filtered.read()
     filtered.joules = 3e6 + 1
     assert filtered.read() == 3e6 + 1

@@ -129,7 +129,7 @@ def test_slow_readings_of_several_gpus_come_at_different_times() -> None:
 
 
 def test_slow_readings_that_come_alone_never_expire() -> None:
-    """Without power, slow readings expire after a second, and are read more often than that."""
+    """Without power, status readings expire after a second, and are read more often than that."""
     rig, times_s = SampledGpu(failing(DeviceError("denied", "NVML_ERROR_NO_PERMISSION"))), list[float]()
     rig.device.on_status = lambda: times_s.append(rig.time.monotonic_s())
     rig.tick(100)
@@ -150,7 +150,7 @@ def test_the_last_reading_has_new_slow_readings() -> None:
 def test_an_unexpected_exception_is_counted_by_its_type_and_the_gpu_read_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """This holds for power and slow readings. Each logs one line."""
+    """This holds for power and status readings. Each logs one line."""
     rig = SampledGpu(failing(UnicodeDecodeError("utf-8", b"", 0, 1, "odd")))
     rig.tick(3)
     rig.device.watts_at, rig.device.on_status = lambda _: 100.0, raising(KeyError("odd"))
@@ -253,7 +253,7 @@ def test_a_lost_gpu_is_opened_anew_once_a_second_until_it_is_back(caplog: pytest
     assert shown.gap_s == pytest.approx(5.1, abs=1.0)
     assert [record.message.split(": ", 1)[1] for record in caplog.records] == [
         "power cannot be read: gone",
-        "power is read again",
+        "power works again",
     ]
 
 
