@@ -54,7 +54,7 @@ def test_users_change_with_the_file(web: WebFolder, serve: Serve) -> None:
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [200, 401]
     web.write(basic_auth_users={"bob": hashed("other")})
-    wait_until(lambda: exporter.lines("read again"), "the new file")
+    wait_until(lambda: exporter.lines("reloaded"), "the new file")
     assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [401, 200]
 
 
