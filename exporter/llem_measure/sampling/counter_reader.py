@@ -28,7 +28,8 @@ class CounterReader:
 
     `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process. It is
     zeus if the counter has increased and counts this GPU alone, and nvml if there is no such counter or if it
-    was stuck from the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different times.
+    was stuck from the start. `stagger`, from 0 to 1, makes the slow calls of several GPUs come at different
+    times.
     """
 
     def __init__(
