@@ -60,7 +60,7 @@ class ListenAddress(click.ParamType[Address]):
 def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in gpus.split(",") if name.strip())
     if gpus and not names:
-        raise click.ClickException(f"--gpus {gpus!r} names no GPU; omit the option to read all GPUs")
+        raise click.ClickException(f"--gpus {gpus!r} contains no GPU; omit the option to read all GPUs")
     return names
 
 
