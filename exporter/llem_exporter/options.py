@@ -122,9 +122,9 @@ OPTIONS: Final[list[click.Parameter]] = [
     ),
     _option(
         "--codecarbon.country-iso-code",
-        "Country whose electricity is used, as an ISO 3166 code of three letters. Needed for emissions.",
+        "Country of the node, as an ISO 3166 code of three letters, for example DEU. Required for emissions.",
         setting="country_iso_code",
-        metavar="DEU",
+        metavar="CODE",
         type=str.upper,
     ),
     _option(
