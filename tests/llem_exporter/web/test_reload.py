@@ -54,7 +54,7 @@ def test_users_change_with_the_file(web: WebFolder, serve: Serve) -> None:
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [200, 401]
     web.write(basic_auth_users={"bob": hashed("other")})
-    wait_until(lambda: exporter.lines("read again"), "the new file")
+    wait_until(lambda: exporter.lines("reloaded"), "the new file")
     assert [exporter.ask(headers=who).status for who in (ANN, BOB)] == [401, 200]
 
 
@@ -154,7 +154,7 @@ def test_tls_stays_without_its_section(web: WebFolder, servers: ExitStack) -> No
 
 
 def test_sighup_reads_a_file_that_has_not_changed(serve: Serve) -> None:
-    """The log has a line that the file was read again."""
+    """The log has a line that the file was reloaded."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     exporter.read_again(lambda: None)
 
@@ -189,7 +189,7 @@ def test_a_file_is_read_only_after_a_change(web: WebFolder) -> None:
 
 
 def test_without_a_file_nothing_is_guarded() -> None:
-    """Without a config file there is no authentication, and nothing is read again."""
+    """Without a config file there is no authentication, and nothing is reloaded."""
     config = LiveWebConfig(None)
     assert (config.ssl_context, config.needs_password) == (None, False)
     assert config.reload_if_changed(force=True) is False
