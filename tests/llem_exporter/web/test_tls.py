@@ -232,7 +232,7 @@ def test_a_renewed_certificate_fails_no_scrape(web: WebFolder, serve: Serve) -> 
             seen.add(serial_of(exporter, context))
     assert scrapers.failures == []
     assert scrapers.scrapes > 2
-    assert len(exporter.lines("read again")) == 2
+    assert len(exporter.lines("reloaded")) == 2
 
 
 def test_half_a_renewed_pair_keeps_the_old_one(web: WebFolder, caplog: pytest.LogCaptureFixture) -> None:
