@@ -145,7 +145,7 @@ GPU_JOB_INFO: Final = _gauge(
 )
 CODECARBON_EMISSIONS: Final = _counter(
     "llem_codecarbon_emissions_grams_total",
-    "CO2e emissions estimated by CodeCarbon with a PUE of 1. Requires --codecarbon.country-iso-code.",
+    "CO2e emissions estimated by CodeCarbon with a PUE of 1. --codecarbon.country-iso-code is required.",
 )
 CODECARBON_ENERGY: Final = _counter(
     "llem_codecarbon_energy_joules_total",

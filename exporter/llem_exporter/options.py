@@ -60,7 +60,7 @@ class ListenAddress(click.ParamType[Address]):
 def _names(_ctx: click.Context, _param: click.Parameter, gpus: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in gpus.split(",") if name.strip())
     if gpus and not names:
-        raise click.ClickException(f"--gpus {gpus!r} names no GPU; omit the option to read all GPUs")
+        raise click.ClickException(f"--gpus {gpus!r} contains no GPU; omit the option to read all GPUs")
     return names
 
 
@@ -122,9 +122,9 @@ OPTIONS: Final[list[click.Parameter]] = [
     ),
     _option(
         "--codecarbon.country-iso-code",
-        "Country whose electricity is used, as an ISO 3166 code of three letters. Needed for emissions.",
+        "Country of the node, as an ISO 3166 code of three letters, for example DEU. Required for emissions.",
         setting="country_iso_code",
-        metavar="DEU",
+        metavar="CODE",
         type=str.upper,
     ),
     _option(

@@ -41,10 +41,10 @@ def measure(
             train()
         print(measured.measurement.total_j if measured.measurement else measured.warnings)
 
-    `gpu_indices` are NVML's; None means the GPUs that CUDA_VISIBLE_DEVICES leaves visible. Work that is
-    still queued on a GPU when the block ends is not waited for: call torch.cuda.synchronize() first. A GPU's
-    first call may take `driver_timeout_s`, later ones 2 s. Raises ConfigError if a named backend does not
-    work here; "auto" never raises.
+    `gpu_indices` are NVML's; None means the GPUs that CUDA_VISIBLE_DEVICES leaves visible. GPU work is
+    asynchronous. Call torch.cuda.synchronize() at the end of the block, so that the measurement includes
+    queued work. A GPU's first call may take `driver_timeout_s`, later ones 2 s. Raises ConfigError if a named
+    backend does not work here; "auto" never raises.
     """
     measured = Measured()
     chosen, tracker = _start(backend, gpu_indices, driver_timeout_s, measured)

@@ -72,8 +72,9 @@ def _output(_ctx: click.Context, _param: click.Parameter, text: str | None) -> P
 @click.option(
     "--gpus",
     callback=_gpus,
-    metavar="0,1|UUID|UUID-PREFIX",
-    help="GPUs to measure.  [default: those of CUDA_VISIBLE_DEVICES, else all]",
+    metavar="LIST",
+    help="Comma-separated list of GPU indices, UUIDs or UUID prefixes to measure, for example 0,1."
+    "  [default: those of CUDA_VISIBLE_DEVICES, else all]",
 )
 @click.option(
     "--format",
@@ -128,8 +129,8 @@ def main(
       llem-measure --gpus 0 --amount tokens=50000 -- python generate.py
       llem-measure --format json --output energy.json -- ./job.sh
 
-    Exit code: that of COMMAND; 128+N if signal N ended it, 126 if it cannot be executed, 127 if it was not
-    found, 2 for a usage error. A failed measurement does not change the exit code.
+    The exit code is that of COMMAND, or 128+N if signal N ended it. It is 126 if COMMAND cannot be executed,
+    127 if it was not found, and 2 after a usage error. A failed measurement does not change the exit code.
 
     Signals that llem-measure receives are forwarded to COMMAND. Each option can also be set by an
     environment variable, for example LLEM_MEASURE_BACKEND.

@@ -125,13 +125,13 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--gpus", "none", "--replay", "demo"], "--gpus none reads no GPU, and --replay replaces GPUs"),
+        (["--gpus", "none", "--replay", "demo"], "--gpus none cannot be combined with --replay"),
         (
             ["--gpus", "none", "--no-collector.codecarbon"],
             "--gpus none needs CodeCarbon; remove --no-collector.codecarbon",
         ),
         (["--gpus", "none,0"], "not 'none,0'"),
-        (["--gpus", ","], "--gpus ',' names no GPU"),
+        (["--gpus", ","], "--gpus ',' contains no GPU"),
     ],
 )
 def test_options_that_leave_nothing_to_read_are_refused(args: list[str], said: str) -> None:

@@ -103,7 +103,7 @@ MALFORMED = [
         "line 3: the seconds of each GPU must increase by at least 0.001 from row to row: "
         "found 1.0 after 1.0",
     ),
-    ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not fall: 8.0 after 9.0"),
+    ("seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,8\n", "line 3: joules must not decrease: 8.0 after 9.0"),
     (
         "seconds,gpu,watts,joules\n0,0,1,9\n1,0,1,\n",
         "line 3: joules must be a number from 0 to 1e+12, not ''",

@@ -67,7 +67,7 @@ tell([window(eb.CodeCarbonBackend(gpu_indices=[1]), 0.5), failure(eb.CodeCarbonB
     assert measured["grams"] is None
     assert "emissions_unavailable" in measured["codes"]
     assert measured["per_gpu_j"] == {"1": measured["total_j"]}
-    assert refused == "CodeCarbon does not know the country 'DE'; use ISO 3166 alpha-3, as DEU"
+    assert refused == "CodeCarbon does not know the country 'DE'; use ISO 3166 alpha-3, for example DEU"
 
 
 def test_without_a_gpu_it_is_the_node(steady: FakeDriver) -> None:

@@ -253,7 +253,10 @@ def test_without_a_gpu_only_cpu_and_memory_are_measured() -> None:
     """Without a GPU, CodeCarbon measures the node, and a line says that no GPU is measured."""
     done = run({}, "--", "sh", "-c", "exit 4", program=(sys.executable, "-m", "llem_measure.command"))
     assert done.returncode == 4
-    assert "llem-measure: no GPU is measured, only CPU and memory: NVML cannot be opened" in done.stderr
+    assert (
+        "llem-measure: no GPU is measured; CodeCarbon estimates CPU and memory: NVML cannot be opened"
+        in done.stderr
+    )
     assert "backend codecarbon, scope node" in done.stderr
 
 

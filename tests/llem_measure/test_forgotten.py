@@ -90,7 +90,7 @@ def test_a_stop_does_not_wait_for_a_gpu_that_hangs(steady: FakeDriver) -> None:
         child.go_on()
         assert child.hear() > 0
     for measured in stopped:
-        lost = "GPU 1 did not answer: a driver call on GPU 1 does not return"
+        lost = "GPU 1 did not answer: a driver call on GPU 1 has not returned"
         assert any(message.startswith(lost) for message in measured["messages"])
     zeus, nvml, codecarbon = stopped
     assert (zeus["per_gpu_j"].keys(), nvml["per_gpu_j"].keys()) == ({"0"}, {"0", "1"})

@@ -316,5 +316,5 @@ def test_a_superchips_gpu_is_measured_without_its_module(steady: FakeDriver) -> 
         "tell([failure(eb.ZeusBackend([0]).check), eb.select_energy_backend('auto', gpu_indices=[0]).name])"
     )
     refused, chosen = ask(program, steady.env)
-    assert refused == "the energy counter of GPU 0 counts its whole module, with CPU and perhaps other GPUs"
+    assert refused == "the energy counter of GPU 0 counts its whole module, with CPU and maybe other GPUs"
     assert chosen == "nvml"

@@ -61,7 +61,7 @@ class CodeCarbonCollector(Collector):
         self._stopped = threading.Event()
         self._worker: Worker | None = None
         self._newest: Measurement | None = None
-        self._candidate = Candidate(Backend.CODECARBON, 0.0, "has not measured yet")
+        self._candidate = Candidate(Backend.CODECARBON, 0.0, "no measurement yet")
 
     @property
     def candidate(self) -> Candidate:

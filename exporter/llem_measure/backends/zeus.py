@@ -188,10 +188,10 @@ class ZeusTracker(Tracker):
 class ZeusBackend(GpuBackend):
     """The energy of GPUs from their hardware counters, read twice through zeus.device.
 
-    `gpu_indices` are NVML's; None means the visible GPUs, as in all backends, independent of the way in
-    which Zeus numbers GPUs by CUDA_VISIBLE_DEVICES. It needs Volta or newer: older GPUs have no counter. It
-    does not wait for work that is still queued on a GPU: call torch.cuda.synchronize() first, for example.
-    A GPU's first call may take `driver_timeout_s`.
+    `gpu_indices` are NVML's; None means the visible GPUs, as in all backends, although Zeus numbers GPUs by
+    CUDA_VISIBLE_DEVICES. GPUs older than Volta have no counter. GPU work is asynchronous: call
+    torch.cuda.synchronize() before the end, so that the measurement includes queued work. A GPU's first call
+    may take `driver_timeout_s`.
     """
 
     name = Backend.ZEUS.value

@@ -87,12 +87,12 @@ class CounterFilter:
         if rise < 0:
             late = -rise < self._most_joules(0) and joules > newest_joules / 2
             self._fallen = None if late else (now_s, joules)
-            discarded = (
-                "too little for a reset; the reading is discarded"
+            reading = (
+                ", too little for a reset; the reading is discarded"
                 if late
-                else "the reading is discarded until the counter rises from there, which is a reset"
+                else "; the reading is discarded until the counter rises from there, which is a reset"
             )
-            raise DeviceError(f"the counter decreased by {-rise:g} J; {discarded}", COUNTER_FELL)
+            raise DeviceError(f"the counter decreased by {-rise:g} J{reading}", COUNTER_FELL)
         limit = self._limit_watts()
         most = (LATE_SECONDS + now_s - newest_s) * (TIMES_MODULE_LIMIT * limit if limit else CEILING_WATTS)
         if rise > most:

@@ -269,7 +269,7 @@ def test_another_address_is_a_conflict_until_three_intervals_of_silence() -> Non
         rig.tick(150)
         rig.scrape(connection)
     rig.tick(449)
-    with pytest.raises(ScrapeRefusedError, match=r"10\.0\.0\.1.*its own ID") as refused:
+    with pytest.raises(ScrapeRefusedError, match=r"already used by 10\.0\.0\.1.*a different ID") as refused:
         rig.begin(object(), address=OTHER)
     assert (refused.value.status, rig.cursors.conflicts) == (409, 1)
     rig.tick(2)
@@ -286,7 +286,7 @@ def test_an_id_that_was_silent_for_the_retention_is_free() -> None:
         rig.time.sleep(600)
         rig.begin(object())
     rig.time.sleep(RETENTION_S - 1)
-    with pytest.raises(ScrapeRefusedError, match="its own ID"):
+    with pytest.raises(ScrapeRefusedError, match="a different ID"):
         rig.begin(object(), address=OTHER)
     rig.time.sleep(2)
     rig.begin(object(), address=OTHER)

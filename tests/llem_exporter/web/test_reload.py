@@ -162,7 +162,7 @@ def test_tls_stays_without_its_section(web: WebFolder, servers: ExitStack) -> No
 
 
 def test_sighup_reads_a_file_that_has_not_changed(serve: Serve) -> None:
-    """The log has a line that the file was read again."""
+    """The log has a line that the file was reloaded."""
     exporter = serve(basic_auth_users={"ann": hashed("word")})
     exporter.read_again(lambda: None)
 
@@ -199,7 +199,7 @@ def test_a_file_is_read_only_after_a_change(web: WebFolder) -> None:
 
 
 def test_without_a_file_nothing_is_guarded() -> None:
-    """Without a config file there is no authentication, and nothing is read again."""
+    """Without a config file there is no authentication, and nothing is reloaded."""
     config = LiveWebConfig(None)
     assert (config.ssl_context, config.needs_password) == (None, False)
     assert config.reload_if_changed(force=True) is False

@@ -68,6 +68,6 @@ tell([refused, window(eb.NVMLBackend(gpu_indices=[np.int64(1), 1]), 0.3)["per_gp
 """
     refused, per_gpu_j = ask(program, steady.env)
     assert all(
-        text.endswith("is not the index of a GPU; NVML's are whole numbers from 0") for text in refused
+        text.endswith("is not the index of a GPU; indices are whole numbers from 0") for text in refused
     )
     assert [*per_gpu_j] == ["1"]

@@ -38,7 +38,7 @@ def after(first: float, then: float, limit_watts: float | None = 700.0) -> Filte
     return filtered
 
 
-def refused(filtered: Filtered, name: str = "COUNTER_FELL", reason: str = "it ") -> None:
+def refused(filtered: Filtered, name: str = "COUNTER_FELL", reason: str = "the counter ") -> None:
     """Check that the next value is an error."""
     with pytest.raises(DeviceError, match=reason) as failure:
         filtered.read()
@@ -53,7 +53,7 @@ def test_a_small_fall_is_a_late_value(first: float, then: float, limit_watts: fl
     """A fall below 2 s at the limit (by default 1000 W) is an error, also after open()."""
     filtered = after(first, then, limit_watts)
     for _ in range(2):
-        refused(filtered, reason="too little for a restart")
+        refused(filtered, reason="too little for a reset")
         filtered.filter.open()
     assert filtered.counter.opened == 2
 
@@ -62,7 +62,7 @@ def test_a_small_fall_is_a_late_value(first: float, then: float, limit_watts: fl
 def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -> None:
     """A fall of at least 2 s at the limit, or to below half, is a restart. The next rise is a reading."""
     filtered = after(first, then)
-    refused(filtered, reason="a restart if it rises from there")
+    refused(filtered, reason="until the counter rises from there")
     refused(filtered)
     for filtered.joules in (then + 0.001, then + 70):
         assert filtered.read() == filtered.joules
