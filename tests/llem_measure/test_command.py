@@ -221,7 +221,7 @@ def test_help_has_an_example_and_exit_codes_and_loads_no_driver_library() -> Non
     done = run({}, program=(sys.executable, "-c", shows + loaded))
     assert done.returncode == 0, done.stderr
     assert "llem-measure -- python train.py" in done.stdout
-    assert "Exit code: that of COMMAND" in done.stdout
+    assert "The exit code is that of COMMAND" in done.stdout
     assert done.stdout.endswith("\n[]\n")
 
 
