@@ -163,7 +163,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
         traces, log = history(exporter), exporter.log()
         driver.gpus[int(GPUS["hung"])].hung = True
         page_with(exporter, ERRORS, gpu=GPUS["hung"], error=TOO_SLOW)
-        wait_until(lambda: exporter.log().count("a driver call does not return") == 2, "the second hang")
+        wait_until(lambda: exporter.log().count("a driver call has not returned") == 2, "the second hang")
         exit_status = exporter.terminate()
         yield Recording(
             driver, before, during, without, back, begun_s, set_s, cleared_s, traces, log, exit_status
@@ -281,7 +281,7 @@ def test_no_trace_holds_what_no_gpu_reads(recording: Recording) -> None:
 @pytest.mark.parametrize(
     ("name", "failed", "recovered"),
     [
-        ("hung", "a driver call does not return", "the driver call has returned"),
+        ("hung", "a driver call has not returned", "the driver call has returned"),
         ("zero", "power cannot be read: power of 0 W is impossible", "power works again"),
         ("absurd", "power cannot be read: power of 10000 W is above", "power works again"),
         ("power denied", "power cannot be read: ", "power works again"),
