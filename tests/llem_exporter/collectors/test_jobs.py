@@ -139,14 +139,9 @@ def test_only_plain_files_are_opened(tmp_path: Path) -> None:
     put(tmp_path, UUID, "job_id=1\n")
     found = listing(tmp_path)
     assert found.jobs == (Job(OURS, "1", ""),)
-    link, socket = "Too many levels of symbolic links", "No such device or address"
-    assert found.problems == (
-        f"'{UUID}.dangling': cannot be read: {link}",
-        f"'{UUID}.fifo': not a regular file",
-        f"'{UUID}.folder': cannot be read: Is a directory",
-        f"'{UUID}.link': cannot be read: {link}",
-        f"'{UUID}.socket': cannot be read: {socket}",
-        f"'{UUID}.zero': cannot be read: {link}",
+    assert found.problems == tuple(
+        f"'{UUID}.{kind}': not a regular file"
+        for kind in ("dangling", "fifo", "folder", "link", "socket", "zero")
     )
 
 
