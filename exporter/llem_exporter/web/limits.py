@@ -26,6 +26,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 RESPONSE_SECONDS: Final = 60.0
 MAX_RESPONSE_SECONDS: Final = 120.0
 RETRY_ACCEPT_SECONDS: Final = 0.1
+MIN_LIFE_SECONDS: Final = 0.1
+"""At the limit, a connection is replaced at the earliest after this time: a client can send its request."""
+
 QUIET_SECONDS: Final = 60.0
 """A warning is repeated if its cause has not occurred for this long."""
 
@@ -63,6 +66,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         while True:
+            pause_s = 0.0
             try:
                 accepted, _ = await loop.sock_accept(listener)
             except ConnectionAbortedError:
@@ -82,11 +86,13 @@ class Connections:
                 if not self._drop_idlest():
                     accepted.close()
                     continue
+                pause_s = MIN_LIFE_SECONDS / self._limit
             accepted.setblocking(False)
             connection = Connection(server, accepted, self._lost)
             self._open.add(connection)
             connection.opening = loop.create_task(self._open_stream(connection, accepted, ssl_context()))
-            await asyncio.sleep(0)  # a task that is cancelled before it starts would leak the socket
+            # At least one turn of the loop: a task that is cancelled before it starts would leak the socket.
+            await asyncio.sleep(pause_s)
 
     async def _open_stream(
         self, connection: Connection, accepted: socket.socket, context: ssl.SSLContext | None
