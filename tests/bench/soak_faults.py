@@ -43,9 +43,10 @@ class Episode:
         """Whether its start delays GPUs that are read by the same thread."""
         return self.kind in ("hung", "slow", "reload")
 
-    def silences(self, gpu: int, unix_s: float, after_s: float) -> bool:
-        """Whether at an instant no power has been read because of it for longer than `after_s`."""
-        return self.kind in SILENCING and gpu in self.gpus and self.start_s + after_s < unix_s < self.end_s
+    def silences(self, gpu: int, asked_s: float, came_s: float, after_s: float) -> bool:
+        """Whether a page is of a time at which no power has been read because of it for over `after_s`."""
+        concerns = self.kind in SILENCING and gpu in self.gpus
+        return concerns and self.start_s + after_s < asked_s and came_s < self.end_s
 
 
 class Faults:

@@ -157,7 +157,8 @@ def of_stale_gauges(scraper: MetricsScraper, episodes: Sequence[Episode]) -> Fig
     silent = stale = 0
     for gpu, states in scraper.states.items():
         for state in states:
-            if any(episode.silences(gpu, state.unix_s, STALE_SECONDS + PAGE_SECONDS) for episode in episodes):
+            after_s = STALE_SECONDS + PAGE_SECONDS
+            if any(episode.silences(gpu, state.unix_s, state.came_s, after_s) for episode in episodes):
                 silent += 1
                 stale += state.watts is not None
     return Figure("stale gauges", f"{stale} of {silent}", stale == 0 < silent)
