@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -12,9 +12,6 @@ from llem_core import __version__
 from llem_core.errors import LLEMError
 from llem_exporter import logs, systemd
 from llem_exporter.options import OPTIONS
-
-SWITCH_SECONDS: Final = 0.0005
-"""How long a thread may hold the GIL while another waits, and so delay a reading."""
 
 
 @click.command(params=OPTIONS, context_settings={"show_default": True})
@@ -28,7 +25,6 @@ def main(log_level: str, log_format: str, web_systemd_socket: bool, **chosen: An
     SIGHUP reloads --web.config.file.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it: it never ends the process
-    sys.setswitchinterval(SWITCH_SECONDS)
     logs.configure(log_level, log_format)
     # Zeus would hide and renumber GPUs by this variable, but NVML ignores it.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
