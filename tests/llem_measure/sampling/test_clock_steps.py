@@ -227,5 +227,6 @@ def test_gaps_never_exceed_the_time_that_passed(script: list[tuple[float, float,
     assert shown.gap_s is not None
     assert shown.integrated_s is not None
     slewed_s = 0.001 * (len(script) + rig.elapsed_s)
-    assert shown.gap_s <= silent_s + len(script) * 0.1 + slewed_s
+    # After a step back by about the silence, the tick that was read last is skipped: up to two intervals.
+    assert shown.gap_s <= silent_s + len(script) * 0.2 + slewed_s
     assert shown.gap_s + shown.integrated_s == pytest.approx(rig.elapsed_s, abs=0.15 + slewed_s)
