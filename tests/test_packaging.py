@@ -190,6 +190,6 @@ def test_the_measuring_library_needs_only_pynvml(tmp_path: Path) -> None:
     assert (backend, packages) == ("nvml", "llem_core llem_measure pynvml")
     assert float(joules) > 0
     assert reasons == [
-        "zeus: zeus is not installed; pip install 'llem-energy[zeus]'",
+        "zeus: zeus is not installed; pip install 'zeus>=0.13.1'",
         "nvml: reads the power of GPU 0",
     ]

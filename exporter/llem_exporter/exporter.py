@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
@@ -29,14 +28,13 @@ from llem_exporter.web.handlers import Handlers
 from llem_exporter.web.history import HistoryHandler
 from llem_exporter.web.reload import LiveWebConfig
 from llem_exporter.web.server import Site, serve
+from llem_measure.backends.codecarbon import INSTALL
 from llem_measure.backends.zeus import import_zeus
 from llem_measure.nvml.errors import OUTDATED
 from llem_measure.sampling.gpu_sampler import GpuSampler
 from llem_measure.sampling.ledger import MIN_PAUSE_SECONDS
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import WallClock
-
-_NO_CODECARBON: Final = "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +139,7 @@ def _check(settings: Settings) -> None:
     if not settings.use_codecarbon:
         raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; remove --no-collector.codecarbon")
     if find_spec("codecarbon") is None:
-        raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; {_NO_CODECARBON}")
+        raise ConfigError(f"--gpus {NO_GPUS} needs CodeCarbon; {INSTALL}")
 
 
 def _import_zeus(settings: Settings) -> bool:

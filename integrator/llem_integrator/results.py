@@ -47,12 +47,12 @@ class Results(Sequence[WindowResult]):
         """A pyarrow.Table with the columns of CSV and Parquet; raises ConfigError without pyarrow."""
         from llem_integrator.report import arrow
 
-        pyarrow = require("pyarrow", "to_arrow()", "parquet")
+        pyarrow = require("pyarrow", "to_arrow()", "pyarrow")
         return pyarrow.Table.from_batches(arrow.batches(self.windows, self.about), arrow.schema(self.about))
 
     def to_pandas(self) -> Any:
         """A pandas.DataFrame of to_arrow(); raises ConfigError without pandas or pyarrow."""
-        require("pandas", "to_pandas()", "pandas")
+        require("pandas", "to_pandas()", "pandas pyarrow")
         return self.to_arrow().to_pandas()
 
     def to_json(self) -> str:

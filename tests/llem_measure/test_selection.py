@@ -37,7 +37,7 @@ def test_auto_is_zeus(steady: FakeDriver) -> None:
 def test_without_zeus_auto_is_nvml(steady: FakeDriver, tmp_path: Path) -> None:
     """If zeus is not installed, auto selects nvml. The reason contains the pip command."""
     name, reasons = auto(steady, site_without(tmp_path, "zeus"))
-    assert (name, reasons) == ("nvml", {"zeus": "zeus is not installed; pip install 'llem-energy[zeus]'"})
+    assert (name, reasons) == ("nvml", {"zeus": "zeus is not installed; pip install 'zeus>=0.13.1'"})
 
 
 def test_before_volta_auto_is_nvml(steady: FakeDriver) -> None:
@@ -74,7 +74,7 @@ def test_with_nothing_auto_is_none(steady: FakeDriver, tmp_path: Path) -> None:
     site = site_without(tmp_path, "zeus", "codecarbon")
     name, reasons = auto(steady, site)
     assert name is None
-    assert reasons["codecarbon"] == "codecarbon is not installed; pip install 'llem-energy[codecarbon]'"
+    assert reasons["codecarbon"] == "codecarbon is not installed; pip install 'codecarbon>=3.3'"
     assert list(reasons) == ["zeus", "nvml", "codecarbon"]
 
 
@@ -89,14 +89,13 @@ tell([failure(lambda: eb.select_energy_backend(name, gpu_indices=indices)) for n
     steady.gpus[1].power_supported = False
     site = site_without(tmp_path, "zeus", "codecarbon")
     assert ask(program, steady.env, site) == [
-        "backend zeus cannot measure here: zeus is not installed; pip install 'llem-energy[zeus]'",
+        "backend zeus cannot measure here: zeus is not installed; pip install 'zeus>=0.13.1'",
         f"{no_power} (Not Supported)",
         f"{no_power} (Not Supported)",
         None,
         "backend nvml cannot measure here: GPU 7 not found: "
         "the number of GPUs is 2, and the first has index 0",
-        "backend codecarbon cannot measure here: codecarbon is not installed; "
-        "pip install 'llem-energy[codecarbon]'",
+        "backend codecarbon cannot measure here: codecarbon is not installed; pip install 'codecarbon>=3.3'",
         "unknown backend 'nvlm'; known are zeus, nvml, codecarbon",
     ]
 

@@ -23,7 +23,7 @@ from llem_measure.nvml.handles import handle_of
 from llem_measure.sampling.energy_scope import GPU_SCOPE, MODULE_SCOPE
 from llem_measure.sampling.ticks import WallClock
 
-_INSTALL: Final = "pip install 'llem-energy[codecarbon]'"
+INSTALL: Final = "pip install 'codecarbon>=3.3'"
 _JOULES_PER_KWH: Final = 3.6e6
 _GRAMS_PER_KG: Final = 1000.0
 
@@ -75,7 +75,7 @@ def _import() -> Any:
         with _quiet(), _stdout_as_stderr():
             import codecarbon.emissions_tracker as library
     except Exception as exc:
-        raise ConfigError(f"codecarbon cannot be imported ({type(exc).__name__}: {exc}); {_INSTALL}") from exc
+        raise ConfigError(f"codecarbon cannot be imported ({type(exc).__name__}: {exc}); {INSTALL}") from exc
     return library
 
 
@@ -199,7 +199,7 @@ class CodeCarbonBackend(GpuBackend):
     def check(self) -> str:
         """Return what the backend measures here. Raises ConfigError with the reason if it cannot."""
         if find_spec("codecarbon") is None:
-            raise ConfigError(f"codecarbon is not installed; {_INSTALL}")
+            raise ConfigError(f"codecarbon is not installed; {INSTALL}")
         gpus = self._find_gpus()
         tracker = _open(gpus, self._country_iso_code)
         tracker.start()

@@ -25,7 +25,7 @@ SCOPE_SECONDS: Final = 1.0
 SCOPE_STEP_SECONDS: Final = 0.05
 """How long, and how often, a superchip's counter is compared with the power of the GPU and of its module."""
 
-_INSTALL: Final = "pip install 'llem-energy[zeus]'"
+_INSTALL: Final = "pip install 'zeus>=0.13.1'"
 
 
 def import_zeus() -> Any:

@@ -39,5 +39,5 @@ def plot_to(path: str) -> Plot:
     if kind not in KINDS:
         raise ConfigError(f"--plot {path!r} is none of {', '.join(f'.{name}' for name in KINDS)}")
     if kind != "html":
-        require("matplotlib", f"--plot {path}", "plot")
+        require("matplotlib", f"--plot {path}", "matplotlib")
     return Plot(path, kind)

@@ -42,7 +42,7 @@ def writer(form: str) -> Write:
     """The `write` of a format; raises ConfigError where a library that it needs is not installed."""
     write: Write = importlib.import_module(f"llem_integrator.report.{_MODULES[form]}").write
     if form == "parquet":
-        require("pyarrow", "--format parquet", "parquet")
+        require("pyarrow", "--format parquet", "pyarrow")
     return write
 
 
@@ -51,9 +51,9 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
-def require(library: str, wanted_by: str, extra: str) -> Any:
-    """A library that comes with an extra; raises ConfigError that says how to install it."""
+def require(library: str, wanted_by: str, packages: str) -> Any:
+    """Import a library that is not always installed. Raises ConfigError with the packages to install."""
     try:
         return importlib.import_module(library)
     except ImportError as exc:
-        raise ConfigError(f"{wanted_by} needs {library}: pip install 'llem-energy[{extra}]' ({exc})") from exc
+        raise ConfigError(f"{wanted_by} needs {library}: pip install {packages} ({exc})") from exc

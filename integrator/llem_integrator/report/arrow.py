@@ -69,4 +69,4 @@ def _printable(text: str) -> str:
 
 
 def _arrow() -> Any:
-    return require("pyarrow", "Arrow", "parquet")
+    return require("pyarrow", "Arrow", "pyarrow")

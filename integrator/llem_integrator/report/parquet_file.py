@@ -33,7 +33,7 @@ class _Counted:
 
 def write(results: Iterable[WindowResult], out: IO[bytes], about: About) -> None:
     """The file, a row group at a time."""
-    parquet = require("pyarrow.parquet", "--format parquet", "parquet")
+    parquet = require("pyarrow.parquet", "--format parquet", "pyarrow")
     types = arrow.schema(about)
     with parquet.ParquetWriter(_Counted(out), types, compression="zstd") as file:
         for batch in arrow.batches(results, about):

@@ -62,7 +62,7 @@ class DaskCluster:
         try:
             import distributed
         except ImportError as exc:
-            raise ConfigError("--dask needs Dask: pip install 'llem-energy[dask]'") from exc
+            raise ConfigError("--dask needs Dask: pip install dask distributed") from exc
         try:
             connect: Any = distributed.Client
             self._client = _within(
