@@ -38,7 +38,7 @@ RATIO: Final = f"({by_uuid(zeus_joules(RANGE))} / {by_uuid(nvml_joules(RANGE))})
 def peak_watts() -> str:
     """The highest sample: of the trace, else of the gauge that looks back 60 s, else of the scraped one."""
     peak = select(metrics.GPU_POWER_PEAK)
-    # The gauge's own time must lie a minute inside the window, or it may tell of what was before.
+    # The gauge's own time must lie a minute inside the window, or its value may be from before the window.
     inside = f"({peak} and timestamp({peak}) >= ${{__from:date:seconds}} + 60)"
     return " or ".join(
         each(choice, "uuid")

@@ -17,7 +17,7 @@ def answers(
 ) -> "closing[Generator[Found, None, None]]":
     """What the questions return, in their order; raises what the first of those that fail raised.
 
-    On leaving the `with` no other question is begun: whoever has heard enough leaves early.
+    After the `with` block no other query is started, so a caller that has enough answers can leave early.
     """
     at_once = min(getattr(source, "at_once", 1), len(questions))
     return closing(_side_by_side(questions, at_once) if at_once > 1 else (ask() for ask in questions))

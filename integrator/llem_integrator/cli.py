@@ -233,7 +233,7 @@ def main() -> None:
         _fail(str(exc), EXIT_USAGE)
     except LLEMError as exc:
         _fail(str(exc), EXIT_FAILED)
-    except BrokenPipeError:  # whoever read has gone
+    except BrokenPipeError:  # the reader has closed the pipe
         _discard_output()
         code = EXIT_FAILED
     except OSError as exc:

@@ -13,7 +13,7 @@ from llem_integrator.spans import Index, Spans, spans_of
 from llem_integrator.window import Window
 
 _ASSUMED_LIMIT_WATTS: Final = 1000.0
-"""Where no limit is known, a late counter value is told from a reset by this one."""
+"""The power limit that separates late counter values from resets, if the GPU's own is not known."""
 
 _OTHER_EXPORTER_MS: Final = 500.0
 """An exporter that integrated longer than the step by more than this is not the one of the reading before."""

@@ -11,7 +11,7 @@ from llem_integrator.series import Times, Values
 from llem_integrator.spans import Spans
 
 LONG_AGO: Final = -(2**62)
-"""In unix microseconds: there is no sample before."""
+"""A time in unix microseconds that is earlier than any sample."""
 
 NEVER: Final = 2**62
 """There is none after."""

@@ -1,4 +1,4 @@
-"""When samples were wrong: kept short, and told of the windows in which they lie."""
+"""The times of wrong samples, and the windows that contain them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -45,7 +45,8 @@ def integrate(
 ) -> Iterator[WindowResult]:
     """The energy of each window, in their order, each as soon as it is known; raises SourceError.
 
-    `progress` is told how many windows are done, in fractions. The samples of all windows are read once.
+    `progress` is called with the number of windows that are done, which may be a fraction. The samples of all
+    windows are read once.
     `reader` reads the power traces, where that is not done here.
     """
     every = list(windows)

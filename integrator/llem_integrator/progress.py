@@ -12,7 +12,7 @@ def _nothing(_: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar that is told how much is done; while it is hidden, something else may be printed."""
+    """A progress bar. While it is hidden, other output can be printed."""
 
     advance: Callable[[float], None] = _nothing
     hidden: Callable[[], AbstractContextManager[None]] = nullcontext

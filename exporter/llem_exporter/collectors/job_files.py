@@ -1,8 +1,8 @@
 """Job files, in which a scheduler's prolog writes down the jobs of each GPU.
 
 A file is named UUID, or UUID.ANYTHING so that each of several jobs can have its own file. Its lines are
-`key=value`, and each `job_id=` starts another job. Whoever can write to the directory is not trusted: only
-regular files are read, and the limits below apply.
+`key=value`, and each `job_id=` starts another job. Users who can write to the directory are not trusted:
+only regular files are read, and the limits below apply.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""From the source to what is drawn: each piece of samples is reduced as it comes, and let go."""
+"""From the source to the plot: each piece of samples is reduced at once and then freed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -124,7 +124,7 @@ class _Reading:
                 shown.add(key)
                 by_gpu[uuid].append(one)
         for uuid, series in by_gpu.items():
-            # Readings of one sensor, whoever scraped them: in a picture they go together.
+            # Readings of one sensor are drawn together, even if several jobs scraped them.
             whole = merge(series)
             if whole is not None:
                 yield uuid, whole.unix_ms, whole.values

@@ -10,7 +10,7 @@ from llem_integrator.result import WindowResult
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
-    """The header, and the rows of each window as it comes; unknown is empty."""
+    """Yield the header, then the rows of each window. An unknown value is empty."""
     wanted = columns(about.added)
     kinds = [column.kind for column in wanted]
     lines = csv.writer(out, lineterminator="\n")

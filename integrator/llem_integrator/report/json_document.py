@@ -18,7 +18,7 @@ _encode: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
-    """The document, a window at a time as it comes."""
+    """Yield the document, one window at a time."""
     notes = f'  "notes": {_encode(dict(about.notes))},\n' if about.notes else ""
     out.write(f'{{\n  "schema": 1,\n  "source": {_encode(about.source)},\n{notes}  "windows": [')
     names = (*_ALWAYS, *about.added)

@@ -28,7 +28,7 @@ class _Counted:
         self._out.flush()
 
     def close(self) -> None:
-        """It stays open: whoever opened it closes it."""
+        """Do nothing: the caller that opened the file closes it."""
 
 
 def write(results: Iterable[WindowResult], out: IO[bytes], about: About) -> None:

@@ -25,7 +25,7 @@ _HEADINGS: Final = {"emissions_g": "gCO2e", "price": "price", "idle_j": "idle J"
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
-    """A table a window as it comes, with what a reader must know of it below."""
+    """Yield a table for each window, with its notes below it."""
     from rich.console import Console
 
     folds = out.isatty()

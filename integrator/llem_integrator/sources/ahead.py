@@ -1,4 +1,4 @@
-"""Work that runs ahead of whoever takes its results, by as much as memory allows."""
+"""Work that runs ahead of the consumer of its results, as far as memory allows."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator

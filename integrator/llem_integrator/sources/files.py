@@ -30,7 +30,7 @@ def read_file(path: str) -> HeldSource:
 
 
 def _blocks(path: str, origin: str) -> Generator[bytes, None, None]:
-    """The text of a file, whatever it is packed in: that is told by its first bytes, not by its name."""
+    """The text of a file. Its first bytes, not its name, show whether it is compressed."""
     try:
         with closing(_opened(path)) as raw:
             head = _head(raw)

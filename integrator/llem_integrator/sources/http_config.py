@@ -117,7 +117,7 @@ def _tls(found: "_Section", folder: Path) -> Tls:
 
 
 class _Section:
-    """A mapping whose keys are taken one by one; one that nobody took is an error."""
+    """A mapping whose keys are taken one by one. A key that is left over is an error."""
 
     def __init__(self, name: str, value: Any) -> None:
         self._name, self._left = name, value or {}

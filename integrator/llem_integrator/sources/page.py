@@ -77,7 +77,7 @@ class Page:
         """All that was said, once the text is over; raises SourceError where that is cut, or no history."""
         ended = 0 < self._last_line == self._end_line
         if not ended and self._forms != {True}:
-            # The samples that are missing, nobody would miss.
+            # Otherwise missing samples would not be noticed.
             raise SourceError(
                 f"{self._origin}: no '# EOF' at the end: cut short, or not OpenMetrics "
                 "(if it is whole, add that line)"

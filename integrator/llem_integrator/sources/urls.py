@@ -30,7 +30,7 @@ def without_secrets(url: str) -> str:
 
 
 def place(url: str) -> tuple[str, str | None, int | None]:
-    """Whom a request goes to; raises ValueError where that is nobody."""
+    """Return the host of a URL. Raises ValueError if there is none."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     if not parts.hostname or port is None:
