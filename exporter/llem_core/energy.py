@@ -32,10 +32,10 @@ GAP_INTERVALS: Final = 3
 """Consecutive samples that are further apart than this many sample intervals have a gap between them."""
 
 LATE_SECONDS: Final = 2.0
-"""If a hardware counter falls by less than the power limit times this, the value is late.
+"""How much older than its reading a value of a hardware counter may be."""
 
-A larger fall is a reset.
-"""
+ASSUMED_LIMIT_WATTS: Final = 1000.0
+"""The power limit to assume if it is not known, to distinguish a late value from a reset."""
 
 SENSOR_LAG_SECONDS: Final = 0.5
 """The maximum lag of a hardware counter whose update period is not known."""
@@ -137,6 +137,23 @@ def power_bounds(total: PairEnergy[float], limit_watts: float | None) -> tuple[f
     if total.gap_ms > 0 and limit_watts is None:
         return low, None
     return low, joules(total.high) + widening + (limit_watts or 0.0) * total.gap_ms / 1000
+
+
+def may_be_late(
+    highest_joules: float, fallen_joules: float, elapsed_s: float, limit_watts: float | None
+) -> bool:
+    """Return whether a value of a hardware counter, lower than the highest so far, may be late.
+
+    Otherwise the counter was reset. A late value is lower by less than the energy of LATE_SECONDS, and not
+    below half, because a counter that is reset twice soon reaches its first value again. A value that was
+    read LATE_SECONDS or more after the highest one is a reset, unless no GPU could have counted so far since
+    the highest one was read.
+    """
+    limit_watts = limit_watts or ASSUMED_LIMIT_WATTS
+    if elapsed_s >= LATE_SECONDS and fallen_joules <= limit_watts * (elapsed_s + LATE_SECONDS):
+        return False
+    fall_joules = highest_joules - fallen_joules
+    return fall_joules < limit_watts * LATE_SECONDS and fallen_joules > highest_joules / 2
 
 
 def counter_step(count0: Real, count1: Real) -> Real:

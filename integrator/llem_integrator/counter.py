@@ -12,13 +12,10 @@ from llem_integrator.series import Times, Values
 from llem_integrator.spans import Index, Spans, spans_of
 from llem_integrator.window import Window
 
-_ASSUMED_LIMIT_WATTS: Final = 1000.0
-"""The power limit that separates late counter values from resets, if the GPU's own is not known."""
-
 _OTHER_EXPORTER_MS: Final = 500.0
 """An exporter that integrated longer than the step by more than this is not the one of the reading before."""
 
-_LATE_MS: Final = 2000
+_LATE_MS: Final = round(1000 * energy.LATE_SECONDS)
 _ANY_MARGIN_MS: Final = 2**49
 
 
@@ -248,20 +245,22 @@ def _bounds(
 def _without_late(unix_ms: Times, units: Floats, limit_watts: float | None) -> tuple[Floats, Flags | None]:
     """A hardware counter (n,) with late values raised to the running maximum, and which these were.
 
-    A fall of less than two seconds at the limit is a late value, if the counter is back where it was
-    at the next reading or within two seconds; else it is a reset. So is one to below half: a driver that is
-    loaded anew counts from 0, and where that is done twice, the first count is soon reached again.
+    A value that may be late by `llem_core.energy.may_be_late` is late if the counter has passed its old value
+    at the next reading or within two seconds. Otherwise the counter was reset.
     """
     if not np.any(np.diff(units) < 0):
         return units, None
-    deepest = (limit_watts or _ASSUMED_LIMIT_WATTS) * energy.LATE_SECONDS * energy.COUNTER_UNITS_PER_JOULE
-    raised, highest, late = units.copy(), float(units[0]), np.zeros(len(units), np.bool_)
+    raised, late = units.copy(), np.zeros(len(units), np.bool_)
+    highest, highest_ms, per_joule = float(units[0]), int(unix_ms[0]), energy.COUNTER_UNITS_PER_JOULE
     soon_stop = np.searchsorted(unix_ms, unix_ms + _LATE_MS, "right")
-    for index, value in enumerate(units.tolist()):
-        if max(highest - deepest, highest / 2) < value < highest:
+    for index, (ms, value) in enumerate(zip(unix_ms.tolist(), units.tolist(), strict=True)):
+        elapsed_s = (ms - highest_ms) / 1000
+        if value < highest and energy.may_be_late(
+            highest / per_joule, value / per_joule, elapsed_s, limit_watts
+        ):
             soon = units[index + 1 : max(index + 2, int(soon_stop[index]))]
             if not len(soon) or float(np.max(soon)) >= highest:
                 raised[index], late[index] = highest, True
                 continue
-        highest = value
+        highest, highest_ms = value, ms
     return raised, late

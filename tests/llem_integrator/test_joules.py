@@ -223,6 +223,13 @@ def test_a_young_counter_that_restarts_and_soon_counts_higher_is_reset() -> None
     assert (result.joules, result.resets, result.late) == (100 + 0 + 500 + 500, 1, 0)
 
 
+def test_a_young_counter_that_is_higher_three_seconds_after_a_restart_is_reset() -> None:
+    """Late values are at most 2 s old. This one is above half of the old value, and soon exceeds it."""
+    read = counter([0, 100, 3400, 3500, 4500], [1050, 1085, 735, 770, 1120])
+    result = counted(read, window(0, 4500), 3500, 700)
+    assert (result.joules, result.resets, result.late) == (35 + 735 + 35 + 350, 1, 0)
+
+
 def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
     """Without a limit, a small fall is a late value and a deep one is a reset."""
     late = counted(counter([0, 100, 200], [3e9, 3e9 - 100, 3e9 + 50]), window(0, 200), 300, None)

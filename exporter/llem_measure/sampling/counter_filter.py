@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from llem_core.energy import LATE_SECONDS
+from llem_core.energy import ASSUMED_LIMIT_WATTS, LATE_SECONDS, may_be_late
 from llem_core.errors import DeviceError
 from llem_measure.sampling.devices import EnergyCounter
 from llem_measure.sampling.validation import CEILING_WATTS, TIMES_MODULE_LIMIT
@@ -11,9 +11,6 @@ from llem_measure.sampling.validation import CEILING_WATTS, TIMES_MODULE_LIMIT
 COUNTER_FELL: Final = "COUNTER_FELL"
 COUNTER_JUMPED: Final = "COUNTER_JUMPED"
 COUNTER_STUCK: Final = "COUNTER_STUCK"
-
-ASSUMED_LIMIT_WATTS: Final = 1000.0
-"""The power limit to assume if it is not known, to distinguish a late value from a reset."""
 
 STUCK_SECONDS: Final = 10.0
 STUCK_PERIODS: Final = 3
@@ -36,9 +33,9 @@ def is_stuck(unchanged_s: float, power_joules: float, update_s: float | None) ->
 class CounterFilter:
     """Reads `counter` and raises DeviceError for values that are late or wrong.
 
-    A small decrease (less than the limit x 2 s, and not to below half) is a late value. After a larger
-    decrease, the filter waits for the next value. If that value has increased by a plausible amount, the
-    counter was reset. `has_risen` is True once the counter has changed. `stuck` is True while it is stuck.
+    A small decrease is a late value (`llem_core.energy.may_be_late`). After another decrease, the filter
+    waits for the next value. If that value has increased by a plausible amount, the counter was reset.
+    `has_risen` is True once the counter has changed. `stuck` is True while it is stuck.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class CounterFilter:
     def _check(self, now_s: float, joules: float, newest_s: float, newest_joules: float) -> None:
         rise = joules - newest_joules
         if rise < 0:
-            late = -rise < self._most_joules(0) and joules > newest_joules / 2
+            late = may_be_late(newest_joules, joules, now_s - newest_s, self._limit_watts())
             self._fallen = None if late else (now_s, joules)
             reading = (
                 ", too little for a reset; the reading is discarded"

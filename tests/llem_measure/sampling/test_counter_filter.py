@@ -68,6 +68,23 @@ def test_a_restart_is_a_reading_as_soon_as_it_rises(first: float, then: float) -
         assert filtered.read() == filtered.joules
 
 
+def test_a_second_restart_is_none_that_is_late() -> None:
+    """Late values are at most 2 s old. A driver that is loaded again 3 s after a reset counts from 0."""
+    filtered = after(1085.0, 700.0)
+    filtered.time.sleep(2.0)
+    refused(filtered, reason="until the counter rises from there")
+    filtered.time.sleep(0.1)
+    filtered.joules = 735.0
+    assert filtered.read() == 735.0
+
+
+def test_a_counter_too_high_for_a_restart_is_late() -> None:
+    """It cannot have counted 3 MJ in the 10 s since its last reading."""
+    filtered = after(3e6, 3e6 - 1)
+    filtered.time.sleep(10.0)
+    refused(filtered, reason="too little for a reset")
+
+
 def test_a_restart_may_have_risen_by_what_the_time_allows() -> None:
     """A counter that is read every 10 s may rise by at most 12 s at the limit."""
     filtered = Filtered(3e6)
