@@ -22,7 +22,7 @@ CALL_BUCKETS: Final = tuple(
 )
 CALLS: Final = ("power", "energy", "status")
 MAX_WAITING: Final = 240
-"""Measurements that are observed at once: about one second of eight GPUs."""
+"""The number of measurements per batch: about one second of eight GPUs."""
 
 
 class SamplerHistograms(Collector, Observers):

@@ -27,10 +27,10 @@ RESPONSE_SECONDS: Final = 60.0
 MAX_RESPONSE_SECONDS: Final = 120.0
 RETRY_ACCEPT_SECONDS: Final = 0.1
 MIN_LIFE_SECONDS: Final = 0.1
-"""At the limit, a connection is replaced at the earliest after this time: a client can send its request."""
+"""At the limit, a connection lives at least this long, so that its client has time to send a request."""
 
 QUIET_SECONDS: Final = 60.0
-"""A warning is repeated if its cause has not occurred for this long."""
+"""A warning is logged again only after its cause was absent for this long."""
 
 _log = logging.getLogger(__name__)
 
