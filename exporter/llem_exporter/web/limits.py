@@ -102,8 +102,12 @@ class Connections:
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(lambda: connection, accepted, ssl=context, **times)
-        except (OSError, asyncio.CancelledError):  # the client has gone, the handshake failed, or drop()
+        except (OSError, asyncio.CancelledError) as exc:
+            # The client has gone, the handshake failed, or drop() was called.
             self._open.discard(connection)
+            # Its frames refer to the error, and to asyncio's buffer of 256 KiB, which only the garbage
+            # collector would free.
+            exc.__traceback__ = None
         finally:
             connection.opening = None
 

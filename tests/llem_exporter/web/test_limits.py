@@ -2,15 +2,19 @@
 
 import asyncio
 import errno
+import gc
 import http.client
 import os
 import socket
+import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import trustme
 import urllib3
 from aiohttp import web
 
@@ -142,6 +146,36 @@ def test_a_connection_accepted_just_before_the_last_descriptor_makes_room() -> N
         assert len(connections) == 0
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("sent", [b"", b"not a handshake" * 4])
+def test_a_failed_handshake_frees_its_buffers_at_once(sent: bytes) -> None:
+    """Each has 256 KiB. Without this they would stay until the garbage collector runs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+
+    async def run() -> int:
+        async def answer(_: web.BaseRequest) -> web.Response:
+            return web.Response()
+
+        connections, server = Connections(256, tuple, lambda _: None), web.Server(answer)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting = asyncio.create_task(connections.accept(listener, server, lambda: context))
+            for _ in range(5):
+                with socket.create_connection(listener.getsockname()) as client:
+                    client.sendall(sent)
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            accepting.cancel()
+        assert len(connections) == 0
+        return sum(type(thing) is SSLProtocol for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(run()) == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
