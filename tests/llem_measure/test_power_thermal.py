@@ -56,19 +56,18 @@ def test_samples_say_what_the_gpu_says(loaded: FakeDriver) -> None:
 def test_what_cannot_be_read_is_none(loaded: FakeDriver) -> None:
     """A field that cannot be read is None. A sampler can be restarted."""
     gpu = loaded.gpus[0]
-    sampler = PowerThermalSampler(sample_interval_ms=20)
+    sampler = PowerThermalSampler(sample_interval_ms=60_000)  # so that only the two ends are sampled
     gpu.throttle_reasons = 0x004
     sampler.start()
     sampler.start()
     gpu.lost = True
-    wait_until(lambda: sampler.get_samples()[-1].power_w is None, "a sample of the lost GPU")
     sampler.stop()
     sampler.stop()
-    first, *_, last = samples = sampler.get_samples()
+    first, last = sampler.get_samples()
     assert (first.power_w, first.thermal_throttle) == (100.0, False)
     assert first.throttle_reasons == ("sw_power_cap",)
     assert set(astuple(last)[1:]) == {None}
-    assert sampler.get_power_samples() == [100.0] * sum(sample.power_w is not None for sample in samples)
+    assert sampler.get_power_samples() == [100.0]
     with pytest.raises(ConfigError, match="GPU 0 cannot be opened: NVML_ERROR_GPU_IS_LOST"):
         sampler.start()
     gpu.lost = False
@@ -85,7 +84,7 @@ def test_a_gpu_whose_first_call_hangs_is_named(loaded: FakeDriver, calls: set[st
     with pytest.raises(ConfigError, match="GPU 1 hangs: a driver call has not returned for"):
         sampler.start()
     loaded.gpus[1].hung_calls = frozenset()
-    with PowerThermalSampler(1, 20) as sampler:
+    with PowerThermalSampler(1, 60_000) as sampler:
         pass
     assert sampler.get_power_samples() == [100.0, 100.0]
 
