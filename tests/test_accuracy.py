@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from llem_integrator.window import Window
+from llem_integrator.windows.window import Window
 from tests.bench.accuracy import Outcome, Run, Way, finished_run, ways
 from tests.bench.bench_accuracy import AT_ONCE, unlike_the_program
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from llem_core.backend import Backend
     from llem_core.errors import ConfigError, LLEMError, SourceError
     from llem_core.measurement import MeasurementWarning, WarningCode
-    from llem_integrator.backends import Request
-    from llem_integrator.calibration import Correction
-    from llem_integrator.figures import Figures
+    from llem_integrator.energy.backends import Request
+    from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
     from llem_integrator.integration import integrate
-    from llem_integrator.result import Considered, GpuEnergy, WindowResult
-    from llem_integrator.results import Results
-    from llem_integrator.sources import Source, open_source, parse_selector
-    from llem_integrator.window import Window, parse_window
+    from llem_integrator.report.calibration import Correction
+    from llem_integrator.report.figures import Figures
+    from llem_integrator.report.results import Results
+    from llem_integrator.stores import Source, open_source, parse_selector
+    from llem_integrator.windows.window import Window, parse_window
 
 __all__ = [
     "Backend",
@@ -56,14 +56,14 @@ _HOMES: Final = {
     "llem_core.backend": ("Backend",),
     "llem_core.errors": ("ConfigError", "LLEMError", "SourceError"),
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
-    "llem_integrator.backends": ("Request",),
-    "llem_integrator.calibration": ("Correction",),
-    "llem_integrator.figures": ("Figures",),
+    "llem_integrator.energy.backends": ("Request",),
+    "llem_integrator.report.calibration": ("Correction",),
+    "llem_integrator.report.figures": ("Figures",),
     "llem_integrator.integration": ("integrate",),
-    "llem_integrator.result": ("Considered", "GpuEnergy", "WindowResult"),
-    "llem_integrator.results": ("Results",),
-    "llem_integrator.sources": ("Source", "open_source", "parse_selector"),
-    "llem_integrator.window": ("Window", "parse_window"),
+    "llem_integrator.energy.result": ("Considered", "GpuEnergy", "WindowResult"),
+    "llem_integrator.report.results": ("Results",),
+    "llem_integrator.stores": ("Source", "open_source", "parse_selector"),
+    "llem_integrator.windows.window": ("Window", "parse_window"),
 }
 
 

@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TypeVar
 
-from llem_integrator.sources import Source
+from llem_integrator.stores import Source
 
 Found = TypeVar("Found")
 

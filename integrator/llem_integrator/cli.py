@@ -17,12 +17,12 @@ from llem_core.errors import ConfigError, LLEMError
 from llem_integrator.options import Options, options
 
 if TYPE_CHECKING:
-    from llem_integrator.backends import Request
+    from llem_integrator.energy.backends import Request
+    from llem_integrator.http.access import HttpConfig
     from llem_integrator.power import Reader
-    from llem_integrator.presentation import Presentation
-    from llem_integrator.sources import Source
-    from llem_integrator.sources.access import HttpConfig
-    from llem_integrator.window import Window
+    from llem_integrator.report.presentation import Presentation
+    from llem_integrator.stores import Source
+    from llem_integrator.windows.window import Window
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -51,10 +51,10 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 @options
 @click.version_option(__version__, prog_name="llem-integrate")
 def command(given: Options) -> int:
-    from llem_integrator import presentation
-    from llem_integrator.backends import Request
-    from llem_integrator.sources import parse_selector
-    from llem_integrator.window import parse_duration_us
+    from llem_integrator.energy.backends import Request
+    from llem_integrator.report import presentation
+    from llem_integrator.stores import parse_selector
+    from llem_integrator.windows.window import parse_duration_us
 
     presented = presentation.of(given)
     request = Request(
@@ -94,7 +94,7 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
     wait_s = _wait_s(given)
     source, windows = _asked(given, request, time.time_ns() // 1000)
     if wait_s is not None:
-        from llem_integrator.jobs.waiting import wait
+        from llem_integrator.windows.wait import wait
 
         wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
         source = _open(given)
@@ -105,7 +105,7 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
 
 
 def _wait_s(given: Options) -> float | None:
-    from llem_integrator.window import parse_duration_us
+    from llem_integrator.windows.window import parse_duration_us
 
     if given.wait is None:
         return None
@@ -118,9 +118,9 @@ def _reader(given: Options, source: "Source") -> "AbstractContextManager[Reader 
     """Who reads the power traces, if that is not this process."""
     if given.dask is None:
         return nullcontext()
-    from llem_integrator.scale_out.dask_cluster import DaskCluster, quiet_log
-    from llem_integrator.scale_out.tasks import Store
-    from llem_integrator.sources.exporter import ExporterSource
+    from llem_integrator.dask.cluster import DaskCluster, quiet_log
+    from llem_integrator.dask.tasks import Store
+    from llem_integrator.stores.exporter import ExporterSource
 
     if given.source == "-" or isinstance(source, ExporterSource):
         raise ConfigError(f"--dask is for a store that many can ask; {source.address} is not")
@@ -130,17 +130,17 @@ def _reader(given: Options, source: "Source") -> "AbstractContextManager[Reader 
 
 def _open(given: Options) -> "Source":
     """The source, reached as the --http options say."""
-    from llem_integrator.sources import open_source
+    from llem_integrator.stores import open_source
 
     return open_source(given.source, _http_config(given))
 
 
 def _http_config(given: Options) -> "HttpConfig":
-    from llem_integrator.sources.access import HttpConfig, with_options
+    from llem_integrator.http.access import HttpConfig, with_options
 
     config = HttpConfig()
     if given.http_config_file is not None:
-        from llem_integrator.sources.http_config import read_config
+        from llem_integrator.http.config_file import read_config
 
         config = read_config(given.http_config_file)
     return with_options(
@@ -157,8 +157,8 @@ def _http_config(given: Options) -> "HttpConfig":
 
 def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
     """The source, and the windows in the order they were asked for."""
-    from llem_integrator.sources.matchers import LABEL
-    from llem_integrator.window import parse_window
+    from llem_integrator.series.matchers import LABEL
+    from llem_integrator.windows.window import parse_window
 
     if given.job is not None and given.gpus is not None:
         raise ConfigError("--job finds the job's GPUs by itself; leave --gpu out")
@@ -167,7 +167,7 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
     zone = _zone(given.timezone)
     windows = [parse_window(text, now_us, zone) for text in given.windows]
     if given.window_list is not None:
-        from llem_integrator.jobs import lists
+        from llem_integrator.windows import lists
 
         if given.window_list == given.source == "-":
             raise ConfigError("--windows and --source cannot both be standard input")
@@ -176,20 +176,20 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
         raise ConfigError("no window given (--window now-15m,now), no --windows, no --job and no --demo")
     source = _open(given)
     if given.job is not None:
-        from llem_integrator.jobs import lookup
         from llem_integrator.progress import bar
+        from llem_integrator.windows import job_lookup
 
         with bar(given.progress, f"looking for job {given.job}", 1) as shown:
-            windows += lookup.find(source, given.job, request.selectors, now_us, shown.advance)
+            windows += job_lookup.find(source, given.job, request.selectors, now_us, shown.advance)
     return source, windows
 
 
 def _demo(request: "Request", presented: "Presentation", progress: bool | None) -> int:
     from llem_integrator import demo
     from llem_integrator.plot.reading import Asked
-    from llem_integrator.presentation import terminated
     from llem_integrator.progress import bar
-    from llem_integrator.window import Window
+    from llem_integrator.report.presentation import terminated
+    from llem_integrator.windows.window import Window
 
     signal.signal(signal.SIGTERM, terminated)  # its exporter must end with it
     with bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as shown:

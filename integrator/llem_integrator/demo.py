@@ -21,13 +21,13 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.errors import LLEMError, SourceError
-from llem_integrator.backends import Request
+from llem_integrator.energy.backends import Request
+from llem_integrator.energy.joules import trapezoid
+from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
-from llem_integrator.joules import trapezoid
-from llem_integrator.result import WindowResult
-from llem_integrator.series import Series, Times, Values
-from llem_integrator.sources import Progress, Source, open_source, whole
-from llem_integrator.window import Window
+from llem_integrator.series.samples import Series, Times, Values
+from llem_integrator.stores import Progress, Source, open_source, whole
+from llem_integrator.windows.window import Window
 
 MEASURE_SECONDS: Final = 20
 _START_SECONDS: Final = 20

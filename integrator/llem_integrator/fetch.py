@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from llem_core.metrics import MetricSpec
-from llem_integrator.series import Series
-from llem_integrator.sources import Matcher, Piece, Progress, Selector, Source, Summary, whole
+from llem_integrator.series.samples import Series
+from llem_integrator.stores import Matcher, Piece, Progress, Selector, Source, Summary, whole
 
 Key = tuple[tuple[str, str], ...]
 

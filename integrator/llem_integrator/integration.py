@@ -10,21 +10,21 @@ import numpy as np
 from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator import plain, plan, traces
-from llem_integrator.answers import Answers, nothing_asked
 from llem_integrator.asking import begun
-from llem_integrator.backends import Again, Request
+from llem_integrator.energy.answers import Answers, nothing_asked
+from llem_integrator.energy.backends import Again, Request
+from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.readings import arranged
+from llem_integrator.energy.result import WindowResult
 from llem_integrator.fetch import combined, fetch, quiet, summary
-from llem_integrator.gaps import Gaps
-from llem_integrator.joules import RunningSums
 from llem_integrator.power import Reader
 from llem_integrator.power import reader as power_reader
-from llem_integrator.readings import arranged
-from llem_integrator.result import WindowResult
-from llem_integrator.series import Series, Times
-from llem_integrator.sources import Matcher, Progress, Selector, Source, Summary, whole
-from llem_integrator.spans import Spans, spans_of
+from llem_integrator.series.samples import Series, Times
+from llem_integrator.stores import Matcher, Progress, Selector, Source, Summary, whole
 from llem_integrator.traces import PowerTraces
-from llem_integrator.window import Window
+from llem_integrator.windows.spans import Spans, spans_of
+from llem_integrator.windows.window import Window
 
 _APART_MS: Final = 600_000
 """Windows further apart than this are read apart."""

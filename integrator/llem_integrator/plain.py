@@ -17,12 +17,12 @@ from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator import plan
 from llem_integrator.asking import answers
-from llem_integrator.faults import Fault, faults_of
+from llem_integrator.energy.faults import Fault, faults_of
 from llem_integrator.fetch import Key, fetch, key_of, quiet, summary
 from llem_integrator.plan import Stretch
-from llem_integrator.series import Series, Times, make_series
-from llem_integrator.sources import Piece, Selector, Source, Summary
-from llem_integrator.spans import distinct
+from llem_integrator.series.samples import Series, Times, make_series
+from llem_integrator.stores import Piece, Selector, Source, Summary
+from llem_integrator.windows.spans import distinct
 
 MARGIN_MS: Final = 300_000
 """How far outside a window plain samples are read: Prometheus's own lookback."""

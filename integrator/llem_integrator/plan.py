@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from llem_integrator.series import Times
-from llem_integrator.spans import distinct
+from llem_integrator.series.samples import Times
+from llem_integrator.windows.spans import distinct
 
 Stretch = tuple[int, int]
 """The first and the last millisecond."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llem_core import metrics
 from llem_integrator.fetch import fetch
 from llem_integrator.plan import Stretch
-from llem_integrator.sources import Progress, Selector, Source
+from llem_integrator.stores import Progress, Selector, Source
 from llem_integrator.traces import PowerTraces
 
 

@@ -9,16 +9,16 @@ import numpy as np
 
 from llem_core import energy, metrics
 from llem_integrator import plan
-from llem_integrator.faults import Fault, faults_of
+from llem_integrator.energy.faults import Fault, faults_of
+from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.integral import Counts, Flags, Floats
+from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.ranges import range_max
 from llem_integrator.fetch import Key, fetch, key_of, quiet, summary
-from llem_integrator.gaps import Gaps
-from llem_integrator.integral import Counts, Flags, Floats
-from llem_integrator.joules import RunningSums
 from llem_integrator.plan import Stretch
-from llem_integrator.ranges import range_max
-from llem_integrator.series import Series, Times, merge
-from llem_integrator.sources import Piece, Selector, Source, Summary
-from llem_integrator.spans import Spans
+from llem_integrator.series.samples import Series, Times, merge
+from llem_integrator.stores import Piece, Selector, Source, Summary
+from llem_integrator.windows.spans import Spans
 
 MARGIN_MS: Final = 30_000
 """How far outside a window a trace is read."""

@@ -23,14 +23,14 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS
 from llem_core.metrics import Kind
-from llem_integrator.backends import Request
-from llem_integrator.integral import Integral
+from llem_integrator.energy.backends import Request
+from llem_integrator.energy.integral import Integral
+from llem_integrator.energy.joules import trapezoid
 from llem_integrator.integration import integrate
-from llem_integrator.joules import trapezoid
-from llem_integrator.series import Series
-from llem_integrator.sources import Matcher, open_source, whole
-from llem_integrator.sources.held import HeldSource, held
-from llem_integrator.window import Window
+from llem_integrator.series.samples import Series
+from llem_integrator.stores import Matcher, open_source, whole
+from llem_integrator.stores.held import HeldSource, held
+from llem_integrator.windows.window import Window
 from tests.bench.bench_exporter import Peer
 from tests.fake_nvml import FakeDriver
 from tests.servers import Exporter, Prometheus, scrape_config

@@ -30,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.window import Window
+from llem_integrator.windows.window import Window
 from tests.bench.accuracy import Node, Outcome, Run, Sensor, Way, finished_run, ways
 
 SCRAPE_SECONDS: Final = 15.0

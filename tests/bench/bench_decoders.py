@@ -29,10 +29,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import llem_exporter
-from llem_integrator.xor import compiled, decode, side_by_side
-from llem_integrator.xor.layout import DecodeInto
+from llem_integrator.remote_read.xor import compiled, decode, side_by_side
+from llem_integrator.remote_read.xor.layout import DecodeInto
 from tests.fake_nvml.load import default_load
-from tests.llem_integrator.chunk_blocks import Chunks, made_by_promtool
+from tests.llem_integrator.remote_read.chunk_blocks import Chunks, made_by_promtool
 
 SAMPLES = 70_000
 REPEATED = 60
@@ -43,7 +43,7 @@ COST = """
 import re, time
 from pathlib import Path
 import numpy
-from llem_integrator.xor import compiled
+from llem_integrator.remote_read.xor import compiled
 
 def resident_mb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

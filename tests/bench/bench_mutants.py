@@ -33,7 +33,7 @@ CHILDREN = 2
 SUITES: dict[str, tuple[str, ...]] = {
     "llem_core.energy": (
         "tests/llem_core",
-        "tests/llem_integrator/test_partial_sums.py",
+        "tests/llem_integrator/energy/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",
     ),
     "llem_core.backend": ("tests/llem_core",),
@@ -64,13 +64,13 @@ SUITES: dict[str, tuple[str, ...]] = {
     "llem_measure.sampling.validation": ("tests/llem_measure/sampling/test_validation.py",),
     "llem_measure.sampling.window": ("tests/llem_measure/sampling/test_window.py",),
     "llem_measure.backends.counter_window": ("tests/llem_measure/backends/test_counter_window.py",),
-    "llem_integrator.integral": (
-        "tests/llem_integrator/test_partial_sums.py",
+    "llem_integrator.energy.integral": (
+        "tests/llem_integrator/energy/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",
         "tests/llem_integrator/test_windows.py",
     ),
-    "llem_integrator.counter": (
-        "tests/llem_integrator/test_joules.py",
+    "llem_integrator.energy.counter": (
+        "tests/llem_integrator/energy/test_joules.py",
         "tests/llem_integrator/test_integration.py",
         "tests/llem_integrator/test_windows.py",
     ),

@@ -30,18 +30,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llem_integrator import Request, integrate, open_source
-from llem_integrator.gaps import Gaps
-from llem_integrator.result import WindowResult
-from llem_integrator.scale_out.dask_cluster import DaskCluster
-from llem_integrator.scale_out.tasks import LONGEST_MS, Store, inside
-from llem_integrator.series import make_series
-from llem_integrator.sources import Piece
+from llem_integrator.dask.cluster import DaskCluster
+from llem_integrator.dask.tasks import LONGEST_MS, Store, inside
+from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.result import WindowResult
+from llem_integrator.series.samples import make_series
+from llem_integrator.stores import Piece
 from llem_integrator.traces import PowerTraces
 from tests.bench.bench_integrator import best, serving, whole, window
 from tests.bench.bench_storage import stored
 from tests.bench.clusters import T0_MS, Cluster
 from tests.fake_nvml import FakeDriver
-from tests.llem_integrator.dask_processes import cluster as dask_cluster
+from tests.llem_integrator.dask.processes import cluster as dask_cluster
 from tests.servers import Exporter, Prometheus
 
 RUNS: Final = 5

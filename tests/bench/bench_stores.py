@@ -21,17 +21,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.backends import Request
+from llem_integrator.energy.backends import Request
+from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
-from llem_integrator.sources import Source, open_source
-from llem_integrator.sources.http import Http
-from llem_integrator.sources.prometheus import PrometheusSource
+from llem_integrator.stores import Source, open_source
+from llem_integrator.stores.prometheus import PrometheusSource
 from tests.bench.bench_integrator import EDGE_S, RUNS, by_api_client, nvml_joules, window
 from tests.bench.clusters import T0_MS, Cluster
-from tests.llem_integrator.dumps import dumped
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn
-from tests.llem_integrator.test_stores_agree import in_ms
-from tests.llem_integrator.test_victoriametrics import put_text
+from tests.llem_integrator.stores.test_stores_agree import in_ms
+from tests.llem_integrator.stores.test_victoriametrics import put_text
+from tests.llem_integrator.text.dumps import dumped
 from tests.servers import Prometheus, PrometheusRelease, VictoriaMetrics, prometheus_releases
 
 WORST: float = 1e-9

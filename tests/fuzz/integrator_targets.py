@@ -11,8 +11,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_integrator.sources import http, parse_selector
-from llem_integrator.window import Window, parse_duration_us, parse_time_us, parse_window
+from llem_integrator.http import client as http
+from llem_integrator.stores import parse_selector
+from llem_integrator.windows.window import Window, parse_duration_us, parse_time_us, parse_window
 from tests.fuzz.command import T0, WINDOW, well_behaved
 from tests.fuzz.hostile import HostilePeer, response
 from tests.fuzz.target import Target, folder

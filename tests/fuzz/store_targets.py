@@ -9,7 +9,7 @@ from typing import Final
 import cramjam
 import google_crc32c
 
-from llem_integrator.sources import wire
+from llem_integrator.remote_read import wire
 from tests.fuzz.command import T0, WINDOW, well_behaved
 from tests.fuzz.hostile import response
 from tests.fuzz.integrator_targets import LABELS, peer, without_patience

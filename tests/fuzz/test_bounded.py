@@ -15,7 +15,7 @@ from threading import Timer
 import pytest
 
 from llem_core.errors import SourceError
-from llem_integrator.sources.http import Http
+from llem_integrator.http.client import Http
 from tests.fuzz.command import WINDOW
 from tests.fuzz.hostile import Answer, HostilePeer, response
 

@@ -6,7 +6,8 @@ import pytest
 
 from llem_core.errors import ConfigError
 from llem_exporter.web.reload import LiveWebConfig
-from llem_integrator.sources import parse_selector, wire
+from llem_integrator.remote_read import wire
+from llem_integrator.stores import parse_selector
 from tests.fuzz import store_targets
 
 

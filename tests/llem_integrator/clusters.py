@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from llem_integrator.series import Series, Times, Values, make_series
-from llem_integrator.sources import Piece, Progress, Selector, Summary, whole
-from llem_integrator.sources.held import HeldSource, held
+from llem_integrator.series.samples import Series, Times, Values, make_series
+from llem_integrator.stores import Piece, Progress, Selector, Summary, whole
+from llem_integrator.stores.held import HeldSource, held
 
 T0 = 1_795_507_500_000
 """Unix ms at which the series begin."""

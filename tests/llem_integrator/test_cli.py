@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llem_integrator import cli
-from llem_integrator.window import rfc3339
+from llem_integrator.windows.window import rfc3339
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.pages import T0, page, scraped, series
 from tests.servers import wait_until

@@ -4,12 +4,12 @@ import pytest
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.backends import Request
+from llem_integrator.energy.backends import Request
+from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
-from llem_integrator.result import WindowResult
-from llem_integrator.sources import parse_selector
-from llem_integrator.sources.openmetrics import parse
-from llem_integrator.window import Window
+from llem_integrator.stores import parse_selector
+from llem_integrator.text.openmetrics import parse
+from llem_integrator.windows.window import Window
 from tests.llem_integrator.pages import T0, page, scraped, series, trace
 
 HALF_MINUTE = (43.3, 73.3)

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.backends import Request
+from llem_integrator.energy.backends import Request
+from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.fetch import combined
 from llem_integrator.integration import integrate
-from llem_integrator.jobs.hosts import Hosts
-from llem_integrator.joules import RunningSums
-from llem_integrator.result import GpuEnergy, WindowResult
-from llem_integrator.series import Series
-from llem_integrator.sources import Matcher, Piece, Progress, Selector, Summary, parse_selector
-from llem_integrator.spans import spans_of
-from llem_integrator.window import Window
+from llem_integrator.series.samples import Series
+from llem_integrator.stores import Matcher, Piece, Progress, Selector, Summary, parse_selector
+from llem_integrator.windows.hosts import Hosts
+from llem_integrator.windows.spans import spans_of
+from llem_integrator.windows.window import Window
 from tests.llem_integrator.clusters import T0, PieceStore, intervals, labels, scraped, store, trace
 
 HOUR = 3600

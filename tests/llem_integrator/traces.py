@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from llem_integrator.series import Series
-from llem_integrator.sources import Source, parse_selector, whole
+from llem_integrator.series.samples import Series
+from llem_integrator.stores import Source, parse_selector, whole
 
 T0 = 1_795_507_546_000
 POWER = "llem_gpu_power_trace_watts"

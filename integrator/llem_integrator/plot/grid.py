@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from llem_integrator.series import Times, Values
+from llem_integrator.series.samples import Times, Values
 
 Flags = NDArray[np.bool_]
 

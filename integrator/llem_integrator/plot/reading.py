@@ -11,9 +11,9 @@ from llem_core import metrics
 from llem_core.metrics import MetricSpec
 from llem_integrator.plot.gathered import Gathered, Gpu, Span, merged
 from llem_integrator.plot.grid import Envelope, Grid
-from llem_integrator.series import Series, Times, Values, auto_max_gap_ms, merge
-from llem_integrator.sources import Piece, Selector, Source
-from llem_integrator.window import Window
+from llem_integrator.series.samples import Series, Times, Values, auto_max_gap_ms, merge
+from llem_integrator.stores import Piece, Selector, Source
+from llem_integrator.windows.window import Window
 
 MARGIN_MS: Final = 30_000
 """So much around a window is read, and at most that much of it shown."""

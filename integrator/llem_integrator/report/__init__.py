@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from llem_core.errors import ConfigError
-from llem_integrator.result import WindowResult
+from llem_integrator.energy.result import WindowResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, Final
 
+from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
-from llem_integrator.result import GpuEnergy, WindowResult
-from llem_integrator.window import rfc3339
+from llem_integrator.windows.window import rfc3339
 
 _HEADINGS: Final = {
     "gpu": "GPU",

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import IO, Any, Final
 
+from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
-from llem_integrator.result import GpuEnergy, WindowResult
 
 _WHERE_ASKED: Final = ("price", "idle_j", "active_j", "calibrated", "exact_j")
 _ALWAYS: Final = tuple(name for name in GpuEnergy._fields if name not in _WHERE_ASKED)

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, Final
 
+from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
-from llem_integrator.result import GpuEnergy, WindowResult
-from llem_integrator.window import rfc3339
+from llem_integrator.windows.window import rfc3339
 
 _IN_MEMORY_BYTES: Final = 1 << 20
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})

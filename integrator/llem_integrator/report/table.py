@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Final, Literal
 
+from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About, printable
-from llem_integrator.result import GpuEnergy, WindowResult
-from llem_integrator.window import rfc3339
+from llem_integrator.windows.window import rfc3339
 
 if TYPE_CHECKING:
     from rich.console import Console

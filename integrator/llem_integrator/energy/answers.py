@@ -1,0 +1,286 @@
+"""From what was read of GPUs and nodes to the windows' results."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+
+import numpy as np
+
+from llem_core import metrics
+from llem_core.backend import Backend, Candidate
+from llem_core.measurement import MeasurementWarning, WarningCode
+from llem_integrator.energy import codecarbon, node
+from llem_integrator.energy.backends import Again, Asked, Request, measure
+from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.gpu import Measured
+from llem_integrator.energy.integral import Integrals
+from llem_integrator.energy.kinds import kinds
+from llem_integrator.energy.lazy import Gpus
+from llem_integrator.energy.node import NodeAnswer
+from llem_integrator.energy.readings import NodeReadings, Readings
+from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
+from llem_integrator.series.facts import Facts, Identity, facts, node_shown
+from llem_integrator.stores import Selector
+from llem_integrator.windows.hosts import Hosts
+from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.windows.window import Window
+
+_OF_GPUS = frozenset(metrics.GPU_INFO.labels)
+
+_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Windows, and all that was read for them. Those with the same GPUs and the same wishes go together."""
+
+    readings: Readings
+    windows: Sequence[Window]
+    spans: Spans
+    request: Request
+    gaps: Gaps
+    again: Again
+    said: Sequence[str]
+    mixed: dict[tuple[Selector, ...], list[int]] = field(default_factory=dict)
+    """Windows, by what they select, that saw series of their GPUs which only others select; by results()."""
+
+    def results(self) -> list[WindowResult]:
+        """One a window, in their order."""
+        gpus = [facts(gpu, self.spans) for gpu in self.readings.gpus.values()]
+        by_uuid = {one.uuid: measure(self._asked(one)) for one in gpus if np.any(one.identity >= 0)}
+        shown = {name: node_shown(found, self.spans) for name, found in self.readings.nodes.items()}
+        options = [self._options(window) for window in self.windows]
+        numbers = {option: number for number, option in enumerate(dict.fromkeys(options))}
+        wishes = np.array([numbers[option] for option in options])
+        examples, kind = kinds([wishes, *(one.identity for one in gpus), *shown.values()])
+        found: list[WindowResult | None] = [None] * len(self.windows)
+        for number, row in enumerate(examples.tolist()):
+            rows = np.flatnonzero(kind == number)
+            there = {
+                one.uuid: one.identities[int(one.identity[row])] for one in gpus if one.identity[row] >= 0
+            }
+            nodes = [name for name, mask in shown.items() if mask[row]]
+            group = _Group(self, rows, options[row], gpus, by_uuid)
+            if any(_matches_in_part(options[row][0], one.every) for one in there.values()):
+                self.mixed.setdefault(options[row][0], []).extend(rows.tolist())
+            for place, result in zip(rows.tolist(), group.results(there, nodes), strict=True):
+                found[place] = result
+        return [result for result in found if result is not None]
+
+    def _asked(self, one: Facts) -> Asked:
+        gpu = self.readings.gpus[one.uuid]
+        return Asked(gpu, one, self.spans, self.request.min_coverage, self.gaps, self.again)
+
+    def _options(self, window: Window) -> _Options:
+        gpus = self.request.gpus if window.gpus is None else window.gpus
+        return window.selectors or self.request.selectors, gpus, window.gpu_count, window.hosts
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Windows in which the same GPUs and nodes are there, under the same names, and the same is asked."""
+
+    answers: Answers
+    rows: Index
+    options: _Options
+    facts: Sequence[Facts]
+    by_uuid: dict[str, dict[Backend, Integrals]]
+
+    def results(self, gpus: dict[str, Identity], nodes: Sequence[str]) -> Iterator[WindowResult]:
+        selectors, tokens, count, hosts = self.options
+        gpus = {uuid: one for uuid, one in gpus.items() if _matches(selectors, one.every)}
+        warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.said]
+        missing = [
+            f"GPU {token}" for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())
+        ]
+        unseen = hosts.unseen(labels for one in gpus.values() for labels in one.every) if hosts else []
+        if unseen:
+            more = f" and {len(unseen) - 1} more hosts" if len(unseen) > 1 else ""
+            missing.append(f"GPU of {unseen[0]}{more}")
+        warnings += [
+            MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no {what} in the window") for what in missing
+        ]
+        by_node = self._nodes(gpus, tokens, nodes)
+        complete = not missing and (count is None or len(gpus) >= count)
+        # As many as it had are not those it had, if a host of it shows none.
+        guessed = count is not None and len(gpus) >= count + (not unseen)
+        considered = _Considering(self.answers.request)
+        by_window = zip(*by_node, strict=True) if by_node else repeat(())
+        for row, nodes_answers in zip(self.rows.tolist(), by_window, strict=False):
+            result = _result(
+                self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
+            )
+            yield _unknown(result, count, len(gpus)) if guessed and count is not None else result
+
+    def _nodes(
+        self, gpus: dict[str, Identity], tokens: tuple[str, ...], nodes: Sequence[str]
+    ) -> list[list[NodeAnswer]]:
+        """The answers of each node with GPUs asked for, or where there is no GPU at all, CodeCarbon's."""
+        by_node: defaultdict[str, list[str]] = defaultdict(list)
+        for uuid in sorted(gpus, key=lambda uuid: _place(uuid, gpus[uuid])):
+            by_node[gpus[uuid].node].append(uuid)
+        found = []
+        for name, uuids in by_node.items():
+            asked = [uuid for uuid in uuids if _is_asked(uuid, gpus[uuid], tokens)]
+            if asked:
+                found.append(self._node(name, uuids, asked, gpus))
+        if by_node or tokens:
+            return found
+        spans, request = self.answers.spans.take(self.rows), self.answers.request
+        unknown = np.full(len(spans), np.nan)
+        for name in sorted(nodes):
+            readings = self.answers.readings.nodes[name]
+            labels = [one.labels for series in readings.series.values() for one in series]
+            if _matches(self.options[0], labels):
+                carbon = codecarbon.measure(readings, spans, self.answers.gaps, unknown)
+                found.append(node.without_gpus(carbon, spans, request))
+        return found
+
+    def _node(
+        self, name: str, uuids: Sequence[str], asked: Sequence[str], gpus: dict[str, Identity]
+    ) -> list[NodeAnswer]:
+        answers, rows = self.answers, self.rows
+        spans = answers.spans.take(rows)
+        limits = np.sum([one.limit_watts[rows] for one in self.facts if one.uuid in uuids], axis=0)
+        readings = answers.readings.nodes.get(name, NodeReadings(name))
+        carbon = codecarbon.measure(readings, spans, answers.gaps, limits)
+        # Matchers of GPUs leave others of the node unseen.
+        every = not any(one.label in _OF_GPUS for selector in self.options[0] for one in selector)
+        measured = []
+        for one in sorted(
+            (one for one in self.facts if one.uuid in asked), key=lambda one: asked.index(one.uuid)
+        ):
+            by_backend = dict(self.by_uuid[one.uuid])
+            if len(rows) < len(answers.spans):
+                by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
+            if len(uuids) == 1 and every and carbon.gpu is not None:  # it is all that CodeCarbon counted
+                by_backend[Backend.CODECARBON] = carbon.gpu
+            bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans)
+            measured.append(
+                Measured(one.uuid, gpus[one.uuid], by_backend, one.peak_watts[rows], bad, conflicts)
+            )
+        whole = len(asked) == len(uuids) and every
+        return node.of_gpus(measured, carbon, spans, answers.request, whole=whole)
+
+
+def _matches(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
+    return any(all(matcher(labels) for matcher in selector) for selector in selectors for labels in every)
+
+
+def _matches_in_part(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
+    return _matches(selectors, every) and not all(_matches(selectors, [labels]) for labels in every)
+
+
+def _is_asked(uuid: str, identity: Identity, tokens: Sequence[str]) -> bool:
+    return not tokens or uuid in tokens or identity.labels.get("gpu") in tokens
+
+
+def _place(uuid: str, identity: Identity) -> tuple[str, int, str]:
+    index = identity.labels.get("gpu", "")
+    return identity.node, int(index) if index.isdecimal() else 0, uuid
+
+
+def nothing_asked(window: Window) -> WindowResult:
+    """The result of `--backend none`: no joules, and nothing wrong."""
+    return replace(_result(window, [], (), [], complete=True), valid=True, reasons=())
+
+
+def _result(
+    window: Window,
+    answers: Sequence[NodeAnswer],
+    considered: tuple[Considered, ...],
+    warnings: Sequence[MeasurementWarning],
+    complete: bool,
+) -> WindowResult:
+    whole = answers[0] if len(answers) == 1 else _together(answers)
+    reasons = whole.reasons
+    if not (answers and complete):
+        reasons = tuple(dict.fromkeys((*reasons, "no_data")))
+    return WindowResult(
+        name=window.name,
+        start=window.start_us / 1e6,
+        end=window.end_us / 1e6,
+        duration_sec=window.duration_s,
+        valid=not reasons,
+        reasons=reasons,
+        backend=str(whole.backend),
+        scope=whole.scope,
+        total_j=whole.joules if complete else None,
+        per_gpu_j=dict(whole.per_gpu_j),
+        gpus=whole.gpus,
+        considered=considered,
+        warnings=(*warnings, *whole.warnings),
+    )
+
+
+def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
+    """Several nodes' answers, or none, as one."""
+    joules = [answer.joules for answer in answers if answer.joules is not None]
+    backends = {answer.backend for answer in answers} or {Backend.NONE}
+    return NodeAnswer(
+        backend=backends.pop() if len(backends) == 1 else "mixed",
+        scope=answers[0].scope if answers else "gpu",  # there are nodes without GPUs only if no node has one
+        joules=math.fsum(joules) if answers and len(joules) == len(answers) else None,
+        candidates=(),
+        per_gpu_j={uuid: joules for answer in answers for uuid, joules in answer.per_gpu_j.items()},
+        gpus=Gpus.together([answer.gpus for answer in answers]),
+        reasons=tuple(dict.fromkeys([reason for answer in answers for reason in answer.reasons])),
+        warnings=tuple([warning for answer in answers for warning in answer.warnings]),
+    )
+
+
+def _unknown(result: WindowResult, count: int, matched: int) -> WindowResult:
+    """A job that had so many of these GPUs, and nobody knows which: no joules."""
+    gpus = tuple(_without_joules(gpu) for gpu in result.gpus)
+    text = f"the job had {count or 'slices'} of these {matched} GPUs, and nothing says which"
+    said = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text)
+    return replace(
+        result,
+        valid=False,
+        reasons=("gpus_unknown", *result.reasons),
+        total_j=None,
+        per_gpu_j=dict.fromkeys(result.per_gpu_j),
+        gpus=gpus,
+        warnings=(said, *result.warnings),
+    )
+
+
+def _without_joules(gpu: GpuEnergy) -> GpuEnergy:
+    return gpu._replace(
+        joules=None,
+        joules_low=None,
+        joules_high=None,
+        mean_watts=None,
+        joules_by_backend={},
+        emissions_g=None,
+    )
+
+
+class _Considering:
+    """What is said of the backends: one line each, that of the node where it covers least."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._known: dict[tuple[tuple[int, str], ...], tuple[Considered, ...]] = {}
+
+    def of(self, answers: Sequence[NodeAnswer]) -> tuple[Considered, ...]:
+        key = tuple([(id(answer.candidates), answer.backend) for answer in answers])
+        if key not in self._known:
+            self._known[key] = tuple(self._considered(answers))
+        return self._known[key]
+
+    def _considered(self, answers: Sequence[NodeAnswer]) -> Iterator[Considered]:
+        by_backend: defaultdict[Backend, list[Candidate]] = defaultdict(list)
+        for answer in answers:
+            for candidate in answer.candidates:
+                by_backend[candidate.backend].append(candidate)
+        chosen = {answer.backend for answer in answers}
+        for backend, candidates in by_backend.items():
+            worst = min(candidates, key=lambda candidate: candidate.coverage)
+            reason, usable = worst.reason, worst.coverage > 0
+            if usable and backend not in chosen:
+                short = worst.coverage < self._request.min_coverage
+                reason += ": less than another" if short else ": passed over for one of higher priority"
+            yield Considered(backend, usable, reason)

@@ -1,0 +1,60 @@
+"""The times of wrong samples, and the windows that contain them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+
+from llem_integrator.energy.integral import Counts
+from llem_integrator.series.samples import Series, Times
+from llem_integrator.windows.spans import Spans
+
+_MOST: Final = 256
+"""Of more in one piece, neighbours are put together: a store may be full of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marks:
+    """Times (n,) and how many samples each stands for."""
+
+    unix_ms: Times
+    counts: Counts
+
+    @classmethod
+    def of(cls, unix_ms: Times) -> Self:
+        unix_ms = np.sort(unix_ms)
+        first = np.unique(
+            np.linspace(0, len(unix_ms), min(len(unix_ms), _MOST), endpoint=False, dtype=np.int64)
+        )
+        return cls(unix_ms[first], np.diff(first, append=len(unix_ms)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fault:
+    """Samples of a piece of a series that were none, and times that came with unlike values."""
+
+    bad: Marks
+    conflicts: Marks
+
+
+def faults_of(series: Series, first_ms: int, last_ms: int) -> list[Fault]:
+    """What is wrong in [first_ms, last_ms], if anything."""
+    bad_ms, conflict_ms = (
+        unix_ms[(unix_ms >= first_ms) & (unix_ms <= last_ms)]
+        for unix_ms in (series.bad_ms, series.conflict_ms)
+    )
+    return [Fault(Marks.of(bad_ms), Marks.of(conflict_ms))] if len(bad_ms) or len(conflict_ms) else []
+
+
+def within(marks: Iterable[Marks], spans: Spans) -> Counts:
+    """How many samples lie in each window (w,), its edges included."""
+    every = list(marks)
+    if not every:
+        return np.zeros(len(spans), np.int64)
+    unix_ms = np.concatenate([one.unix_ms for one in every])
+    order = np.argsort(unix_ms)
+    running = np.append(0, np.cumsum(np.concatenate([one.counts for one in every])[order]))
+    first = np.searchsorted(unix_ms[order], spans.start_ms)
+    found: Counts = running[np.searchsorted(unix_ms[order], spans.end_ms, "right")] - running[first]
+    return found

@@ -1,1 +1,0 @@
-"""Which windows: lists of jobs, a job's own GPUs and times, and the wait for what is still to come."""

@@ -1,0 +1,193 @@
+"""What a GPU is called in each window, whether it is there at all, and its limit and highest gauge."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from llem_core import metrics
+from llem_core.metrics import MetricSpec
+from llem_integrator.energy.integral import Flags, Floats
+from llem_integrator.energy.kinds import kinds
+from llem_integrator.energy.ranges import range_max
+from llem_integrator.energy.readings import GpuReadings, NodeReadings
+from llem_integrator.plain import MARGIN_MS
+from llem_integrator.series.samples import Series, Times
+from llem_integrator.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.traces import Seen
+from llem_integrator.windows.spans import Index, Spans
+
+_PEAK_MS: Final = 60_000
+"""How far llem_gpu_power_peak_watts looks back."""
+
+_SHOWING: Final = (
+    metrics.GPU_ZEUS_ENERGY,
+    metrics.GPU_NVML_ENERGY,
+    metrics.GPU_INTEGRATED,
+    metrics.GPU_SAMPLE_TIMESTAMP,
+    metrics.GPU_POWER,
+)
+"""Whose samples show that a GPU is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A GPU's labels, those of all its series, and the instances that show it, in a window."""
+
+    labels: Mapping[str, str]
+    every: tuple[Mapping[str, str], ...]
+    instances: tuple[str, ...]
+
+    @property
+    def node(self) -> str:
+        return self.labels.get("instance", "")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """One GPU in windows (w,): the number of its identity, -1 where it is not there; watts, NaN unknown."""
+
+    uuid: str
+    identities: Sequence[Identity]
+    identity: Index
+    limit_watts: Floats
+    peak_watts: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Near:
+    """The samples of a label set by windows (w,), in ms: the last to the end, the first from the start."""
+
+    metric: str
+    labels: Mapping[str, str]
+    before_end: Times
+    after_start: Times
+    margin_ms: int
+
+
+def facts(gpu: GpuReadings, spans: Spans) -> Facts:
+    """A GPU is there where any per-GPU series reaches into a window or across it, or llem_gpu_info does."""
+    near = list(_near(gpu, spans))
+    reached = _reached(near, spans)
+    infos = gpu.of(metrics.GPU_INFO)
+    around = [_reach(one, spans, MARGIN_MS) for one in infos]
+    inside = [_reach(one, spans, 0) for one in infos]
+    present = reached.copy()
+    for mask in inside:
+        present |= mask
+    identity = np.full(len(spans), -1)
+    identities: list[Identity] = []
+    rows = np.flatnonzero(present)
+    if len(rows):
+        choice, newest = _chosen(near, spans, reached)
+        examples, kind = kinds([column[rows] for column in (*choice, *around, *inside, newest)])
+        identity[rows] = kind
+        for row in rows[examples].tolist():
+            shown = [one for one, mask in zip(infos, around, strict=True) if mask[row]]
+            within = [one for one, mask in zip(infos, inside, strict=True) if mask[row]]
+            chosen = [one.labels for one, mask in zip(near, choice, strict=True) if mask[row]]
+            own = near[newest[row]].labels if chosen else {}
+            identities.append(_identity(own, chosen, shown, within))
+    peaks = _highest(gpu, metrics.GPU_POWER, spans.start_ms, spans.end_ms)
+    # The peak gauge looks back: in the window's first minute it may show a peak of before.
+    peaks = np.fmax(peaks, _highest(gpu, metrics.GPU_POWER_PEAK, spans.start_ms + _PEAK_MS, spans.end_ms))
+    limits = _highest(gpu, metrics.GPU_POWER_LIMIT, spans.start_ms - MARGIN_MS, spans.end_ms + MARGIN_MS)
+    return Facts(gpu.uuid, identities, identity, limits, peaks)
+
+
+def node_shown(node: NodeReadings, spans: Spans) -> Flags:
+    """Whether CodeCarbon's series of a node reach into windows (w,)."""
+    near = [_plain(name, one, spans) for name, found in node.series.items() for one in found]
+    return _reached(near, spans)
+
+
+def _near(gpu: GpuReadings, spans: Spans) -> Iterator[_Near]:
+    for one in gpu.power.seen.values():
+        yield _traced(metrics.GPU_POWER_TRACE, one, spans)
+    for one in gpu.zeus.seen if gpu.zeus else ():
+        yield _traced(metrics.GPU_ZEUS_TRACE, one, spans)
+    for spec in _SHOWING:
+        for series in gpu.of(spec):
+            yield _plain(spec.name, series, spans)
+
+
+def _traced(spec: MetricSpec, one: Seen, spans: Spans) -> _Near:
+    before_us, after_us = one.at(spans.end_us)[0], one.at(spans.start_us)[1]
+    return _Near(spec.name, one.labels, before_us // 1000, after_us // 1000, TRACE_MARGIN_MS)
+
+
+def _plain(metric: str, one: Series, spans: Spans) -> _Near:
+    before = np.searchsorted(one.unix_ms, spans.end_ms, "right") - 1
+    after = np.searchsorted(one.unix_ms, spans.start_ms)
+    times = np.concatenate([[-(2**52)], one.unix_ms, [2**52]])
+    return _Near(metric, one.labels, times[before + 1], times[after + 1], MARGIN_MS)
+
+
+def _ends(one: _Near, spans: Spans) -> tuple[Flags, Flags]:
+    """Whether there is a sample up to the end that is near enough, and one from the start on."""
+    return (
+        one.before_end >= spans.start_ms - one.margin_ms,
+        one.after_start <= spans.end_ms + one.margin_ms,
+    )
+
+
+def _reached(near: Sequence[_Near], spans: Spans) -> Flags:
+    """Where the label sets of any one metric, taken together, reach into the window or across it."""
+    either: dict[str, tuple[Flags, Flags]] = {}
+    none = np.zeros(len(spans), np.bool_)
+    for one in near:
+        ends, before = _ends(one, spans), either.get(one.metric, (none, none))
+        either[one.metric] = before[0] | ends[0], before[1] | ends[1]
+    found = none.copy()
+    for first, last in either.values():
+        found |= first & last
+    return found
+
+
+def _chosen(near: Sequence[_Near], spans: Spans, reached: Flags) -> tuple[list[Flags], Index]:
+    """Which label sets (n,) x (w,) speak for the GPU, and which of them has the newest sample."""
+    if not near:
+        return [], np.zeros(len(spans), np.int64)
+    ends = [_ends(one, spans) for one in near]
+    inside = np.stack([one[0] & one[1] for one in ends])
+    some = np.stack([one[0] | one[1] for one in ends])
+    choice = np.where(inside.any(axis=0), inside, some) & reached
+    newest = np.stack(
+        [np.where(end[0], one.before_end, one.after_start) for one, end in zip(near, ends, strict=True)]
+    )
+    return list(choice), np.argmax(np.where(choice, newest, -(2**60)), axis=0)
+
+
+def _identity(
+    own: Mapping[str, str],
+    chosen: Sequence[Mapping[str, str]],
+    infos: Sequence[Series],
+    within: Sequence[Series],
+) -> Identity:
+    """Of several infos (a card that was renumbered, a pod that moved) the one that goes with the samples says
+    name and scope; what lies in the window comes first.
+    """
+    labels = dict(own)
+    for one in (*infos, *within):
+        same = all(labels.get(name) in (None, one.labels.get(name)) for name in ("gpu", "instance"))
+        labels = {**labels, **one.labels} if same else {**one.labels, **labels}
+    every = (*chosen, *(one.labels for one in within))
+    instances = {one.get("instance", "") for one in every}
+    return Identity(labels, every or (labels,), tuple(sorted(instances - {""})))
+
+
+def _reach(one: Series, spans: Spans, margin_ms: int) -> Flags:
+    """Whether a label set has samples in or around each window (w,)."""
+    first = np.searchsorted(one.unix_ms, spans.start_ms - margin_ms)
+    return np.searchsorted(one.unix_ms, spans.end_ms + margin_ms, "right") > first
+
+
+def _highest(gpu: GpuReadings, spec: MetricSpec, start_ms: Times, end_ms: Times) -> Floats:
+    """The highest value (w,) of any label set between two times; NaN where there is none."""
+    found = np.full(len(start_ms), np.nan)
+    for one in gpu.of(spec):
+        first = np.searchsorted(one.unix_ms, start_ms)
+        stop = np.searchsorted(one.unix_ms, end_ms, "right")
+        found = np.fmax(found, range_max(one.values, first, stop, np.nan))
+    return found

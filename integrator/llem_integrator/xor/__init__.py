@@ -1,5 +1,0 @@
-"""Prometheus's XOR chunks, decoded: by numpy side by side, or by numba where loading it pays."""
-
-from llem_integrator.xor.chunks import decode, expect
-
-__all__ = ["decode", "expect"]

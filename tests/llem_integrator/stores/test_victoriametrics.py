@@ -1,0 +1,238 @@
+"""A real VictoriaMetrics: recognised, and its samples and summaries those that were put in."""
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import urllib3
+
+from llem_core.errors import SourceError
+from llem_integrator.http.client import Http
+from llem_integrator.series.samples import Values
+from llem_integrator.stores import Source, Summary, open_source, whole
+from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, answering, between, cut_at
+from tests.llem_integrator.traces import POWER, T0, fetch
+from tests.servers import VictoriaMetrics
+
+STEP_MS = 100
+SAMPLES = 40_000
+END = T0 + SAMPLES * STEP_MS
+COUNTER = "llem_gpu_zeus_energy_joules_total"
+
+
+def watts(gpu: int) -> list[float]:
+    """Of which some are large, some small, and all have at most 12 digits."""
+    noise = random.Random(gpu)
+    return [round(noise.gauss(300, 40) * 8) / 8 for _ in range(SAMPLES)]
+
+
+def joules(gpu: int) -> list[float]:
+    """A counter read each 5 s that falls now and then."""
+    noise, value, found = random.Random(gpu), 2e9, []
+    for _ in range(SAMPLES // 50):
+        value = (
+            round(noise.random() * 80) / 8 if noise.random() < 0.02 else value + round(noise.random() * 8) / 8
+        )
+        found.append(value)
+    return found
+
+
+def put(
+    server: VictoriaMetrics, metric: Mapping[str, str], unix_ms: Sequence[int], values: Sequence[float]
+) -> None:
+    """Store one series."""
+    line = {"metric": dict(metric), "values": list(values), "timestamps": list(unix_ms)}
+    put_text(server, json.dumps(line), "/api/v1/import")
+
+
+def put_text(server: VictoriaMetrics, text: str, path: str = "/api/v1/import/prometheus") -> None:
+    """Store samples as lines of text."""
+    assert urllib3.request("POST", server.url + path, body=text.encode(), retries=False).status == 204
+    server.flush()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaMetrics]:
+    with VictoriaMetrics(tmp_path_factory.mktemp("vm")) as running:
+        for gpu in range(2):
+            labels = {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
+            put(running, {"__name__": POWER, **labels}, range(T0, END, STEP_MS), watts(gpu))
+            put(running, {"__name__": COUNTER, **labels}, range(T0 + gpu, END, 50 * STEP_MS), joules(gpu))
+        yield running
+
+
+def source(url: str) -> VictoriaMetricsSource:
+    return VictoriaMetricsSource(Http(url, sleep=lambda _: None))
+
+
+@pytest.mark.full
+def test_it_is_recognised(server: VictoriaMetrics) -> None:
+    """It is recognised by the URL of a single server and by the URL of a cluster with a tenant."""
+    assert isinstance(open_source(server.url), VictoriaMetricsSource)
+    assert isinstance(open_source(f"{server.url}/prometheus/"), VictoriaMetricsSource)
+
+
+@pytest.mark.full
+def test_a_newer_one_is_recognised(server: VictoriaMetrics) -> None:
+    """Since version 1.94 it reports only that it is Prometheus 2.24.0."""
+
+    def newer(asked: Asked) -> Reply | None:
+        said = b'{"status":"success","data":{"version":"2.24.0"}}'
+        return Reply(body=said) if asked.path.endswith("buildinfo") else None
+
+    with between(server.url, before=newer) as proxy:
+        assert isinstance(open_source(proxy.url), VictoriaMetricsSource)
+
+
+@pytest.mark.full
+def test_every_sample_comes_back(server: VictoriaMetrics) -> None:
+    """The pieces are contiguous and have the stored labels and edges."""
+    found = fetch(source(server.url), T0 - 5_000_000, END + 5_000_000)
+    for gpu, one in enumerate(found):
+        assert one.labels == {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
+        assert one.unix_ms.tolist() == list(range(T0, END, STEP_MS))
+        assert one.values.tolist() == watts(gpu)
+    pieces = list(source(server.url).pieces(POWER, (), T0, END, lambda _: None))
+    assert len(pieces) > 1
+    assert all(a.end_ms + 1 == b.start_ms for a, b in pairwise(pieces))
+    assert (pieces[0].start_ms, pieces[-1].end_ms) == (T0, END)
+    cuts = random.Random(3)
+    for _ in range(30):
+        start_ms, end_ms = sorted(cuts.sample(range(T0 - 500, T0 + 5000), 2))
+        expected = [ms for ms in range(T0, END, STEP_MS) if start_ms <= ms <= end_ms]
+        found = fetch(source(server.url), start_ms, end_ms, 'gpu="0"')
+        assert [ms for one in found for ms in one.unix_ms.tolist()] == expected
+
+
+def expected(values: Values, kind: Summary) -> float:
+    match kind:
+        case Summary.LAST:
+            return float(values[-1])
+        case Summary.MAX:
+            return float(values.max())
+        case Summary.COUNT:
+            return float(len(values))
+        case Summary.RESETS:
+            return float(np.count_nonzero(np.diff(values) < 0))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", list(Summary))
+def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary) -> None:
+    """MetricsQL functions look back. Samples before the range are not counted."""
+    cuts = random.Random(9)
+    store = source(server.url)
+    for _ in range(60):
+        start_ms = cuts.randrange(T0 - 20_000, END)
+        end_ms = start_ms + cuts.choice([1, 4_999, 5_000, 30_000, 600_000])
+        found = {one.labels["gpu"]: one for one in store.summary(COUNTER, (), start_ms, end_ms, kind)}
+        for gpu in range(2):
+            times = np.arange(T0 + gpu, END, 50 * STEP_MS)
+            values = np.array(joules(gpu))[(times >= start_ms) & (times <= end_ms)]
+            if not len(values):
+                assert str(gpu) not in found
+                continue
+            value, right = float(found[str(gpu)].values[0]), expected(values, kind)
+            falls_in = kind is Summary.RESETS and right > 0
+            assert value in ((right, right + 1) if falls_in else (right,)), (start_ms, end_ms)
+
+
+@pytest.mark.full
+def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
+    """If a server limits the samples per query, falls between two parts are counted."""
+    # It counts whole blocks of 8192 samples.
+    with VictoriaMetrics(tmp_path, args=["-search.maxSamplesPerQuery=130000"]) as server:
+        times = range(T0, T0 + 40_000 * STEP_MS, STEP_MS)
+        falls = range(19_998, 20_002)
+        for at in falls:
+            values = [float(i + 100_000 * (i < at)) for i in range(len(times))]
+            put(server, {"__name__": COUNTER, "gpu": str(at)}, times, values)
+        for end_ms in range(times[-1] - 2 * STEP_MS, times[-1] + 2 * STEP_MS, STEP_MS // 2):
+            found = source(server.url).summary(COUNTER, (), T0, end_ms, Summary.RESETS)
+            assert {one.labels["gpu"]: float(one.values[0]) for one in found} == {
+                str(at): 1.0 for at in falls
+            }
+
+
+def test_stale_markers_and_infinity_are_no_samples() -> None:
+    """A stale marker (null) is skipped. Infinity, in old and new spellings, is a bad reading."""
+    lines = {
+        b'"values":[1,null,+Inf,2],"timestamps":[1000,2000,3000,4000]': 1,
+        b'"values":[1,-Inf,Infinity,2],"timestamps":[1000,2000,3000,4000]': 2,
+        b'"values":[1,"Infinity","-Infinity",2],"timestamps":[1000,2000,3000,4000]': 2,
+        b'"values":[null,1,2],"timestamps":[500,1000,4000]': 0,
+    }
+    for body, bad in lines.items():
+        line = b'{"metric":{"__name__":"m","a":"+Inf,x"},' + body + b"}\n"
+        with answering(200, line) as url:
+            (one,) = whole(source(url).pieces("m", (), 0, 5000, lambda _: None))
+        assert (one.unix_ms.tolist(), one.values.tolist(), one.bad) == ([1000, 4000], [1, 2], bad)
+        assert one.labels == {"a": "+Inf,x"}
+
+
+@pytest.mark.full
+def test_infinity_of_a_real_one_is_no_sample(server: VictoriaMetrics) -> None:
+    """An exported infinite value is a bad reading."""
+    values = {T0: "1", T0 + 2000: "2", T0 + 3000: "+Inf"}
+    put_text(server, "".join(f'infinite{{gpu="0"}} {value} {ms}\n' for ms, value in values.items()))
+    (one,) = whole(source(server.url).pieces("infinite", (), T0, T0 + 5000, lambda _: None))
+    assert (one.values.tolist(), one.bad) == ([1.0, 2.0], 1)
+
+
+@pytest.mark.full
+def test_a_cut_export_is_an_error(server: VictoriaMetrics, subtests: pytest.Subtests) -> None:
+    """An export that ends before its last chunk is an error."""
+    for size in (0, 1, 100, 1000):
+        with (
+            subtests.test(size=size),
+            between(server.url, cut_at(size)) as proxy,
+            pytest.raises(SourceError, match="no answer from"),
+        ):
+            fetch(source(proxy.url), T0, T0 + 60_000)
+
+
+NO_EXPORTS = [
+    (200, b"<html>\n", "what is not samples"),
+    (200, b'{"metric":{},"values":[1],"timestamps":[]}\n', "what is not samples"),
+    (200, b'{"metric":{},"values":["x"],"timestamps":[1]}\n', "what is not samples"),
+    (200, b'{"metric":{},"values":[1],"timestamps":[1', "in the middle of a line"),
+    (200, b"[]\n", "what is not samples"),
+    (422, b"cannot parse", "answered 422 to /api/v1/export: cannot parse"),
+    (400, b"the number of series exceeds maximum", "1 s of .* is refused: the number of series"),
+    (401, b"", "answered 401"),
+]
+
+
+def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
+    """A response without samples is an error of one line."""
+    for status, body, message in NO_EXPORTS:
+        with (
+            subtests.test(status=status, body=body),
+            answering(status, body) as url,
+            pytest.raises(SourceError, match=message),
+        ):
+            fetch(source(url), T0, T0 + 60_000)
+
+
+def test_all_of_a_cluster_is_asked_for() -> None:
+    """Partial responses are denied. A response that is partial gives a warning."""
+    partial = b'{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}'
+
+    def reply(asked: Asked) -> Reply:
+        return Reply(body=partial if asked.path.endswith("query") else b"")
+
+    with StandIn(reply) as server:
+        store: Source = source(f"{server.url}/select/7/prometheus")
+        fetch(store, T0, T0 + 1000)
+        list(store.summary(POWER, (), T0, T0 + 1000, Summary.MAX))
+        assert all(b"deny_partial_response=1" in asked.body for asked in server.asked)
+        assert {asked.path for asked in server.asked} == {
+            "/select/7/prometheus/api/v1/export",
+            "/select/7/prometheus/api/v1/query",
+        }
+    assert "partial" in store.warnings[0]
