@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llem_core.backend import Backend
     from llem_core.errors import ConfigError, LLEMError, SourceError
     from llem_core.measurement import MeasurementWarning, WarningCode
-    from llem_integrator.energy.backends import Request
+    from llem_integrator.energy.request import Request
     from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
     from llem_integrator.integration import integrate
     from llem_integrator.report.calibration import Correction
@@ -56,7 +56,7 @@ _HOMES: Final = {
     "llem_core.backend": ("Backend",),
     "llem_core.errors": ("ConfigError", "LLEMError", "SourceError"),
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
-    "llem_integrator.energy.backends": ("Request",),
+    "llem_integrator.energy.request": ("Request",),
     "llem_integrator.report.calibration": ("Correction",),
     "llem_integrator.report.figures": ("Figures",),
     "llem_integrator.integration": ("integrate",),

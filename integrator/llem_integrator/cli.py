@@ -17,7 +17,7 @@ from llem_core.errors import ConfigError, LLEMError
 from llem_integrator.options import Options, options
 
 if TYPE_CHECKING:
-    from llem_integrator.energy.backends import Request
+    from llem_integrator.energy.request import Request
     from llem_integrator.http.access import HttpConfig
     from llem_integrator.power import Reader
     from llem_integrator.report.presentation import Presentation
@@ -51,7 +51,7 @@ Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 
 @options
 @click.version_option(__version__, prog_name="llem-integrate")
 def command(given: Options) -> int:
-    from llem_integrator.energy.backends import Request
+    from llem_integrator.energy.request import Request
     from llem_integrator.report import presentation
     from llem_integrator.stores import parse_selector
     from llem_integrator.windows.window import parse_duration_us

@@ -21,8 +21,8 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.errors import LLEMError, SourceError
-from llem_integrator.energy.backends import Request
 from llem_integrator.energy.joules import trapezoid
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
 from llem_integrator.series.samples import Series, Times, Values

@@ -12,10 +12,11 @@ from llem_core.backend import Backend
 from llem_integrator import plain, plan, traces
 from llem_integrator.asking import begun
 from llem_integrator.energy.answers import Answers, nothing_asked
-from llem_integrator.energy.backends import Again, Request
+from llem_integrator.energy.backends import Again
 from llem_integrator.energy.gaps import Gaps
 from llem_integrator.energy.joules import RunningSums
 from llem_integrator.energy.readings import arranged
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.fetch import combined, fetch, quiet, summary
 from llem_integrator.power import Reader

@@ -41,7 +41,7 @@ from prometheus_api_client import PrometheusConnect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.energy.backends import Request
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
 from llem_integrator.remote_read.messages import HEADERS, Form, request

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.energy.backends import Request
+from llem_integrator.energy.request import Request
 from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
 from llem_integrator.stores import Source, open_source

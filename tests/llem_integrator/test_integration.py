@@ -4,7 +4,7 @@ import pytest
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.energy.backends import Request
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
 from llem_integrator.stores import parse_selector

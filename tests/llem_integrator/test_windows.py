@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.energy.backends import Request
 from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.fetch import combined
 from llem_integrator.integration import integrate

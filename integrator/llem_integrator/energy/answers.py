@@ -12,7 +12,7 @@ from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy import codecarbon, node
-from llem_integrator.energy.backends import Again, Asked, Request, measure
+from llem_integrator.energy.backends import Again, Asked, measure
 from llem_integrator.energy.gaps import Gaps
 from llem_integrator.energy.gpu import Measured
 from llem_integrator.energy.integral import Integrals
@@ -20,6 +20,7 @@ from llem_integrator.energy.kinds import kinds
 from llem_integrator.energy.lazy import Gpus
 from llem_integrator.energy.node import NodeAnswer
 from llem_integrator.energy.readings import NodeReadings, Readings
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
 from llem_integrator.series.facts import Facts, Identity, facts, node_shown
 from llem_integrator.stores import Selector

@@ -17,28 +17,11 @@ from llem_integrator.energy.readings import GpuReadings
 from llem_integrator.plain import MARGIN_MS
 from llem_integrator.series.facts import Facts
 from llem_integrator.series.samples import Series
-from llem_integrator.stores import Selector
 from llem_integrator.traces import MARGIN_MS as TRACE_MARGIN_MS
 from llem_integrator.traces import CounterTrace
 from llem_integrator.windows.spans import Index, Spans
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of each window: None for `backend` is auto, for `max_gap_ms` as the samples say.
-
-    `gpus` are NVML indices or uuids, empty for all; a GPU must match any of `selectors`. With
-    `emissions`, grams of CO2 equivalent are asked for, too.
-    """
-
-    backend: Backend | None = None
-    selectors: tuple[Selector, ...] = ((),)
-    gpus: tuple[str, ...] = ()
-    max_gap_ms: float | None = None
-    min_coverage: float = 0.99
-    emissions: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,9 +10,10 @@ import numpy as np
 
 from llem_core.backend import PRIORITY, Backend
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.energy.backends import MEASURING, Request
+from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
 from llem_integrator.energy.integral import Counts, Flags, Floats, Integrals, either, nothing
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import GpuEnergy
 from llem_integrator.series.facts import Identity
 from llem_integrator.windows.spans import Index, Spans

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from llem_core.backend import PRIORITY, Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.energy.backends import MEASURING, Request
+from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
 from llem_integrator.energy.gpu import Measured, energies, faults
 from llem_integrator.energy.integral import nothing
 from llem_integrator.energy.kinds import kinds
 from llem_integrator.energy.lazy import Batch, Gpus
+from llem_integrator.energy.request import Request
 from llem_integrator.windows.spans import Index, Spans
 
 Candidates = tuple[Candidate, ...]

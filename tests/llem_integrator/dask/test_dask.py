@@ -12,7 +12,7 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.dask.cluster import DaskCluster
 from llem_integrator.dask.tasks import Store
-from llem_integrator.energy.backends import Request
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
 from llem_integrator.report.results import Results

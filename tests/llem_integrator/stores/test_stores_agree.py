@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llem_core.backend import Backend
-from llem_integrator.energy.backends import Request
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
