@@ -11,8 +11,8 @@ class Request:
     """Options that apply to all windows.
 
     `backend` is None for auto. `gpus` are NVML indices or UUIDs; if it is empty, all GPUs are wanted. A GPU
-    must match any of `selectors`. If `max_gap_ms` is None, it follows from the samples. With `emissions`, grams
-    of CO2 equivalent are wanted, too.
+    must match any of `selectors`. If `max_gap_ms` is None, it follows from the samples. With `emissions`,
+    grams of CO2 equivalent are wanted, too.
     """
 
     backend: Backend | None = None

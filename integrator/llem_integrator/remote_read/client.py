@@ -16,7 +16,7 @@ from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.remote_read import frames, samples, xor
 from llem_integrator.remote_read.batch import Decoded, batch
 from llem_integrator.remote_read.messages import HEADERS, Form, Key, labels, request
-from llem_integrator.series.matchers import Matcher, Selector
+from llem_integrator.series.matchers import Selector, named
 from llem_integrator.series.samples import Times, Values
 from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress
@@ -86,7 +86,7 @@ class RemoteRead:
         self._origin = f"{http.address}: remote read"
         self._form = Form.CHUNKS
         self._answered = False
-        self._labels: dict[Key, dict[str, str]] = {}
+        self._labels: dict[Key, tuple[str, dict[str, str]]] = {}
         # Small answers have their own: beside each other they would have ever more of the large ones filled.
         self._buffers, self._small = Buffers(2 * TARGET_SAMPLES), Buffers(2 * TARGET_SAMPLES)
 
@@ -94,7 +94,7 @@ class RemoteRead:
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
-        matchers, abort = (Matcher("__name__", "=", metric), *selector), Abort()
+        matchers, abort = (named(metric), *selector), Abort()
         slabs = Slabs(start_ms, end_ms, self._slab_samples)
         if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
             for slab in self._fetched(matchers, slabs, self._small, _Here(), abort):
@@ -204,10 +204,10 @@ class RemoteRead:
                 # A few samples that are kept must not keep a buffer.
                 by_key.setdefault(key, []).append(part.copied() if few else part)
         slab.parts.clear()
-        series = (joined(self._named(key), parts) for key, parts in by_key.items())
+        series = (joined(*self._named(key), parts) for key, parts in by_key.items())
         return Piece(slab.start_ms, slab.end_ms, tuple(one for one in series if len(one) or one.bad))
 
-    def _named(self, key: Key) -> dict[str, str]:
+    def _named(self, key: Key) -> tuple[str, dict[str, str]]:
         if key not in self._labels:
             try:
                 self._labels[key] = labels(key)

@@ -44,14 +44,13 @@ def request(matchers: Iterable[Matcher], start_ms: int, end_ms: int, form: Form)
     return bytes(cramjam.snappy.compress_raw(message))
 
 
-def labels(key: Key) -> dict[str, str]:
-    """Label messages as a mapping, without the metric's name; raises ValueError."""
+def labels(key: Key) -> tuple[str, dict[str, str]]:
+    """Return the metric's name and the other labels of a series; raises ValueError."""
     found: dict[str, str] = {}
     for message in key:
         pair = {1: "", 2: ""}
         for number, kind, begin, end in wire.fields(message, 0, len(message)):
             if kind is wire.Kind.BYTES:
                 pair[number] = message[begin:end].decode("utf-8", "replace")
-        if pair[1] != "__name__":
-            found[pair[1]] = pair[2]
-    return found
+        found[pair[1]] = pair[2]
+    return found.pop("__name__", ""), found

@@ -70,8 +70,15 @@ def parse_selector(text: str) -> Selector:
     return tuple(matchers)
 
 
+def named(metric: str) -> Matcher:
+    """Return the matcher of one metric, or of several, whose names are joined by "|"."""
+    return Matcher("__name__", "=~" if "|" in metric else "=", metric)
+
+
 def query(metric: str, selector: Selector) -> str:
-    """The PromQL selector of a metric."""
+    """Return the PromQL selector of one metric, or of several, whose names are joined by "|"."""
+    if "|" in metric:
+        metric, selector = "", (named(metric), *selector)
     return f"{metric}{{{','.join(map(str, selector))}}}" if selector else metric
 
 

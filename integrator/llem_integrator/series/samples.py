@@ -1,7 +1,7 @@
 """Series of samples as arrays: made clean once, merged and joined by rules that lose nothing silently."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Series:
 
     `bad_ms` are the times of readings that were no samples (NaN, infinite, negative), `conflict_ms` those
     that came with unlike values, of which the larger was kept. `unread` (n,) counts the samples
-    since the one before that the store holds and only it has looked at.
+    since the one before that the store holds and only it has looked at. `metric` is the name of the metric.
     """
 
     labels: Mapping[str, str]
@@ -40,6 +40,7 @@ class Series:
     bad_ms: Times = field(default_factory=lambda: _NEVER)
     conflict_ms: Times = field(default_factory=lambda: _NEVER)
     unread: NDArray[np.int64] | None = None
+    metric: str = ""
 
     def __len__(self) -> int:
         return len(self.unix_ms)
@@ -56,10 +57,10 @@ class Series:
         """The samples [first, stop)."""
         cut = slice(first, stop)
         unread = None if self.unread is None else self.unread[cut]
-        return Series(self.labels, self.unix_ms[cut], self.values[cut], self.bad_ms, self.conflict_ms, unread)
+        return replace(self, unix_ms=self.unix_ms[cut], values=self.values[cut], unread=unread)
 
 
-def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Series:
+def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values, metric: str = "") -> Series:
     """A clean series of raw arrays (n,) in any order, stale markers and doubles included."""
     good = np.isfinite(values) & (values >= 0)
     # The stale marker is a NaN too; it marks an end, not a bad reading.
@@ -71,7 +72,7 @@ def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values) -> Se
     same = unix_ms[1:] == unix_ms[:-1]
     conflict_ms = unix_ms[1:][same & (values[1:] != values[:-1])]
     keep = np.append(~same, True)[: len(unix_ms)]  # the last of equal times is the larger value
-    return Series(labels, unix_ms[keep], values[keep], bad_ms, conflict_ms)
+    return Series(labels, unix_ms[keep], values[keep], bad_ms, conflict_ms, metric=metric)
 
 
 def merge(series: Sequence[Series]) -> Series | None:
@@ -89,7 +90,7 @@ def merge(series: Sequence[Series]) -> Series | None:
     )
     bad_ms = np.concatenate([one.bad_ms for one in series])
     conflict_ms = np.concatenate([merged.conflict_ms, *(one.conflict_ms for one in series)])
-    return Series(merged.labels, merged.unix_ms, merged.values, bad_ms, conflict_ms)
+    return replace(merged, bad_ms=bad_ms, conflict_ms=conflict_ms, metric=newest.metric)
 
 
 def auto_max_gap_ms(unix_ms: Times) -> float | None:

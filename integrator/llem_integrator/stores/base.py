@@ -63,7 +63,10 @@ class Source(Protocol):
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterable[Piece]:
-        """Every sample in [start_ms, end_ms], in pieces that ascend, do not overlap, and cover all of it."""
+        """Yield every sample in [start_ms, end_ms], in pieces that ascend and do not overlap.
+
+        `metric` is the name of a metric, or several names joined by "|".
+        """
         ...
 
     def summary(
@@ -75,10 +78,10 @@ class Source(Protocol):
 
 def whole(pieces: Iterable[Piece]) -> Iterator[Series]:
     """The series of all pieces, each in one; for what is known to be small."""
-    parts: dict[tuple[tuple[str, str], ...], list[Series]] = {}
+    parts: dict[tuple[str, tuple[tuple[str, str], ...]], list[Series]] = {}
     for piece in pieces:
         for one in piece.series:
-            parts.setdefault(tuple(sorted(one.labels.items())), []).append(one)
+            parts.setdefault((one.metric, tuple(sorted(one.labels.items()))), []).append(one)
     return (_joined(found) for found in parts.values())
 
 
@@ -92,4 +95,5 @@ def _joined(parts: list[Series]) -> Series:
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.bad_ms for part in parts]),
         np.concatenate([part.conflict_ms for part in parts]),
+        metric=parts[0].metric,
     )

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llem_core.errors import SourceError
-from llem_integrator.series.samples import Times, Values
-from llem_integrator.stores.parts import Part, trimmed
+from llem_integrator.series.samples import Series, Times, Values
+from llem_integrator.stores.parts import Part, joined, trimmed
 
 CHUNK_SAMPLES: Final = 8192
 """Of one series, written together: 128 KiB."""
@@ -53,6 +53,7 @@ class Columns:
         self._held = 0
         self._numbers: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self.labels: list[Mapping[str, str]] = []
+        self._metrics: list[str] = []
         self._of_metric: dict[str, list[int]] = {}
 
     def number(self, metric: str, labels: Mapping[str, str]) -> int:
@@ -64,6 +65,7 @@ class Columns:
             if found >= _MOST_SERIES:
                 raise SourceError(f"{self._origin}: more than {_MOST_SERIES} series")
             self.labels.append(dict(labels))
+            self._metrics.append(metric)
             self._times.append(array("q"))
             self._values.append(array("d"))
             self._of_metric.setdefault(metric, []).append(found)
@@ -71,6 +73,10 @@ class Columns:
 
     def series_of(self, metric: str) -> Sequence[int]:
         return self._of_metric.get(metric, ())
+
+    def series(self, number: int, parts: Sequence[Part]) -> Series:
+        """Return the samples of a series, which came in parts."""
+        return joined(self._metrics[number], self.labels[number], parts)
 
     def add_one(self, series: int, unix_ms: int, value: float) -> None:
         times = self._times[series]

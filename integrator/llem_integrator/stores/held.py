@@ -10,7 +10,6 @@ from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series, Values, make_series
 from llem_integrator.stores.base import Piece, Progress, Summary
 from llem_integrator.stores.columns import Columns, Index
-from llem_integrator.stores.parts import joined
 
 _PIECE_SAMPLES: Final = 1_000_000
 """16 MB as arrays."""
@@ -37,13 +36,14 @@ class HeldSource:
         columns = self._columns
         wanted = [
             number
-            for number in columns.series_of(metric)
+            for name in metric.split("|")
+            for number in columns.series_of(name)
             if all(matcher(columns.labels[number]) for matcher in selector)
         ]
         chunks = columns.chunks(wanted)
         for first, last in _slabs(chunks, start_ms, end_ms):
             parts = columns.parts(chunks, first, last)
-            series = (joined(columns.labels[number], found) for number, found in parts)
+            series = (columns.series(number, found) for number, found in parts)
             yield Piece(first, last, tuple(one for one in series if len(one) or one.bad))
             progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
 

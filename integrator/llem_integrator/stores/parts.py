@@ -37,7 +37,7 @@ def trimmed(unix_ms: Times, values: Values, start_ms: int, end_ms: int) -> Part:
     return Part(unix_ms, values, clean=ascending and bool(values.min() >= 0 and values.max() <= LARGEST))
 
 
-def joined(labels: Mapping[str, str], parts: Sequence[Part]) -> Series:
+def joined(metric: str, labels: Mapping[str, str], parts: Sequence[Part]) -> Series:
     """The parts, in any order and with samples in common, as one clean series."""
     parts = [part for part in parts if len(part.unix_ms)] or list(parts[:1])
     unix_ms, values = parts[0].unix_ms, parts[0].values
@@ -46,5 +46,5 @@ def joined(labels: Mapping[str, str], parts: Sequence[Part]) -> Series:
         values = np.concatenate([part.values for part in parts])
     follow = all(one.unix_ms[-1] < next_.unix_ms[0] for one, next_ in pairwise(parts))
     if follow and all(part.clean for part in parts):
-        return Series(labels, unix_ms, values)
-    return make_series(labels, unix_ms, plausible(values))
+        return Series(labels, unix_ms, values, metric=metric)
+    return make_series(labels, unix_ms, plausible(values), metric)

@@ -195,12 +195,13 @@ def _raw(one: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
         times, values = zip(*(one["values"] if "values" in one else [one["value"]]), strict=True)
         unix_ms = whole_ms(np.array([float(unix_s) for unix_s in times]))
         numbers = plausible(np.array([float(value) for value in values]))
-        labels = {str(name): str(value) for name, value in one["metric"].items() if name != "__name__"}
+        labels = {str(name): str(value) for name, value in one["metric"].items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as exc:
         what = reprlib.repr(one)
         raise SourceError(f"the server's result holds something that is not samples: {what}") from exc
     inside = (unix_ms >= start_ms) & (unix_ms <= end_ms)
-    return make_series(labels, unix_ms[inside], numbers[inside])
+    metric = labels.pop("__name__", "")
+    return make_series(labels, unix_ms[inside], numbers[inside], metric)
 
 
 def _key(one: Series) -> tuple[tuple[str, str], ...]:

@@ -118,7 +118,7 @@ class VictoriaMetricsSource:
                 count += len(part.unix_ms)
                 if count > limit:
                     raise TooMuchError(f"more than {limit} samples")
-        return Piece(start_ms, end_ms, tuple(joined(dict(key), found) for key, found in parts.items()))
+        return Piece(start_ms, end_ms, tuple(_series(key, found) for key, found in parts.items()))
 
     def _refused(self, stream: Stream) -> None:
         if stream.status != 200:
@@ -130,6 +130,11 @@ class VictoriaMetricsSource:
             raise SourceError(
                 f"{self.address}: the end of its answers cannot be told from a broken connection"
             )
+
+
+def _series(key: Key, parts: list[Part]) -> Series:
+    labels = dict(key)
+    return joined(labels.pop("__name__", ""), labels, parts)
 
 
 def _seconds(unix_ms: int) -> str:
@@ -162,7 +167,7 @@ def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, P
         unix_ms = np.array(found["timestamps"], np.int64)
         if values.shape != unix_ms.shape or values.ndim != 1:
             raise ValueError("values and timestamps")
-        named = {str(name): str(value) for name, value in found["metric"].items() if name != "__name__"}
+        named = {str(name): str(value) for name, value in found["metric"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         raise SourceError(f"{address} exports what is not samples: {reprlib.repr(line)}") from exc
     stale = np.isnan(values)

@@ -40,7 +40,7 @@ def test_what_was_written_is_read(columns: list[Samples], times: int) -> None:
     """Times and values are equal to the bit, for long and mixed runs, in every encoding."""
     repeated = [found * times for found in columns]
     read = list(samples.timeseries(written(*repeated)))
-    assert [labels(key) for key, _, _ in read] == [{"gpu": str(n)} for n in range(len(columns))]
+    assert [labels(key)[1] for key, _, _ in read] == [{"gpu": str(n)} for n in range(len(columns))]
     for found, (_, unix_ms, values) in zip(repeated, read, strict=True):
         assert unix_ms.tolist() == [ms for ms, _ in found]
         bits = np.array([one for _, one in found], np.float64).view(np.uint64)
