@@ -40,7 +40,7 @@ class Reply:
 class StandIn:
     """A server whose answers are made by `reply`; `asked` has every request."""
 
-    def __init__(self, reply: Callable[[Asked], Reply]) -> None:
+    def __init__(self, reply: Callable[[Asked], Reply], port: int = 0) -> None:
         self.asked: list[Asked] = []
         stand_in = self
 
@@ -80,7 +80,7 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:

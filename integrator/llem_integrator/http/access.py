@@ -1,4 +1,4 @@
-"""What goes with each request to a store: headers, credentials and TLS. Secrets are in no message."""
+"""Headers, credentials and TLS for the requests to a store. No message contains a secret."""
 
 import re
 import ssl
@@ -24,7 +24,7 @@ _RESERVED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What a connection by https proves and wants to see proven; files are PEM."""
+    """How TLS connections are made; files are PEM."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -35,7 +35,7 @@ class Tls:
     max_version: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The settings as OpenSSL takes them; raises ConfigError that names the file it cannot use."""
+        """Return an SSL context with these settings; raises ConfigError that names a file it cannot use."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ssl.SSLError) as exc:
@@ -49,7 +49,7 @@ class Tls:
             context.maximum_version = TLS_VERSIONS[self.max_version]
         if self.cert_file:
             try:
-                # Without a password OpenSSL would ask on the terminal.
+                # Without this, OpenSSL asks for the password of a key on the terminal.
                 context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
             except (OSError, ssl.SSLError) as exc:
                 files = " and ".join(filter(None, (self.cert_file, self.key_file)))
@@ -61,7 +61,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """What goes with each request to a store. Secrets are in no text of it."""
+    """How a store is reached. The repr contains no secrets.
+
+    Without `proxy_url`, HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply.
+    """
 
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     tls: Tls = Tls()
@@ -80,15 +83,17 @@ def with_options(
     cert_file: str | None = None,
     key_file: str | None = None,
 ) -> HttpConfig:
-    """The configuration with what single options say, which win; raises ConfigError."""
+    """Return the configuration with the --http options, which override it; raises ConfigError."""
     added = [_header(text) for text in headers]
     if bearer_token_file is not None:
-        added.append(("Authorization", f"Bearer {secret_in(bearer_token_file, '--http.bearer-token-file')}"))
+        added.append(
+            ("Authorization", f"Bearer {read_secret(bearer_token_file, '--http.bearer-token-file')}")
+        )
     if (user is None) != (password_file is None):
-        raise ConfigError("--http.user and --http.password-file go together")
+        raise ConfigError("--http.user and --http.password-file must be set together")
     if user is not None and password_file is not None:
-        added.append(("Authorization", basic_auth(user, secret_in(password_file, "--http.password-file"))))
-    refuse_twice(added, "the --http options")
+        added.append(("Authorization", basic_auth(user, read_secret(password_file, "--http.password-file"))))
+    refuse_duplicates(added, "the --http options")
     names = {name.lower() for name, _ in added}
     kept = [(name, value) for name, value in config.headers if name.lower() not in names]
     tls = config.tls
@@ -96,52 +101,56 @@ def with_options(
         tls = replace(tls, ca_file=ca_file)
     if cert_file is not None or key_file is not None:
         if cert_file is None:
-            raise ConfigError("--http.key-file goes with --http.cert-file")
+            raise ConfigError("--http.key-file needs --http.cert-file")
         tls = replace(tls, cert_file=cert_file, key_file=key_file)
     return replace(config, headers=(*kept, *added), tls=tls)
 
 
-def secret_in(path: str, what: str) -> str:
+def read_secret(path: str, what: str) -> str:
+    """Return the content of a file, without white space around it; raises ConfigError that names the file."""
     try:
-        return sendable(Path(path).read_text(encoding="utf-8").strip(), what)
+        return header_value(Path(path).read_text(encoding="utf-8").strip(), what)
     except OSError as exc:
         raise ConfigError(f"{what}: cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError:
-        raise ConfigError(f"{what}: {path} is not text") from None
+        raise ConfigError(f"{what}: {path} is not a text file in UTF-8") from None
 
 
 def basic_auth(user: str, password: str) -> str:
+    """Return the value of an Authorization header; raises ConfigError for a user name with a colon."""
     from base64 import b64encode
 
     if ":" in user:
-        raise ConfigError("a user of basic auth has no colon in its name")
+        raise ConfigError("a user name for basic authentication cannot contain a colon")
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise ConfigError("--http.header is 'NAME: VALUE'")
-    return header_name(name.strip()), sendable(value.strip(), name.strip())
+        raise ConfigError("--http.header must have the form 'NAME: VALUE'")
+    return header_name(name.strip()), header_value(value.strip(), name.strip())
 
 
 def header_name(name: str) -> str:
+    """Return the name; raises ConfigError if it is not valid or if llem-integrate sets the header itself."""
     if not _HEADER.fullmatch(name):
-        raise ConfigError(f"not the name of a header: {name[:60]!r}")
+        raise ConfigError(f"not a valid header name: {name[:60]!r}")
     if name.lower() in _RESERVED:
         raise ConfigError(f"the header {name} is set by llem-integrate itself")
     return name
 
 
-def sendable(value: str, what: str) -> str:
-    """The value, if a header can carry it; an error does not show it."""
+def header_value(value: str, what: str) -> str:
+    """Return the value; raises ConfigError, without the value, if a header cannot contain it."""
     if not value.isprintable() or not value.isascii():
-        raise ConfigError(f"the value of {what[:60]} has signs that no header can carry")
+        raise ConfigError(f"the value of {what[:60]} has characters that are not allowed in a header")
     return value
 
 
-def refuse_twice(headers: Sequence[tuple[str, str]], where: str) -> None:
+def refuse_duplicates(headers: Sequence[tuple[str, str]], where: str) -> None:
+    """Raise ConfigError if a header occurs twice; `where` says who set it."""
     names = [name.lower() for name, _ in headers]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{where} give the header {name} twice")
+            raise ConfigError(f"the header {name} is set twice in {where}")

@@ -1,10 +1,11 @@
-"""The file of --http.config.file, in promtool's format, read strictly.
+"""The file of --http.config.file, in the format of promtool. Unknown keys are errors.
 
 Source: https://prometheus.io/docs/prometheus/latest/configuration/promtool/
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final
 
 from llem_core import strict_yaml
 from llem_core.errors import ConfigError
@@ -14,153 +15,132 @@ from llem_integrator.http.access import (
     Tls,
     basic_auth,
     header_name,
-    refuse_twice,
-    secret_in,
-    sendable,
+    header_value,
+    read_secret,
+    refuse_duplicates,
 )
+
+_TLS_FILES: Final = ("ca_file", "cert_file", "key_file")
+_SCHEMA: Final[Mapping[str, Any]] = {
+    "basic_auth": dict.fromkeys(("username", "username_file", "password", "password_file"), str),
+    "authorization": dict.fromkeys(("type", "credentials", "credentials_file"), str),
+    "bearer_token": str,
+    "bearer_token_file": str,
+    "headers": {"*": str},
+    "http_headers": {"*": dict.fromkeys(("values", "secrets", "files"), list)},
+    "tls_config": {
+        **dict.fromkeys((*_TLS_FILES, "server_name", "min_version", "max_version"), str),
+        "insecure_skip_verify": bool,
+    },
+    "proxy_url": str,
+    "follow_redirects": bool,
+    "enable_http2": bool,  # accepted, but only HTTP/1.1 is used
+}
+"""The types of all keys; "*" stands for any key."""
 
 
 def read_config(path: str) -> HttpConfig:
-    """The configuration in a YAML file as promtool's; raises ConfigError that names the key, and no value."""
+    """Return the configuration in a YAML file. Raises ConfigError that names the key but never the value."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
     except ValueError as exc:
-        raise ConfigError(f"{path} is not text") from exc
+        raise ConfigError(f"{path} is not a text file in UTF-8") from exc
     try:
-        return _config(_Section("", strict_yaml.parse(text)), Path(path).parent)
+        return _config(_checked(strict_yaml.parse(text), _SCHEMA, ""), Path(path).parent)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from None
 
 
-def _config(found: "_Section", folder: Path) -> HttpConfig:
-    headers = [*_authorization(found, folder), *_more_headers(found, folder)]
-    refuse_twice(headers, "the file")
-    config = HttpConfig(
-        headers=tuple(headers),
-        tls=_tls(found.section("tls_config"), folder),
-        proxy_url=found.text("proxy_url"),
-        follow_redirects=found.flag("follow_redirects", default=True),
-    )
-    found.flag("enable_http2", default=True)  # HTTP/1.1 is all that is spoken here
-    found.end()
-    return config
+def _checked(value: Any, schema: Any, name: str) -> Any:
+    """Return a value of the type in the schema, without empty members; `name` is its key."""
+    if not isinstance(schema, Mapping):
+        return _checked_leaf(value, schema, name)
+    if value and not isinstance(value, dict):
+        raise ConfigError(f"{name or 'the file'} must be a mapping (key: value)")
+    members = {}
+    for key, member in (value or {}).items():
+        full_name = f"{name}.{key}" if name else key
+        if (inner := schema.get(key) or schema.get("*")) is None:
+            raise ConfigError(f"{full_name[:60]!r} is not supported (see the README, Sources)")
+        members[key] = _checked(member, inner, full_name)
+    return {key: member for key, member in members.items() if member not in ("", {}, [])}
 
 
-def _authorization(found: "_Section", folder: Path) -> list[tuple[str, str]]:
-    """At most one Authorization header."""
-    basic, other = found.section("basic_auth"), found.section("authorization")
-    ways: list[str] = []
-    if basic:
-        user = basic.secret("username", folder)
-        if user is None:
-            basic.fail("username is missing")
-        ways.append(basic_auth(user, basic.secret("password", folder) or ""))
-    if other:
-        kind = other.text("type") or "Bearer"
-        if kind.lower() == "basic":
-            other.fail("type is not Basic here: write basic_auth")
-        credentials = other.secret("credentials", folder)
-        if credentials is None:
-            other.fail("credentials is missing")
-        ways.append(f"{kind} {credentials}")
-    if (token := found.secret("bearer_token", folder)) is not None:
-        ways.append(f"Bearer {token}")
-    basic.end()
-    other.end()
-    if len(ways) > 1:
-        raise ConfigError("basic_auth, authorization and bearer_token exclude each other")
-    return [("Authorization", sendable(way, "the credentials")) for way in ways]
-
-
-def _more_headers(found: "_Section", folder: Path) -> list[tuple[str, str]]:
-    """`http_headers` as promtool has them, and `headers` as a plain mapping."""
-    plain = found.section("headers")
-    headers = [(header_name(name), sendable(plain.text(name) or "", name)) for name in plain.names()]
-    sections = found.section("http_headers")
-    for name in sections.names():
-        one = sections.section(name)
-        values = [*one.texts("values"), *one.texts("secrets")]
-        values += [secret_in(str(folder / file), f"http_headers.{name}.files") for file in one.texts("files")]
-        one.end()
-        if len(values) != 1:
-            one.fail("one value is needed")
-        headers.append((header_name(name), sendable(values[0], name)))
-    return headers
-
-
-def _tls(found: "_Section", folder: Path) -> Tls:
-    def file(key: str) -> str | None:
-        value = found.text(key)
-        return str(folder / value) if value else None
-
-    def version(key: str) -> str | None:
-        value = found.text(key)
-        if value and value not in TLS_VERSIONS:
-            found.fail(f"{key} is one of {', '.join(TLS_VERSIONS)}")
+def _checked_leaf(value: Any, kind: type, name: str) -> Any:
+    if kind is list:
+        if value and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+            raise ConfigError(f"{name} must be a list of strings")
         return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be a string")
+    if kind is str or not value:
+        return value
+    if value.lower() not in ("true", "false"):
+        raise ConfigError(f"{name} must be true or false")
+    return value.lower() == "true"
 
-    tls = Tls(
-        ca_file=file("ca_file"),
-        cert_file=file("cert_file"),
-        key_file=file("key_file"),
-        server_name=found.text("server_name"),
-        insecure_skip_verify=found.flag("insecure_skip_verify", default=False),
-        min_version=version("min_version"),
-        max_version=version("max_version"),
+
+def _config(file: Mapping[str, Any], folder: Path) -> HttpConfig:
+    headers = [*_authorization(file, folder), *_more_headers(file, folder)]
+    refuse_duplicates(headers, "the file")
+    return HttpConfig(
+        headers=tuple(headers),
+        tls=_tls(file.get("tls_config", {}), folder),
+        proxy_url=file.get("proxy_url"),
+        follow_redirects=file.get("follow_redirects", True),
     )
-    if (tls.cert_file is None) != (tls.key_file is None):
-        found.fail("cert_file and key_file go together")
-    found.end()
-    return tls
 
 
-class _Section:
-    """A mapping whose keys are taken one by one. A key that is left over is an error."""
+def _authorization(file: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Return at most one Authorization header."""
+    values: list[str] = []
+    if basic := file.get("basic_auth"):
+        user = _secret(basic, "username", folder)
+        if user is None:
+            raise ConfigError("basic_auth: username is missing")
+        values.append(basic_auth(user, _secret(basic, "password", folder) or ""))
+    if other := file.get("authorization"):
+        kind = other.get("type", "Bearer")
+        if kind.lower() == "basic":
+            raise ConfigError("authorization: the type Basic is not supported here: use basic_auth")
+        credentials = _secret(other, "credentials", folder)
+        if credentials is None:
+            raise ConfigError("authorization: credentials is missing")
+        values.append(f"{kind} {credentials}")
+    if (token := _secret(file, "bearer_token", folder)) is not None:
+        values.append(f"Bearer {token}")
+    if len(values) > 1:
+        raise ConfigError("only one of basic_auth, authorization and bearer_token can be set")
+    return [("Authorization", header_value(value, "the credentials")) for value in values]
 
-    def __init__(self, name: str, value: Any) -> None:
-        self._name, self._left = name, value or {}
-        if not isinstance(self._left, dict):
-            raise ConfigError(f"{name or 'the file'} must be a mapping (key: value)")
 
-    def __bool__(self) -> bool:
-        return bool(self._left)
+def _more_headers(file: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Return the headers of `http_headers`, in promtool's format, and of `headers`, a plain mapping."""
+    headers = list(file.get("headers", {}).items())
+    for name, sources in file.get("http_headers", {}).items():
+        values = [*sources.get("values", ()), *sources.get("secrets", ())]
+        what = f"http_headers.{name}.files"
+        values += [read_secret(str(folder / path), what) for path in sources.get("files", ())]
+        if len(values) != 1:
+            raise ConfigError(f"http_headers.{name}: exactly one value is needed")
+        headers.append((name, values[0]))
+    return [(header_name(name), header_value(value, name)) for name, value in headers]
 
-    def fail(self, problem: str) -> NoReturn:
-        raise ConfigError(f"{self._name}: {problem}" if self._name else problem)
 
-    def names(self) -> list[str]:
-        return [str(name) for name in self._left]
+def _tls(section: Mapping[str, Any], folder: Path) -> Tls:
+    for key in ("min_version", "max_version"):
+        if section.get(key, "TLS12") not in TLS_VERSIONS:
+            raise ConfigError(f"tls_config.{key} must be one of {', '.join(TLS_VERSIONS)}")
+    if ("cert_file" in section) != ("key_file" in section):
+        raise ConfigError("tls_config: cert_file and key_file must be set together")
+    return Tls(**{**section, **{key: str(folder / section[key]) for key in _TLS_FILES if key in section}})
 
-    def section(self, key: str) -> "_Section":
-        return _Section(f"{self._name}.{key}" if self._name else key, self._left.pop(key, None))
 
-    def text(self, key: str) -> str | None:
-        value = self._left.pop(key, None)
-        if isinstance(value, (dict, list)):
-            self.fail(f"{key} must be one text")
-        return value or None
-
-    def texts(self, key: str) -> list[str]:
-        values = self._left.pop(key, None) or []
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            self.fail(f"{key} must be a list of texts")
-        return values
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.text(key)
-        if value is not None and value.lower() not in ("true", "false"):
-            self.fail(f"{key} must be true or false")
-        return default if value is None else value.lower() == "true"
-
-    def secret(self, key: str, folder: Path) -> str | None:
-        """The text of KEY, or what is in the file that KEY_file names."""
-        value, file = self.text(key), self.text(f"{key}_file")
-        if value is not None and file is not None:
-            self.fail(f"{key} and {key}_file exclude each other")
-        return value if file is None else secret_in(str(folder / file), f"{key}_file")
-
-    def end(self) -> None:
-        for key in self._left:
-            self.fail(f"{str(key)[:60]!r} is not read here (see the README, Sources)")
+def _secret(section: Mapping[str, Any], key: str, folder: Path) -> str | None:
+    """Return the value of KEY, or the content of the file that KEY_file names."""
+    value, path = section.get(key), section.get(f"{key}_file")
+    if value is not None and path is not None:
+        raise ConfigError(f"only one of {key} and {key}_file can be set")
+    return value if path is None else read_secret(str(folder / path), f"{key}_file")

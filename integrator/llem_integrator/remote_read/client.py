@@ -22,13 +22,13 @@ from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.buffers import Buffers
 from llem_integrator.stores.parts import Part, joined, trimmed
-from llem_integrator.stores.slabs import TARGET_SAMPLES, Slabs, TooMuchError
+from llem_integrator.stores.slabs import TARGET_SAMPLES, Slabs, TooMuchError, refuse_too_much
 
 _SAMPLE_BYTES: Final = 24
 """More than a sample takes in a ReadResponse, its share of the labels included."""
+_READ: Final = "/api/v1/read"
 _OFF: Final = (200, 400, 403, 404, 405, 406, 415, 501)
-"""What is answered where there is no remote read: by the server, by a proxy, by a page that wants a login."""
-_WORDS_OF_A_LIMIT: Final = (b"limit", b"exceed", b"too many", b"too large", b"max-")
+"""Answers where remote read is not available: of the server, of a proxy, or of a login page."""
 _HELD_SLABS: Final = 2
 _DECODERS: Final = 2
 
@@ -122,7 +122,7 @@ class RemoteRead:
                 self._http.patiently(partial(self._fill, slab, matchers, pool, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
-                    raise SourceError(f"{self._origin}: 1 s of {metric} is {exc}") from exc
+                    raise SourceError(f"{self._http.address} refuses 1 s of {metric}: {exc}") from exc
                 continue
             except frames.EncodingError as exc:
                 if exc.histogram:
@@ -141,7 +141,7 @@ class RemoteRead:
         body = request(matchers, slab.start_ms, slab.end_ms, self._form)
         try:
             with (
-                self._http.open("POST", "/api/v1/read", body=body, headers=HEADERS) as stream,
+                self._http.open("POST", _READ, body=body, headers=HEADERS) as stream,
                 abort.of(stream),
             ):
                 if self._kind(stream).startswith("application/x-streamed-protobuf"):
@@ -159,17 +159,14 @@ class RemoteRead:
         """The type of an answer that is samples; raises where it is another."""
         kind = stream.headers.get("content-type", "")
         if stream.status == 200 and kind.startswith(("application/x-streamed", "application/x-protobuf")):
-            if not stream.ends:
-                raise SourceError(f"{self._origin}: its end cannot be told from a broken connection")
+            stream.check_end()
             self._answered = True
             return kind
-        said = stream.rest()
-        words = said[:200].decode("utf-8", "replace").strip()
-        if stream.status in (400, 413, 422) and any(word in said.lower() for word in _WORDS_OF_A_LIMIT):
-            raise TooMuchError(f"refused: {words}")
-        if stream.status in _OFF and not self._answered:
+        answer = stream.answer()
+        refuse_too_much(answer)
+        if answer.status in _OFF and not self._answered:
             raise NotOfferedError
-        raise SourceError(f"{self._http.address} answered {stream.status} to /api/v1/read: {words}")
+        raise self._http.refusal(_READ, answer)
 
     def _chunks(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
         for data, some in frames.read_frames(stream.read):

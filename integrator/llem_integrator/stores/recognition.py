@@ -1,4 +1,4 @@
-"""Which store answers at a URL, by what can be asked of all of them."""
+"""Finds out which store answers at a URL, by requests that every store can answer."""
 
 import json
 from typing import Any, Final
@@ -7,41 +7,52 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.stores.base import Source
 
-_NOTHING: Final = '{__name__="llem_nothing"}'
-_BUILD_FACTS: Final = ("goVersion", "revision", "application")
+_BUILDINFO: Final = "/api/v1/status/buildinfo"
+_QUERY: Final = "/api/v1/query"
+_NO_SERIES: Final = '{__name__="llem_nothing"}'
+_BUILD_FIELDS: Final = ("goVersion", "revision", "application")
 
 
 def recognised(http: Http) -> Source:
-    """The source at an address; raises SourceError where nothing known answers."""
+    """Return the source at an address; raises SourceError if no known store answers."""
     from llem_integrator.stores.exporter import ExporterSource
     from llem_integrator.stores.prometheus import PrometheusSource, thanos
     from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
 
-    build = http.request("GET", "/api/v1/status/buildinfo")
-    facts = _data(build)
-    if isinstance(facts, dict):
-        # VictoriaMetrics says no more than a Prometheus version that it stands in for, or nothing.
-        if not any(facts.get(name) for name in _BUILD_FACTS) and _exports(http):
-            return VictoriaMetricsSource(http)
-        # Thanos has no major version yet; a build of one's own may have none either.
-        if not str(facts.get("version") or "0")[:1].strip("0") and _has_stores(http):
-            return thanos(http)
-        return PrometheusSource(http)
-    if build.status == 429 or (build.status >= 500 and build.status != 501):
-        raise SourceError(f"{http.address} answered {build.status}")
-    if b"llem-exporter" in http.request("GET", "/", headers={"Accept": "text/html"}).body:
-        return ExporterSource(http)
-    if build.status in (401, 403):
-        raise SourceError(f"{http.address} answered {build.status}: it wants other credentials")
-    if _data(http.request("GET", "/api/v1/query", {"query": "1"})) is not None:
-        return PrometheusSource(http)  # one of those that do not say what they are
-    raise SourceError(f"{http.address} is neither a Prometheus (no /api/v1/) nor an llem-exporter")
+    build = http.request("GET", _BUILDINFO)
+    fields = _data(build)
+    if not isinstance(fields, dict):
+        if build.status == 429 or (build.status >= 500 and build.status != 501):
+            raise http.refusal(_BUILDINFO, build)
+        if b"llem-exporter" in http.request("GET", "/", headers={"Accept": "text/html"}).body:
+            return ExporterSource(http)
+        _check_queries(http)
+        fields = {}  # a store that does not say what it is, or not to everyone
+    # VictoriaMetrics says no more than the version of a Prometheus that it stands in for, or nothing.
+    if not any(fields.get(name) for name in _BUILD_FIELDS) and _exports(http):
+        return VictoriaMetricsSource(http)
+    # Thanos has no major version yet; a private build may have no version either.
+    if not str(fields.get("version") or "0")[:1].strip("0") and _has_stores(http):
+        return thanos(http)
+    return PrometheusSource(http)
+
+
+def _check_queries(http: Http) -> None:
+    """Raise SourceError, with the server's reason, if the query API of Prometheus does not answer."""
+    answer = http.request("GET", _QUERY, {"query": "1"})
+    if _data(answer) is not None:
+        return
+    if answer.status in (200, 404, 405):
+        raise SourceError(
+            f"{http.address} is neither a Prometheus ({_QUERY} answered {answer.status})"
+            " nor an llem-exporter (for Mimir or Cortex: does the URL lack /prometheus?)"
+        )
+    raise http.refusal(_QUERY, answer)
 
 
 def _exports(http: Http) -> bool:
-    return (
-        http.request("GET", "/api/v1/export", {"match[]": _NOTHING, "start": "1", "end": "2"}).status == 200
-    )
+    fields = {"match[]": _NO_SERIES, "start": "1", "end": "2"}
+    return http.request("GET", "/api/v1/export", fields).status == 200
 
 
 def _has_stores(http: Http) -> bool:
@@ -49,10 +60,10 @@ def _has_stores(http: Http) -> bool:
 
 
 def _data(answer: Answer) -> Any:
-    """What a server of Prometheus's API answers with success; None of anything else."""
+    """Return the data of a successful answer of Prometheus's API, or None for any other answer."""
     try:
-        said = json.loads(answer.body)
+        content = json.loads(answer.body)
     except (ValueError, RecursionError):
         return None
-    success = answer.status == 200 and isinstance(said, dict) and said.get("status") == "success"
-    return said.get("data") if success else None
+    success = answer.status == 200 and isinstance(content, dict) and content.get("status") == "success"
+    return content.get("data") if success else None

@@ -1,4 +1,4 @@
-"""VictoriaMetrics: raw samples by /api/v1/export, as lines of JSON; it has no remote read.
+"""VictoriaMetrics: raw samples by /api/v1/export, as lines of JSON. It has no remote read.
 
 Source: https://docs.victoriametrics.com/victoriametrics/#how-to-export-data-in-json-line-format
 """
@@ -20,24 +20,24 @@ from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress, Summary
 from llem_integrator.stores.parts import Part, joined, trimmed
 from llem_integrator.stores.promql import RANGE, Promql
-from llem_integrator.stores.slabs import Slabs, TooMuchError
+from llem_integrator.stores.slabs import Slabs, TooMuchError, refuse_too_much
 
+_EXPORT: Final = "/api/v1/export"
 _PARAMETERS: Final = {"deny_partial_response": "1", "nocache": "1"}
-"""All nodes of a cluster or an error, and nothing that was computed before the newest samples came."""
+"""All nodes of a cluster or an error, and no cached results that lack the newest samples."""
 _TARGET_SAMPLES: Final = 200_000
-"""As objects of Python, before they are arrays, samples take 100 bytes each."""
+"""As Python objects, before they are arrays, samples take 100 bytes each."""
 _ROWS_A_LINE: Final = 10_000
 _BLOCK: Final = 1 << 18
 _HELD_SLABS: Final = 2
 _LONGEST_LINE: Final = 1 << 24
 
-_TOO_MUCH: Final = ("max", "limit", "too many")
 _VALUES: Final = b'},"values":['
-"""No label holds this: its quotes would be escaped."""
+"""No label contains this: its quotes would be escaped."""
 _INFINITY: Final = re.compile(rb"(?<![\w])\+?(-?)Inf(?=[,\]])")
 """Versions of 2022 write +Inf, which is not JSON."""
-_ANY_INSIDE: Final = f"increase_prometheus({RANGE}) != bool delta_prometheus({RANGE})"
-"""Neither looks at the sample before the range. Equal to the last bit where no value falls."""
+_FALLS_INSIDE: Final = f"increase_prometheus({RANGE}) != bool delta_prometheus({RANGE})"
+"""Neither function looks at the sample before the range. They are equal to the last bit if no value falls."""
 
 Key = tuple[tuple[str, str], ...]
 
@@ -46,7 +46,7 @@ class VictoriaMetricsSource:
     """A VictoriaMetrics, single or as a cluster (the URL then ends with /select/TENANT/prometheus)."""
 
     at_once: Final = 2
-    """Connections are each thread's own while it reads; nothing else is shared but what is only added to."""
+    """A connection belongs to one thread while it reads; threads share nothing else that changes."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -73,24 +73,26 @@ class VictoriaMetricsSource:
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
-        found = self._promql.summary(metric, selector, start_ms, end_ms, kind)
+        summaries = self._promql.summary(metric, selector, start_ms, end_ms, kind)
         if kind is not Summary.RESETS:
-            return found
-        return self._inner_resets(list(found), query(metric, selector), start_ms, end_ms)
+            return summaries
+        return self._inner_resets(list(summaries), query(metric, selector), start_ms, end_ms)
 
-    def _inner_resets(self, found: list[Series], wanted: str, start_ms: int, end_ms: int) -> Iterator[Series]:
-        """Resets in the range: to resets() a fall into it, from the sample before, is one more.
+    def _inner_resets(
+        self, summaries: list[Series], wanted: str, start_ms: int, end_ms: int
+    ) -> Iterator[Series]:
+        """Yield the resets inside the range: resets() also counts a fall from the sample before the range.
 
-        _ANY_INSIDE tells whether a value falls inside at all. Where one does and one falls into the range as
-        well, the count is one too high.
+        _FALLS_INSIDE says whether a value falls inside at all. If one falls inside and one at the beginning,
+        the count is one too high.
         """
         inside: dict[Key, bool] = {}
-        if any(one.values[0] for one in found):
-            told = self._promql.over_range(_ANY_INSIDE, wanted, start_ms, end_ms, Summary.MAX)
-            inside = {_key(one.labels): bool(one.values[0]) for one in told}
-        for one in found:
-            counts = one.values if inside.get(_key(one.labels)) else np.zeros(1)
-            yield Series(one.labels, one.unix_ms, counts)
+        if any(series.values[0] for series in summaries):
+            falls = self._promql.over_range(_FALLS_INSIDE, wanted, start_ms, end_ms, Summary.MAX)
+            inside = {_key(series.labels): bool(series.values[0]) for series in falls}
+        for series in summaries:
+            counts = series.values if inside.get(_key(series.labels)) else np.zeros(1)
+            yield Series(series.labels, series.unix_ms, counts)
 
     def _fetched(self, wanted: str, slabs: Slabs, abort: Abort) -> Generator[Piece, None, None]:
         while bounds := slabs.next():
@@ -98,38 +100,31 @@ class VictoriaMetricsSource:
                 piece = self._http.patiently(partial(self._piece, wanted, *bounds, slabs.limit, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
-                    raise SourceError(f"{self.address}: 1 s of {wanted} is {exc}") from exc
+                    raise SourceError(f"{self.address} refuses 1 s of {wanted}: {exc}") from exc
                 continue
             slabs.taken(sum(map(len, piece.series)))
             yield piece
 
     def _piece(self, wanted: str, start_ms: int, end_ms: int, limit: int, abort: Abort) -> Piece:
-        # Seconds become ms by cutting off what follows: 1 ms more on both sides.
+        # The server truncates seconds to ms: ask for 1 ms more on both sides.
         edges = {"start": _seconds(max(0, start_ms - 1)), "end": _seconds(end_ms + 1)}
         fields = {"match[]": wanted, **edges}
         fields |= {**_PARAMETERS, "max_rows_per_line": str(_ROWS_A_LINE)}
         parts: dict[Key, list[Part]] = {}
         count = 0
-        with self._http.open("POST", "/api/v1/export", fields) as stream, abort.of(stream):
-            self._refused(stream)
+        with self._http.open("POST", _EXPORT, fields) as stream, abort.of(stream):
+            if stream.status != 200:
+                answer = stream.answer()
+                refuse_too_much(answer)
+                raise self._http.refusal(_EXPORT, answer)
+            stream.check_end()
             for line in _lines(stream, self.address):
                 key, part = _part(line, self.address, start_ms, end_ms)
                 parts.setdefault(key, []).append(part)
                 count += len(part.unix_ms)
                 if count > limit:
                     raise TooMuchError(f"more than {limit} samples")
-        return Piece(start_ms, end_ms, tuple(_series(key, found) for key, found in parts.items()))
-
-    def _refused(self, stream: Stream) -> None:
-        if stream.status != 200:
-            said = stream.rest()[:200].decode("utf-8", "replace").strip()
-            if any(words in said for words in _TOO_MUCH):
-                raise TooMuchError(f"refused: {said}")
-            raise SourceError(f"{self.address} answered {stream.status} to /api/v1/export: {said}")
-        if not stream.ends:
-            raise SourceError(
-                f"{self.address}: the end of its answers cannot be told from a broken connection"
-            )
+        return Piece(start_ms, end_ms, tuple(_series(key, pieces) for key, pieces in parts.items()))
 
 
 def _series(key: Key, parts: list[Part]) -> Series:
@@ -138,7 +133,7 @@ def _series(key: Key, parts: list[Part]) -> Series:
 
 
 def _seconds(unix_ms: int) -> str:
-    """A time as all versions read it; numbers of few digits they take for seconds."""
+    """Return a time as all versions read it; they take numbers of few digits for seconds."""
     return f"{unix_ms // 1000}.{unix_ms % 1000:03d}"
 
 
@@ -147,29 +142,32 @@ def _key(labels: Mapping[str, str]) -> Key:
 
 
 def _lines(stream: Stream, address: str) -> Iterator[bytes]:
-    """The lines of a body; the last one must be whole, too."""
+    """Yield the lines of a body; raises SourceError if the last one is not complete."""
     held = b""
     while block := stream.read(_BLOCK):
         *lines, held = (held + block).split(b"\n")
         yield from lines
         if len(held) > _LONGEST_LINE:
-            raise SourceError(f"{address} exports a line without an end")
+            raise SourceError(f"{address}{_EXPORT}: a line is longer than {_LONGEST_LINE >> 20} MiB")
     if held:
-        raise SourceError(f"{address}: its export ends in the middle of a line: {held[:60]!r}")
+        raise SourceError(f"{address}{_EXPORT} ends in the middle of a line: {held[:60]!r}")
 
 
 def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, Part]:
-    """One line's labels and samples; null is a stale marker, which is none."""
+    """Return the labels and samples of a line; null is a stale marker, which is not a sample."""
     try:
         labels, begin, samples = line.rpartition(_VALUES)
-        found = json.loads(labels + begin + _INFINITY.sub(rb"\1Infinity", samples))
-        values = np.array(found["values"], np.float64)  # null becomes NaN
-        unix_ms = np.array(found["timestamps"], np.int64)
+        content = json.loads(labels + begin + _INFINITY.sub(rb"\1Infinity", samples))
+        values = np.array(content["values"], np.float64)  # null becomes NaN
+        unix_ms = np.array(content["timestamps"], np.int64)
         if values.shape != unix_ms.shape or values.ndim != 1:
             raise ValueError("values and timestamps")
-        named = {str(name): str(value) for name, value in found["metric"].items()}
+        named = {str(name): str(value) for name, value in content["metric"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
-        raise SourceError(f"{address} exports what is not samples: {reprlib.repr(line)}") from exc
+        line_text = reprlib.repr(line)
+        raise SourceError(
+            f"{address}{_EXPORT}: a line holds something other than samples: {line_text}"
+        ) from exc
     stale = np.isnan(values)
     if stale.any():
         unix_ms, values = unix_ms[~stale], values[~stale]

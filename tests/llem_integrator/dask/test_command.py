@@ -163,7 +163,7 @@ def test_an_error_of_the_store_is_told_as_it_is(workers: Cluster, prometheus: st
     with between(prometheus, before=refuse) as store:
         url = store.url.replace("http://", f"http://me:{SECRET}@")
         line = one_line(run(url, workers.address), 1)
-    assert line.endswith("answered 418 to /api/v1/read: I keep no samples")
+    assert line.endswith("/api/v1/read answered 418: I keep no samples")
     assert "Compute Failed" in workers.log()
     assert SECRET not in line + workers.log()
 

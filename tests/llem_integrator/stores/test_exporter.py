@@ -53,11 +53,14 @@ def test_a_gzipped_history_is_the_same_history() -> None:
 
 
 HALVES = [
-    (Reply(body=PAGE, cut=len(PAGE) // 2), "no answer"),
-    (Reply(body=PAGE, cut=len(PAGE) // 2, chunked=True), "no answer"),
+    (Reply(body=PAGE, cut=len(PAGE) // 2), "cannot read the answer"),
+    (Reply(body=PAGE, cut=len(PAGE) // 2, chunked=True), "cannot read the answer"),
     (Reply(body=PAGE[: len(PAGE) // 2]), "EOF|not a sample"),
-    (Reply(body=gzip.compress(PAGE)[:-200], headers={"Content-Encoding": "gzip"}), "EOF|no answer"),
-    (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "no answer"),
+    (
+        Reply(body=gzip.compress(PAGE)[:-200], headers={"Content-Encoding": "gzip"}),
+        "EOF|cannot read the answer",
+    ),
+    (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "cannot read the answer"),
     (Reply(body=b"<html>\n"), "/history: line 1: not a sample"),
     (Reply(404, b"no such page\nbut others"), "/history answered 404: no such page$"),
     (Reply(body=b"\xff\xfe 1\n# EOF\n"), "line 1: not text"),
@@ -68,6 +71,6 @@ def test_half_a_history_is_none(subtests: pytest.Subtests) -> None:
     """A truncated, damaged or invalid history is an error of one line. None of its samples are used."""
     for reply, message in HALVES:
         with subtests.test(reply=str(reply)[:80]), StandIn(always(reply)) as server:
-            source = ExporterSource(Http(server.url, sleep=lambda _: None))
+            source = ExporterSource(Http(server.url))
             with pytest.raises(SourceError, match=message):
                 list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))

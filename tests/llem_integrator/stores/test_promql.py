@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -19,7 +20,7 @@ SUCCESS = {"status": "success", "data": {"resultType": "matrix"}}
 
 
 def by_json(url: str) -> PrometheusSource:
-    return PrometheusSource(Http(url, sleep=lambda _: None), remote_read=False)
+    return PrometheusSource(Http(url), remote_read=False)
 
 
 def test_prometheus_gives_every_sample_once_over_many_pages(traced: Prometheus) -> None:
@@ -42,6 +43,18 @@ def test_prometheus_matches_labels(traced: Prometheus) -> None:
     """A selector reaches the server unchanged, including quotes."""
     found = fetch(by_json(traced.url + "/"), T0, T0 + 900, '{gpu=~"1|7",uuid!="x\\"y"}')
     assert [one.labels["gpu"] for one in found] == ["1"]
+
+
+def test_several_metrics_are_read_together(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:
+    """Long pages of several metrics are counted and read, though their series differ in names only."""
+    other = POWER.replace("power", "other")
+    lines = trace_text(3000).splitlines()
+    text = "\n".join([*lines[:-1], *(line.replace(POWER, other) for line in lines), ""])
+    with Prometheus.on_blocks(tmp_path, text, release=prometheus_release) as server:
+        for store in (by_json(server.url), PrometheusSource(Http(server.url))):
+            pieces = store.pieces(f"{POWER}|{other}|none", (), T0, T0 + 400_000, lambda _: None)
+            found = {(one.metric, one.labels["gpu"]): len(one) for one in whole(pieces)}
+            assert found == {(name, gpu): 3000 for name in (POWER, other) for gpu in "01"}
 
 
 def test_a_page_is_never_much_more_than_was_meant() -> None:
@@ -106,20 +119,20 @@ def result_of(one: object) -> bytes:
 
 
 NO_SAMPLES = [
-    (200, b"<html>hello", "not JSON"),
+    (200, b"<html>hello", "/api/v1/query answered with something that is not JSON: '<html>hello'"),
     (200, b"[]", "not a Prometheus result"),
     (200, b'{"status": "success"}', "not a Prometheus result"),
     (422, b'{"status": "error", "error": "boom"}', "answered 422: boom"),
     (401, b"", "answered 401"),
     (500, b"", "answered 500"),
-    (501, b"<html>", "answered 501: '<html>'"),
+    (501, b"<html><h1>not here</h1>", "answered 501: not here"),
     (200, b"[" * 100_000, "not JSON"),
-    (200, result_of({"metric": {}, "value": [[1], "1"]}), "not samples"),
-    (200, result_of({"metric": {}, "value": [10**400, "1"]}), "not samples"),
-    (200, result_of({"metric": {}}), "not samples"),
-    (200, result_of({"metric": {}, "values": [[1, "x"]]}), "not samples"),
-    (200, result_of(7), "not samples"),
-    (200, result_of({"metric": {}, "values": [[float("nan"), "1"]]}), "not samples"),
+    (200, result_of({"metric": {}, "value": [[1], "1"]}), "other than samples"),
+    (200, result_of({"metric": {}, "value": [10**400, "1"]}), "other than samples"),
+    (200, result_of({"metric": {}}), "other than samples"),
+    (200, result_of({"metric": {}, "values": [[1, "x"]]}), "other than samples"),
+    (200, result_of(7), "other than samples"),
+    (200, result_of({"metric": {}, "values": [[float("nan"), "1"]]}), "other than samples"),
 ]
 """Status and body of answers, and what is said of them."""
 
@@ -140,7 +153,7 @@ def test_half_a_response_is_an_error() -> None:
     body = json.dumps(SUCCESS | {"data": {"result": []}}).encode()
     with (
         answering(200, body, length=len(body) + 10) as url,
-        pytest.raises(SourceError, match="no answer from"),
+        pytest.raises(SourceError, match="cannot read the answer from"),
     ):
         fetch(by_json(url), T0, T0 + 1000)
 

@@ -1,6 +1,7 @@
 """Which store answers at a URL: real ones, and stand-ins for those that cannot be run here."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,8 @@ from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
 from tests.servers import Exporter, Prometheus, PrometheusRelease
 
 BUILD = "/api/v1/status/buildinfo"
+_QUERY = "/api/v1/query"
+_TENANT = "--http.header 'X-Scope-OrgID: TENANT'"
 
 
 def saying(**facts: str) -> Reply:
@@ -64,7 +67,7 @@ def test_a_mimir_is_read_by_remote_read_for_its_tenant(traced: Prometheus) -> No
         return replace(asked, path=asked.path.removeprefix("/prometheus"))
 
     with between(traced.url, before=mimir, sent=unprefixed) as proxy:
-        with pytest.raises(SourceError, match="answered 401: it wants other credentials"):
+        with pytest.raises(SourceError, match=f"{_QUERY} answered 401: no org id .*{_TENANT}"):
             open_source(f"{proxy.url}/prometheus")
         source = open_source(f"{proxy.url}/prometheus", team)
         found = fetch(source, T0, T0 + 300_000)
@@ -156,10 +159,69 @@ def test_an_exporter_is_its_own_store() -> None:
         assert isinstance(open_source(exporter.url), ExporterSource)
 
 
+def test_a_cortex_without_build_information_names_the_tenant(traced: Prometheus) -> None:
+    """Cortex answers 404 to buildinfo, and 401 to queries without a tenant. The error says what to set."""
+
+    def cortex(asked: Asked) -> Reply | None:
+        if asked.path.startswith("/api/v1/status/") or asked.path == "/":
+            return Reply(404, b"404 page not found")
+        return None if "x-scope-orgid" in asked.headers else Reply(401, b"no org id")
+
+    with between(traced.url, before=cortex) as proxy:
+        with pytest.raises(SourceError, match=f"{_QUERY} answered 401: no org id .*{_TENANT}"):
+            open_source(proxy.url)
+        source = open_source(proxy.url, HttpConfig(headers=(("X-Scope-OrgID", "team"),)))
+        assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
+
+
+def test_a_forbidden_status_page_does_not_matter(traced: Prometheus, subtests: pytest.Subtests) -> None:
+    """A proxy that allows queries only is enough. A Thanos behind it is still recognised."""
+    for name, before in (("prometheus", lambda _: None), ("thanos", Thanos().before)):
+
+        def forbidding(asked: Asked, before: Callable[[Asked], Reply | None] = before) -> Reply | None:
+            if asked.path.startswith("/api/v1/status/"):
+                return Reply(403, b"no")
+            return None if asked.path == f"{_QUERY}?query=1" else before(asked)
+
+        with subtests.test(store=name), between(traced.url, before=forbidding) as proxy:
+            source = open_source(proxy.url)
+            assert [len(one) for one in fetch(source, T0, T0 + 900)] == [10, 10]
+            assert (READ in {asked.path for asked in proxy.asked}) == (name == "prometheus")
+
+
+def test_pages_of_a_store_stand_for_the_store(traced: Prometheus, subtests: pytest.Subtests) -> None:
+    """URLs that end in /metrics or /history, and addresses without a scheme, are accepted."""
+    with Exporter(args=["--replay", "demo"]) as exporter:
+        for path in ("/metrics", "/history", "/metrics/", "/history?since=0"):
+            with subtests.test(path=path):
+                source = open_source(exporter.url + path)
+                assert isinstance(source, ExporterSource)
+                assert source.address == exporter.url
+        assert isinstance(open_source(exporter.url.removeprefix("http://")), ExporterSource)
+    for where in (f"{traced.url}/metrics", traced.url.removeprefix("http://")):
+        with subtests.test(where=where):
+            source = open_source(where)
+            assert isinstance(source, PrometheusSource)
+            assert source.address == traced.url
+
+
+def test_a_store_under_the_path_metrics(traced: Prometheus) -> None:
+    """If a store is served under /metrics, the path is kept."""
+
+    def prefixed(asked: Asked) -> Reply | None:
+        return None if asked.path.startswith("/metrics/") else Reply(404)
+
+    def unprefixed(asked: Asked) -> Asked:
+        return replace(asked, path=asked.path.removeprefix("/metrics"))
+
+    with between(traced.url, before=prefixed, sent=unprefixed) as proxy:
+        assert open_source(f"{proxy.url}/metrics").address == f"{proxy.url}/metrics"
+
+
 def test_a_password_page_is_no_exporter() -> None:
     """If every path needs a password, the error says so."""
     with (
         StandIn(lambda _: Reply(403, b"who are you")) as server,
-        pytest.raises(SourceError, match="answered 403: it wants other credentials"),
+        pytest.raises(SourceError, match=r"answered 403: who are you .set the credentials: --http.user"),
     ):
         open_source(server.url)

@@ -1,9 +1,13 @@
 """Which store a URL is, and which URLs are none."""
 
+from pathlib import Path
+
 import pytest
 
 from llem_core.errors import ConfigError, SourceError
-from llem_integrator.stores import open_source
+from llem_integrator import cli
+from llem_integrator.http.access import HttpConfig
+from llem_integrator.stores import DEFAULT_URL, open_source
 from tests.llem_integrator.stand_ins import Reply, StandIn, always, answering
 
 
@@ -11,6 +15,31 @@ def test_prometheus_that_is_not_there_is_one_line() -> None:
     """An unreachable server is an error that names it, at once."""
     with pytest.raises(SourceError, match=r"no answer from http://127\.0\.0\.1:9/\S+: .*refused"):
         open_source("http://127.0.0.1:9")
+
+
+def test_the_default_source_names_the_exporter() -> None:
+    """If the default source cannot be read, the error says how to read an exporter instead."""
+    hint = "--source http://localhost:9955"
+    with answering(404, b"") as url:
+        config = HttpConfig(proxy_url=url)  # which answers in place of every address
+        with pytest.raises(SourceError, match=hint):
+            open_source(DEFAULT_URL, config)
+        with pytest.raises(SourceError) as caught:
+            open_source("http://elsewhere.example:9090", config)
+        assert hint not in str(caught.value)
+
+
+def test_the_default_of_the_option_is_the_default() -> None:
+    """--source has the default that the error knows."""
+    (option,) = (param for param in cli.command.params if param.name == "source")
+    assert option.default == DEFAULT_URL
+
+
+def test_a_file_may_be_named_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOST:PORT is a file if there is one of that name."""
+    monkeypatch.chdir(tmp_path)
+    Path("localhost:9090").write_text("# EOF\n")
+    assert open_source("localhost:9090").address == "localhost:9090"
 
 
 def test_passwords_are_not_shown() -> None:
