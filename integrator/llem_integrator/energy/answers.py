@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.backend import Backend, Candidate
+from llem_core.errors import ConfigError
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy import codecarbon, node
 from llem_integrator.energy.backends import Again, Asked, measure
@@ -92,6 +93,7 @@ class _Group:
     def results(self, gpus: dict[str, Identity], nodes: Sequence[str]) -> Iterator[WindowResult]:
         selectors, tokens, count, hosts = self.options
         gpus = {uuid: one for uuid, one in gpus.items() if _matches(selectors, one.every)}
+        _check(tokens, gpus)
         warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.said]
         missing = [
             f"GPU {token}" for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())
@@ -175,7 +177,17 @@ def _matches_in_part(selectors: Sequence[Selector], every: Sequence[Mapping[str,
 
 
 def _is_asked(uuid: str, identity: Identity, tokens: Sequence[str]) -> bool:
-    return not tokens or uuid in tokens or identity.labels.get("gpu") in tokens
+    """Whether a token is the GPU's index, its UUID or the start of its UUID, or there are no tokens."""
+    by_uuid = any(uuid.startswith(token) for token in tokens if not token.isdecimal())
+    return not tokens or by_uuid or identity.labels.get("gpu") in tokens
+
+
+def _check(tokens: Sequence[str], uuids: Collection[str]) -> None:
+    """Raise ConfigError if a token is the start of several UUIDs."""
+    for token in tokens:
+        matches = sorted(uuid for uuid in uuids if uuid.startswith(token))
+        if len(matches) > 1 and token not in uuids and not token.isdecimal():
+            raise ConfigError(f"--gpus: {token!r} matches several GPUs: {', '.join(matches)}")
 
 
 def _place(uuid: str, identity: Identity) -> tuple[str, int, str]:
