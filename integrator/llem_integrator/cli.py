@@ -1,4 +1,4 @@
-"""llem-integrate: joules per GPU for windows that are over. The only reader of argv and environment."""
+"""llem-integrate: the only module that reads arguments and environment variables."""
 
 import io
 import os
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from llem_core import __version__
-from llem_core.backend import Backend
 from llem_core.errors import ConfigError, LLEMError
-from llem_integrator.options import Options, options
+from llem_integrator.options import GROUPS, GroupedCommand, Options, with_options
 
 if TYPE_CHECKING:
     from llem_integrator.energy.request import Request
@@ -28,69 +27,90 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
-_HELP = """Joules per GPU for time windows, from the samples that llem-exporter publishes.
+_HELP = """Give the energy in joules of each GPU in windows of time, from samples of llem-exporter.
 
-Reads the samples back from a Prometheus, from the exporter itself or from an OpenMetrics file, and
-gives for each window and GPU: joules with bounds, coverage, gaps, and which backend they come from
-(zeus, then nvml, then codecarbon).
+The samples are read from a Prometheus, from the exporter itself, or from a file. For each window and GPU,
+the result has joules with bounds, the covered fraction of the window, and the backend: zeus (the hardware
+counter), nvml (power samples) or codecarbon.
 
-Times are RFC 3339, unix seconds, now, or now-1h.
+Times are RFC 3339, unix seconds, now, or now-1h. Each option can be set by an environment variable, for
+example LLEM_INTEGRATE_SOURCE.
 
 \b
   llem-integrate --window now-15m,now
   llem-integrate --window 2026-01-31T12:00:00Z,+15m --format json
   llem-integrate --source http://localhost:9955 --window now-1m,now
+  llem-integrate --job 4711 --output job.csv
+  llem-integrate --source http://prometheus:9090 --list
   llem-integrate --demo
 
-Exit: 0 done, 1 failed, 2 usage, 3 no joules for a window or a GPU asked for, 4 coverage below
---min-coverage (the result is printed all the same), 130 on Ctrl-C.
+Exit status: 0 done, 1 failed, 2 usage error, 3 no joules for a window or GPU that was requested, 4 coverage
+below --min-coverage (the result is printed), 130 Ctrl-C.
 """
 
 
-@click.command(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@options
+@click.command(
+    cls=GroupedCommand,
+    params=[option for group in GROUPS.values() for option in group],
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="llem-integrate")
+@with_options
 def command(given: Options) -> int:
-    from llem_integrator.energy.request import Request
-    from llem_integrator.report import presentation
-    from llem_integrator.stores import parse_selector
-    from llem_integrator.windows.window import parse_duration_us
+    from llem_integrator.report.presentation import presentation
 
-    presented = presentation.of(given)
-    request = Request(
-        backend=None if given.backend == "auto" else Backend(given.backend),
-        selectors=tuple(parse_selector(text) for text in given.matches) or ((),),
-        gpus=() if given.gpus is None else _gpus(given.gpus),
-        max_gap_ms=None if given.max_gap == "auto" else parse_duration_us(given.max_gap) / 1000,
-        min_coverage=given.min_coverage,
-        emissions=presented.figures.by_codecarbon,
-    )
+    if not (_names_windows(given) or given.list or given.demo):
+        return _no_window()
+    presented = presentation(given)
+    request = _request(given)
     if given.demo:
-        if given.windows or given.window_list is not None or given.job is not None:
-            raise ConfigError("--demo chooses its own window; leave --window, --windows and --job out")
-        if given.dask is not None:
-            raise ConfigError("--demo measures on this machine; leave --dask out")
-        source = click.get_current_context().get_parameter_source("source")
-        if source is click.core.ParameterSource.COMMANDLINE:
-            raise ConfigError("--demo starts its own source; leave --source out")
-        return _demo(request, presented, given.progress)
+        return _demo(given, request, presented)
+    if given.list:
+        return _list(given, request, presented)
     return _integrate(given, request, presented)
 
 
-def _gpus(text: str) -> tuple[str, ...]:
-    tokens = tuple(token.strip() for token in text.split(",") if token.strip())
-    if not tokens:
-        raise ConfigError(f"--gpu names no GPU: {text!r} (write 0,1 or GPU-..., or leave it out for all)")
-    return tokens
+def _names_windows(given: Options) -> bool:
+    return bool(given.windows) or given.window_list is not None or given.job is not None
+
+
+def _no_window() -> int:
+    """Print the usage if there are no arguments; otherwise say which one is missing."""
+    if sys.argv[1:]:
+        raise ConfigError("no window: use --window now-15m,now, --windows, --job, --list or --demo")
+    examples = _HELP.split("\b\n")[1].partition("\n\n")[0]
+    usage = click.get_current_context().get_usage()
+    click.echo(f"{usage}\n\n{examples}\n\n--help lists all options.", err=True)
+    return EXIT_USAGE
+
+
+def _request(given: Options) -> "Request":
+    from llem_integrator.energy.request import Request
+    from llem_integrator.report import calibration
+    from llem_integrator.windows.window import parse_duration_us
+
+    return Request(
+        given.backend,
+        given.matches,
+        () if given.gpus is None else given.gpus,
+        None if given.max_gap == "auto" else parse_duration_us(given.max_gap) / 1000,
+        given.min_coverage,
+        emissions=given.emissions,
+        grams_per_kwh=given.carbon_intensity,
+        pue=given.pue,
+        price_per_kwh=given.price,
+        calibration=None if given.calibration is None else calibration.read(given.calibration),
+        idle_watts=given.idle_watts,
+    )
 
 
 def _integrate(given: Options, request: "Request", presented: "Presentation") -> int:
-    from llem_integrator.allocator import keep_freed
-    from llem_integrator.integration import integrate
     from llem_integrator.plot.reading import Asked
     from llem_integrator.progress import bar
+    from llem_integrator.report.figures import about
+    from llem_integrator.report.results import stream
 
-    keep_freed()
     wait_s = _wait_s(given)
     source, windows = _asked(given, request, time.time_ns() // 1000)
     if wait_s is not None:
@@ -99,9 +119,33 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
         wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
         source = _open(given)
     with _reader(given, source) as reader, bar(given.progress, "reading samples", len(windows)) as shown:
-        results = integrate(source, windows, request, shown.advance, reader)
+        results = stream(source, windows, request, shown.advance, reader)
         asked = Asked(source, windows, request.selectors, request.max_gap_ms)
-        return presented.give(asked, results, shown)
+        return presented.show(results, about(source.address, request), asked, shown)
+
+
+def _list(given: Options, request: "Request", presented: "Presentation") -> int:
+    """Print what the source contains: in the windows, if there are any."""
+    import json
+
+    from llem_integrator.contents import contents
+    from llem_integrator.report import output, printable
+    from llem_integrator.report.presentation import EXIT_NO_JOULES
+
+    if presented.form not in ("table", "json"):
+        raise ConfigError(f"--list has the formats table and json, not {presented.form}")
+    source, windows = _asked(given, request, time.time_ns() // 1000)
+    start_ms = min((window.start_us // 1000 for window in windows), default=None)
+    end_ms = max((-(-window.end_us // 1000) for window in windows), default=None)
+    listed = contents(source, request.selectors, start_ms, end_ms)
+    with output.opened(presented.path, binary=False) as out:
+        if presented.form == "json":
+            json.dump({"schema": 1, "source": source.address, **(listed.document() if listed else {})}, out)
+            out.write("\n")
+        else:
+            lines = listed.lines() if listed else [f"{source.address} contains no metrics of llem-exporter"]
+            out.writelines(f"{printable(line)}\n" for line in lines)
+    return 0 if listed else EXIT_NO_JOULES
 
 
 def _wait_s(given: Options) -> float | None:
@@ -110,12 +154,12 @@ def _wait_s(given: Options) -> float | None:
     if given.wait is None:
         return None
     if given.source == "-" or "://" not in given.source:
-        raise ConfigError(f"--wait is for a store that goes on; {given.source!r} does not")
+        raise ConfigError(f"--wait needs a live server; {given.source!r} is a file")
     return parse_duration_us(given.wait) / 1e6
 
 
 def _reader(given: Options, source: "Source") -> "AbstractContextManager[Reader | None]":
-    """Who reads the power traces, if that is not this process."""
+    """Return the Dask cluster that reads the power traces, if there is one."""
     if given.dask is None:
         return nullcontext()
     from llem_integrator.dask.cluster import DaskCluster, quiet_log
@@ -123,13 +167,12 @@ def _reader(given: Options, source: "Source") -> "AbstractContextManager[Reader 
     from llem_integrator.stores.exporter import ExporterSource
 
     if given.source == "-" or isinstance(source, ExporterSource):
-        raise ConfigError(f"--dask is for a store that many can ask; {source.address} is not")
+        raise ConfigError(f"--dask needs a source that many workers can read; {source.address} is not one")
     quiet_log()
     return DaskCluster(given.dask, Store(given.source, _http_config(given)))
 
 
 def _open(given: Options) -> "Source":
-    """The source, reached as the --http options say."""
     from llem_integrator.stores import open_source
 
     return open_source(given.source, _http_config(given))
@@ -137,31 +180,20 @@ def _open(given: Options) -> "Source":
 
 def _http_config(given: Options) -> "HttpConfig":
     from llem_integrator.http.access import HttpConfig, with_options
+    from llem_integrator.http.config_file import read_config
 
-    config = HttpConfig()
-    if given.http_config_file is not None:
-        from llem_integrator.http.config_file import read_config
-
-        config = read_config(given.http_config_file)
-    return with_options(
-        config,
-        headers=given.http_headers,
-        bearer_token_file=given.http_bearer_token_file,
-        user=given.http_user,
-        password_file=given.http_password_file,
-        ca_file=given.http_ca_file,
-        cert_file=given.http_cert_file,
-        key_file=given.http_key_file,
-    )
+    options = {**given.http}
+    path = options.pop("config_file")
+    return with_options(HttpConfig() if path is None else read_config(path), **options)
 
 
 def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
-    """The source, and the windows in the order they were asked for."""
+    """Return the source, and the windows in the order in which they were requested."""
     from llem_integrator.series.matchers import LABEL
     from llem_integrator.windows.window import parse_window
 
     if given.job is not None and given.gpus is not None:
-        raise ConfigError("--job finds the job's GPUs by itself; leave --gpu out")
+        raise ConfigError("--job finds the GPUs of the job; omit --gpus")
     if not LABEL.fullmatch(given.node_label):
         raise ConfigError(f"--node-label is not the name of a label: {given.node_label!r}")
     zone = _zone(given.timezone)
@@ -172,8 +204,6 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
         if given.window_list == given.source == "-":
             raise ConfigError("--windows and --source cannot both be standard input")
         windows += lists.read(given.window_list, lists.Reading(now_us, zone, given.node_label))
-    if not windows and given.job is None:
-        raise ConfigError("no window given (--window now-15m,now), no --windows, no --job and no --demo")
     source = _open(given)
     if given.job is not None:
         from llem_integrator.progress import bar
@@ -184,22 +214,26 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
     return source, windows
 
 
-def _demo(request: "Request", presented: "Presentation", progress: bool | None) -> int:
+def _demo(given: Options, request: "Request", presented: "Presentation") -> int:
     from llem_integrator import demo
     from llem_integrator.plot.reading import Asked
     from llem_integrator.progress import bar
+    from llem_integrator.report.figures import about
     from llem_integrator.report.presentation import terminated
-    from llem_integrator.windows.window import Window
 
-    signal.signal(signal.SIGTERM, terminated)  # its exporter must end with it
-    with bar(progress, f"measuring {demo.MEASURE_SECONDS} s", 1) as shown:
-        source, result, what = demo.run(request, shown.advance)
-    if presented.on_stdout and presented.form == "table":
-        click.echo(f"demo: {what}\n")
-    exact = any(gpu.exact_j is not None for gpu in result.gpus)
-    window = Window(round(result.start * 1e6), round(result.end * 1e6))
+    if _names_windows(given) or given.list:
+        raise ConfigError("--demo chooses its own window; omit --window, --windows, --job and --list")
+    if given.dask is not None:
+        raise ConfigError("--demo measures on this machine; omit --dask")
+    if click.get_current_context().get_parameter_source("source") is click.core.ParameterSource.COMMANDLINE:
+        raise ConfigError("--demo starts its own source; omit --source")
+    signal.signal(signal.SIGTERM, terminated)  # so that the exporter ends, too
+    with bar(given.progress, f"measuring for {demo.MEASURE_SECONDS} s", 1) as shown:
+        source, window, result, measured = demo.run(request, shown.advance)
+    if presented.is_printed and presented.form == "table":
+        click.echo(f"demo: {measured}\n")
     asked = Asked(source, [window], request.selectors, request.max_gap_ms)
-    return presented.give(asked, [result], shown, ("exact_j",) if exact else ())
+    return presented.show([result], about(source.address, request), asked, shown)
 
 
 def _zone(name: str | None) -> tzinfo | None:
@@ -210,15 +244,15 @@ def _zone(name: str | None) -> tzinfo | None:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise ConfigError(f"no such time zone: {name!r} (write Europe/Berlin or UTC)") from exc
+        raise ConfigError(f"no such time zone: {name!r} (for example Europe/Berlin or UTC)") from exc
 
 
 def main() -> None:
-    """The console script: one line for an error, no traceback, the exit codes of the contract."""
+    """Run the command. An error is one line on standard error, without a traceback."""
     if sys.stdout is None:
         _fail("standard output is closed", EXIT_FAILED)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # no sign that it lacks is worth a result
+        sys.stdout.reconfigure(errors="replace")  # a character that the encoding lacks is not an error
     try:
         code = command(standalone_mode=False)
         sys.stdout.flush()
@@ -243,12 +277,12 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    """Ends with a message of one line, whatever a server or a file put into it."""
-    printable = "".join(sign if sign.isprintable() else " " for sign in message)
+    """Print an error as one line, whatever it quotes from a server or file, and exit."""
+    printable = "".join(char if char.isprintable() else " " for char in message)
     click.echo(f"error: {' '.join(printable.split())}", err=True)
     sys.exit(code)
 
 
 def _discard_output() -> None:
-    """What Python still flushes at its end goes nowhere."""
+    """Discard the output that Python flushes at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,248 +1,244 @@
-"""The options of llem-integrate: one field each, and how it is written on the command line."""
+"""The options of llem-integrate."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
-FORMATS: Final = ("table", "json", "csv", "parquet", "openmetrics")
-_MOST: Final = 1e9
-"""No figure that is given is larger, so that nothing made of it ends at infinity."""
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+from llem_core.backend import Backend
+from llem_integrator.energy.request import LIMITS
+from llem_integrator.report import FORMATS
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for, as text where it is not a number; None is what was not given."""
+    """The values of all options. Texts are not yet parsed, and None means that the option was not given."""
 
     windows: tuple[str, ...]
     window_list: str | None
     job: str | None
+    list: bool
+    demo: bool
     source: str
-    backend: str
+    wait: str | None
+    dask: str | None
     matches: tuple[str, ...]
     gpus: str | None
+    node_label: str
+    timezone: str | None
+    backend: str
     max_gap: str
     min_coverage: float
-    form: str
+    form: str | None
     output: str
     plots: tuple[str, ...]
+    progress: bool | None
     emissions: bool
     carbon_intensity: float | None
     pue: float
     price: float | None
     calibration: str | None
     idle_watts: float | None
-    wait: str | None
-    timezone: str | None
-    node_label: str
-    dask: str | None
-    http_config_file: str | None
-    http_headers: tuple[str, ...]
-    http_bearer_token_file: str | None
-    http_user: str | None
-    http_password_file: str | None
-    http_ca_file: str | None
-    http_cert_file: str | None
-    http_key_file: str | None
-    progress: bool | None
-    demo: bool
+    http: dict[str, Any]
+    """The --http options, by the parameters of with_options()."""
 
 
-class _Line(click.types.StringParamType):
-    """Text, of which a variable of the environment holds one a line: windows and matchers have spaces."""
+class _Lines(click.types.StringParamType):
+    """Text that is repeated. Windows and matchers contain spaces, so a variable has one value per line."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [line for line in rv.split("\n") if line.strip()]
 
 
 class _Number(click.types.FloatParamType):
-    """A number from `least` to `most`; nan is none."""
+    """A number within the limits of a field of Request. FloatRange would accept NaN."""
 
-    def __init__(self, least: float, most: float) -> None:
-        self._least, self._most = least, most
+    def __init__(self, field: str) -> None:
+        self._lowest, self._highest = LIMITS[field]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
-        if not self._least <= number <= self._most:  # as with nan
-            self.fail(f"{value} is not from {self._least:g} to {self._most:g}.", param, ctx)
+        if not self._lowest <= number <= self._highest:
+            self.fail(f"{value} is not between {self._lowest:g} and {self._highest:g}.", param, ctx)
         return number
 
 
-def _option(name: str, *declarations: str, **attributes: Any) -> Callable[[_Command], _Command]:
-    """An option whose variable in the environment is named after it, not after its parameter."""
-    variable = name.partition("/")[0].removeprefix("--").upper()
-    for sign in "-.":
-        variable = variable.replace(sign, "_")
-    return click.option(name, *declarations, envvar=f"LLEM_INTEGRATE_{variable}", **attributes)
+def _option(flags: str, text: str, field: str | None = None, **more: Any) -> click.Option:
+    """Return an option. `flags` includes its metavar. By default, its field is named like the option."""
+    flags, _, metavar = flags.partition(" ")
+    name = flags.partition("/")[0].lstrip("-").replace("-", "_").replace(".", "_")
+    if more.get("multiple"):
+        more["type"] = _Lines()
+    more.setdefault("show_default", "default" in more)
+    more |= {"metavar": metavar or None, "envvar": f"LLEM_INTEGRATE_{name.upper()}"}
+    return click.Option([flags, field or name], help=text, **more)
 
 
-_WHICH: Final = (
-    _option(
-        "--window",
-        "windows",
-        type=_Line(),
-        multiple=True,
-        metavar="START,END|START,+DURATION",
-        help="May be repeated.",
+GROUPS: Final = {
+    "What to measure": (
+        _option(
+            "--window START,END|START,+DURATION", "Window of time. Can be repeated.", "windows", multiple=True
+        ),
+        _option(
+            "--windows FILE|-",
+            "List of windows: CSV with the columns name,start,end[,match][,gpu], or the output of sacct -P.",
+            "window_list",
+        ),
+        _option("--job ID", "Windows and GPUs of a job, from llem_gpu_job_info."),
+        _option("--list", "List what the source contains, and exit.", is_flag=True),
+        _option("--demo", "Start an exporter, measure for 20 s, and show the result.", is_flag=True),
     ),
-    _option(
-        "--windows",
-        "window_list",
-        metavar="FILE|-",
-        help="A list of windows: CSV with the columns name,start,end[,match][,gpu], or what sacct -P prints.",
+    "Source": (
+        _option(
+            "--source URL|FILE|-",
+            "A Prometheus, Mimir, Thanos, VictoriaMetrics or llem-exporter, or a file: OpenMetrics text, or "
+            "the output of promtool tsdb dump.",
+            default="http://localhost:9090",
+        ),
+        _option(
+            "--wait DURATION", "Wait up to this time for the samples that follow the end of the last window."
+        ),
+        _option(
+            "--dask ADDRESS",
+            "Read 10 Hz traces with the workers of a Dask scheduler, for example tcp://head:8786.",
+        ),
     ),
-    _option("--job", metavar="ID", help="A job's own GPUs and times, as llem_gpu_job_info shows them."),
-    _option(
-        "--source",
-        default="http://localhost:9090",
-        show_default=True,
-        metavar="URL|FILE|-",
-        help="A Prometheus, Mimir, Thanos, VictoriaMetrics or llem-exporter; OpenMetrics or promtool's dump.",
+    "Selection": (
+        _option(
+            "--match MATCHERS",
+            "Only series with these labels, as in PromQL: 'instance=\"node1:9955\"'. If repeated, series "
+            "must match any of them.",
+            "matches",
+            multiple=True,
+        ),
+        _option(
+            "--gpus LIST",
+            "Comma-separated list of GPU indices, UUIDs or UUID prefixes, for example 0,1.  [default: all]",
+        ),
+        _option(
+            "--node-label LABEL",
+            "Label with the name of the node, for the hosts of a sacct list.",
+            default="instance",
+        ),
+        _option("--timezone ZONE", "Zone of times without an offset, for example Europe/Berlin."),
     ),
-    _option(
-        "--match",
-        "matches",
-        type=_Line(),
-        multiple=True,
-        metavar="MATCHERS",
-        help="Only series with these labels, as in PromQL: 'instance=\"node1:9955\"'. Repeated: any of them.",
+    "Measurement": (
+        _option(
+            "--backend",
+            "Backend that measures. auto is the first of zeus, nvml and codecarbon that covers enough.",
+            type=click.Choice(["auto", *map(str, Backend)]),
+            default="auto",
+        ),
+        _option(
+            "--max-gap auto|DURATION",
+            "Longest step between samples that is not a gap. auto is 3 x the sample interval.",
+            default="auto",
+        ),
+        _option(
+            "--min-coverage FRACTION",
+            "Covered fraction of a window, from 0 to 1, that makes a result valid.",
+            type=_Number("min_coverage"),
+            default=0.99,
+        ),
     ),
-    _option("--gpu", "gpus", metavar="0,1|UUID,...", help="Only these GPUs.  [default: all in the window]"),
-    _option(
-        "--node-label",
-        default="instance",
-        show_default=True,
-        metavar="LABEL",
-        help="The label that holds the node's name, for the hosts of a sacct list.",
+    "Output": (
+        _option(
+            "--format",
+            "Format of the results.  [default: by the suffix of --output, else table]",
+            "form",
+            type=click.Choice(FORMATS),
+        ),
+        _option(
+            "--output FILE|-",
+            "Write to FILE, atomically, instead of standard output.",
+            default="-",
+            show_default=False,
+        ),
+        _option(
+            "--plot FILE.png|svg|html",
+            "Plot the power of each GPU; html can be zoomed. Can be repeated.",
+            "plots",
+            multiple=True,
+        ),
+        _option(
+            "--progress/--no-progress",
+            "Show a progress bar on standard error.  [default: on a terminal]",
+            default=None,
+            show_default=False,
+        ),
     ),
-    _option("--timezone", metavar="ZONE", help="Of times without one, e.g. Europe/Berlin."),
-    _option(
-        "--wait", metavar="DURATION", help="Wait so long for the samples that follow the last window's end."
+    "Figures": (
+        _option(
+            "--emissions",
+            "Add grams of CO2 equivalent of each GPU: operational and location-based, at the node's rate "
+            "according to CodeCarbon or at --carbon-intensity.",
+            is_flag=True,
+        ),
+        _option(
+            "--carbon-intensity G_PER_KWH",
+            "Carbon intensity of the grid; implies --emissions.",
+            type=_Number("grams_per_kwh"),
+        ),
+        _option(
+            "--pue RATIO",
+            "Facility energy divided by IT energy. It multiplies emissions and price, never joules.",
+            type=_Number("pue"),
+            default=1.0,
+        ),
+        _option("--price PER_KWH", "Price of electricity, in any currency.", type=_Number("price_per_kwh")),
+        _option(
+            "--calibration FILE",
+            "CSV file with the columns uuid,gain,offset_watts: true watts = gain x reading + offset.",
+        ),
+        _option(
+            "--idle-watts W",
+            "Divide joules into idle energy, which is W x covered time, and active energy.",
+            type=_Number("idle_watts"),
+        ),
     ),
-    _option(
-        "--dask",
-        metavar="ADDRESS",
-        help="Read 10 Hz traces with the workers of a Dask scheduler, as tcp://host:8786.",
+    "HTTP": (
+        _option(
+            "--http.config.file FILE",
+            "File with headers, passwords, tokens and TLS settings, in the format of promtool.",
+        ),
+        _option(
+            "--http.header 'NAME: VALUE'",
+            "Header of each request, for example 'X-Scope-OrgID: team'. Can be repeated.",
+            "http_headers",
+            multiple=True,
+        ),
+        _option("--http.bearer-token-file FILE", "File with a bearer token."),
+        _option("--http.user NAME", "User for basic auth, with --http.password-file."),
+        _option("--http.password-file FILE", "File with the password of the user."),
+        _option("--http.ca-file FILE", "CA certificates that verify the server."),
+        _option("--http.cert-file FILE", "Client certificate."),
+        _option("--http.key-file FILE", "Key of the client certificate, if it is in another file."),
     ),
-)
-
-_ACCESS: Final = (
-    _option(
-        "--http.config.file",
-        "http_config_file",
-        metavar="FILE",
-        help="How to reach the store, as promtool has it: headers, passwords, tokens, TLS.",
-    ),
-    _option(
-        "--http.header",
-        "http_headers",
-        type=_Line(),
-        multiple=True,
-        metavar="'NAME: VALUE'",
-        help="Sent with each request, as X-Scope-OrgID. May be repeated.",
-    ),
-    _option("--http.bearer-token-file", "http_bearer_token_file", metavar="FILE", help="A token in a file."),
-    _option("--http.user", "http_user", metavar="NAME", help="For basic auth, with --http.password-file."),
-    _option("--http.password-file", "http_password_file", metavar="FILE", help="The user's password."),
-    _option("--http.ca-file", "http_ca_file", metavar="FILE", help="Who signs the store's certificate."),
-    _option("--http.cert-file", "http_cert_file", metavar="FILE", help="A client certificate."),
-    _option("--http.key-file", "http_key_file", metavar="FILE", help="Its key, if in another file."),
-)
-
-_HOW: Final = (
-    _option(
-        "--backend",
-        type=click.Choice(["auto", "zeus", "nvml", "codecarbon", "none"]),
-        default="auto",
-        show_default=True,
-        help="Whose joules. auto: the first by priority that covers enough.",
-    ),
-    _option(
-        "--max-gap",
-        metavar="auto|DURATION",
-        default="auto",
-        show_default=True,
-        help="Longest step between samples that is bridged. auto: 3 x the sample interval.",
-    ),
-    _option(
-        "--min-coverage",
-        type=_Number(0, 1),
-        default=0.99,
-        show_default=True,
-        metavar="SHARE",
-        help="Covered share of the window that makes a result valid, from 0 to 1.",
-    ),
-)
-
-_ANSWER: Final = (
-    _option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True),
-    _option(
-        "--output",
-        default="-",
-        metavar="FILE|-",
-        help="Where the answer goes; a file is there when it is whole.  [default: standard output]",
-    ),
-    _option(
-        "--plot",
-        "plots",
-        type=_Line(),
-        multiple=True,
-        metavar="FILE.png|svg|html",
-        help="Power of each GPU over the windows, gaps and joules; html has zoom. May be repeated.",
-    ),
-    _option(
-        "--emissions",
-        is_flag=True,
-        help="Grams of CO2 equivalent of each GPU: operational, location-based, its own share. At the "
-        "node's rate by CodeCarbon, or at --carbon-intensity.",
-    ),
-    _option(
-        "--carbon-intensity",
-        type=_Number(0, _MOST),
-        metavar="G_PER_KWH",
-        help="Of the grid, in gCO2e per kWh; implies --emissions.",
-    ),
-    _option(
-        "--pue",
-        type=_Number(1, 10),
-        default=1.0,
-        show_default=True,
-        metavar="RATIO",
-        help="Facility energy over IT energy; multiplies emissions and price, never joules.",
-    ),
-    _option(
-        "--price", type=_Number(-_MOST, _MOST), metavar="PER_KWH", help="Of electricity, in any currency."
-    ),
-    _option(
-        "--calibration",
-        metavar="FILE",
-        help="CSV uuid,gain,offset_watts by a power meter: true = gain x reading + offset.",
-    ),
-    _option(
-        "--idle-watts",
-        type=_Number(0, _MOST),
-        metavar="W",
-        help="Splits joules: idle is W over the covered time, at most the joules; active is the rest.",
-    ),
-    _option(
-        "--progress/--no-progress", default=None, help="A progress bar on stderr.  [default: on a terminal]"
-    ),
-    _option("--demo", is_flag=True, help="Start an exporter, measure 20 s, and show it. Needs nothing else."),
-)
+}
+"""The options in the order of --help."""
 
 
-def options(command: Callable[[Options], int]) -> Callable[..., int]:
-    """The command with all options, which gets them as one."""
+class GroupedCommand(click.Command):
+    """A command whose --help shows the options in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        grouped = {option for group in GROUPS.values() for option in group}
+        other = [option for option in self.get_params(ctx) if option not in grouped]
+        for title, options in [*GROUPS.items(), ("Other", other)]:
+            with formatter.section(title):
+                formatter.write_dl([record for one in options if (record := one.get_help_record(ctx))])
+
+
+def with_options(command: Callable[[Options], int]) -> Callable[..., int]:
+    """Pass the values of all options to a command as one object."""
 
     @functools.wraps(command)
-    def given(**values: Any) -> int:
-        return command(Options(**values))
+    def run(**values: Any) -> int:
+        http = {name: values.pop(name) for name in list(values) if name.startswith("http_")}
+        return command(
+            Options(**values, http={name.removeprefix("http_"): value for name, value in http.items()})
+        )
 
-    decorated: Callable[..., int] = given
-    for add in reversed((*_WHICH, *_ACCESS, *_HOW, *_ANSWER)):
-        decorated = add(decorated)
-    return decorated
+    return run

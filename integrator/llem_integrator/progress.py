@@ -1,4 +1,4 @@
-"""The progress bar on stderr."""
+"""The progress bar on standard error."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,21 +6,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 
-def _nothing(_: float) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A progress bar. While it is hidden, other output can be printed."""
+    """A progress bar. `hidden()` hides it while other output is printed."""
 
-    advance: Callable[[float], None] = _nothing
+    advance: Callable[[float], None] = lambda _: None
     hidden: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @contextmanager
 def bar(wanted: bool | None, title: str, total: float) -> Iterator[Bar]:
-    """A progress bar on stderr, told how much of `total` is done; shown where asked for or on a terminal."""
+    """Show a progress bar if it is wanted, or if `wanted` is None and standard error is a terminal."""
     if sys.stderr is None or not (sys.stderr.isatty() if wanted is None else wanted):
         yield Bar()
         return
@@ -29,7 +25,7 @@ def bar(wanted: bool | None, title: str, total: float) -> Iterator[Bar]:
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
-    # Standard output is the answer's: it is left as it is.
+    # Standard output belongs to the results and is not redirected.
     shown = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     with shown:
         task = shown.add_task(title, total=total)

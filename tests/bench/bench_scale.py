@@ -29,11 +29,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator import Request, integrate, open_source
+from llem_integrator import Request, open_source
 from llem_integrator.dask.cluster import DaskCluster
 from llem_integrator.dask.tasks import LONGEST_MS, Store, inside
 from llem_integrator.energy.gaps import Gaps
 from llem_integrator.energy.result import WindowResult
+from llem_integrator.integration import integrate
 from llem_integrator.series.samples import make_series
 from llem_integrator.stores import Piece
 from llem_integrator.traces import PowerTraces

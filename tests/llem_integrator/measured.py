@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from llem_integrator import Request, Window, WindowResult, integrate, open_source
+from llem_integrator import Request, Window, WindowResult, open_source, run
 from tests.llem_integrator.pages import T0, page, scraped, trace
 
 BEGIN = T0 // 1000
@@ -26,7 +26,7 @@ def two_gpus(folder: Path) -> str:
 def results_of(path: str, *spans: tuple[float, float], request: Request | None = None) -> list[WindowResult]:
     """The results of windows, in seconds after the page's begin."""
     windows = [Window.between(BEGIN + start, BEGIN + end) for start, end in spans]
-    return list(integrate(open_source(path), windows, request or Request()))
+    return list(run(open_source(path), windows, request))
 
 
 def many(result: WindowResult, windows: int, gpus: int) -> Iterator[WindowResult]:

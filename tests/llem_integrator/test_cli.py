@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ EXIT_CODES: list[tuple[list[str], int]] = [
     (window(-900, -800), 3),
     (window(-30, 30), 4),
     ([*window(-30, 30), "--min-coverage", "0.4"], 0),
-    ([*window(40, 80), "--gpu", "5"], 3),
+    ([*window(40, 80), "--gpus", "5"], 3),
     ([*window(40, 80), "--backend", "none"], 0),
     ([*window(-900, -800), *window(-30, 30)], 3),
     ([*window(40, 80), *window(-30, 30)], 4),
@@ -103,7 +104,7 @@ def test_exit_codes(file: str, llem_integrate: Callable[..., Done], subtests: py
 
 
 ERRORS: list[tuple[list[str], int, str]] = [
-    ([], 2, "no window given"),
+    (["--format", "json"], 2, "no window: use --window"),
     (["--window", "now"], 2, "not a window"),
     (["--window", "2026-01-01T00:00:00,+1m"], 2, "--timezone"),
     (["--window", "now,+1m", "--timezone", "Mars/Base"], 2, "no such time zone"),
@@ -116,10 +117,10 @@ ERRORS: list[tuple[list[str], int, str]] = [
     (["--window", "now-1m,now", "--demo"], 2, "--demo chooses its own window"),
     (["--source", "x.om", "--demo"], 2, "--demo starts its own source"),
     (["--window", "now,+1m", "--source", "http://[::1"], 2, "not a URL"),
-    (["--window", "now,+1m", "--gpu", ","], 2, "--gpu names no GPU"),
-    (["--job", "1", "--gpu", "0"], 2, "leave --gpu out"),
+    (["--window", "now,+1m", "--gpus", ","], 2, "--gpus ',' contains no GPU"),
+    (["--job", "1", "--gpus", "0"], 2, "omit --gpus"),
     (["--window", "now,+1m", "--node-label", "a-b"], 2, "--node-label is not the name of a label: 'a-b'"),
-    (["--window", "now,+1m", "--gpu", ""], 2, "--gpu names no GPU"),
+    (["--window", "now,+1m", "--gpus", ""], 2, "--gpus '' contains no GPU"),
     (["--window", "now,+1m", "--match", ""], 2, "no label matcher"),
     (["--window", "now,+1m", "--min-coverage", "nan"], 2, "min-coverage"),
     (["--window", "now,+1m", "--max-gap", "9" * 400 + "s"], 2, "out of range"),
@@ -158,7 +159,7 @@ def test_options_from_the_environment(
     """LLEM_INTEGRATE_* set options. Windows and matchers are separated by newlines and may contain spaces."""
     monkeypatch.setenv("LLEM_INTEGRATE_SOURCE", file)
     monkeypatch.setenv("LLEM_INTEGRATE_FORMAT", "json")
-    monkeypatch.setenv("LLEM_INTEGRATE_GPU", "1")
+    monkeypatch.setenv("LLEM_INTEGRATE_GPUS", "1")
     monkeypatch.setenv("LLEM_INTEGRATE_MATCH", 'instance="a b"\n gpu = "1"')
     lines = f"{rfc3339((BEGIN + 40) * 10**6).replace('T', ' ')},+20s\n{BEGIN + 60}, {BEGIN + 80}\n"
     monkeypatch.setenv("LLEM_INTEGRATE_WINDOW", lines)
@@ -230,14 +231,68 @@ def test_values_that_no_gpu_has(tmp_path: Path, llem_integrate: Callable[..., Do
 
 def test_warnings_are_one_line_each(file: str, llem_integrate: Callable[..., Done]) -> None:
     """A long warning is not wrapped if the output is not a terminal."""
-    done = llem_integrate("--source", file, *window(40, 80), "--gpu", "0,GPU-" + "9 9" * 80)
+    done = llem_integrate("--source", file, *window(40, 80), "--gpus", "0,GPU-" + "9 9" * 80)
     assert f"warning: no GPU GPU-{'9 9' * 80} in the window" in done.stdout.splitlines()
 
 
 def test_help_and_version(llem_integrate: Callable[..., Done]) -> None:
-    """--help lists the exit codes. --version prints the version."""
-    assert "Exit: 0 done" in llem_integrate("--help").stdout
+    """--help lists the exit codes, and the options in groups. --version prints the version."""
+    shown = llem_integrate("--help").stdout
+    assert "Exit status: 0 done" in shown
+    groups = [line for line in shown.splitlines() if re.fullmatch(r"\w[\w ]*:", line)]
+    names = "What to measure", "Source", "Selection", "Measurement", "Output", "Figures", "HTTP", "Other"
+    assert groups == [f"{name}:" for name in names]
+    for option in cli.command.params:
+        assert len(re.findall(rf"^  {option.opts[0]}\b(?!-)", shown, re.MULTILINE)) == 1, option.opts
     assert "llem-integrate" in llem_integrate("--version").stdout
+
+
+def test_without_arguments_the_usage_is_shown(llem_integrate: Callable[..., Done]) -> None:
+    """Without arguments, the usage with examples goes to standard error, and the exit code is 2."""
+    done = llem_integrate()
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+    assert "  llem-integrate --window now-15m,now\n" in done.stderr
+    assert len(done.stderr.splitlines()) < 15
+
+
+def test_the_suffix_of_the_output_chooses_the_format(
+    file: str, llem_integrate: Callable[..., Done], tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    """The file has the same bytes as with --format. --format overrides the suffix."""
+    suffixes = {".csv": "csv", ".JSON": "json", ".parquet": "parquet", ".om": "openmetrics"}
+    for suffix, form in {**suffixes, ".prom": "openmetrics", ".txt": "table", "": "table"}.items():
+        with subtests.test(suffix=suffix):
+            chosen, explicit = tmp_path / f"chosen{suffix}", tmp_path / f"{form}.csv"
+            assert llem_integrate("--source", file, *window(40, 80), "--output", str(chosen)).code == 0
+            options = ["--format", form, "--output", str(explicit)]
+            assert llem_integrate("--source", file, *window(40, 80), *options).code == 0
+            assert chosen.read_bytes() == explicit.read_bytes()
+
+
+def test_an_unknown_suffix_is_an_error(llem_integrate: Callable[..., Done]) -> None:
+    """A file whose suffix belongs to no format is a usage error, before any data is read."""
+    done = llem_integrate("--source", "missing.om", *window(40, 80), "--output", "joules.xlsx")
+    assert (done.code, done.stdout) == (2, "")
+    assert ".csv" in done.stderr
+    assert "--format" in done.stderr
+
+
+def test_uuids_are_beside_the_index(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
+    """The table and its warnings have the index and a short UUID, which --gpus accepts."""
+    first, second = "GPU-2bae1f3c-0000-4000-8000-000000000000", "GPU-2bae1f3c-0007-4000-8000-000000000000"
+    path = tmp_path / "page.om"
+    path.write_text(page(scraped(0, uuid=first), scraped(1, uuid=second)))
+    done = llem_integrate("--source", str(path), *window(-10, 80), "--min-coverage", "0.5")
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith(("0 ", "1 "))]
+    assert rows == [["0", "GPU-2bae1f3c-0000"], ["1", "GPU-2bae1f3c-0007"]]
+    assert "warning: GPU 0 (GPU-2bae1f3c-0000): " in done.stdout
+    for prefix in (rows[1][1], second):
+        done = llem_integrate("--source", str(path), *window(40, 80), "--gpus", prefix, "--format", "json")
+        assert (done.code, list(json.loads(done.stdout)["windows"][0]["per_gpu_j"])) == (0, [second])
+    done = llem_integrate("--source", str(path), *window(40, 80), "--gpus", "GPU-2bae")
+    assert (done.code, done.stdout) == (2, "")
+    assert f"'GPU-2bae' matches several GPUs: {first}, {second}" in done.stderr
 
 
 def listens(pid: str) -> bool:

@@ -4,13 +4,26 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import llem_integrator
-from llem_integrator import ConfigError, Figures, Results, SourceError, Window, open_source
+from llem_integrator import (
+    Backend,
+    ConfigError,
+    Request,
+    Results,
+    SourceError,
+    Window,
+    open_source,
+    parse_selector,
+    run,
+    stream,
+)
 from tests.llem_integrator.measured import BEGIN, results_of, two_gpus
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -60,9 +73,8 @@ def test_windows_of_instants() -> None:
 
 def test_results_become_frames(tmp_path: Path) -> None:
     """A data frame has one row per window and GPU, with types. Unknown values are null."""
-    path = two_gpus(tmp_path)
-    measured = results_of(path, (40, 80), (-900, -800))
-    results = Results.of(open_source(path), measured, Figures(price_per_kwh=0.36))
+    windows = [Window.between(BEGIN + 40, BEGIN + 80), Window.between(BEGIN - 900, BEGIN - 800)]
+    results = run(open_source(two_gpus(tmp_path)), windows, Request(price_per_kwh=0.36))
     frame = results.to_pandas()
     assert frame["joules"].tolist()[:2] == pytest.approx([4000, 10_000])
     assert frame["price"].sum() == pytest.approx(0.0014)
@@ -79,8 +91,8 @@ def test_results_become_frames(tmp_path: Path) -> None:
 def test_results_show_themselves(tmp_path: Path) -> None:
     """A notebook shows escaped HTML tables, a terminal shows the usual table."""
     path = two_gpus(tmp_path)
-    measured = results_of(path, (40, 80), (-900, -800))
-    results = Results.of(open_source(path), measured, Figures(idle_watts=50.0))
+    windows = [Window.between(BEGIN + 40, BEGIN + 80), Window.between(BEGIN - 900, BEGIN - 800)]
+    results = run(open_source(path), windows, Request(idle_watts=50.0))
     html = results._repr_html_()
     assert html.count("<table>") == 2
     assert "<th>idle J</th>" in html
@@ -88,10 +100,60 @@ def test_results_show_themselves(tmp_path: Path) -> None:
     assert "not valid: no_data" in html
     assert "total 14000.0 J" in str(results)
     assert '"idle_j": 2000.0' in results.to_json()
-    assert measured[0]._repr_html_().count("<tr>") == 3
+    assert results[0]._repr_html_().count("<tr>") == 3
     named = results_of(path, (40, 80))[0]
     odd = llem_integrator.WindowResult(**{**{n: getattr(named, n) for n in named.__slots__}, "name": "<b>&"})
     assert "<b>" not in odd._repr_html_()
+
+
+def test_a_request_accepts_what_users_write() -> None:
+    """Matchers may be text, GPUs may be numbers or a comma-separated list, and a backend may be a name."""
+    request = Request("zeus", 'gpu="0"', (0, "GPU-2bae"))
+    assert request.backend is Backend.ZEUS
+    assert request.selectors == (parse_selector('gpu="0"'),)
+    assert request.gpus == ("0", "GPU-2bae")
+    assert Request("auto", ['a="1"', parse_selector('b="2"')], "0, 1") == Request(
+        None, [parse_selector('a="1"'), 'b="2"'], (0, 1)
+    )
+    assert (Request().selectors, Request().gpus, Request(gpus=3).gpus) == (((),), (), ("3",))
+    assert replace(request, min_coverage=0.5) == Request("zeus", 'gpu="0"', (0, "GPU-2bae"), None, 0.5)
+
+
+INVALID: list[tuple[dict[str, Any], str]] = [
+    ({"min_coverage": 99}, "min_coverage must be a number from 0 to 1, not 99"),
+    ({"min_coverage": float("nan")}, "min_coverage"),
+    ({"min_coverage": "high"}, "min_coverage must be a number from 0 to 1, not 'high'"),
+    ({"max_gap_ms": 0}, "max_gap_ms"),
+    ({"pue": 0.9}, "pue must be a number from 1 to 10"),
+    ({"grams_per_kwh": -1}, "grams_per_kwh"),
+    ({"price_per_kwh": float("inf")}, "price_per_kwh"),
+    ({"idle_watts": -5}, "idle_watts"),
+    ({"backend": "dcgm2"}, "no such backend: 'dcgm2' (one of auto, zeus"),
+    ({"selectors": "gpu=0"}, "not a label matcher"),
+    ({"gpus": ","}, "contains no GPU"),
+]
+
+
+def test_a_request_rejects_invalid_values(subtests: pytest.Subtests) -> None:
+    """Each value that cannot work is a ConfigError, which names the value."""
+    for values, message in INVALID:
+        with subtests.test(values=values):
+            with pytest.raises(ConfigError) as caught:
+                Request(**values)
+            assert message in str(caught.value)
+
+
+def test_requested_figures_are_in_every_result(tmp_path: Path) -> None:
+    """run() and stream() add the figures of the request. If emissions are unknown, a warning says so."""
+    source, window = open_source(two_gpus(tmp_path)), Window.between(BEGIN + 40, BEGIN + 80)
+    (priced,) = stream(source, [window], Request(price_per_kwh=3600.0))
+    assert [gpu.price for gpu in priced.gpus] == pytest.approx([4.0, 10.0])
+    (given,) = run(source, [window], Request(grams_per_kwh=3600.0))
+    assert [gpu.emissions_g for gpu in given.gpus] == pytest.approx([4.0, 10.0])
+    assert given.warnings == ()
+    (unknown,) = run(source, [window], Request(emissions=True))
+    assert [gpu.emissions_g for gpu in unknown.gpus] == [None, None]
+    assert [warning.code for warning in unknown.warnings] == ["emissions_unavailable"]
 
 
 def test_errors_are_of_one_tree() -> None:

@@ -19,7 +19,7 @@ from llem_integrator.series.facts import Identity
 from llem_integrator.windows.spans import Index, Spans
 
 _DISAGREEMENT: Final = 0.05
-_FIGURES: Final = 5
+_FIGURES: Final = 4
 """Fields at the end of GpuEnergy that are worked out later, see figures.py."""
 
 

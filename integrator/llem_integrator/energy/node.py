@@ -83,7 +83,7 @@ def _warnings(
 ) -> dict[int, tuple[MeasurementWarning, ...]]:
     """What is said of the GPUs in their order, and of the node, by the window's number; most have nothing."""
     found = {row: tuple([one for of in said for one in of.get(row, ())]) for row in set().union(*said)}
-    if request.emissions:
+    if request.emissions_by_codecarbon:
         without = _without_grams(measured[0].identity.node)
         for row in np.flatnonzero(np.isnan(carbon.grams_per_joule)).tolist():
             found[row] = (*found.get(row, ()), without)

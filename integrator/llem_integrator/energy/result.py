@@ -40,7 +40,6 @@ class GpuEnergy(NamedTuple):
     idle_j: float | None = None
     active_j: float | None = None
     calibrated: bool | None = None
-    exact_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Power per GPU over the windows, as a picture or as one page with zoom: `--plot`."""
+"""Plots of the power of each GPU, as a picture or as an HTML page that can be zoomed."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -14,30 +14,31 @@ KINDS: Final = ("png", "svg", "html")
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot that was asked for, of a kind by its file's suffix."""
+    """A plot into a file. The suffix of the file is the kind of the plot."""
 
     path: str
     kind: str
 
     def draw(self, asked: Asked, gathered: Gathered, out: IO[bytes]) -> None:
-        """Reads the power of all windows again, in pieces, and writes the plot; raises SourceError."""
+        """Read the power samples of all windows again, in pieces, and write the plot. Raises SourceError."""
         from llem_integrator.plot import page, picture
 
-        on_page = self.kind == "html"
-        points, columns = (page.POINTS, page.COLUMNS) if on_page else (picture.POINTS, picture.COLUMNS)
-        grid = grid_of(gathered, points, columns)
+        module = page if self.kind == "html" else picture
+        grid = grid_of(gathered, module.POINTS, module.COLUMNS)
         envelopes = read(asked, gathered, grid)
-        if on_page:
+        if self.kind == "html":
             page.draw(gathered, envelopes, grid, out)
         else:
             picture.draw(gathered, envelopes, grid, out, self.kind)
 
 
 def plot_to(path: str) -> Plot:
-    """The plot for a file; raises ConfigError for a suffix that it knows not, and without matplotlib."""
+    """Return the plot for a file. Raises ConfigError for an unknown suffix, or if matplotlib is missing."""
     kind = PurePath(path).suffix.removeprefix(".").lower()
     if kind not in KINDS:
-        raise ConfigError(f"--plot {path!r} is none of {', '.join(f'.{name}' for name in KINDS)}")
+        raise ConfigError(
+            f"--plot {path!r} has none of the suffixes {', '.join(f'.{kind}' for kind in KINDS)}"
+        )
     if kind != "html":
         require("matplotlib", f"--plot {path}", "matplotlib")
     return Plot(path, kind)

@@ -1,4 +1,4 @@
-"""What a plot says of the results: windows and GPUs, gathered while the results go by."""
+"""The windows and GPUs of a plot, gathered while the results are written."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,10 @@ class Marked:
 
 @dataclass(slots=True)
 class Gpu:
-    """A GPU of the plot: its joules over all windows (None: not all known), and where it was in one."""
+    """A GPU of the plot, and the windows in which it was.
+
+    `joules` is the sum over all windows, or None if the joules of a window are unknown.
+    """
 
     uuid: str
     newest: GpuEnergy
@@ -33,7 +36,7 @@ class Gpu:
     _merged: list[Span] = field(default_factory=list)
 
     def clipped(self, start_ms: float, end_ms: float) -> Iterator[Span]:
-        """The parts of a stretch that lie in windows of this GPU."""
+        """Yield the parts of a span that are in windows of this GPU."""
         if not self._merged:
             self._merged = merged(self.spans)
         index = bisect_right(self._merged, start_ms, key=lambda span: span[1])
@@ -45,7 +48,7 @@ class Gpu:
 
 @dataclass(slots=True)
 class Gathered:
-    """All windows, and the GPUs by uuid, as far as the results have come."""
+    """All windows so far, and their GPUs by UUID."""
 
     windows: list[Marked] = field(default_factory=list)
     gpus: dict[str, Gpu] = field(default_factory=dict)
@@ -53,15 +56,15 @@ class Gathered:
     def add(self, result: WindowResult) -> None:
         start_ms, end_ms = result.start * 1000, result.end * 1000
         self.windows.append(Marked(start_ms, end_ms, printable(result.name or ""), result.total_j))
-        for one in result.gpus:
-            gpu = self.gpus.setdefault(one.uuid, Gpu(one.uuid, one))
-            gpu.newest = one
-            gpu.joules = None if one.joules is None or gpu.joules is None else gpu.joules + one.joules
+        for energy in result.gpus:
+            gpu = self.gpus.setdefault(energy.uuid, Gpu(energy.uuid, energy))
+            gpu.newest = energy
+            gpu.joules = None if energy.joules is None or gpu.joules is None else gpu.joules + energy.joules
             gpu.spans.append((start_ms, end_ms))
-            gpu.backends.add(str(one.backend))
+            gpu.backends.add(str(energy.backend))
 
     def title(self) -> str:
-        """One line: which windows, and their joules where they are one."""
+        """Return a line with the times of the windows, and with the joules if there is only one window."""
         start = rfc3339(round(min(window.start_ms for window in self.windows) * 1000))
         end = rfc3339(round(max(window.end_ms for window in self.windows) * 1000))
         if len(self.windows) > 1:
@@ -71,19 +74,18 @@ class Gathered:
         return f"{name}{start} to {end}: {shown_j(window.total_j)} in all"
 
     def caption(self, gpu: Gpu) -> str:
-        """One line on a GPU: which it is, its joules and how they were come by."""
-        one = gpu.newest
-        node = f" on {', '.join(one.instances)}" if one.instances else ""
-        which = printable(f"GPU {one.gpu or gpu.uuid}{f' {one.name}' if one.name else ''}{node}")
-        line = f"{which}: {shown_j(gpu.joules)}"
+        """Return a line with the name of a GPU, its joules, and how they were measured."""
+        energy = gpu.newest
+        node = f" on {', '.join(energy.instances)}" if energy.instances else ""
+        name = printable(f"GPU {energy.gpu or gpu.uuid}{f' {energy.name}' if energy.name else ''}{node}")
+        line = f"{name}: {shown_j(gpu.joules)}"
         if len(gpu.spans) > 1:
             return f"{line} in {len(gpu.spans)} windows, {', '.join(sorted(gpu.backends))}"
-        if one.joules is None:
+        if energy.joules is None:
             return line
-        low, high = (
-            f"{value:.1f}" if value is not None else "?" for value in (one.joules_low, one.joules_high)
-        )
-        return f"{line} ({low} to {high}), {one.backend} {one.method or ''}, coverage {one.coverage:.4f}"
+        low, high = ("?" if j is None else f"{j:.1f}" for j in (energy.joules_low, energy.joules_high))
+        method = f"{energy.backend} {energy.method or ''}"
+        return f"{line} ({low} to {high}), {method}, coverage {energy.coverage:.4f}"
 
 
 def shown_j(joules: float | None) -> str:
@@ -91,7 +93,7 @@ def shown_j(joules: float | None) -> str:
 
 
 def merged(spans: Sequence[Span]) -> list[Span]:
-    """Spans that touch or overlap as one, ascending."""
+    """Return the spans in order of time. Spans that touch or overlap become one."""
     joined: list[Span] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:

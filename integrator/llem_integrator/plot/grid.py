@@ -1,5 +1,6 @@
-"""Samples reduced to what a plot can show: lowest, highest and mean in each of many equal columns of time."""
+"""Samples reduced to the minimum, maximum and mean in each of many equal columns of time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,31 +13,30 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """`columns` equal parts of the time from `start_ms` to `end_ms`, in unix ms."""
+    """The time from `start_ms` to `end_ms`, in unix ms, divided into `columns` equal parts."""
 
     start_ms: float
     end_ms: float
     columns: int
 
     def column(self, unix_ms: Times) -> NDArray[np.int64]:
-        """The column of each time (n,); below 0 or from `columns` on where it lies outside."""
-        share = (unix_ms - self.start_ms) / (self.end_ms - self.start_ms)
-        columns: NDArray[np.int64] = np.floor(share * self.columns).astype(np.int64)
+        """Return the column of each time (n,). It is below 0, or at least `columns`, for a time outside."""
+        fraction = (unix_ms - self.start_ms) / (self.end_ms - self.start_ms)
+        columns: NDArray[np.int64] = np.floor(fraction * self.columns).astype(np.int64)
         return columns
 
     def edges_ms(self) -> Values:
-        """The columns' edges (columns + 1,) in unix ms."""
+        """Return the edges of the columns (columns + 1,) in unix ms."""
         return np.linspace(self.start_ms, self.end_ms, self.columns + 1)
 
     def overlap_ms(self, start_ms: float, end_ms: float) -> Values:
-        """How much of each column (columns,) lies between two times."""
-        edges = np.clip(self.edges_ms(), start_ms, max(start_ms, end_ms))
-        return np.diff(edges)
+        """Return how much of each column (columns,) is between two times."""
+        return np.diff(np.clip(self.edges_ms(), start_ms, max(start_ms, end_ms)))
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """What is drawn: unix ms, lowest, highest and mean watts (n,); NaN where the line breaks."""
+    """The points of a line: unix ms, and minimum, maximum and mean watts (n,). NaN interrupts the line."""
 
     unix_ms: Values
     low: Values
@@ -46,10 +46,11 @@ class Points:
 
 @dataclass(slots=True)
 class Envelope:
-    """One GPU's samples on a grid, and where it has none.
+    """The samples of one GPU on a grid.
 
-    By column: watts, how many samples and the sum of their times; `ends` where the line ends after the
-    column's samples; `gap_ms` without samples inside a window.
+    Each array has a value per column: the watts, the number of samples and the sum of their times. `ends`
+    says whether the line is interrupted after the samples of the column. `gap_ms` is time without samples
+    in a window.
     """
 
     grid: Grid
@@ -68,7 +69,7 @@ class Envelope:
         self.ends = np.zeros(n, np.bool_)
 
     def add(self, unix_ms: Times, watts: Values) -> None:
-        """Samples (n,), ascending in time; those outside the grid are left out."""
+        """Add samples (n,) in ascending order of time. Samples outside the grid are ignored."""
         columns = self.grid.column(unix_ms)
         inside = slice(*np.searchsorted(columns, [0, self.grid.columns]))
         columns, watts = columns[inside], watts[inside]
@@ -83,55 +84,44 @@ class Envelope:
         self.counts[at] += np.diff(firsts, append=len(columns))
 
     def end_after(self, unix_ms: Times) -> None:
-        """The line ends at the samples of these times."""
+        """Interrupt the line after the samples at these times."""
         columns = self.grid.column(unix_ms)
         self.ends[columns[(columns >= 0) & (columns < self.grid.columns)]] = True
 
     def points(self) -> Points:
-        """The points to draw, one a column that has samples, and a break where the line ends."""
+        """Return a point for each column that has samples."""
         used = np.flatnonzero(self.counts)
-        # A line also ends in a column without samples that follows, not only in its own.
-        ended = np.concatenate([[0], np.cumsum(self.ends)])
-        breaks = 1 + np.flatnonzero(np.diff(ended[used]) > 0) if len(used) else used
-        counts = self.counts[used]
-        columns = (
-            self.grid.start_ms + self.times[used] / counts,
-            self.low[used],
-            self.high[used],
-            self.sums[used] / counts,
-        )
-        return Points(*(np.insert(column, breaks, np.nan) for column in columns))
+        unix_ms = self.grid.start_ms + self.times[used] / self.counts[used]
+        mean = self.sums[used] / self.counts[used]
+        return _interrupted(used, self.ends, (unix_ms, self.low[used], self.high[used], mean))
 
     def gaps_ms(self) -> list[tuple[float, float]]:
-        """Stretches without samples, to the column, in unix ms."""
-        return _stretches(self.gap_ms > 0, self.grid)
+        """Return the spans without samples, in unix ms, at the resolution of a column."""
+        edges = self.grid.edges_ms()
+        flags = np.concatenate([[False], self.gap_ms > 0, [False]])
+        changes = np.flatnonzero(flags[1:] != flags[:-1]).tolist()
+        return [(float(edges[a]), float(edges[b])) for a, b in zip(changes[::2], changes[1::2], strict=True)]
 
 
-def _stretches(flags: Flags, grid: Grid) -> list[tuple[float, float]]:
-    edges = grid.edges_ms()
-    padded = np.concatenate([[False], flags, [False]])
-    changes = np.flatnonzero(padded[1:] != padded[:-1])
-    return [(float(edges[a]), float(edges[b])) for a, b in zip(changes[::2], changes[1::2], strict=True)]
+def band(envelopes: Sequence[Envelope]) -> Points:
+    """Return several GPUs as one line: the minimum and maximum of all, and the mean of their means.
 
-
-def band(envelopes: "list[Envelope]") -> Points:
-    """Several GPUs as one: the lowest and the highest of all, and the mean of their means."""
-    n = envelopes[0].grid.columns
-    low, high, sums, counts = np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n), np.zeros(n)
-    for one in envelopes:
-        low, high = np.minimum(low, one.low), np.maximum(high, one.high)
-        used = one.counts > 0
-        sums[used] += one.sums[used] / one.counts[used]
-        counts += used
-    edges = envelopes[0].grid.edges_ms()
+    The line is interrupted only where no GPU has samples. A column that is merely shorter than the sample
+    interval does not interrupt it.
+    """
+    counts = np.sum([one.counts > 0 for one in envelopes], axis=0)
+    used = np.flatnonzero(counts)
     with np.errstate(invalid="ignore"):
-        mean = sums / np.where(counts > 0, counts, np.nan)
-    # Only what nobody has a sample of is empty; columns narrower than the sample interval are skipped.
-    used = counts > 0
-    ended = np.concatenate(
-        [[0], np.cumsum(np.all([one.ends | (one.counts == 0) for one in envelopes], axis=0) & used)]
-    )
-    at = np.flatnonzero(used)
-    breaks = 1 + np.flatnonzero(np.diff(ended[at]) > 0) if len(at) else at
-    columns = ((edges[:-1] + edges[1:]) / 2, low, high, mean)
-    return Points(*(np.insert(column[at], breaks, np.nan) for column in columns))
+        means = np.nansum([one.sums / one.counts for one in envelopes], axis=0)[used] / counts[used]
+    ends = np.all([one.ends | (one.counts == 0) for one in envelopes], axis=0) & (counts > 0)
+    edges = envelopes[0].grid.edges_ms()
+    low = np.min([one.low for one in envelopes], axis=0)[used]
+    high = np.max([one.high for one in envelopes], axis=0)[used]
+    return _interrupted(used, ends, ((edges[:-1] + edges[1:])[used] / 2, low, high, means))
+
+
+def _interrupted(used: NDArray[np.intp], ends: Flags, columns: tuple[Values, ...]) -> Points:
+    """Return points with NaN wherever the line ends in a used column, or in an empty column after it."""
+    ended = np.concatenate([[0], np.cumsum(ends)])
+    breaks = 1 + np.flatnonzero(np.diff(ended[used]) > 0)
+    return Points(*(np.insert(column, breaks, np.nan) for column in columns))

@@ -1,4 +1,4 @@
-"""The plot as one HTML page: data, script and style are inside, and nothing is fetched."""
+"""The plot as one HTML page, which contains data, script and style, and loads nothing."""
 
 import base64
 import importlib.resources
@@ -12,14 +12,14 @@ from llem_integrator.plot.gathered import Gathered
 from llem_integrator.plot.grid import Envelope, Grid
 
 POINTS: Final = 200_000
-"""Over all GPUs: about 4 MB of page."""
+"""Points of all GPUs together, which are about 4 MB of the page."""
 
 COLUMNS: Final = 20_000
 _MARK: Final = "{{data}}"
 
 
 def draw(gathered: Gathered, envelopes: Mapping[str, Envelope], grid: Grid, out: IO[bytes]) -> None:
-    """Writes the page. What it shows is JSON inside a script element, of which no text can be the end."""
+    """Write the page. Its data are JSON in a script element, escaped so that no text can end the element."""
     page = importlib.resources.files("llem_integrator.plot").joinpath("page.html").read_text("utf-8")
     data = {
         "title": gathered.title(),
@@ -31,14 +31,14 @@ def draw(gathered: Gathered, envelopes: Mapping[str, Envelope], grid: Grid, out:
         ],
     }
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
     before, _, after = page.partition(_MARK)
     out.write(f"{before}{text}{after}".encode())
 
 
 def _gpu(caption: str, envelope: Envelope, start_ms: float) -> dict[str, Any]:
-    """Times are ms after the grid's start in little-endian float64, watts float32; NaN is a break."""
+    """Times are ms after the start as little-endian float64, watts are float32. NaN interrupts the line."""
     points = envelope.points()
     return {
         "caption": caption,

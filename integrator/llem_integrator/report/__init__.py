@@ -1,11 +1,12 @@
-"""Results as people and programs read them: one module a format, each `write(results, out, about)`.
+"""The formats of results, one module each with a function `write(results, out, about)`.
 
-Every writer takes results as they come and holds no more than a few of them.
+Each function writes results as they arrive, and keeps only a few of them in memory.
 """
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import IO, Any, Final
 
 from llem_core.errors import ConfigError
@@ -14,10 +15,10 @@ from llem_integrator.energy.result import WindowResult
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What results were made of: the source's address, and the figures that were asked for.
+    """What a report says about all results.
 
-    `added` are the fields of GpuEnergy that are shown only where they were asked for; `notes` say by
-    field what a reader must know of it.
+    `source` is the address of the source. `added` are the fields of GpuEnergy that are shown only on request.
+    `notes` explain figures, by field.
     """
 
     source: str
@@ -36,10 +37,28 @@ _MODULES: Final = {
 }
 FORMATS: Final = tuple(_MODULES)
 BINARY: Final = frozenset({"parquet"})
+_SUFFIXES: Final = {
+    "": "table",
+    ".txt": "table",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".om": "openmetrics",
+    ".prom": "openmetrics",
+}
+
+
+def format_of(path: str) -> str:
+    """Return the format of a file by its suffix. Raises ConfigError if no format has the suffix."""
+    suffix = PurePath(path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        known = ", ".join(filter(None, _SUFFIXES))
+        raise ConfigError(f"--output {path!r} has none of the suffixes {known}: choose a --format")
+    return _SUFFIXES[suffix]
 
 
 def writer(form: str) -> Write:
-    """The `write` of a format; raises ConfigError where a library that it needs is not installed."""
+    """Return the function that writes a format. Raises ConfigError if a library is not installed."""
     write: Write = importlib.import_module(f"llem_integrator.report.{_MODULES[form]}").write
     if form == "parquet":
         require("pyarrow", "--format parquet", "pyarrow")
@@ -47,12 +66,12 @@ def writer(form: str) -> Write:
 
 
 def printable(text: str) -> str:
-    """A line for people: what a terminal would obey, or a picture cannot hold, is a sign that says so."""
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    """Return the text with a replacement for each character that could control a terminal."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
 def require(library: str, wanted_by: str, packages: str) -> Any:
-    """Import a library that is not always installed. Raises ConfigError with the packages to install."""
+    """Import an optional library. Raises ConfigError with the packages to install."""
     try:
         return importlib.import_module(library)
     except ImportError as exc:

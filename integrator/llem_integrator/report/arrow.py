@@ -1,19 +1,19 @@
-"""Results as Arrow record batches, with types: what Parquet and data frames are made of."""
+"""Results as typed Arrow record batches, for Parquet and data frames."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, require
-from llem_integrator.report.columns import Column, Kind, Row, columns, rows
+from llem_integrator.report.columns import Kind, Row, columns, rows
 
-ROWS: Final = 8_192
-"""In a batch, and so in a row group of Parquet."""
+_ROWS: Final = 8_192
+"""The number of rows in a batch, and so in a row group of Parquet."""
 
 
 def schema(about: About) -> Any:
-    """The columns' types. Source and notes are in the metadata."""
-    pa = _arrow()
+    """Return the types of the columns. The metadata contain the source and the notes."""
+    pa = require("pyarrow", "Arrow", "pyarrow")
     types = {
         Kind.TEXT: pa.string(),
         Kind.TEXTS: pa.list_(pa.string()),
@@ -22,51 +22,49 @@ def schema(about: About) -> Any:
         Kind.FLAG: pa.bool_(),
         Kind.TIME: pa.timestamp("us", tz="UTC"),
     }
+    notes = {name: {"note": note} for name, note in about.notes.items()}
     fields = [
-        pa.field(
-            column.name,
-            types[column.kind],
-            metadata={"note": about.notes[column.name]} if column.name in about.notes else None,
-        )
+        pa.field(column.name, types[column.kind], metadata=notes.get(column.name))
         for column in columns(about.added)
     ]
-    return pa.schema(fields, metadata={"llem_schema": "1", "llem_source": _printable(about.source)})
+    return pa.schema(fields, metadata={"llem_schema": "1", "llem_source": _encodable(about.source)})
 
 
 def batches(results: Iterable[WindowResult], about: About) -> Iterator[Any]:
-    """Record batches of at most about ROWS rows, each made when it is full."""
+    """Yield record batches of about 8,192 rows, each as soon as it is full."""
     wanted, types = columns(about.added), schema(about)
-    held: list[Row] = []
+    kinds = [column.kind for column in wanted]
+    waiting: list[Row] = []
     for result in results:
-        held += rows(result, wanted)
-        if len(held) >= ROWS:
-            yield _batch(held, wanted, types)
-            held = []
-    if held:
-        yield _batch(held, wanted, types)
+        waiting += rows(result, wanted)
+        if len(waiting) >= _ROWS:
+            yield _batch(waiting, kinds, types)
+            waiting = []
+    if waiting:
+        yield _batch(waiting, kinds, types)
 
 
-def _batch(held: list[Row], wanted: tuple[Column, ...], types: Any) -> Any:
-    pa = _arrow()
-    arrays = []
-    for column, values, one in zip(wanted, zip(*held, strict=True), types, strict=True):
-        match column.kind:
-            case Kind.TIME:
-                cells: list[Any] = [round(value * 1e6) for value in values]
-            case Kind.TEXT:
-                cells = [None if value is None else _printable(value) for value in values]
-            case Kind.TEXTS:
-                cells = [None if value is None else [_printable(text) for text in value] for value in values]
-            case _:
-                cells = list(values)
-        arrays.append(pa.array(cells, one.type))
+def _batch(batch: list[Row], kinds: Iterable[Kind], types: Any) -> Any:
+    pa = require("pyarrow", "Arrow", "pyarrow")
+    arrays = [
+        pa.array([_cell(value, kind) for value in values], field.type)
+        for kind, values, field in zip(kinds, zip(*batch, strict=True), types, strict=True)
+    ]
     return pa.record_batch(arrays, schema=types)
 
 
-def _printable(text: str) -> str:
-    """The text in signs that UTF-8 has; an argument may hold bytes that are none."""
+def _cell(value: Any, kind: Kind) -> Any:
+    match kind:
+        case Kind.TIME:
+            return round(value * 1e6)
+        case Kind.TEXT if value is not None:
+            return _encodable(value)
+        case Kind.TEXTS if value is not None:
+            return [_encodable(text) for text in value]
+        case _:
+            return value
+
+
+def _encodable(text: str) -> str:
+    """Return the text without what UTF-8 cannot encode; an argument may contain invalid bytes."""
     return str(text).encode("utf-8", "replace").decode()
-
-
-def _arrow() -> Any:
-    return require("pyarrow", "Arrow", "pyarrow")

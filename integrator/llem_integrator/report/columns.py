@@ -1,6 +1,6 @@
-"""The columns of CSV, Parquet and Arrow: a row for each window and GPU.
+"""The columns of CSV, Parquet and Arrow, with a row for each window and GPU.
 
-A window without GPUs has one row, whose GPU columns are empty, so that its reasons are there too.
+A window without GPUs has one row with empty GPU columns, so that its reasons are in the output.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Row = tuple[Any, ...]
 
 
 class Kind(StrEnum):
-    """What a column holds; a time is in unix seconds, texts are a tuple of them."""
+    """The kinds of values. A time is in unix seconds, and TEXTS is a tuple of texts."""
 
     TEXT = "text"
     TEXTS = "texts"
@@ -27,32 +27,33 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column, and how its value is had of a window and one of its GPUs (None: it has none)."""
+    """A column, and the function that returns its value for a window and one of its GPUs, if there is any."""
 
     name: str
     kind: Kind
     of: Callable[[WindowResult, GpuEnergy | None], Any]
 
 
-def _window(name: str, kind: Kind, column: str = "") -> Column:
-    return Column(column or name, kind, lambda result, _: getattr(result, name))
+def _window(field: str, kind: Kind, name: str = "") -> Column:
+    return Column(name or field, kind, lambda result, _: getattr(result, field))
 
 
-def _gpu(name: str, kind: Kind, column: str = "") -> Column:
-    return Column(column or name, kind, lambda _, gpu: None if gpu is None else getattr(gpu, name))
+def _gpu(field: str, kind: Kind, name: str = "") -> Column:
+    return Column(name or field, kind, lambda _, gpu: None if gpu is None else getattr(gpu, field))
 
 
 def _joules_by(backend: Backend) -> Column:
-    def of(_: WindowResult, gpu: GpuEnergy | None) -> float | None:
+    def joules(_: WindowResult, gpu: GpuEnergy | None) -> float | None:
         return None if gpu is None else gpu.joules_by_backend.get(backend)
 
-    return Column(f"joules_{backend}", Kind.NUMBER, of)
+    return Column(f"joules_{backend}", Kind.NUMBER, joules)
 
 
 def _warnings(result: WindowResult, gpu: GpuEnergy | None) -> tuple[str, ...]:
-    """Codes of what was said of this GPU and of the window, each once."""
+    """Return the codes of the warnings of this GPU and of the window, each once."""
     concerned = (None,) if gpu is None else (None, gpu.uuid)
-    return tuple(dict.fromkeys(str(one.code) for one in result.warnings if one.uuid in concerned))
+    codes = (str(warning.code) for warning in result.warnings if warning.uuid in concerned)
+    return tuple(dict.fromkeys(codes))
 
 
 COLUMNS: Final = (
@@ -89,21 +90,15 @@ COLUMNS: Final = (
     _gpu("emissions_g", Kind.NUMBER),
     Column("warnings", Kind.TEXTS, _warnings),
 )
-_ADDED: Final = {
-    "price": _gpu("price", Kind.NUMBER),
-    "idle_j": _gpu("idle_j", Kind.NUMBER),
-    "active_j": _gpu("active_j", Kind.NUMBER),
-    "calibrated": _gpu("calibrated", Kind.FLAG),
-    "exact_j": _gpu("exact_j", Kind.NUMBER),
-}
 
 
 def columns(added: tuple[str, ...] = ()) -> tuple[Column, ...]:
-    """All columns in their order; those of figures that were asked for come last."""
-    return (*COLUMNS, *(_ADDED[name] for name in added))
+    """Return all columns in their order. The columns of requested figures are the last."""
+    kinds = {"calibrated": Kind.FLAG}
+    return (*COLUMNS, *(_gpu(name, kinds.get(name, Kind.NUMBER)) for name in added))
 
 
 def rows(result: WindowResult, wanted: tuple[Column, ...]) -> Iterator[Row]:
-    """A row for each GPU of a window, or the one that says that it has none."""
+    """Yield a row for each GPU of a window, or one row if it has no GPU."""
     for gpu in result.gpus or (None,):
         yield tuple(column.of(result, gpu) for column in wanted)

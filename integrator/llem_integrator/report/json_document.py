@@ -1,24 +1,24 @@
-"""The JSON document of DESIGN "Commands": numbers unrounded, what is unknown is null.
+"""The JSON document: numbers are not rounded, and unknown values are null.
 
-A line for each GPU: that is what the standard library's compiled encoder can do; with an indent it
-falls back to Python, five times slower.
+Each GPU has its own line, because the compiled encoder of the standard library cannot indent. With an
+indent, it would be five times slower.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import IO, Any, Final
 
 from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
 
-_WHERE_ASKED: Final = ("price", "idle_j", "active_j", "calibrated", "exact_j")
-_ALWAYS: Final = tuple(name for name in GpuEnergy._fields if name not in _WHERE_ASKED)
+_IF_REQUESTED: Final = ("price", "idle_j", "active_j", "calibrated")
+_ALWAYS: Final = tuple(name for name in GpuEnergy._fields if name not in _IF_REQUESTED)
 _encode: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
-    """Yield the document, one window at a time."""
+    """Write the document, one window at a time."""
     notes = f'  "notes": {_encode(dict(about.notes))},\n' if about.notes else ""
     out.write(f'{{\n  "schema": 1,\n  "source": {_encode(about.source)},\n{notes}  "windows": [')
     names = (*_ALWAYS, *about.added)
@@ -31,23 +31,21 @@ def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
 
 def _window(result: WindowResult, names: Sequence[str]) -> str:
     lines = []
-    for one in fields(WindowResult):
-        value = getattr(result, one.name)
-        match one.name:
+    for field in fields(WindowResult):
+        value = getattr(result, field.name)
+        match field.name:
             case "gpus":
-                text = _lines([{name: getattr(gpu, name) for name in names} for gpu in value])
+                text = _list([{name: getattr(gpu, name) for name in names} for gpu in value])
             case "considered" | "warnings":
-                text = _lines(
-                    [{each.name: getattr(item, each.name) for each in fields(item)} for item in value]
-                )
+                text = _list([asdict(item) for item in value])
             case _:
                 text = _encode(value)
-        lines.append(f'      "{one.name}": {text}')
+        lines.append(f'      "{field.name}": {text}')
     return "    {\n" + ",\n".join(lines) + "\n    }"
 
 
-def _lines(items: Sequence[dict[str, Any]]) -> str:
-    """A list with an item a line."""
+def _list(items: Sequence[dict[str, Any]]) -> str:
+    """Return a list with one item per line."""
     if not items:
         return "[]"
     return "[\n" + ",\n".join(f"        {_encode(item)}" for item in items) + "\n      ]"

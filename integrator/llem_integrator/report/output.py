@@ -1,4 +1,4 @@
-"""Where an answer goes: standard output, or a file that is there when it is whole and not before."""
+"""Where results are written: to standard output, or atomically to a file."""
 
 import os
 import secrets
@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from llem_core.errors import ConfigError, LLEMError
 
-STDOUT = "-"
+STDOUT: Final = "-"
 
 
 class OutputError(LLEMError):
@@ -20,10 +20,10 @@ class OutputError(LLEMError):
 
 @contextmanager
 def opened(path: str, *, binary: bool) -> Iterator[IO[Any]]:
-    """A stream into the file, or to standard output for "-"; raises OutputError, and ConfigError.
+    """Yield a stream to a file, or to standard output for "-". Raises OutputError and ConfigError.
 
-    A file appears under its name when the block ends well; after an error nothing of it is left. What is
-    no plain file (a pipe, a device) is written as it comes.
+    The file gets its name when the block ends without an error. After an error, it does not exist, or has
+    its old content. A pipe or device is written directly.
     """
     if path == STDOUT:
         yield _stdout(binary=binary)
@@ -37,10 +37,11 @@ def opened(path: str, *, binary: bool) -> Iterator[IO[Any]]:
         with out:
             yield out
         return
-    # Hidden, and without the target's suffix: who watches the folder for *.prom does not see it.
-    aside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+    # The name is hidden and has another suffix, so that a program that watches the folder for *.prom
+    # ignores it.
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     with _named(path):
-        out = _stream(aside, "x", binary=binary)
+        out = _stream(temporary, "x", binary=binary)
     try:
         with out:
             yield out
@@ -49,13 +50,13 @@ def opened(path: str, *, binary: bool) -> Iterator[IO[Any]]:
                 os.fsync(out.fileno())
         with _named(path):
             if target.exists():
-                shutil.copymode(target, aside)
-            aside.replace(target)
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
     finally:
         with suppress(OSError):
             out.close()
-        with suppress(OSError):  # it is there only where the answer is not whole
-            aside.unlink()
+        with suppress(OSError):  # after a success it no longer exists
+            temporary.unlink()
 
 
 @contextmanager
@@ -76,5 +77,5 @@ def _stdout(*, binary: bool) -> IO[Any]:
     if not binary:
         return sys.stdout
     if sys.stdout.isatty():
-        raise ConfigError("this format is no text for a terminal; give --output FILE, or pipe it")
+        raise ConfigError("this format is binary; use --output FILE, or pipe the output")
     return sys.stdout.buffer

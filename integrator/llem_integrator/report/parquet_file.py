@@ -1,4 +1,4 @@
-"""Parquet: the columns of CSV with types; times are timestamps in UTC."""
+"""Parquet: the columns of CSV with types. Times are timestamps in UTC."""
 
 from collections.abc import Iterable
 from typing import IO, Any
@@ -8,7 +8,7 @@ from llem_integrator.report import About, arrow, require
 
 
 class _Counted:
-    """A stream that knows how much went into it; a pipe cannot be asked where it is."""
+    """A stream that counts the bytes written to it, because a pipe has no position."""
 
     closed = False
 
@@ -28,13 +28,12 @@ class _Counted:
         self._out.flush()
 
     def close(self) -> None:
-        """Do nothing: the caller that opened the file closes it."""
+        """Do nothing: the caller that opened the stream closes it."""
 
 
 def write(results: Iterable[WindowResult], out: IO[bytes], about: About) -> None:
-    """The file, a row group at a time."""
+    """Write the file, one row group at a time."""
     parquet = require("pyarrow.parquet", "--format parquet", "pyarrow")
-    types = arrow.schema(about)
-    with parquet.ParquetWriter(_Counted(out), types, compression="zstd") as file:
+    with parquet.ParquetWriter(_Counted(out), arrow.schema(about), compression="zstd") as file:
         for batch in arrow.batches(results, about):
             file.write_batch(batch)

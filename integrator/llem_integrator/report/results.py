@@ -1,34 +1,31 @@
-"""Results in a notebook: a sequence that shows itself as a table, and becomes a data frame."""
+"""Results for a library or notebook: a sequence that is shown as a table and becomes a data frame."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
 
+from llem_core.measurement import MeasurementWarning, WarningCode
+from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, require, writer
-from llem_integrator.report.figures import Figures
+from llem_integrator.report.figures import about, with_figures
 
 if TYPE_CHECKING:
-    from llem_integrator.stores import Source
+    from llem_integrator.power import Reader
+    from llem_integrator.stores import Progress, Source
+    from llem_integrator.windows.window import Window
 
 
 @dataclass(frozen=True, slots=True)
 class Results(Sequence[WindowResult]):
-    """The results of some windows, and what they were made of.
+    """The results of windows, in their order.
 
-    A row of a table or data frame is a window and a GPU; a window without GPUs has one row.
+    A row of a table or data frame is one window and GPU. A window without GPUs has one row.
     """
 
     windows: tuple[WindowResult, ...]
     about: About
-
-    @classmethod
-    def of(cls, source: "Source", results: Iterable[WindowResult], figures: Figures | None = None) -> Self:
-        """All results of `integrate`, with the figures that are wanted; raises SourceError."""
-        figures = figures or Figures()
-        about = About(source.address, figures.added, figures.notes())
-        return cls(tuple(figures.of(result) for result in results), about)
 
     @overload
     def __getitem__(self, index: int) -> WindowResult: ...
@@ -44,19 +41,19 @@ class Results(Sequence[WindowResult]):
         return iter(self.windows)
 
     def to_arrow(self) -> Any:
-        """A pyarrow.Table with the columns of CSV and Parquet; raises ConfigError without pyarrow."""
+        """Return a pyarrow.Table with the columns of CSV. Raises ConfigError if pyarrow is not installed."""
         from llem_integrator.report import arrow
 
         pyarrow = require("pyarrow", "to_arrow()", "pyarrow")
         return pyarrow.Table.from_batches(arrow.batches(self.windows, self.about), arrow.schema(self.about))
 
     def to_pandas(self) -> Any:
-        """A pandas.DataFrame of to_arrow(); raises ConfigError without pandas or pyarrow."""
+        """Return a pandas.DataFrame. Raises ConfigError if pandas or pyarrow is not installed."""
         require("pandas", "to_pandas()", "pandas pyarrow")
         return self.to_arrow().to_pandas()
 
     def to_json(self) -> str:
-        """The document that `llem-integrate --format json` prints."""
+        """Return the document that `llem-integrate --format json` prints."""
         return self._written("json")
 
     def __str__(self) -> str:
@@ -71,3 +68,37 @@ class Results(Sequence[WindowResult]):
         out = io.StringIO()
         writer(form)(self.windows, out, self.about)
         return out.getvalue()
+
+
+def run(source: "Source", windows: "Iterable[Window]", request: Request | None = None) -> Results:
+    """Measure the windows in a source and return their results. Raises SourceError and ConfigError."""
+    request = request or Request()
+    return Results(tuple(stream(source, windows, request)), about(source.address, request))
+
+
+def stream(
+    source: "Source",
+    windows: "Iterable[Window]",
+    request: Request | None = None,
+    progress: "Progress | None" = None,
+    reader: "Reader | None" = None,
+) -> Iterator[WindowResult]:
+    """Yield the result of each window, in their order, as soon as it is known.
+
+    `progress` is called with the number of windows that are done. `reader` reads the power traces on other
+    machines. Raises SourceError and ConfigError.
+    """
+    from llem_integrator.contents import Explainer
+    from llem_integrator.integration import integrate
+
+    request = request or Request()
+    every = list(windows)
+    explainer = Explainer(source)
+    results = integrate(source, every, request, progress or (lambda _: None), reader)
+    for window, result in zip(every, results, strict=True):
+        figured = with_figures(result, request)
+        if "no_data" in result.reasons:
+            text = explainer.explain(result, window.selectors or request.selectors)
+            warning = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text)
+            figured = replace(figured, warnings=(*figured.warnings, warning))
+        yield figured

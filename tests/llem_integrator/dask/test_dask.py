@@ -15,6 +15,7 @@ from llem_integrator.dask.tasks import Store
 from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.report.figures import about
 from llem_integrator.report.results import Results
 from llem_integrator.stores import open_source
 from llem_integrator.windows.window import Window
@@ -91,7 +92,7 @@ def file(tmp_path: Path) -> str:
 
 def shown(where: str, results: list[WindowResult]) -> Any:
     """All that JSON shows of results."""
-    return json.loads(Results.of(open_source(where), results).to_json())
+    return json.loads(Results(tuple(results), about(open_source(where).address, Request())).to_json())
 
 
 def approximately(found: Any) -> Any:

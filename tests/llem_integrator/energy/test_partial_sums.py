@@ -9,10 +9,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llem_integrator import Request, Source, Window, integrate
+from llem_integrator import Request, Source, Window
 from llem_integrator.dask.tasks import inside, shares
 from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.joules import RunningSums
+from llem_integrator.integration import integrate
 from llem_integrator.plan import Stretch
 from llem_integrator.power import Read, Reader, reader
 from llem_integrator.series.samples import Times, Values

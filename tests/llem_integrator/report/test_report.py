@@ -18,13 +18,14 @@ import pyarrow.parquet
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from llem_integrator import Figures, WindowResult
+from llem_integrator import Request, WindowResult
 from llem_integrator.report import BINARY, FORMATS, About, writer
+from llem_integrator.report.figures import about, with_figures
 from tests.llem_integrator.measured import BEGIN, file_of, many, results_of, two_gpus
 from tests.llem_integrator.pages import scraped
 from tests.servers import program
 
-EVERYTHING = Figures(grams_per_kwh=400.0, emissions=True, price_per_kwh=0.3, idle_watts=60.0, calibration={})
+EVERYTHING = Request(grams_per_kwh=400.0, price_per_kwh=0.3, idle_watts=60.0, calibration={})
 
 
 @pytest.fixture
@@ -34,11 +35,11 @@ def results(tmp_path: Path) -> list[WindowResult]:
 
 
 def written(
-    form: str, results: "list[WindowResult] | Iterator[WindowResult]", figures: Figures | None = None
+    form: str, results: "list[WindowResult] | Iterator[WindowResult]", request: Request | None = None
 ) -> Any:
-    figures = figures or Figures()
+    request = request or Request()
     out: Any = io.BytesIO() if form in BINARY else io.StringIO()
-    writer(form)(map(figures.of, results), out, About("here", figures.added, figures.notes()))
+    writer(form)((with_figures(one, request) for one in results), out, about("here", request))
     return out.getvalue()
 
 
@@ -144,10 +145,10 @@ def test_a_table_in_a_file_has_a_line_for_each_gpu(tmp_path: Path) -> None:
     nodes = [f"{'node' * 20}{number}.example.org:9955" for number in range(2)]
     path = file_of(tmp_path, *(scraped(0, uuid=f"GPU-{node}", instance=node) for node in nodes))
     lines = written("table", results_of(path, (10, 110)), EVERYTHING).splitlines()
-    heading = next(line for line in lines if line.startswith("GPU  name"))
+    heading = next(line for line in lines if line.startswith("GPU  UUID"))
     for node in nodes:
         (row,) = (line for line in lines if line.startswith("0 ") and node in line)
-        assert row.split()[:4] == ["0", "H100", node, "10000.0"]
+        assert row.split()[:5] == ["0", f"GPU-{node}"[: len("GPU-") + 81], "H100", node, "10000.0"]
         assert row[: heading.index("joules") + len("joules")].endswith(" 10000.0")
         assert f"GPU 0 on {node}: zeus 10000.0 J, nvml 10000.0 J" in lines
 

@@ -1,0 +1,233 @@
+"""What a source contains: its GPUs, the times of its first and last sample, and which metrics are missing."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from llem_core import metrics
+from llem_core.errors import SourceError
+from llem_core.metrics import Kind
+from llem_integrator.energy.result import WindowResult
+from llem_integrator.series.matchers import Selector
+from llem_integrator.stores import Piece, Source
+from llem_integrator.stores.held import HeldSource
+from llem_integrator.windows.window import rfc3339
+
+_SCRAPED: Final = tuple(spec.name for spec in metrics.METRICS_PAGE if spec.kind is not Kind.HISTOGRAM)
+_TRACES: Final = (metrics.GPU_POWER_TRACE.name, metrics.GPU_ZEUS_TRACE.name)
+_NEEDED: Final = (metrics.GPU_INFO, metrics.GPU_POWER, metrics.GPU_NVML_ENERGY, metrics.GPU_INTEGRATED)
+"""Metrics that /metrics always has if there is a GPU."""
+
+_OF_OTHERS: Final = (
+    "DCGM_FI_DEV_POWER_USAGE",
+    "nvidia_smi_power_draw_watts",
+    "all_smi_gpu_utilization",
+    "up",
+)
+"""Metrics of other programs, which tell a server without llem-exporter from an empty server."""
+
+_LOOK_BACK_MS: Final = 400 * 86_400_000
+_AHEAD_MS: Final = 600_000
+"""Prometheus stores no sample that is further in the future."""
+
+_NEWEST_MS: Final = 300_000
+_GROWTH: Final = 4
+_END_MS: Final = 253_402_300_799_999
+_SHOWN: Final = 4
+_MOST_SELECTORS: Final = 20
+"""Windows with other selectors are explained by the contents of the whole source, to limit the requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedGpu:
+    """The labels of a GPU."""
+
+    gpu: str
+    uuid: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The times of the first and last sample of llem-exporter in a source, in unix ms.
+
+    `gpus` are those that have samples in the last 5 minutes before `last_ms`. `metrics` are the names of the
+    metrics in that time.
+    """
+
+    first_ms: int
+    last_ms: int
+    gpus: tuple[ListedGpu, ...]
+    metrics: tuple[str, ...]
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        return tuple(sorted({gpu.instance for gpu in self.gpus}))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Return the metrics that the source lacks. The traces of /history need no others."""
+        if {*_TRACES} & {*self.metrics}:
+            return ()
+        return tuple(spec.name for spec in _NEEDED if spec.name not in self.metrics)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of --list."""
+        yield f"samples from {rfc3339(self.first_ms * 1000)} to {rfc3339(self.last_ms * 1000)}"
+        for gpu in self.gpus:
+            yield f"GPU {gpu.gpu or '-'}  {gpu.uuid}  {gpu.instance}".rstrip()
+        yield from self.metrics
+        yield from (f"missing: {name}" for name in self.missing)
+
+    def document(self) -> dict[str, Any]:
+        """Return the fields of --list --format json, with times in unix seconds."""
+        return {
+            "first": self.first_ms / 1000,
+            "last": self.last_ms / 1000,
+            "gpus": [asdict(gpu) for gpu in self.gpus],
+            "metrics": self.metrics,
+            "missing": self.missing,
+        }
+
+    def __str__(self) -> str:
+        nodes = ", ".join(self.instances[:_SHOWN]) + (", ..." if len(self.instances) > _SHOWN else "")
+        count = len(self.gpus)
+        gpus = f"{count} GPU{'' if count == 1 else 's'}{f' on {nodes}' if nodes else ''}"
+        lacking = f", but no {', '.join(self.missing)} (dropped when scraped?)" if self.missing else ""
+        first, last = rfc3339(self.first_ms * 1000), rfc3339(self.last_ms * 1000)
+        return f"{gpus}, with samples from {first} to {last}{lacking}"
+
+
+def contents(
+    source: Source,
+    selectors: Sequence[Selector] = ((),),
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+) -> Contents | None:
+    """Return what a source contains between two times, or None if nothing matches any selector.
+
+    By default, all samples of a file, or the last 400 days of a server. Raises SourceError.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    is_file = isinstance(source, HeldSource)
+    if start_ms is None:
+        start_ms = 0 if is_file else now_ms - _LOOK_BACK_MS
+    if end_ms is None:
+        end_ms = _END_MS if is_file else now_ms + _AHEAD_MS
+    edges = [_edges(source, selector, start_ms, end_ms) for selector in selectors]
+    found = [edge for edge in edges if edge is not None]
+    if not found:
+        return None
+    first_ms, last_ms = min(first for first, _ in found), max(last for _, last in found)
+    gpus: set[ListedGpu] = set()
+    names: set[str] = set()
+    for selector in selectors:
+        newest = max(start_ms, last_ms - _NEWEST_MS), last_ms
+        for piece in _pieces(source, (*_SCRAPED, *_TRACES), selector, *newest):
+            for series in piece.series:
+                names.add(series.metric)
+                labels = series.labels
+                if "uuid" in labels:
+                    gpus.add(ListedGpu(labels.get("gpu", ""), labels["uuid"], labels.get("instance", "")))
+    return Contents(first_ms, last_ms, tuple(sorted(gpus, key=_place)), tuple(sorted(names)))
+
+
+def _place(gpu: ListedGpu) -> tuple[str, int, str]:
+    return gpu.instance, int(gpu.gpu) if gpu.gpu.isdecimal() else -1, gpu.uuid
+
+
+class Explainer:
+    """Explains windows without data by the contents of the source, which are read once per selectors."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[tuple[Selector, ...], Contents | None] = {}
+
+    def explain(self, result: WindowResult, selectors: tuple[Selector, ...]) -> str:
+        """Return a sentence on why a window has no data, and what the source contains."""
+        try:
+            return self._explained(result, selectors)
+        except SourceError as exc:
+            return f"the contents of the source cannot be listed: {exc}"
+
+    def _explained(self, result: WindowResult, selectors: tuple[Selector, ...]) -> str:
+        address = self._source.address
+        everything = self._contents(((),))
+        if everything is None:
+            return f"{address} contains no metrics of llem-exporter{self._others()}"
+        matching: Contents | None = everything
+        if not _outside(result, everything) and len(self._known) < _MOST_SELECTORS:
+            matching = self._contents(selectors)
+        if matching is None:
+            matchers = " or ".join(f"{{{','.join(map(str, selector))}}}" for selector in selectors)
+            return f"no series match {matchers}; without matchers, {address} contains {everything}"
+        what = f"{address} contains {matching}"
+        if outside := _outside(result, matching):
+            return f"{outside}: {what}"
+        return what if result.gpus or matching.missing else f"there are no samples in the window: {what}"
+
+    def _contents(self, selectors: tuple[Selector, ...]) -> Contents | None:
+        if selectors not in self._known:
+            self._known[selectors] = contents(self._source, selectors)
+        return self._known[selectors]
+
+    def _others(self) -> str:
+        if isinstance(self._source, HeldSource):
+            return ""
+        now_ms = time.time_ns() // 1_000_000
+        pieces = _pieces(self._source, _OF_OTHERS, (), now_ms - _LOOK_BACK_MS, now_ms)
+        names = next((sorted({series.metric for series in piece.series}) for piece in pieces), [])
+        return f", only metrics of other programs, for example {names[0]}" if names else " and is empty"
+
+
+def _outside(result: WindowResult, contents: Contents) -> str:
+    """Return whether a window is before the first or after the last sample, or "" if it is neither."""
+    if result.gpus:
+        return ""
+    if result.start * 1000 > contents.last_ms:
+        return "the window begins after the last sample"
+    return "the window ends before the first sample" if result.end * 1000 < contents.first_ms else ""
+
+
+def _edges(source: Source, selector: Selector, start_ms: int, end_ms: int) -> tuple[int, int] | None:
+    """Return the times of the first and last sample, or None.
+
+    Traces have many samples, so they are only read before and after the scraped metrics.
+    """
+    first_ms = last_ms = None
+    for names in (_SCRAPED, _TRACES):
+        before_ms = end_ms if first_ms is None else first_ms - 1
+        pieces = _pieces(source, names, selector, start_ms, before_ms)
+        first_ms = next((min(int(one.unix_ms[0]) for one in piece.series) for piece in pieces), first_ms)
+        if first_ms is not None:
+            after_ms = first_ms if last_ms is None else last_ms + 1
+            last_ms = _last_ms(source, names, selector, after_ms, end_ms) or last_ms
+    return None if first_ms is None or last_ms is None else (first_ms, last_ms)
+
+
+def _last_ms(
+    source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
+) -> int | None:
+    """Return the time of the last sample, or None. Ever longer stretches are read, from the end backwards."""
+    length_ms = _AHEAD_MS
+    while end_ms >= start_ms:
+        stretch = max(start_ms, end_ms - length_ms), end_ms
+        newest = [
+            max(int(one.unix_ms[-1]) for one in piece.series)
+            for piece in _pieces(source, names, selector, *stretch)
+        ]
+        if newest:
+            return newest[-1]
+        end_ms, length_ms = stretch[0] - 1, _GROWTH * length_ms
+    return None
+
+
+def _pieces(
+    source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
+) -> Iterator[Piece]:
+    """Yield the pieces that have samples."""
+    for piece in source.pieces("|".join(names), selector, start_ms, end_ms, lambda _: None):
+        series = tuple(series for series in piece.series if len(series))
+        if series:
+            yield Piece(piece.start_ms, piece.end_ms, series)
