@@ -19,6 +19,12 @@ TIMES = [
     ("2026-11-24T08:45:46Z", 1_795_509_946_000_000),
     ("2026-11-24T09:45:46.5+01:00", 1_795_509_946_500_000),
     ("2026-11-24 08:45:46+00:00", 1_795_509_946_000_000),
+    ("2026-11-24t08:45:46z", 1_795_509_946_000_000),
+    ("2026-11-24 08:45:46z", 1_795_509_946_000_000),
+    ("2026-11-24T08:44:60Z", 1_795_509_900_000_000),
+    ("2016-12-31T23:59:60.5Z", 1_483_228_800_500_000),
+    ("2026-11-24T09:45:60+01:00", 1_795_509_960_000_000),
+    ("20261124T084546Z", 1_795_509_946_000_000),
     ("now", NOW_US),
     ("now-1h30m", NOW_US - 5_400_000_000),
     ("now+100ms", NOW_US + 100_000),
@@ -34,12 +40,12 @@ def test_time_forms(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("2026-10-25T02:30:00", "showed twice"), ("2026-03-29T02:30:00", "never showed")],
+    [("2026-10-25T02:30:00", "occurs twice in"), ("2026-03-29T02:30:00", "does not exist in")],
 )
 def test_an_hour_that_comes_twice_or_never_is_nobodys_guess(text: str, words: str) -> None:
     """At a clock change, a local time needs its offset. Other times do not."""
     berlin = ZoneInfo("Europe/Berlin")
-    with pytest.raises(ConfigError, match=f"Europe/Berlin {words}.*offset"):
+    with pytest.raises(ConfigError, match=f"{words} Europe/Berlin.*offset"):
         parse_time_us(text, NOW_US, berlin)
     assert parse_time_us(f"{text}+01:00", NOW_US, berlin) == parse_time_us(f"{text}+01:00", NOW_US, None)
     for hours in (-1, 1):
@@ -57,6 +63,26 @@ def test_a_zoneless_time_needs_a_zone() -> None:
         parse_time_us("2026-07-01T12:00:00", NOW_US, None)
 
 
+LOOKALIKES = [
+    ("20261124", "looks like a date, not like unix seconds (write 2026-11-24T00:00:00Z)"),
+    ("202611241200", "write 2026-11-24T00:00:00Z"),
+    ("20261124120000", "write 2026-11-24T00:00:00Z"),
+    ("1795507546123", "looks like milliseconds; unix times are in seconds (write 1795507546.123)"),
+    ("1795507546123.5", "looks like milliseconds"),
+    ("1795507546123456", "looks like microseconds; unix times are in seconds (write 1795507546.123456)"),
+    ("1795507546123456789", "looks like nanoseconds"),
+]
+
+
+def test_numbers_that_are_not_seconds_are_named(subtests: pytest.Subtests) -> None:
+    """The error says what the number looks like, and how to write it."""
+    for text, message in LOOKALIKES:
+        with subtests.test(text=text):
+            with pytest.raises(ConfigError) as caught:
+                parse_time_us(text, NOW_US, UTC)
+            assert message in str(caught.value)
+
+
 def test_bad_times_are_one_line(subtests: pytest.Subtests) -> None:
     """The error is one line that shows the text."""
     for text in [
@@ -70,6 +96,9 @@ def test_bad_times_are_one_line(subtests: pytest.Subtests) -> None:
         "nan",
         "1795507546123",
         "9" * 13,
+        "2026-11-24T08:60:00Z",
+        "2026-11-24T08:45:61Z",
+        "9999-12-31T23:59:60Z",
         "9" * 5000,
     ]:
         with subtests.test(text=text):
