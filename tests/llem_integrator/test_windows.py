@@ -355,9 +355,9 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     )
     assert unknown.warnings[0].code is WarningCode.ENERGY_UNAVAILABLE
     assert "2 of these 4 GPUs" in unknown.warnings[0].message
-    (slices,) = integrate(held, [window(600, 700, gpu_count=0)], Request())
+    (slices,) = integrate(held, [window(600, 700, gpus_unknown="the job had slices")], Request())
     assert (slices.reasons, slices.total_j) == (("gpus_unknown",), None)
-    assert "slices of these 4 GPUs" in slices.warnings[0].message
+    assert [warning.message for warning in slices.warnings] == ["the job had slices"]
     # Which GPUs are shown says nothing of which the job had.
     some, guess = integrate(held, [equal, fewer], Request(gpus=("0", "1")))
     assert (some.valid, list(some.per_gpu_j)) == (True, ["GPU-0", "GPU-1"])
@@ -365,6 +365,7 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     assert known.valid
     assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
+    assert "the job had 5 GPUs, and the source shows 4 on its hosts" in missing.warnings[0].message
 
 
 def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
@@ -390,7 +391,10 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
     )
     assert "no GPU of n2 in the window" in [warning.message for warning in guess.warnings]
     assert (fewer.reasons, fewer.total_j) == (("no_data",), None)
-    assert [warning.message for warning in fewer.warnings] == ["no GPU of n2 and 2 more hosts in the window"]
+    assert [warning.message for warning in fewer.warnings] == [
+        "no GPU of n2 and 2 more hosts in the window",
+        "the job had 5 GPUs, and the source shows 4 on its hosts",
+    ]
     assert known.valid
 
 

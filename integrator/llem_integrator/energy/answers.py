@@ -31,7 +31,7 @@ from llem_integrator.windows.window import Window
 
 _OF_GPUS = frozenset(metrics.GPU_INFO.labels)
 
-_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None]
+_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,8 @@ class Answers:
 
     def _options(self, window: Window) -> _Options:
         gpus = self.request.gpus if window.gpus is None else window.gpus
-        return window.selectors or self.request.selectors, gpus, window.gpu_count, window.hosts
+        selectors = window.selectors or self.request.selectors
+        return selectors, gpus, window.gpu_count, window.hosts, window.gpus_unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class _Group:
     by_uuid: dict[str, dict[Backend, Integrals]]
 
     def results(self, gpus: dict[str, Identity], nodes: Sequence[str]) -> Iterator[WindowResult]:
-        selectors, tokens, count, hosts = self.options
+        selectors, tokens, count, hosts, unknown = self.options
         gpus = {uuid: one for uuid, one in gpus.items() if _matches(selectors, one.every)}
         _check(tokens, gpus)
         warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.said]
@@ -102,20 +103,22 @@ class _Group:
         if unseen:
             more = f" and {len(unseen) - 1} more hosts" if len(unseen) > 1 else ""
             missing.append(f"GPU of {unseen[0]}{more}")
-        warnings += [
-            MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, f"no {what} in the window") for what in missing
-        ]
+        texts = [f"no {what} in the window" for what in missing]
+        if count is not None and len(gpus) < count:
+            texts.append(f"the job had {count} GPUs, and the source shows {len(gpus)} on its hosts")
+        warnings += [MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text) for text in texts]
         by_node = self._nodes(gpus, tokens, nodes)
         complete = not missing and (count is None or len(gpus) >= count)
         # As many as it had are not those it had, if a host of it shows none.
-        guessed = count is not None and len(gpus) >= count + (not unseen)
+        if unknown is None and count is not None and len(gpus) >= count + (not unseen):
+            unknown = f"the job had {count} of these {len(gpus)} GPUs, and nothing says which"
         considered = _Considering(self.answers.request)
         by_window = zip(*by_node, strict=True) if by_node else repeat(())
         for row, nodes_answers in zip(self.rows.tolist(), by_window, strict=False):
             result = _result(
                 self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
             )
-            yield _unknown(result, count, len(gpus)) if guessed and count is not None else result
+            yield _unknown(result, unknown) if unknown is not None else result
 
     def _nodes(
         self, gpus: dict[str, Identity], tokens: tuple[str, ...], nodes: Sequence[str]
@@ -224,7 +227,7 @@ def _result(
         per_gpu_j=dict(whole.per_gpu_j),
         gpus=whole.gpus,
         considered=considered,
-        warnings=(*warnings, *whole.warnings),
+        warnings=(*window.warnings, *warnings, *whole.warnings),
     )
 
 
@@ -244,18 +247,16 @@ def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
     )
 
 
-def _unknown(result: WindowResult, count: int, matched: int) -> WindowResult:
-    """A job that had so many of these GPUs, and nobody knows which: no joules."""
-    gpus = tuple(_without_joules(gpu) for gpu in result.gpus)
-    text = f"the job had {count or 'slices'} of these {matched} GPUs, and nothing says which"
-    said = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text)
+def _unknown(result: WindowResult, reason: str) -> WindowResult:
+    """Return the result without joules, because nobody knows which GPUs the job had."""
+    said = MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, reason)
     return replace(
         result,
         valid=False,
         reasons=("gpus_unknown", *result.reasons),
         total_j=None,
         per_gpu_j=dict.fromkeys(result.per_gpu_j),
-        gpus=gpus,
+        gpus=tuple(_without_joules(gpu) for gpu in result.gpus),
         warnings=(said, *result.warnings),
     )
 
