@@ -22,6 +22,7 @@ class WarningCode(StrEnum):
     ENERGY_UNAVAILABLE = "energy_unavailable"
     EMISSIONS_UNAVAILABLE = "emissions_unavailable"
     GPU_LOST = "gpu_lost"
+    GPU_SHARED = "gpu_shared"
     PERSISTENCE_MODE_OFF = "persistence_mode_off"
     THERMAL_DRIFT = "thermal_drift"
     MIG_SLICE = "mig_slice"

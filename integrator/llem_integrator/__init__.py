@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from llem_integrator.http.access import HttpConfig, Tls
     from llem_integrator.report.results import Results, run, stream
     from llem_integrator.stores import Source, open_source, parse_selector
+    from llem_integrator.windows.job_lookup import find_job
+    from llem_integrator.windows.lists import WindowList, parse_windows, read_windows
+    from llem_integrator.windows.wait import wait_for_samples
     from llem_integrator.windows.window import Window, parse_window
 
 __all__ = [
@@ -41,13 +44,18 @@ __all__ = [
     "Tls",
     "WarningCode",
     "Window",
+    "WindowList",
     "WindowResult",
     "__version__",
+    "find_job",
     "open_source",
     "parse_selector",
     "parse_window",
+    "parse_windows",
+    "read_windows",
     "run",
     "stream",
+    "wait_for_samples",
 ]
 
 _MODULES: Final = {
@@ -60,6 +68,9 @@ _MODULES: Final = {
     "llem_integrator.http.access": ("HttpConfig", "Tls"),
     "llem_integrator.report.results": ("Results", "run", "stream"),
     "llem_integrator.stores": ("Source", "open_source", "parse_selector"),
+    "llem_integrator.windows.job_lookup": ("find_job",),
+    "llem_integrator.windows.lists": ("WindowList", "parse_windows", "read_windows"),
+    "llem_integrator.windows.wait": ("wait_for_samples",),
     "llem_integrator.windows.window": ("Window", "parse_window"),
 }
 

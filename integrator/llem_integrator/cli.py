@@ -109,19 +109,21 @@ def _integrate(given: Options, request: "Request", presented: "Presentation") ->
     from llem_integrator.plot.reading import Asked
     from llem_integrator.progress import bar
     from llem_integrator.report.figures import about
+    from llem_integrator.report.presentation import EXIT_NO_JOULES
     from llem_integrator.report.results import stream
 
     wait_s = _wait_s(given)
-    source, windows = _asked(given, request, time.time_ns() // 1000)
-    if wait_s is not None:
-        from llem_integrator.windows.wait import wait
+    source, windows, left_out = _asked(given, request, time.time_ns() // 1000)
+    if wait_s is not None and windows:
+        from llem_integrator.windows.wait import wait_for_samples
 
-        wait(lambda: _open(given), request.selectors, max(w.end_us for w in windows), wait_s)
+        wait_for_samples(lambda: _open(given), max(w.end_us for w in windows), wait_s, request.selectors)
         source = _open(given)
     with _reader(given, source) as reader, bar(given.progress, "reading samples", len(windows)) as shown:
         results = stream(source, windows, request, shown.advance, reader)
         asked = Asked(source, windows, request.selectors, request.max_gap_ms)
-        return presented.show(results, about(source.address, request), asked, shown)
+        code = presented.show(results, about(source.address, request), asked, shown)
+    return EXIT_NO_JOULES if left_out else code
 
 
 def _list(given: Options, request: "Request", presented: "Presentation") -> int:
@@ -134,7 +136,7 @@ def _list(given: Options, request: "Request", presented: "Presentation") -> int:
 
     if presented.form not in ("table", "json"):
         raise ConfigError(f"--list has the formats table and json, not {presented.form}")
-    source, windows = _asked(given, request, time.time_ns() // 1000)
+    source, windows, _ = _asked(given, request, time.time_ns() // 1000)
     start_ms = min((window.start_us // 1000 for window in windows), default=None)
     end_ms = max((-(-window.end_us // 1000) for window in windows), default=None)
     listed = contents(source, request.selectors, start_ms, end_ms)
@@ -187,8 +189,8 @@ def _http_config(given: Options) -> "HttpConfig":
     return with_options(HttpConfig() if path is None else read_config(path), **options)
 
 
-def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window]]":
-    """Return the source, and the windows in the order in which they were requested."""
+def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, list[Window], bool]":
+    """Return the source, the windows in the order of the options, and whether rows were left out."""
     from llem_integrator.series.matchers import LABEL
     from llem_integrator.windows.window import parse_window
 
@@ -198,20 +200,35 @@ def _asked(given: Options, request: "Request", now_us: int) -> "tuple[Source, li
         raise ConfigError(f"--node-label is not the name of a label: {given.node_label!r}")
     zone = _zone(given.timezone)
     windows = [parse_window(text, now_us, zone) for text in given.windows]
+    left_out: tuple[str, ...] = ()
     if given.window_list is not None:
-        from llem_integrator.windows import lists
+        from llem_integrator.report import printable
+        from llem_integrator.windows.lists import read_windows
 
         if given.window_list == given.source == "-":
             raise ConfigError("--windows and --source cannot both be standard input")
-        windows += lists.read(given.window_list, lists.Reading(now_us, zone, given.node_label))
+        listed = read_windows(
+            given.window_list, zone, node_label=given.node_label, selectors=request.selectors, now_us=now_us
+        )
+        windows += listed.windows
+        left_out = listed.left_out
+        for line in left_out:
+            click.echo(f"left out {printable(line)}", err=True)
     source = _open(given)
     if given.job is not None:
         from llem_integrator.progress import bar
-        from llem_integrator.windows import job_lookup
+        from llem_integrator.windows.job_lookup import find_job
 
         with bar(given.progress, f"looking for job {given.job}", 1) as shown:
-            windows += job_lookup.find(source, given.job, request.selectors, now_us, shown.advance)
-    return source, windows
+            windows += find_job(
+                source,
+                given.job,
+                request.selectors,
+                node_label=given.node_label,
+                now_us=now_us,
+                progress=shown.advance,
+            )
+    return source, windows, bool(left_out)
 
 
 def _demo(given: Options, request: "Request", presented: "Presentation") -> int:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,6 +42,34 @@ class Matcher:
 
 Selector = tuple[Matcher, ...]
 """Matchers that must all hold."""
+
+LONGEST_PATTERN: Final = 4000
+"""Characters of the alternatives in one regular expression. Stores limit the length of a query."""
+
+
+def any_of(label: str, values: Iterable[str]) -> Iterator[Matcher]:
+    """Yield regular-expression matchers for the series whose label has one of these values."""
+    for alternatives in in_patterns(map(escaped, values)):
+        yield Matcher(label, "=~", "|".join(alternatives))
+
+
+def in_patterns(alternatives: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the alternatives in groups that each fit into one regular expression."""
+    group: list[str] = []
+    length = 0
+    for alternative in alternatives:
+        length += len(alternative) + 1
+        if group and length > LONGEST_PATTERN:
+            yield group
+            group, length = [], len(alternative) + 1
+        group.append(alternative)
+    if group:
+        yield group
+
+
+def escaped(value: str) -> str:
+    """Return the value as a regular expression; re.escape writes escapes that RE2 rejects."""
+    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", value)
 
 
 def parse_selector(text: str) -> Selector:

@@ -1,4 +1,4 @@
-"""Slurm's host lists: `node[1-3,07],login` names node1, node2, node3, node07 and login."""
+"""Slurm's host lists: `node[1-3,07],login` is node1, node2, node3, node07 and login."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from llem_core.errors import ConfigError
 
 MAX_HOSTS: Final = 100_000
 MAX_BRACKETS: Final = 8
-"""In one name; clusters have a rack and a node in it."""
+"""In one name. Names of clusters contain a rack and a node."""
 
 _ITEM: Final = re.compile(r"(?:[^\[\],\s]|\[[^\[\]\s]*\])+")
 _PART: Final = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)")
@@ -16,7 +16,7 @@ _RANGE: Final = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?", re.ASCII)
 
 
 def expand(text: str) -> list[str]:
-    """The hosts of a list, in its order; raises ConfigError for what is none, or names too many."""
+    """Return the hosts of a list in its order; raises ConfigError for other text and for too many hosts."""
     hosts: list[str] = []
     position = 0
     while position < len(text):
@@ -38,7 +38,7 @@ def expand(text: str) -> list[str]:
 
 
 def _hosts(item: str, text: str) -> Iterator[str]:
-    """The hosts of one item, its brackets multiplied out from the left, the last running fastest."""
+    """Yield the hosts of one item. The last bracket changes fastest."""
     part = _PART.match(item)
     if part is None:
         yield ""
@@ -50,12 +50,12 @@ def _hosts(item: str, text: str) -> Iterator[str]:
 
 
 def _numbers(body: str, text: str) -> Iterator[str]:
-    """The numbers of a bracket, as wide as each range's first is written."""
-    for one in body.split(","):
-        found = _RANGE.fullmatch(one)
-        if not found:
+    """Yield the numbers in a bracket, each as wide as the first of its range."""
+    for item in body.split(","):
+        limits = _RANGE.fullmatch(item)
+        if not limits:
             raise _not_a_list(text)
-        first, last = found[1], found[2] or found[1]
+        first, last = limits[1], limits[2] or limits[1]
         if int(last) < int(first):
             raise _not_a_list(text)
         for number in range(int(first), int(last) + 1):
@@ -63,4 +63,4 @@ def _numbers(body: str, text: str) -> Iterator[str]:
 
 
 def _not_a_list(text: str) -> ConfigError:
-    return ConfigError(f"not a host list: {text[:60]!r} (as in node[1-4,07],login)")
+    return ConfigError(f"not a host list: {text[:60]!r} (write node[1-4,07],login)")

@@ -1,101 +1,263 @@
-"""A job's own GPUs and times, by the llem_gpu_job_info that was scraped while it ran."""
+"""The windows and GPUs of a job, by the llem_gpu_job_info that was scraped while it ran."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from llem_core import metrics
 from llem_core.errors import ConfigError, SourceError
-from llem_integrator.fetch import Key, combined, fetch, key_of, quiet
+from llem_core.measurement import MeasurementWarning, WarningCode
+from llem_integrator.series.matchers import any_of
 from llem_integrator.series.samples import Series, Times, auto_max_gap_ms
 from llem_integrator.stores import Matcher, Progress, Selector, Source, Summary, whole
-from llem_integrator.windows.job_runs import SLACK_MS, runs, stretches
+from llem_integrator.windows.job_runs import SLACK_MS, Stretch, runs, stretches
 from llem_integrator.windows.window import Window
 
-_NAME: Final = metrics.GPU_JOB_INFO.name
-_DAY_MS: Final = 86_400_000
 LOOK_BACK_DAYS: Final = 400
-"""How far back a job is looked for; stores keep less as a rule."""
+"""Jobs are searched for this far back. Most stores keep less."""
+
+_STEP_MS: Final = 30 * 86_400_000
+"""One query covers no more, because Mimir and Cortex usually allow 32 days."""
+
+_INFO: Final = metrics.GPU_JOB_INFO.name
+_OWNER: Final = ("user", "account", "partition")
+_OF_ONE_GPU: Final = frozenset(
+    {"gpu", "uuid", "job_id", "instance", "node", "nodename", "host", "hostname", "host_ip", "pod", "pod_ip"}
+)
+"""Labels that say nothing about whether two GPUs belong to one job, because each node has its own value."""
+
+_SHOWN_JOBS: Final = 10
+
+_Key = tuple[tuple[str, str], ...]
 
 
-def find(
-    source: Source, job: str, selectors: Sequence[Selector], now_us: int, progress: Progress
+def find_job(
+    source: Source,
+    job_id: str,
+    selectors: Sequence[Selector] = ((),),
+    *,
+    node_label: str = "instance",
+    now_us: int | None = None,
+    progress: Progress = lambda _: None,
 ) -> list[Window]:
-    """From the first scrape that saw the job to the last, with its GPUs; a window each time it ran.
+    """Return the windows of a job with its GPUs, one for each time it ran.
 
-    It may have begun and ended up to a scrape interval outside. Raises ConfigError for no name and
-    SourceError where the source shows no such job.
+    A window goes from the first scrape that saw the job to the last, so up to one scrape interval is missing
+    at either end. Jobs with the same ID are told apart by user, account, partition and the labels of the
+    target, except those that name the node (instance, `node_label`, pod, ...), and have different names. A
+    window has a warning if other jobs were on its GPUs, or if these were divided into MIG slices.
+    `now_us` is the time now in unix microseconds. `progress` is called with the fraction of the search that
+    is done. Raises ConfigError without an ID and for an exporter, and SourceError if no scrape shows the job.
     """
-    if not job:
-        raise ConfigError("--job names no job")
-    found = _shown(source, job, selectors, now_us // 1000, progress)
-    if not found:
-        raise SourceError(f"{source.address} shows no job {job!r} in {_NAME}")
-    times: dict[str, list[Times]] = {}
-    for one in found:
-        times.setdefault(one.labels["uuid"], []).append(one.unix_ms)
-    seen = {uuid: np.unique(np.concatenate(parts)) for uuid, parts in times.items()}
-    free = _without_it(source, found, seen, selectors) if _may_have_stopped(seen) else {}
-    none = np.zeros(0, np.int64)
-    every = stretches(one for uuid in seen for one in runs(uuid, seen[uuid], free.get(uuid, none)))
+    if not job_id:
+        raise ConfigError("--job needs the ID of a job")
+    _refuse_exporter(source, job_id)
+    now_ms = (time.time_ns() // 1000 if now_us is None else now_us) // 1000
+    series = _job_series(source, job_id, selectors, now_ms, progress)
+    if not series:
+        raise SourceError(_not_found(source, job_id, now_ms))
+    jobs = _told_apart(series, node_label)
+    names = _names(job_id, jobs)
     windows = [
-        Window(one.start_ms * 1000, one.end_ms * 1000, job, gpus=tuple(one.uuids))
-        for one in every
-        if one.end_ms > one.start_ms
+        window
+        for job, name in zip(jobs, names, strict=True)
+        for window in _windows(source, job, name, selectors)
     ]
     if not windows:
-        raise SourceError(f"{source.address} saw job {job!r} in one scrape only: it has no length")
+        raise SourceError(
+            f"{source.address} shows job {job_id!r} in one scrape only, so it has no length: give --window"
+        )
     return windows
 
 
-def _shown(
-    source: Source, job: str, selectors: Sequence[Selector], now_ms: int, progress: Progress
+def _refuse_exporter(source: Source, job_id: str) -> None:
+    from llem_integrator.stores.exporter import ExporterSource
+
+    if isinstance(source, ExporterSource):
+        raise ConfigError(
+            f"--job {job_id} needs a Prometheus that scrapes /metrics of {source.address}: "
+            f"/history, which is read here, has no {_INFO} (or give --window and the GPUs)"
+        )
+
+
+def _job_series(
+    source: Source, job_id: str, selectors: Sequence[Selector], now_ms: int, progress: Progress
 ) -> list[Series]:
-    """The job's series in all that the store has."""
-    wanted = [(*selector, Matcher("job_id", "=", job)) for selector in selectors]
-    first_ms = now_ms - LOOK_BACK_DAYS * _DAY_MS
-    found: dict[Key, Series] = {}
-    for done, selector in enumerate(wanted):
-        if _seen(source, selector, now_ms):
-            pieces = source.pieces(_NAME, selector, first_ms, now_ms, _share(progress, done, len(wanted)))
-            found |= {key_of(one): one for one in whole(pieces) if len(one) and one.labels.get("uuid")}
-    return list(found.values())
+    """Return the series of the job in everything that the store has."""
+    wanted = [(*selector, Matcher("job_id", "=", job_id)) for selector in selectors]
+    series: list[Series] = []
+    for step in _steps(now_ms):
+        shown = [selector for selector in wanted if _is_shown(source, _INFO, selector, step)]
+        series += _samples(source, _INFO, shown, *step)
+        progress(1 - (now_ms - step[1]) / (LOOK_BACK_DAYS * 86_400_000))
+    return series
 
 
-def _may_have_stopped(seen: Mapping[str, Times]) -> bool:
-    """Whether the job was not seen for a while on a GPU, or on some GPUs longer than on others."""
-    for times in seen.values():
+def _steps(now_ms: int) -> Iterator[tuple[int, int]]:
+    """Yield the first and last ms of each step, oldest first."""
+    first_ms = max(0, now_ms - LOOK_BACK_DAYS * 86_400_000)
+    for start_ms in range(first_ms, now_ms + 1, _STEP_MS):
+        yield start_ms, min(start_ms + _STEP_MS - 1, now_ms)
+
+
+def _is_shown(source: Source, metric: str, selector: Selector, step: tuple[int, int]) -> bool:
+    """Return whether there is any such sample, which is quickly answered."""
+    return any(True for _ in source.summary(metric, selector, *step, Summary.LAST))
+
+
+def _not_found(source: Source, job_id: str, now_ms: int) -> str:
+    if any(_is_shown(source, _INFO, (), step) for step in _steps(now_ms)):
+        return f"{source.address} shows no job {job_id!r} in {_INFO} of the last {LOOK_BACK_DAYS} days"
+    return (
+        f"{source.address} has no {_INFO} of the last {LOOK_BACK_DAYS} days: "
+        "start the exporters with --jobs.dir, or give --window"
+    )
+
+
+@dataclass(slots=True)
+class _Job:
+    """The series of one job, and what tells it from others with its ID."""
+
+    keys: set[_Key]
+    series: list[Series]
+
+    @property
+    def uuids(self) -> set[str]:
+        return {series.labels["uuid"] for series in self.series}
+
+
+def _told_apart(every: Iterable[Series], node_label: str) -> list[_Job]:
+    """Return the jobs that have the same ID, in the order of their starts.
+
+    Series of one owner on one GPU are of one job, whatever their other labels: replicas have their own.
+    """
+    by_key: defaultdict[_Key, list[Series]] = defaultdict(list)
+    for series in every:
+        apart = {*series.labels} - _OF_ONE_GPU - {node_label}
+        by_key[tuple(sorted((name, series.labels[name]) for name in apart))].append(series)
+    jobs: list[_Job] = []
+    for key, group in by_key.items():
+        job = _Job({key}, group)
+        for other in [other for other in jobs if _is_same(job, other)]:
+            jobs.remove(other)
+            job = _Job(job.keys | other.keys, other.series + job.series)
+        jobs.append(job)
+    return sorted(jobs, key=lambda job: min(int(series.unix_ms[0]) for series in job.series))
+
+
+def _is_same(job: _Job, other: _Job) -> bool:
+    return _owner(job.series[0]) == _owner(other.series[0]) and not job.uuids.isdisjoint(other.uuids)
+
+
+def _owner(series: Series) -> tuple[str, ...]:
+    return tuple(series.labels.get(name, "") for name in _OWNER)
+
+
+def _names(job_id: str, jobs: Sequence[_Job]) -> Iterator[str]:
+    """Yield a name for each job: its ID, and the labels that tell it from the others."""
+    labels = sorted({label for job in jobs for key in job.keys for label, _ in key})
+    values = [[sorted({dict(key).get(label, "") for key in job.keys}) for label in labels] for job in jobs]
+    for own in values:
+        differing = [
+            f"{label}={own_values[0]}"
+            for label, own_values, *others in zip(labels, own, *values, strict=True)
+            if own_values[0] and any(other_values != own_values for other_values in others)
+        ]
+        yield f"{job_id} ({', '.join(differing)})" if differing else job_id
+
+
+def _windows(source: Source, job: _Job, name: str, selectors: Sequence[Selector]) -> Iterator[Window]:
+    by_gpu: defaultdict[str, list[Times]] = defaultdict(list)
+    for series in job.series:
+        by_gpu[series.labels["uuid"]].append(series.unix_ms)
+    seen_ms = {uuid: np.unique(np.concatenate(parts)) for uuid, parts in by_gpu.items()}
+    free_ms = _without_it(source, job, seen_ms, selectors) if _may_have_stopped(seen_ms) else {}
+    never = np.zeros(0, np.int64)
+    for stretch in stretches(
+        run for uuid in seen_ms for run in runs(uuid, seen_ms[uuid], free_ms.get(uuid, never))
+    ):
+        if stretch.end_ms > stretch.start_ms:
+            yield Window(
+                stretch.start_ms * 1000,
+                stretch.end_ms * 1000,
+                name,
+                gpus=tuple(stretch.runs),
+                warnings=(*_shared(source, stretch, job), *_divided(source, stretch)),
+            )
+
+
+def _may_have_stopped(seen_ms: Mapping[str, Times]) -> bool:
+    """Return whether a GPU was without the job for a while, or some GPUs had it for longer than others."""
+    for times in seen_ms.values():
         gap_ms = auto_max_gap_ms(times)
         if gap_ms is not None and np.any(np.diff(times) > gap_ms / 2):
             return True
-    edges = np.array([(times[0], times[-1]) for times in seen.values()])
+    edges = np.array([(times[0], times[-1]) for times in seen_ms.values()])
     return bool(np.any(np.ptp(edges, axis=0) > SLACK_MS))
 
 
 def _without_it(
-    source: Source, found: Sequence[Series], seen: Mapping[str, Times], selectors: Sequence[Selector]
+    source: Source, job: _Job, seen_ms: Mapping[str, Times], selectors: Sequence[Selector]
 ) -> dict[str, Times]:
-    """By GPU the scrapes, of the exporters that show the job, in which it was not on that GPU."""
-    start_ms, end_ms = (int(pick(times[at] for times in seen.values())) for pick, at in ((min, 0), (max, -1)))
-    of_gpus = combined([(Matcher("uuid", "=", uuid),) for uuid in seen])
-    wanted = [(*selector, *one) for selector in selectors for one in of_gpus]
-    showing = {(one.labels["uuid"], one.labels.get("instance")) for one in found}
-    scraped: dict[str, list[Times]] = {}
-    # Any metric of /metrics that is there as long as the exporter knows the GPU; /history shows no jobs.
-    for piece in fetch(source, metrics.GPU_INTEGRATED, wanted, start_ms, end_ms, quiet):
-        for one in piece.series:
-            uuid = one.labels.get("uuid", "")
-            if (uuid, one.labels.get("instance")) in showing:
-                scraped.setdefault(uuid, []).append(one.unix_ms)
-    return {uuid: np.setdiff1d(np.concatenate(times), seen[uuid]) for uuid, times in scraped.items()}
+    """Return, by GPU, the scrapes of the exporters that showed the job in which it was not on that GPU."""
+    start_ms = min(int(times[0]) for times in seen_ms.values())
+    end_ms = max(int(times[-1]) for times in seen_ms.values())
+    wanted = [(*selector, gpus) for selector in selectors for gpus in any_of("uuid", seen_ms)]
+    showing = {(series.labels["uuid"], series.labels.get("instance")) for series in job.series}
+    scraped: defaultdict[str, list[Times]] = defaultdict(list)
+    # This metric is on /metrics as long as the exporter knows the GPU.
+    for series in _samples(source, metrics.GPU_INTEGRATED.name, wanted, start_ms, end_ms):
+        uuid = series.labels["uuid"]
+        if (uuid, series.labels.get("instance")) in showing:
+            scraped[uuid].append(series.unix_ms)
+    return {uuid: np.setdiff1d(np.concatenate(times), seen_ms[uuid]) for uuid, times in scraped.items()}
 
 
-def _seen(source: Source, selector: Selector, now_ms: int) -> bool:
-    """Whether any scrape in reach shows it: one small question before the samples are read."""
-    first_ms = now_ms - LOOK_BACK_DAYS * _DAY_MS
-    return any(True for _ in source.summary(_NAME, selector, first_ms, now_ms, Summary.LAST))
+def _shared(source: Source, stretch: Stretch, job: _Job) -> Iterator[MeasurementWarning]:
+    """Yield a warning for each GPU on which another job was seen between two scrapes that saw this one."""
+    own = job.series[0].labels["job_id"], _owner(job.series[0])
+    others: defaultdict[str, set[str]] = defaultdict(set)
+    wanted = [(gpus,) for gpus in any_of("uuid", stretch.runs)]
+    for series in _samples(source, _INFO, wanted, stretch.start_ms, stretch.end_ms):
+        run, job_id = stretch.runs[series.labels["uuid"]], series.labels.get("job_id", "")
+        between = (series.unix_ms > run.start_ms) & (series.unix_ms < run.end_ms)
+        if (job_id, _owner(series)) != own and np.any(between):
+            others[run.uuid].add(job_id)
+    for uuid, job_ids in others.items():
+        shown = sorted(job_ids)[:_SHOWN_JOBS]
+        more = f" and {len(job_ids) - _SHOWN_JOBS} more" if len(job_ids) > _SHOWN_JOBS else ""
+        text = f"other jobs were on this GPU at the same time: {', '.join(shown)}{more}"
+        yield MeasurementWarning(
+            WarningCode.GPU_SHARED, f"{text}; the joules are those of the whole GPU", uuid
+        )
 
 
-def _share(progress: Progress, done: int, parts: int) -> Progress:
-    return lambda share: progress((done + share) / parts)
+def _divided(source: Source, stretch: Stretch) -> Iterator[MeasurementWarning]:
+    """Yield a warning for each GPU that had MIG slices."""
+    uuids = {
+        series.labels.get("uuid")
+        for gpus in any_of("uuid", stretch.runs)
+        for series in source.summary(
+            metrics.GPU_MIG_INFO.name, (gpus,), stretch.start_ms, stretch.end_ms, Summary.LAST
+        )
+    }
+    for uuid in stretch.runs:
+        if uuid in uuids:
+            text = "this GPU was divided into MIG slices; the joules are those of the whole GPU"
+            yield MeasurementWarning(WarningCode.MIG_SLICE, text, uuid)
+
+
+def _samples(
+    source: Source, metric: str, selectors: Iterable[Selector], start_ms: int, end_ms: int
+) -> list[Series]:
+    """Return the series of any of the selectors, each label set once."""
+    by_labels: dict[_Key, Series] = {}
+    for selector in selectors:
+        for series in whole(source.pieces(metric, selector, start_ms, end_ms, lambda _: None)):
+            if len(series) and series.labels.get("uuid"):
+                by_labels.setdefault(tuple(sorted(series.labels.items())), series)
+    return list(by_labels.values())

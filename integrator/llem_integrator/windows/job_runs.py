@@ -1,7 +1,7 @@
-"""The stretches of a job that was requeued, moved or resized: where scrapes show that it ran."""
+"""The stretches of a job that was requeued, moved or resized, by the scrapes that saw it."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 from typing import Final
@@ -11,14 +11,14 @@ import numpy as np
 from llem_integrator.series.samples import Times
 
 SLACK_MS: Final = 120_000
-"""Prologs and scrapes of a job's nodes are not at one time; so far apart they still begin or end together."""
+"""The prologs and scrapes of a job's nodes are not simultaneous. Runs this close together are one stretch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A GPU from the first scrape that saw the job on it to the last, none in between having seen it without.
+    """A job on one GPU, from the first scrape that saw it to the last, with no scrape between that did not.
 
-    `free_before_ms` and `free_after_ms` are scrapes that did, further away than the slack.
+    `free_before_ms` and `free_after_ms` are the nearest scrapes without the job, further away than the slack.
     """
 
     uuid: str
@@ -30,29 +30,38 @@ class Run:
 
 @dataclass(slots=True)
 class Stretch:
-    """Runs that are one stretch of a job: none of their GPUs is known to have been without it for long."""
+    """Runs of a job that belong together: none of their GPUs was without the job for long."""
 
     start_ms: int
     end_ms: int
-    uuids: dict[str, None]
     free_before_ms: float
     free_after_ms: float
+    runs: dict[str, Run] = field(default_factory=dict)
+    """By UUID."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Stretch":
+        return cls(run.start_ms, run.end_ms, run.free_before_ms, run.free_after_ms, {run.uuid: run})
 
     def takes(self, run: Run) -> bool:
-        """Whether the run was a part of it, which it then is."""
+        """Return whether the run belongs to the stretch, and add it if so."""
         start_ms, end_ms = min(self.start_ms, run.start_ms), max(self.end_ms, run.end_ms)
         before_ms = max(self.free_before_ms, run.free_before_ms)
         after_ms = min(self.free_after_ms, run.free_after_ms)
-        if run.uuid in self.uuids or start_ms <= before_ms or end_ms >= after_ms:
+        if run.uuid in self.runs or start_ms <= before_ms or end_ms >= after_ms:
             return False
         self.start_ms, self.end_ms = start_ms, end_ms
         self.free_before_ms, self.free_after_ms = before_ms, after_ms
-        self.uuids[run.uuid] = None
+        self.runs[run.uuid] = run
         return True
 
 
 def runs(uuid: str, seen_ms: Times, free_ms: Times) -> Iterator[Run]:
-    """The runs of a GPU by the scrapes that saw the job on it, and those that saw it without; both ascend."""
+    """Yield the runs of a job on a GPU.
+
+    `seen_ms` are the scrapes that saw the job on it, and `free_ms` those that saw the GPU without the job.
+    Both are ascending.
+    """
     breaks = np.flatnonzero(np.diff(np.searchsorted(free_ms, seen_ms))) + 1
     for first, stop in pairwise([0, *breaks.tolist(), len(seen_ms)]):
         start_ms, end_ms = int(seen_ms[first]), int(seen_ms[stop - 1])
@@ -66,12 +75,10 @@ def runs(uuid: str, seen_ms: Times, free_ms: Times) -> Iterator[Run]:
         )
 
 
-def stretches(every: Iterable[Run]) -> Sequence[Stretch]:
-    """The stretches that runs make up, in the order of their starts."""
-    found: list[Stretch] = []
-    for run in sorted(every, key=lambda run: (run.start_ms, run.uuid)):
-        if not any(one.takes(run) for one in reversed(found)):
-            found.append(
-                Stretch(run.start_ms, run.end_ms, {run.uuid: None}, run.free_before_ms, run.free_after_ms)
-            )
-    return found
+def stretches(job_runs: Iterable[Run]) -> Sequence[Stretch]:
+    """Return the stretches of a job in the order of their starts."""
+    ordered: list[Stretch] = []
+    for run in sorted(job_runs, key=lambda run: (run.start_ms, run.uuid)):
+        if not any(stretch.takes(run) for stretch in reversed(ordered)):
+            ordered.append(Stretch.of(run))
+    return ordered

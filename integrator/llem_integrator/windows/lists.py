@@ -1,113 +1,175 @@
 """Lists of windows: a CSV of jobs, or what `sacct -P` prints."""
 
 import csv
+import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import tzinfo
-from itertools import chain
+from functools import partial
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final
 
 from llem_core.errors import ConfigError, LLEMError, SourceError
-from llem_integrator.stores import parse_selector
+from llem_integrator.series.matchers import Selector, parse_selector
 from llem_integrator.windows import sacct
-from llem_integrator.windows.window import Window, parse_duration_us, parse_time_us
+from llem_integrator.windows.window import LocalTimeError, Window, parse_edges_us
 
 _COLUMNS: Final = ("name", "start", "end", "match", "gpu")
 
-
-class _Commas(csv.excel):
-    strict = True
-
-
-class _Pipes(csv.excel):
-    delimiter = "|"
-    quoting = csv.QUOTE_NONE
+_Row = Mapping[str, str]
+"""The fields of a line by the names in the header."""
 
 
-class Reading(NamedTuple):
-    """What a list's times and hosts mean: now [unix µs], the zone of times without one, the nodes' label."""
+@dataclass(frozen=True, slots=True)
+class WindowList:
+    """The windows of a list in its order, and one line of text for each row that was left out."""
 
-    now_us: int
-    zone: tzinfo | None
-    node_label: str = "instance"
+    windows: tuple[Window, ...]
+    left_out: tuple[str, ...] = ()
 
 
-def read(path: str, reading: Reading) -> list[Window]:
-    """The windows of a file, or of standard input for "-".
+def read_windows(
+    path: str,
+    zone: tzinfo | None = None,
+    *,
+    node_label: str = "instance",
+    selectors: Sequence[Selector] = ((),),
+    now_us: int | None = None,
+) -> WindowList:
+    """Return the windows of a file, or of standard input for "-"; see parse_windows.
 
-    Raises ConfigError, which names the line, and SourceError where the file cannot be read.
+    Also raises SourceError if the file cannot be read.
     """
     origin = "standard input" if path == "-" else path
-    if path == "-" and sys.stdin is None:
-        raise SourceError("standard input is closed")
     try:
-        if path == "-":
-            return parse(sys.stdin, origin, reading)
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            return parse(file, origin, reading)
+        content = _standard_input() if path == "-" else Path(path).read_bytes()
+        text = content.decode()
     except OSError as exc:
         raise SourceError(f"cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"{origin}: not text (byte {exc.start})") from exc
+        raise ConfigError(f"{origin} is not UTF-8 text (byte {exc.start}): save it as UTF-8") from exc
+    return parse_windows(text, zone, origin=origin, node_label=node_label, selectors=selectors, now_us=now_us)
 
 
-def parse(file: IO[str], origin: str, reading: Reading) -> list[Window]:
-    """The windows of a list's lines. Its header says which sort it is."""
-    header = file.readline()
-    by_pipes = sacct.is_header(header)
+def parse_windows(
+    text: str,
+    zone: tzinfo | None = None,
+    *,
+    origin: str = "list",
+    node_label: str = "instance",
+    selectors: Sequence[Selector] = ((),),
+    now_us: int | None = None,
+) -> WindowList:
+    """Return the windows of a CSV with the columns name,start,end[,match][,gpu], or of sacct's output.
+
+    Times without an offset are in `zone`. `now_us` is the time now in unix microseconds. `node_label` is the
+    label that holds the names in sacct's NodeList, and `selectors` limit the series of sacct's jobs. `origin`
+    is the list's name in messages.
+    Rows that cannot be read are left out. Raises ConfigError if the text is not a list, or if no row can be
+    read without a zone.
+    """
+    lines = list(io.StringIO(text.removeprefix("\ufeff"), newline=None)) or [""]
+    now_us = time.time_ns() // 1000 if now_us is None else now_us
+    to_window: Callable[[_Row], Window | None]
+    if sacct.is_header(lines[0]):
+        rows, problems = _sacct_rows(lines, origin)
+        tracks_gpus = sacct.tracks_gpus(rows.values())
+        to_window = sacct.SacctReader(now_us, zone, node_label, tuple(selectors), tracks_gpus).window
+    else:
+        rows, problems = _csv_rows(lines, origin)
+        to_window = partial(_window, now_us=now_us, zone=zone)
     windows: list[Window] = []
-    for number, row in _rows(chain([header], file), origin, _Pipes if by_pipes else _Commas):
+    zone_missing: int | None = None
+    for number, row in rows.items():
         try:
-            window = sacct.window(row, *reading) if by_pipes else _window(row, reading)
+            window = to_window(row)
         except LLEMError as exc:
-            raise ConfigError(f"{origin}: line {number}: {exc}") from exc
+            problems[number] = str(exc)
+            if zone is None and isinstance(exc, LocalTimeError):
+                zone_missing = zone_missing or number
+            continue
         if window is not None:
             windows.append(window)
-    if not windows:
-        raise ConfigError(f"{origin} names no job with a GPU that has begun")
-    return windows
+    left_out = {number: f"{origin}: line {number}: {problems[number]}" for number in sorted(problems)}
+    if zone_missing and not windows:
+        raise ConfigError(left_out[zone_missing])
+    if not windows and not left_out:
+        raise ConfigError(f"{origin} names no job that has started and had a GPU")
+    return WindowList(tuple(windows), tuple(left_out.values()))
 
 
-def _rows(
-    lines: Iterable[str], origin: str, dialect: type[csv.Dialect]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and fields by the header's names; raises ConfigError for a line that is no row."""
-    rows = csv.reader(lines, dialect)
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise SourceError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def _sacct_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, str]]:
+    """Return rows, and what is wrong with other lines, by line number; raises ConfigError for the header."""
+    names = _split_by_pipes(lines[0])
     try:
-        names = [name.strip() for name in next(rows, [])]
-        if dialect is _Commas:
-            names = [name.lower() for name in names]
-            _check(names, origin)
-        for row in rows:
-            if not row or (dialect is _Commas and row[0].startswith("#")):
-                continue
-            if len(row) != len(names):
-                where = f"{origin}: line {rows.line_num}"
-                raise ConfigError(f"{where} has {len(row)} fields, and the header {len(names)}")
-            yield rows.line_num, dict(zip(names, row, strict=True))
-    except csv.Error as exc:
-        raise ConfigError(f"{origin}: line {rows.line_num}: {exc}") from exc
+        sacct.check_columns(names)
+    except ConfigError as exc:
+        raise ConfigError(f"{origin}: line 1: {exc}") from exc
+    jobs = {number: line for number, line in _numbered(lines) if not sacct.is_step(line)}
+    return _rows(jobs, names, _split_by_pipes, "leave out columns that can contain '|', such as JobName")
 
 
-def _check(names: Sequence[str], origin: str) -> None:
-    unknown = [name for name in names if name not in _COLUMNS]
-    if unknown or not {"start", "end"} <= set(names) or len(set(names)) < len(names):
+def _csv_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, str]]:
+    """Return rows, and what is wrong with other lines, by line number; raises ConfigError for the header."""
+    try:
+        names = [name.strip().lower() for name in _split_by_commas(lines[0])]
+    except ConfigError:
+        names = []
+    if not {"start", "end"} <= set(names) <= set(_COLUMNS) or len(set(names)) < len(names):
         raise ConfigError(
             f"{origin}: the first line must name the columns name,start,end[,match][,gpu], "
             "or be the header of sacct -P"
         )
+    jobs = {number: line for number, line in _numbered(lines) if not line.startswith("#")}
+    return _rows(jobs, names, _split_by_commas, "put text that contains a comma in double quotes")
 
 
-def _window(row: Mapping[str, str], reading: Reading) -> Window | None:
-    start_us = parse_time_us(row["start"], reading.now_us, reading.zone)
-    end = row["end"].strip()
-    if end.startswith("+"):
-        end_us = start_us + parse_duration_us(end[1:])
-    else:
-        end_us = parse_time_us(end, reading.now_us, reading.zone)
-    window = Window(start_us, end_us, row.get("name", "").strip() or None)
+def _numbered(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines below the header that are not empty, with their numbers."""
+    return ((number, line) for number, line in enumerate(lines[1:], 2) if line.strip())
+
+
+def _rows(
+    lines: Mapping[int, str], names: Sequence[str], split: Callable[[str], list[str]], remedy: str
+) -> tuple[dict[int, _Row], dict[int, str]]:
+    rows: dict[int, _Row] = {}
+    problems: dict[int, str] = {}
+    for number, line in lines.items():
+        try:
+            fields = split(line)
+        except ConfigError as exc:
+            problems[number] = str(exc)
+            continue
+        if len(fields) == len(names):
+            rows[number] = dict(zip(names, fields, strict=True))
+        else:
+            problems[number] = f"{len(fields)} fields, but the header has {len(names)}: {remedy}"
+    return rows, problems
+
+
+def _split_by_pipes(line: str) -> list[str]:
+    return [field.strip() for field in line.split("|")]
+
+
+def _split_by_commas(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error as exc:
+        raise ConfigError(f"not a row of CSV ({exc}): double the quotes inside quoted text") from exc
+
+
+def _window(row: _Row, now_us: int, zone: tzinfo | None) -> Window:
+    window = Window(
+        *parse_edges_us(row["start"], row["end"], now_us, zone), row.get("name", "").strip() or None
+    )
     if match := row.get("match", "").strip():
         window = replace(window, selectors=(parse_selector(match),))
     if gpus := tuple(row.get("gpu", "").replace(",", " ").replace(";", " ").split()):

@@ -1,4 +1,4 @@
-"""Windows as columns: what is computed for thousands of them at once."""
+"""The edges of windows as arrays, to compute thousands of windows at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class Spans:
 
     @property
     def start_ms(self) -> Times:
-        """The whole milliseconds at or before the starts."""
+        """Return the whole milliseconds at or before the starts."""
         return self.start_us // 1000
 
     @property
     def end_ms(self) -> Times:
-        """The whole milliseconds at or after the ends."""
+        """Return the whole milliseconds at or after the ends."""
         return -(-self.end_us // 1000)
 
     @property
@@ -40,17 +40,18 @@ class Spans:
         return Spans(self.start_us[index], self.end_us[index])
 
     def edges_us(self) -> Times:
-        """All edges, each once, ascending."""
+        """Return all distinct edges in ascending order."""
         return distinct(np.concatenate([self.start_us, self.end_us]))
 
 
 def distinct(times: Times) -> Times:
-    """Each time once, ascending; np.unique, which hashes, takes 40 times as long for these."""
+    """Return the distinct times in ascending order. np.unique takes 40 times as long, because it hashes."""
     times = np.sort(times)
     first: Times = times[np.append(times[:1] == times[:1], times[1:] != times[:-1])]
     return first
 
 
 def spans_of(windows: Sequence[Window]) -> Spans:
+    """Return the edges of the windows, in their order."""
     edges = np.array([(window.start_us, window.end_us) for window in windows], np.int64).reshape(-1, 2)
     return Spans(edges[:, 0].copy(), edges[:, 1].copy())

@@ -1,4 +1,4 @@
-"""The wait until a store has what lies after a window's end, where the last samples of it may be missing."""
+"""The wait for the samples that follow a window's end."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ from llem_integrator.stores import Selector, Source, Summary
 
 POLL_SECONDS: Final = 1.0
 BEFORE_MS: Final = 120_000
-"""A series that has samples so shortly before the end is waited for."""
+"""Only series with a sample this shortly before the end are waited for."""
 
 _AFTER_MS: Final = int(energy.SENSOR_LAG_SECONDS * 1000)
-"""A counter says only then what had been used at the end."""
+"""A counter includes the energy up to the end only after this delay."""
 
 _AWAITED: Final = (
     metrics.GPU_POWER_TRACE,
@@ -22,40 +22,39 @@ _AWAITED: Final = (
 )
 
 
-def wait(
+def wait_for_samples(
     open_source: Callable[[], Source],
-    selectors: Sequence[Selector],
     end_us: int,
-    wait_s: float,
+    timeout_s: float,
+    selectors: Sequence[Selector] = ((),),
     *,
     monotonic_s: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> bool:
-    """Whether each GPU's series that reach the end have a sample after it; asks until then, or for `wait_s`.
+    """Wait until every GPU's series that reach `end_us` (unix microseconds) have a sample after it.
 
-    The source is opened anew each time: one in memory answers what it answered before. Raises SourceError.
+    Returns False if they do not within `timeout_s`. The source is opened anew for each query, because a
+    source that keeps its samples gives the same answer again. Raises SourceError.
     """
-    deadline_s = monotonic_s() + wait_s
-    while True:
-        if not missing(open_source(), selectors, -(-end_us // 1000)):
-            return True
+    deadline_s = monotonic_s() + timeout_s
+    while _missing(open_source(), selectors, -(-end_us // 1000)):
         left_s = deadline_s - monotonic_s()
         if left_s <= 0:
             return False
         sleep(min(POLL_SECONDS, left_s))
+    return True
 
 
-def missing(source: Source, selectors: Sequence[Selector], end_ms: int) -> set[tuple[str, str]]:
-    """Metric and uuid of the series that reach `end_ms` and have no sample after it yet."""
-    return {
-        (spec.name, uuid)
+def _missing(source: Source, selectors: Sequence[Selector], end_ms: int) -> bool:
+    """Return whether any series reaches `end_ms` and has no sample after it yet."""
+    return any(
+        _uuids(source, spec.name, selector, end_ms - BEFORE_MS, end_ms)
+        - _uuids(source, spec.name, selector, end_ms + _AFTER_MS, end_ms + BEFORE_MS)
         for spec in _AWAITED
         for selector in selectors
-        for uuid in _uuids(source, spec.name, selector, end_ms - BEFORE_MS, end_ms)
-        - _uuids(source, spec.name, selector, end_ms + _AFTER_MS, end_ms + BEFORE_MS)
-    }
+    )
 
 
 def _uuids(source: Source, name: str, selector: Selector, start_ms: int, end_ms: int) -> set[str]:
-    found = source.summary(name, selector, max(0, start_ms), end_ms, Summary.LAST)
-    return {one.labels.get("uuid", "") for one in found}
+    latest = source.summary(name, selector, max(0, start_ms), end_ms, Summary.LAST)
+    return {series.labels.get("uuid", "") for series in latest}

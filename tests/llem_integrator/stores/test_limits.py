@@ -15,7 +15,7 @@ from llem_integrator.remote_read.wire import fields, read_varint
 from llem_integrator.stores import Summary
 from llem_integrator.stores.prometheus import PrometheusSource
 from llem_integrator.stores.slabs import TooMuchError, refuse_too_much
-from llem_integrator.windows.job_lookup import find
+from llem_integrator.windows.job_lookup import find_job
 from tests.llem_integrator.pages import T0, page
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, between
 from tests.llem_integrator.traces import POWER, fetch
@@ -68,7 +68,7 @@ def test_400_days_are_read_in_parts_of_32(
         between(server.url, before=refusing(32 * DAY_MS)) as proxy,
     ):
         source = PrometheusSource(Http(proxy.url), remote_read=remote_read)
-        windows = find(source, "7", ((),), NOW_US, lambda _: None)
+        windows = find_job(source, "7", now_us=NOW_US)
         assert [(one.start_us // 1000 - T0, one.end_us // 1000 - T0) for one in windows] == [
             (300_000, 585_000),
             (2_400_000, 2_985_000),

@@ -6,7 +6,7 @@ import pytest
 
 from llem_integrator.stores import Source, parse_selector
 from llem_integrator.text.openmetrics import parse
-from llem_integrator.windows.wait import BEFORE_MS, wait
+from llem_integrator.windows.wait import BEFORE_MS, wait_for_samples
 from tests.llem_integrator.pages import T0, page, series, trace
 
 END_US = (T0 + 60_000) * 1000
@@ -27,7 +27,9 @@ class Clock:
 
     def wait(self, wait_s: float, match: str = "") -> bool:
         selectors = (parse_selector(match) if match else (),)
-        return wait(self.open, selectors, END_US, wait_s, monotonic_s=lambda: self.now_s, sleep=self.sleep)
+        return wait_for_samples(
+            self.open, END_US, wait_s, selectors, monotonic_s=lambda: self.now_s, sleep=self.sleep
+        )
 
 
 def scraped(gpu: int, every_s: int, until_s: float) -> list[str]:

@@ -108,7 +108,9 @@ def test_a_job_that_nobody_saw(node: Node) -> None:
     """An unknown job gives an error of one line and no joules."""
     code, windows, errors = node.integrate("--job", "4712")
     assert (code, windows) == (1, [])
-    assert errors == f"error: {node.prometheus.url} shows no job '4712' in llem_gpu_job_info\n"
+    assert errors == (
+        f"error: {node.prometheus.url} shows no job '4712' in llem_gpu_job_info of the last 400 days\n"
+    )
 
 
 def stamp(unix_s: float) -> str:
