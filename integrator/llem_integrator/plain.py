@@ -53,6 +53,7 @@ _READ: Final = (
     metrics.CODECARBON_EMISSIONS,
     metrics.CODECARBON_TIMESTAMP,
     metrics.GPU_INFO,
+    metrics.GPU_MIG_INFO,
     metrics.GPU_POWER_LIMIT,
     metrics.GPU_POWER_PEAK,
 )

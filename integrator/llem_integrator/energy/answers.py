@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 
@@ -16,20 +16,21 @@ from llem_integrator.energy import codecarbon, node
 from llem_integrator.energy.backends import Again, Asked, measure
 from llem_integrator.energy.gaps import Gaps
 from llem_integrator.energy.gpu import Measured
-from llem_integrator.energy.integral import Integrals
+from llem_integrator.energy.integral import Flags, Integrals
 from llem_integrator.energy.kinds import kinds
 from llem_integrator.energy.lazy import Gpus
 from llem_integrator.energy.node import NodeAnswer
 from llem_integrator.energy.readings import NodeReadings, Readings
 from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
-from llem_integrator.series.facts import Facts, Identity, facts, node_shown
+from llem_integrator.series.facts import Facts, Identity, divided, facts, node_shown
 from llem_integrator.stores import Selector
 from llem_integrator.windows.hosts import Hosts
 from llem_integrator.windows.spans import Index, Spans
 from llem_integrator.windows.window import Window
 
 _OF_GPUS = frozenset(metrics.GPU_INFO.labels)
+_DIVIDED = "a GPU on the job's hosts was divided into MIG slices, and nothing measures a slice"
 
 _Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None, str | None]
 
@@ -112,13 +113,23 @@ class _Group:
         # As many as it had are not those it had, if a host of it shows none.
         if unknown is None and count is not None and len(gpus) >= count + (not unseen):
             unknown = f"the job had {count} of these {len(gpus)} GPUs, and nothing says which"
+        in_slices = self._divided(gpus) if count is not None else np.zeros(len(self.rows), np.bool_)
         considered = _Considering(self.answers.request)
         by_window = zip(*by_node, strict=True) if by_node else repeat(())
-        for row, nodes_answers in zip(self.rows.tolist(), by_window, strict=False):
+        for row, sliced, nodes_answers in zip(self.rows.tolist(), in_slices, by_window, strict=False):
             result = _result(
                 self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
             )
-            yield _unknown(result, unknown) if unknown is not None else result
+            reason = _DIVIDED if sliced and unknown is None else unknown
+            yield _unknown(result, reason) if reason is not None else result
+
+    def _divided(self, uuids: Iterable[str]) -> Flags:
+        """Return whether any of the GPUs had MIG slices in each window (w,)."""
+        spans, readings = self.answers.spans.take(self.rows), self.answers.readings
+        flags = np.zeros(len(spans), np.bool_)
+        for uuid in uuids:
+            flags |= divided(readings.gpus[uuid], spans)
+        return flags
 
     def _nodes(
         self, gpus: dict[str, Identity], tokens: tuple[str, ...], nodes: Sequence[str]

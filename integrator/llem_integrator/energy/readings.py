@@ -31,6 +31,7 @@ _PER_GPU: Final = (
     metrics.GPU_SAMPLE_TIMESTAMP,
     metrics.GPU_POWER,
     metrics.GPU_INFO,
+    metrics.GPU_MIG_INFO,
     metrics.GPU_POWER_LIMIT,
     metrics.GPU_POWER_PEAK,
 )

@@ -96,6 +96,13 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
     return Facts(gpu.uuid, identities, identity, limits, peaks)
 
 
+def divided(gpu: GpuReadings, spans: Spans) -> Flags:
+    """Return whether the GPU had MIG slices in windows (w,)."""
+    return _reached(
+        [_plain(metrics.GPU_MIG_INFO.name, one, spans) for one in gpu.of(metrics.GPU_MIG_INFO)], spans
+    )
+
+
 def node_shown(node: NodeReadings, spans: Spans) -> Flags:
     """Whether CodeCarbon's series of a node reach into windows (w,)."""
     near = [_plain(name, one, spans) for name, found in node.series.items() for one in found]
