@@ -323,7 +323,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """The error names the problem."""
     binary = tmp_path / "binary"
     binary.write_bytes(b"start,end\n\xff\xfe,1\n")
-    for path, message in ((tmp_path / "none", "No such file"), (tmp_path, "directory"), (binary, "not UTF-8 text")):
+    for path, message in (
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "directory"),
+        (binary, "not UTF-8 text"),
+    ):
         with pytest.raises(LLEMError, match=message):
             read_windows(str(path), UTC)
 
