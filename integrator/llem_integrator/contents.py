@@ -34,9 +34,10 @@ _AHEAD_MS: Final = 600_000
 _NEWEST_MS: Final = 300_000
 _GROWTH: Final = 4
 _END_MS: Final = 253_402_300_799_999
-_SHOWN: Final = 4
-_MOST_SELECTORS: Final = 20
-"""Windows with other selectors are explained by the contents of the whole source, to limit the requests."""
+_MOST_INDICES: Final = 16
+_MOST_INSTANCES: Final = 4
+_MOST_CHECKS: Final = 20
+"""Only so many windows and selectors are looked at, to limit the requests. Others get less detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,14 @@ class Contents:
         }
 
     def __str__(self) -> str:
-        nodes = ", ".join(self.instances[:_SHOWN]) + (", ..." if len(self.instances) > _SHOWN else "")
-        count = len(self.gpus)
-        gpus = f"{count} GPU{'' if count == 1 else 's'}{f' on {nodes}' if nodes else ''}"
-        lacking = f", but no {', '.join(self.missing)} (dropped when scraped?)" if self.missing else ""
+        count, instances = len(self.gpus), self.instances
+        gpus = "1 GPU" if count == 1 else f"{count} GPUs"
+        if len(instances) == 1 and count <= _MOST_INDICES:
+            gpus += f" ({', '.join(gpu.gpu for gpu in self.gpus)})"
+        nodes = ", ".join(instances[:_MOST_INSTANCES]) + (", ..." if len(instances) > _MOST_INSTANCES else "")
         first, last = rfc3339(self.first_ms * 1000), rfc3339(self.last_ms * 1000)
-        return f"{gpus}, with samples from {first} to {last}{lacking}"
+        lacking = f", but no {', '.join(self.missing)} (dropped when scraped?)" if self.missing else ""
+        return f"{gpus}{f' on {nodes}' if nodes else ''}, with samples from {first} to {last}{lacking}"
 
 
 def contents(
@@ -143,6 +146,7 @@ class Explainer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[tuple[Selector, ...], Contents | None] = {}
+        self._checks = 0
 
     def explain(self, result: WindowResult, selectors: tuple[Selector, ...]) -> str:
         """Return a sentence on why a window has no data, and what the source contains."""
@@ -157,7 +161,7 @@ class Explainer:
         if everything is None:
             return f"{address} contains no metrics of llem-exporter{self._others()}"
         matching: Contents | None = everything
-        if not _outside(result, everything) and len(self._known) < _MOST_SELECTORS:
+        if not _outside(result, everything) and len(self._known) < _MOST_CHECKS:
             matching = self._contents(selectors)
         if matching is None:
             matchers = " or ".join(f"{{{','.join(map(str, selector))}}}" for selector in selectors)
@@ -165,7 +169,15 @@ class Explainer:
         what = f"{address} contains {matching}"
         if outside := _outside(result, matching):
             return f"{outside}: {what}"
-        return what if result.gpus or matching.missing else f"there are no samples in the window: {what}"
+        return f"there are no samples in the window: {what}" if self._is_empty(result, selectors) else what
+
+    def _is_empty(self, result: WindowResult, selectors: tuple[Selector, ...]) -> bool:
+        """Return whether a window has no samples at all. Only some windows are checked."""
+        self._checks += 1
+        start_ms, end_ms = round(result.start * 1000), round(result.end * 1000)
+        return self._checks <= _MOST_CHECKS and not any(
+            _edges(self._source, selector, start_ms, end_ms) for selector in selectors
+        )
 
     def _contents(self, selectors: tuple[Selector, ...]) -> Contents | None:
         if selectors not in self._known:
@@ -183,8 +195,6 @@ class Explainer:
 
 def _outside(result: WindowResult, contents: Contents) -> str:
     """Return whether a window is before the first or after the last sample, or "" if it is neither."""
-    if result.gpus:
-        return ""
     if result.start * 1000 > contents.last_ms:
         return "the window begins after the last sample"
     return "the window ends before the first sample" if result.end * 1000 < contents.first_ms else ""

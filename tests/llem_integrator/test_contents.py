@@ -13,7 +13,7 @@ from llem_integrator.series.matchers import parse_selector
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.measured import BEGIN, two_gpus
 from tests.llem_integrator.pages import T0, page, scraped, series, trace
-from tests.servers import Prometheus, PrometheusRelease
+from tests.servers import Exporter, Prometheus, PrometheusRelease, wait_until
 
 TWO_NODES = page(
     scraped(0), scraped(1, watts=250.0), scraped(0, uuid="GPU-2", seconds=range(0, 61, 5), instance="n2:9955")
@@ -114,7 +114,25 @@ def test_a_wrong_matcher(tmp_path: Path, server: Prometheus) -> None:
 def test_a_wrong_gpu(tmp_path: Path) -> None:
     """If a GPU is not there, the sentence says which GPUs are."""
     text = explained(two_gpus(tmp_path), 40, 80, gpus=("0", "7"))
-    assert re.match(r"\S+ contains 2 GPUs on n1:9955, with samples from", text)
+    assert re.match(r"\S+ contains 2 GPUs \(0, 1\) on n1:9955, with samples from", text)
+
+
+def test_an_exporter_explains_itself() -> None:
+    """The history of an exporter is listed, and a window before its start says so."""
+    with Exporter(args=["--replay", "demo"]) as exporter:
+        wait_until(lambda: contents(open_source(exporter.url)) is not None, "samples in the history")
+        text = explained(exporter.url, 40, 80)
+    assert text.startswith(
+        f"the window ends before the first sample: {exporter.url} contains 2 GPUs (0, 1) on 127.0.0.1:"
+    )
+
+
+def test_a_backend_without_data(tmp_path: Path) -> None:
+    """A window that has samples, but none of the backend, is not called empty."""
+    window = Window.between(BEGIN + 40, BEGIN + 80)
+    (result,) = run(open_source(two_gpus(tmp_path)), [window], Request("codecarbon"))
+    assert " contains 2 GPUs (0, 1) on n1:9955" in result.warnings[-1].message
+    assert "no samples" not in result.warnings[-1].message
 
 
 def test_a_file_of_other_programs(tmp_path: Path) -> None:

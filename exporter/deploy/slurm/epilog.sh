@@ -59,7 +59,7 @@ integrate_job() {
     complaint=$(
         # Every user can read command lines, and the URL may contain a password.
         export LLEM_INTEGRATE_SOURCE=$source_url
-        unprivileged timeout --kill-after=5 "$timeout_s" "$integrate" --window "$1" --gpu "$2" \
+        unprivileged timeout --kill-after=5 "$timeout_s" "$integrate" --window "$1" --gpus "$2" \
             --format json --no-progress 2>&1 >"$spool_dir/.$name.json"
     )
     status=$?
