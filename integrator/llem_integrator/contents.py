@@ -11,7 +11,7 @@ from llem_core.metrics import Kind
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.series.matchers import Selector
 from llem_integrator.stores import Piece, Source
-from llem_integrator.stores.held import HeldSource
+from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.windows.window import rfc3339
 
 _SCRAPED: Final = tuple(spec.name for spec in metrics.METRICS_PAGE if spec.kind is not Kind.HISTOGRAM)
@@ -113,7 +113,7 @@ def contents(
     By default, all samples of a file, or the last 400 days of a server. Raises SourceError.
     """
     now_ms = time.time_ns() // 1_000_000
-    is_file = isinstance(source, HeldSource)
+    is_file = isinstance(source, LoadedSource)
     if start_ms is None:
         start_ms = 0 if is_file else now_ms - _LOOK_BACK_MS
     if end_ms is None:
@@ -185,7 +185,7 @@ class Explainer:
         return self._known[selectors]
 
     def _others(self) -> str:
-        if isinstance(self._source, HeldSource):
+        if isinstance(self._source, LoadedSource):
             return ""
         now_ms = time.time_ns() // 1_000_000
         pieces = _pieces(self._source, _OF_OTHERS, (), now_ms - _LOOK_BACK_MS, now_ms)

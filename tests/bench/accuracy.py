@@ -29,7 +29,7 @@ from llem_integrator.energy.request import Request
 from llem_integrator.integration import integrate
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import Matcher, open_source, whole
-from llem_integrator.stores.held import HeldSource, held
+from llem_integrator.stores.loaded import LoadedSource, load
 from llem_integrator.windows.window import Window
 from tests.bench.bench_exporter import Peer
 from tests.fake_nvml import FakeDriver
@@ -96,7 +96,7 @@ class Node:
 
     driver: FakeDriver
     instances: Mapping[str, str]
-    sources: Mapping[str, HeldSource]
+    sources: Mapping[str, LoadedSource]
 
     def outcomes(self, way: Way, windows: Sequence[Window]) -> Iterator[Outcome]:
         """Each GPU in each window."""
@@ -243,7 +243,7 @@ def _edge_metrics(job: str) -> tuple[str, ...]:
             return (PEER_GAUGE,)
 
 
-def _sources(prometheus: Prometheus, instances: Mapping[str, str], start_ms: int) -> dict[str, HeldSource]:
+def _sources(prometheus: Prometheus, instances: Mapping[str, str], start_ms: int) -> dict[str, LoadedSource]:
     """All that Prometheus holds of a node, by job, in memory."""
     server = open_source(prometheus.url)
     now_ms = round(time.time() * 1000)
@@ -255,7 +255,7 @@ def _sources(prometheus: Prometheus, instances: Mapping[str, str], start_ms: int
         found: dict[str, list[Series]] = {
             name: list(whole(server.pieces(name, selector, start_ms, now_ms, _quiet))) for name in names
         }
-        sources[job] = held(prometheus.url, found)
+        sources[job] = load(prometheus.url, found)
     return sources
 
 

@@ -7,8 +7,7 @@ The chunks are Prometheus's own (promtool makes them), 70,000 samples at 10 Hz o
 - "square wave" is the fake driver's load; "and noise" adds 2 W of Gaussian noise: both in eighths of a watt;
 - "milliwatts" is 300 W with 15 W of noise, in mW: the hardest to compress;
 - "joules" is a counter in eighths of a joule; "constant" never changes.
-Figures are medians. Decoding goes into memory that was used before, as for all pieces of a fetch but the
-first, unless it says new. The last lines say what numba costs, and from how many samples on it pays.
+Figures are medians. The last lines show the cost of numba, and the number of samples from which on it pays.
 """
 
 import argparse
@@ -95,20 +94,18 @@ def seconds(work: Callable[[], object], rounds: int) -> float:
     return median(taken)
 
 
-def rate(chunks: Chunks, decoder: DecodeInto, rounds: int, *, threads: int = 1, new: bool = False) -> float:
+def rate(chunks: Chunks, decoder: DecodeInto, rounds: int, *, threads: int = 1) -> float:
     """Samples per second."""
     samples = len(decode(chunks.data, chunks.offsets, chunks.lengths, decode_into=decoder)[0])
-    rooms = [(np.zeros(samples, np.int64), np.zeros(samples)) for _ in range(threads)]
 
-    def one(room: tuple[np.ndarray, np.ndarray]) -> None:
-        out = None if new else room
-        decode(chunks.data, chunks.offsets, chunks.lengths, out=out, decode_into=decoder)
+    def one() -> None:
+        decode(chunks.data, chunks.offsets, chunks.lengths, decode_into=decoder)
 
     def at_once() -> None:
         if threads == 1:
-            one(rooms[0])
+            one()
             return
-        workers = [threading.Thread(target=one, args=(room,)) for room in rooms]
+        workers = [threading.Thread(target=one) for _ in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -135,12 +132,12 @@ def bench_kinds(decoders: dict[str, DecodeInto], rounds: int) -> tuple[bool, Chu
 
 def bench_pieces(decoders: dict[str, DecodeInto], chunks: Chunks, rounds: int) -> None:
     """Print a row for each number of chunks that are decoded in one call."""
-    print(f"\n{'chunks at once':<22}{'numba':>17}{'new memory':>11}{'numpy':>8}{'new memory':>11}")
+    print(f"\n{'chunks at once':<22}{'numba':>17}{'numpy':>8}")
     for number in (30, 300, 3_000, 30_000):
         many = chunks.repeated(-(-number // len(chunks)))
         some = Chunks(many.data, many.offsets[:number], many.lengths[:number])
-        row = [rate(some, one, rounds, new=new) for one in decoders.values() for new in (False, True)]
-        numbers = "".join(f"{one / 1e6:>{width}.1f}" for one, width in zip(row, (17, 11, 8, 11), strict=True))
+        row = [rate(some, one, rounds) for one in decoders.values()]
+        numbers = "".join(f"{one / 1e6:>{width}.1f}" for one, width in zip(row, (17, 8), strict=True))
         print(f"{number:<22}{numbers}")
 
 

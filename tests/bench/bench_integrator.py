@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
-from llem_integrator.remote_read.messages import HEADERS, Form, request
+from llem_integrator.remote_read.messages import HEADERS, request
 from llem_integrator.report import About, writer
 from llem_integrator.stores import Matcher, Source, open_source
 from llem_integrator.windows.window import Window
@@ -140,7 +140,7 @@ def bare_transfer(server: Prometheus, first_ms: int, last_ms: int) -> int:
     buffer = bytearray(1 << 20)
     for start_ms in range(first_ms, last_ms, SLICE_MS):
         end_ms = min(start_ms + SLICE_MS - 1, last_ms)
-        body = request((Matcher("__name__", "=", TRACE),), start_ms, end_ms, Form.CHUNKS)
+        body = request((Matcher("__name__", "=", TRACE),), start_ms, end_ms)
         question = urllib.request.Request(f"{server.url}/api/v1/read", data=body, headers=dict(HEADERS))
         with urllib.request.urlopen(question) as answer:
             while count := answer.readinto(buffer):

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from llem_core.errors import ConfigError
-from llem_integrator.http import client as http
+from llem_integrator.http import connections
 from llem_integrator.stores import parse_selector
 from llem_integrator.windows.window import Window, parse_duration_us, parse_time_us, parse_window
 from tests.fuzz.command import T0, WINDOW, well_behaved
@@ -88,9 +88,9 @@ def ask_anything(data: bytes) -> None:
 
 @contextmanager
 def without_patience() -> Iterator[None]:
-    """A peer that breaks off is asked once more, and not waited for: it would be seconds each time."""
+    """Retry a broken connection once and at once. Otherwise each example takes seconds."""
     with pytest.MonkeyPatch.context() as ours:
-        ours.setattr(http, "_WAITS_S", (0.0,))
+        ours.setattr(connections, "_RETRIES", 1)
         yield
 
 

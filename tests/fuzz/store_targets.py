@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
-import cramjam
 import google_crc32c
 
 from llem_integrator.remote_read import wire
@@ -16,18 +15,12 @@ from tests.fuzz.integrator_targets import LABELS, peer, without_patience
 from tests.fuzz.target import Target
 
 CHUNKS: Final = "Content-Type: application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"
-SAMPLES: Final = "Content-Type: application/x-protobuf"
 
-# What Prometheus 2.42 answers of 20 samples of one series: as a chunk, and as samples.
+# What Prometheus 2.42 answers for 20 samples of one series.
 _A_CHUNK: Final = b64decode(
     "CpIBCiYKCF9fbmFtZV9fEhpsbGVtX2dwdV9wb3dlcl90cmFjZV93YXR0cwoICgNncHUSATAKEwoIaW5zdGFuY2USB24xOjk5"
     "NTUKDQoEdXVpZBIFR1BVLTASOgiQz9vkoDQQ/N3b5KA0GAEiKAAUoJ63ycFoQFkAAAAAAABk6A3MLS5B9FNFxE9CjQp0KNC4"
     "C/QUNBA="
-)
-_THREE_SAMPLES: Final = b64decode(
-    "CpsBCpgBCiYKCF9fbmFtZV9fEhpsbGVtX2dwdV9wb3dlcl90cmFjZV93YXR0cwoICgNncHUSATAKEwoIaW5zdGFuY2USB24x"
-    "Ojk5NTUKDQoEdXVpZBIFR1BVLTASEAkAAAAAAABZQBCQz9vkoDQSEAkAAAAAAAhZQBD0z9vkoDQSEAkAAAAAABBZQBDY0Nvk"
-    "oDQ="
 )
 
 
@@ -35,10 +28,6 @@ def framed(message: bytes) -> bytes:
     """A message with its length and its right checksum: what is wrong with it is found by who reads it."""
     checksum = bytes(google_crc32c.value(message).to_bytes(4, "big"))
     return wire.varint(len(message)) + checksum + message
-
-
-def zipped(message: bytes) -> bytes:
-    return bytes(cramjam.snappy.compress_raw(message))
 
 
 def ask_remote_read(kind: str, body: Callable[[bytes], bytes], data: bytes) -> None:
@@ -84,7 +73,5 @@ def _same(data: bytes) -> bytes:
 TARGETS: Final = {
     "chunks": Target(partial(ask_remote_read, CHUNKS, framed), (_A_CHUNK,)),
     "frames": Target(partial(ask_remote_read, CHUNKS, _same), (framed(_A_CHUNK), framed(_A_CHUNK) * 2)),
-    "samples": Target(partial(ask_remote_read, SAMPLES, zipped), (_THREE_SAMPLES,)),
-    "snappy": Target(partial(ask_remote_read, SAMPLES, _same), (zipped(_THREE_SAMPLES),)),
     "victoriametrics": Target(ask_victoriametrics, (exported(),)),
 }

@@ -14,7 +14,7 @@ from tests.fuzz import store_targets
 @pytest.mark.parametrize("escape", ["\\Uef35f0e9", "\\U00110000", "\\UFFFFFFFF", "\\ud800"])
 def test_an_escape_beyond_unicode_is_no_string(escape: str) -> None:
     """An escape beyond Unicode is a ConfigError. Very large ones raised OverflowError."""
-    with pytest.raises(ConfigError, match="not a string of PromQL"):
+    with pytest.raises(ConfigError, match="not a PromQL string"):
         parse_selector(f"n='{escape}'")
 
 
@@ -43,8 +43,8 @@ def test_an_answer_of_no_series_is_none() -> None:
     store_targets.TARGETS["chunks"].run(b"")
 
 
-def test_an_encoding_that_nobody_knows_is_said_once() -> None:
-    """A server that returns an unknown encoding even for samples is an error. It caused endless requests."""
+def test_an_unknown_encoding_ends_remote_read() -> None:
+    """A server whose chunks have an unknown encoding is asked for JSON. It caused endless requests."""
     chunk = wire.number_field(3, 4) + wire.bytes_field(4, b"\0\1\0\0")
     series = wire.bytes_field(1, wire.bytes_field(1, b"a") + wire.bytes_field(2, b"b")) + wire.bytes_field(
         2, chunk

@@ -8,7 +8,7 @@ import numpy as np
 
 from llem_integrator.series.samples import Series, Times, Values, make_series
 from llem_integrator.stores import Piece, Progress, Selector, Summary, whole
-from llem_integrator.stores.held import HeldSource, held
+from llem_integrator.stores.loaded import LoadedSource, load
 
 T0 = 1_795_507_500_000
 """Unix ms at which the series begin."""
@@ -20,7 +20,7 @@ Columns = dict[str, list[Series]]
 class PieceStore:
     """Answers from memory; every answer is cut at the times given, and what was handed over is counted."""
 
-    held: HeldSource
+    held: LoadedSource
     cuts_ms: Sequence[int] = ()
     samples: int = 0
     pieces_read: int = 0
@@ -52,7 +52,7 @@ def store(*columns: Columns, cuts_ms: Sequence[int] = ()) -> PieceStore:
     for one in columns:
         for name, series in one.items():
             every.setdefault(name, []).extend(series)
-    return PieceStore(held("memory", every), cuts_ms)
+    return PieceStore(load("memory", every), cuts_ms)
 
 
 def labels(gpu: int, **more: str) -> dict[str, str]:

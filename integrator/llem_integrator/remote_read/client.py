@@ -9,26 +9,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
-import cramjam
-
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Abort, Http, Stream
-from llem_integrator.remote_read import frames, samples, xor
-from llem_integrator.remote_read.batch import Decoded, batch
-from llem_integrator.remote_read.messages import HEADERS, Form, Key, labels, request
+from llem_integrator.remote_read import xor
+from llem_integrator.remote_read.batch import EncodingError, batch
+from llem_integrator.remote_read.frames import FrameError, read_frames
+from llem_integrator.remote_read.messages import HEADERS, WireLabels, labels, request
 from llem_integrator.series.matchers import Selector, named
-from llem_integrator.series.samples import Times, Values
+from llem_integrator.series.samples import Series, joined
 from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress
-from llem_integrator.stores.buffers import Buffers
-from llem_integrator.stores.parts import Part, joined, trimmed
 from llem_integrator.stores.slabs import TARGET_SAMPLES, Slabs, TooMuchError, refuse_too_much
 
-_SAMPLE_BYTES: Final = 24
-"""More than a sample takes in a ReadResponse, its share of the labels included."""
 _READ: Final = "/api/v1/read"
-_OFF: Final = (200, 400, 403, 404, 405, 406, 415, 501)
-"""Answers where remote read is not available: of the server, of a proxy, or of a login page."""
+_OFF: Final = (400, 403, 404, 405, 406, 415, 501)
+"""Answers of a server or a proxy where remote read is not available."""
 _HELD_SLABS: Final = 2
 _DECODERS: Final = 2
 
@@ -38,32 +33,18 @@ Found = TypeVar("Found")
 
 
 class NotOfferedError(Exception):
-    """The server does not answer remote read."""
+    """The server does not answer remote read with XOR chunks: its JSON has to do."""
 
 
 @dataclass(slots=True)
 class _Slab:
-    """What came for [start_ms, end_ms], being decoded into room of a buffer, of which `samples` are taken."""
+    """The samples in [start_ms, end_ms], in parts that are still being decoded."""
 
     start_ms: int
     end_ms: int
     limit: int
-    buffers: Buffers
     samples: int = 0
-    parts: list[Future[Decoded]] = field(default_factory=list)
-    _room: tuple[Times, Values] = field(init=False)
-
-    def begin(self) -> None:
-        """From the start, in a buffer that nobody decodes into: of an answer that broke, parts may be."""
-        self._room, self.samples, self.parts = self.buffers.take(), 0, []
-
-    def add(self, count: int) -> tuple[Times, Values]:
-        """Room for so many samples more; raises TooMuchError."""
-        own = slice(self.samples, self.samples + count)
-        self.samples += count
-        if self.samples > self.limit:
-            raise TooMuchError(f"more than {self.limit} samples")
-        return self._room[0][own], self._room[1][own]
+    parts: list[Future[list[tuple[WireLabels, Series]]]] = field(default_factory=list)
 
 
 class _Here(Executor):
@@ -84,25 +65,22 @@ class RemoteRead:
     def __init__(self, http: Http, slab_samples: int = TARGET_SAMPLES) -> None:
         self._http, self._slab_samples = http, slab_samples
         self._origin = f"{http.address}: remote read"
-        self._form = Form.CHUNKS
         self._answered = False
-        self._labels: dict[Key, tuple[str, dict[str, str]]] = {}
-        # Small answers have their own: beside each other they would have ever more of the large ones filled.
-        self._buffers, self._small = Buffers(2 * TARGET_SAMPLES), Buffers(2 * TARGET_SAMPLES)
+        self._labels: dict[WireLabels, tuple[str, dict[str, str]]] = {}
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        """As a source's; raises NotOfferedError, before anything else, where there is no remote read."""
+        """Yield the samples in slabs; raises NotOfferedError if JSON has to give the rest."""
         matchers, abort = (named(metric), *selector), Abort()
         slabs = Slabs(start_ms, end_ms, self._slab_samples)
         if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
-            for slab in self._fetched(matchers, slabs, self._small, _Here(), abort):
+            for slab in self._fetched(matchers, slabs, _Here(), abort):
                 yield self._piece(slab)
                 progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
             return
         with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
-            fetched = self._fetched(matchers, slabs, self._buffers, pool, abort)
+            fetched = self._fetched(matchers, slabs, pool, abort)
             try:
                 with Ahead(fetched, _HELD_SLABS, abort) as ahead:
                     for slab in ahead:
@@ -112,56 +90,53 @@ class RemoteRead:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetched(
-        self, matchers: Selector, slabs: Slabs, buffers: Buffers, pool: Executor, abort: Abort
+        self, matchers: Selector, slabs: Slabs, pool: Executor, abort: Abort
     ) -> Generator[_Slab, None, None]:
         """Slab after slab as it has come, its decoding begun."""
         metric = matchers[0].value
         while bounds := slabs.next():
             try:
-                slab = _Slab(*bounds, slabs.limit, buffers)
+                slab = _Slab(*bounds, slabs.limit)
                 self._http.patiently(partial(self._fill, slab, matchers, pool, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
                     raise SourceError(f"{self._http.address} refuses 1 s of {metric}: {exc}") from exc
                 continue
-            except frames.EncodingError as exc:
+            except EncodingError as exc:
                 if exc.histogram:
                     what = "holds native histograms, which are no samples"
                     raise SourceError(f"{self._origin}: {metric} {what}") from exc
-                if self._form is Form.SAMPLES:  # and would be so for ever
-                    raise SourceError(f"{self._origin}: {exc}, though samples were asked for") from exc
-                self._form = Form.SAMPLES
-                continue
+                raise NotOfferedError from exc
             xor.expect(slabs.taken(slab.samples))
             yield slab
 
     def _fill(self, slab: _Slab, matchers: Selector, pool: Executor, abort: Abort) -> None:
         """Fetch what the slab is of, from its start on."""
-        slab.begin()
-        body = request(matchers, slab.start_ms, slab.end_ms, self._form)
+        slab.samples, slab.parts = 0, []
+        body = request(matchers, slab.start_ms, slab.end_ms)
         try:
             with (
                 self._http.open("POST", _READ, body=body, headers=HEADERS) as stream,
                 abort.of(stream),
             ):
-                if self._kind(stream).startswith("application/x-streamed-protobuf"):
-                    self._chunks(stream, slab, pool)
-                else:
-                    self._samples(stream, slab, pool)
+                self._check(stream)
+                self._chunks(stream, slab, pool)
         except BaseException as exc:
             for part in slab.parts:
                 part.cancel()
-            if isinstance(exc, frames.FrameError):
+            if isinstance(exc, FrameError):
                 raise SourceError(f"{self._origin}: {exc}") from exc
             raise
 
-    def _kind(self, stream: Stream) -> str:
-        """The type of an answer that is samples; raises where it is another."""
+    def _check(self, stream: Stream) -> None:
+        """Raises where the answer is something other than chunks."""
         kind = stream.headers.get("content-type", "")
-        if stream.status == 200 and kind.startswith(("application/x-streamed", "application/x-protobuf")):
+        if stream.status == 200 and kind.startswith("application/x-streamed-protobuf"):
             stream.check_end()
             self._answered = True
-            return kind
+            return
+        if stream.status == 200 and not self._answered:  # a login page, or a server without chunks
+            raise NotOfferedError
         answer = stream.answer()
         refuse_too_much(answer)
         if answer.status in _OFF and not self._answered:
@@ -169,45 +144,27 @@ class RemoteRead:
         raise self._http.refusal(_READ, answer)
 
     def _chunks(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
-        for data, some in frames.read_frames(stream.read):
-            found = batch(data, some)
-            room = slab.add(found.samples)
-            slab.parts.append(pool.submit(found.decoded, room, slab.start_ms, slab.end_ms, self._origin))
-
-    def _samples(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
-        most = slab.limit * _SAMPLE_BYTES
-        body = stream.read(most)
-        try:
-            if stream.read(1) or cramjam.snappy.decompress_raw_len(body) > most:
-                raise TooMuchError(f"more than {most} bytes")
-            message = bytes(cramjam.snappy.decompress_raw(body))
-        except cramjam.DecompressionError as exc:
-            raise SourceError(f"{self._origin}: not a block of snappy: {exc}") from exc
-        slab.samples = len(message) // _SAMPLE_BYTES
-        slab.parts.append(pool.submit(self._read, message, slab.start_ms, slab.end_ms))
-
-    def _read(self, message: bytes, start_ms: int, end_ms: int) -> Decoded:
-        try:
-            found = samples.timeseries(message)
-            return [(key, trimmed(unix_ms, values, start_ms, end_ms)) for key, unix_ms, values in found]
-        except ValueError as exc:
-            raise SourceError(f"{self._origin}: not the samples it says it is: {exc}") from exc
+        for data, frames in read_frames(stream.read):
+            chunks = batch(data, frames)
+            slab.samples += chunks.samples
+            if slab.samples > slab.limit:
+                raise TooMuchError(f"more than {slab.limit} samples")
+            slab.parts.append(pool.submit(chunks.decoded, slab.start_ms, slab.end_ms, self._origin))
 
     def _piece(self, slab: _Slab) -> Piece:
-        by_key: dict[Key, list[Part]] = {}
-        few = slab.samples < self._slab_samples // 4
+        by_labels: dict[WireLabels, list[Series]] = {}
         for future in slab.parts:
-            for key, part in future.result():
-                # A few samples that are kept must not keep a buffer.
-                by_key.setdefault(key, []).append(part.copied() if few else part)
+            for encoded, part in future.result():
+                by_labels.setdefault(encoded, []).append(part)
         slab.parts.clear()
-        series = (joined(*self._named(key), parts) for key, parts in by_key.items())
+        series = (self._joined(encoded, parts) for encoded, parts in by_labels.items())
         return Piece(slab.start_ms, slab.end_ms, tuple(one for one in series if len(one) or one.bad))
 
-    def _named(self, key: Key) -> tuple[str, dict[str, str]]:
-        if key not in self._labels:
+    def _joined(self, encoded: WireLabels, parts: list[Series]) -> Series:
+        if encoded not in self._labels:
             try:
-                self._labels[key] = labels(key)
+                self._labels[encoded] = labels(encoded)
             except ValueError as exc:
-                raise SourceError(f"{self._origin}: labels that are none: {exc}") from exc
-        return self._labels[key]
+                raise SourceError(f"{self._origin}: invalid labels: {exc}") from exc
+        metric, own_labels = self._labels[encoded]
+        return joined(own_labels, parts, metric)

@@ -1,16 +1,17 @@
-"""Protocol buffers on the wire, as much as remote read needs.
+"""The encoding of protocol buffers, as far as remote read needs it.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final
 
-_VARINT_BYTES = 10
+_VARINT_BYTES: Final = 10
 
 
-class Kind(IntEnum):
-    """How a field's value is laid out."""
+class WireType(IntEnum):
+    """How the value of a field is encoded."""
 
     VARINT = 0
     FIXED64 = 1
@@ -19,26 +20,27 @@ class Kind(IntEnum):
 
 
 def varint(number: int) -> bytes:
-    """A whole number below 2^64; a negative one as two's complement."""
-    number &= 2**64 - 1
-    written = bytearray()
+    """Return a non-negative integer below 2^64 as a varint."""
+    encoded = bytearray()
     while number >= 0x80:
-        written.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    written.append(number)
-    return bytes(written)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def number_field(field: int, number: int) -> bytes:
-    return varint(field << 3 | Kind.VARINT) + varint(number)
+    """Return an integer field; a negative number is encoded as two's complement."""
+    return varint(field << 3 | WireType.VARINT) + varint(number & (2**64 - 1))
 
 
 def bytes_field(field: int, value: bytes) -> bytes:
-    return varint(field << 3 | Kind.BYTES) + varint(len(value)) + value
+    """Return a field of bytes, text or a message."""
+    return varint(field << 3 | WireType.BYTES) + varint(len(value)) + value
 
 
 def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, and where what follows begins; raises ValueError where none ends before `end`."""
+    """Return the varint at `at` and the place after it; raises ValueError if it is invalid."""
     number = shift = 0
     for place in range(at, min(end, at + _VARINT_BYTES)):
         byte = data[place]
@@ -46,35 +48,30 @@ def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return number & (2**64 - 1), place + 1
         shift += 7
-    raise ValueError(f"no number at byte {at}")
+    raise ValueError(f"no valid number at byte {at}")
 
 
-def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, Kind, int, int]]:
-    """Number and kind of each field of the message in [at, end), and where its value begins and ends.
+def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, WireType, int, int]]:
+    """Yield number, type, begin and end of each field's value in the message [at, end).
 
-    Raises ValueError at what is no field.
+    Raises ValueError if a field is invalid.
     """
     while at < end:
         begin = at
-        key, at = read_varint(data, at, end)
-        kind = Kind(key & 7)  # ValueError: a group, or nothing known
+        tag, at = read_varint(data, at, end)
+        wire_type = WireType(tag & 7)  # raises ValueError for groups and unknown types
         stop = at
-        match kind:
-            case Kind.VARINT:
+        match wire_type:
+            case WireType.VARINT:
                 _, stop = read_varint(data, at, end)
-            case Kind.FIXED64:
+            case WireType.FIXED64:
                 stop = at + 8
-            case Kind.FIXED32:
+            case WireType.FIXED32:
                 stop = at + 4
-            case Kind.BYTES:
+            case WireType.BYTES:
                 size, at = read_varint(data, at, end)
                 stop = at + size
         if stop > end:
-            raise ValueError(f"the field at byte {begin} reaches beyond its message")
-        yield key >> 3, kind, at, stop
+            raise ValueError(f"the field at byte {begin} exceeds its message")
+        yield tag >> 3, wire_type, at, stop
         at = stop
-
-
-def signed(number: int) -> int:
-    """A varint's 64 bits as an int64."""
-    return number - 2**64 if number >= 2**63 else number

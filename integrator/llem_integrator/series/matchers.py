@@ -1,4 +1,4 @@
-"""Label matchers as in PromQL, to send to a server or to apply to labels here."""
+"""Label matchers of PromQL, to be sent to a server or applied to labels here."""
 
 import functools
 import re
@@ -16,20 +16,20 @@ _ESCAPE: Final = re.compile(
     rb"""\\(?:([abfnrtv\\"'])|x([0-9a-fA-F]{2})|([0-3][0-7]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)"""
 )
 _BEYOND_UNICODE: Final = 0x110000
-"""chr() raises ValueError for it, but OverflowError for much larger numbers."""
+"""chr() raises ValueError for this number, but OverflowError for much larger ones."""
 _ESCAPED: Final = bytes.maketrans(b"abfnrtv", b"\a\b\f\n\r\t\v")
 
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One `label op "value"`; a label that is absent has the value ""."""
+    """A matcher `label op "value"`. A missing label has the value ""."""
 
     label: str
     operator: str
     value: str
 
     def __call__(self, labels: Mapping[str, str]) -> bool:
-        """Whether it holds; raises ConfigError where a regular expression is none of Python's."""
+        """Return whether the labels match; raises ConfigError for an invalid regular expression."""
         value = labels.get(self.label, "")
         exact = self.operator in ("=", "!=")
         hit = value == self.value if exact else bool(_compiled(self.value).fullmatch(value))
@@ -41,7 +41,7 @@ class Matcher:
 
 
 Selector = tuple[Matcher, ...]
-"""Matchers that must all hold."""
+"""Matchers that must all match."""
 
 LONGEST_PATTERN: Final = 4000
 """Characters of the alternatives in one regular expression. Stores limit the length of a query."""
@@ -73,9 +73,9 @@ def escaped(value: str) -> str:
 
 
 def parse_selector(text: str) -> Selector:
-    """The matchers of `a="x",b=~"y.*"`, braces optional; raises ConfigError with what is wrong.
+    """Return the matchers of `a="x",b=~"y.*"`, with or without braces; raises ConfigError with the reason.
 
-    Regular expressions stay unread: a server has its own, and one applied here is compiled then.
+    Regular expressions are not checked: a server has its own syntax, and those used here are compiled then.
     """
     body = text.strip()
     if body.startswith("{") and body.endswith("}"):
@@ -111,20 +111,20 @@ def query(metric: str, selector: Selector) -> str:
 
 
 def _unquoted(quoted: str, text: str) -> str:
-    """What a string of PromQL means. Source: Go's strconv.Unquote, which PromQL follows."""
+    """Return the text of a PromQL string. Source: Go's strconv.Unquote, which PromQL follows."""
     try:
         return go_unescaped(quoted[1:-1].encode()).decode()
     except ValueError as exc:
-        raise ConfigError(f"not a string of PromQL: {quoted} in {text!r} ({exc})") from exc
+        raise ConfigError(f"not a PromQL string: {quoted} in {text!r} ({exc})") from exc
 
 
 def go_unescaped(body: bytes) -> bytes:
-    """What a string of Go means, given without its quotes; raises ValueError where Go has no such escape."""
+    """Return the text of a Go string given without its quotes; raises ValueError for unknown escapes."""
     return _ESCAPE.sub(_unescaped, body)
 
 
 def _unescaped(escape: re.Match[bytes]) -> bytes:
-    """The bytes of one escape; raises ValueError where PromQL has no such escape."""
+    """Return the bytes of one escape; raises ValueError if Go does not have it."""
     letter, byte, octal, short, long = escape.groups()
     if letter:
         return letter.translate(_ESCAPED)
@@ -132,7 +132,7 @@ def _unescaped(escape: re.Match[bytes]) -> bytes:
         return bytes([int(byte, 16) if byte else int(octal, 8)])
     if short or long:
         return chr(min(int(short or long, 16), _BEYOND_UNICODE)).encode()
-    raise ValueError(f"no escape begins {escape[0].decode('utf-8', 'replace')}; a backslash is \\\\")
+    raise ValueError(f"unknown escape {escape[0].decode('utf-8', 'replace')}; write \\\\ for a backslash")
 
 
 @functools.cache

@@ -1,7 +1,9 @@
-"""Series of samples as arrays: made clean once, merged and joined by rules that lose nothing silently."""
+"""Series of samples as arrays: cleaned once, and joined so that no sample is lost silently."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +13,33 @@ from llem_core.energy import GAP_INTERVALS
 Times = NDArray[np.int64]
 Values = NDArray[np.float64]
 
-_FIRST_STEPS = 100
-_NEVER: Times = np.empty(0, np.int64)
-STALE_MS = 300_000
-_LAST_UNIX_S = 2**53 / 1000
-"""Up to here a float of milliseconds is a whole number."""
+LARGEST: Final = 1e15
+"""The largest value of a valid sample. A counter of joules reaches it after 300 years at 100 kW."""
+STALE_MS: Final = 300_000
+"""A series that has been silent for longer is stale. Source: Prometheus, --query.lookback-delta."""
+_FIRST_STEPS: Final = 100
+_NEVER: Final[Times] = np.empty(0, np.int64)
+_ANY_TIME: Final = (-(2**63), 2**63 - 1)
+_STALE_MARKER: Final = np.uint64(0x7FF0000000000002)
+"""The NaN that ends a series. Source: Prometheus, model/value/value.go."""
+_END_UNIX_S: Final = 2**53 / 1000
+"""Before this time a float64 counts milliseconds exactly."""
 
 
 def whole_ms(unix_s: Values) -> Times:
-    """Unix seconds (n,) as whole milliseconds; raises ValueError where one is no such time."""
-    if not np.all(np.abs(unix_s) < _LAST_UNIX_S):  # NaN is not below either
+    """Return unix seconds (n,) as whole milliseconds; raises ValueError if a time is out of range or NaN."""
+    if not np.all(np.abs(unix_s) < _END_UNIX_S):  # NaN compares as false
         raise ValueError("a timestamp is not in unix seconds")
     return np.rint(unix_s * 1000).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """Samples of one label set: `unix_ms` (n,) int64 ascending, one value per time; `values` (n,) float64.
+    """The samples of one label set: `unix_ms` (n,) int64, strictly ascending, and `values` (n,) float64.
 
-    `bad_ms` are the times of readings that were no samples (NaN, infinite, negative), `conflict_ms` those
-    that came with unlike values, of which the larger was kept. `unread` (n,) counts the samples
-    since the one before that the store holds and only it has looked at. `metric` is the name of the metric.
+    `bad_ms` are the times of invalid readings (NaN, infinite, negative or above LARGEST). `conflict_ms` are
+    the times of conflicting samples, of which the larger was kept. `unread` (n,) counts the samples since
+    the previous one that only the store has read.
     """
 
     labels: Mapping[str, str]
@@ -47,56 +55,81 @@ class Series:
 
     @property
     def bad(self) -> int:
+        """The number of invalid readings."""
         return len(self.bad_ms)
 
     @property
     def conflicts(self) -> int:
+        """The number of times with conflicting samples."""
         return len(self.conflict_ms)
 
     def part(self, first: int, stop: int) -> "Series":
-        """The samples [first, stop)."""
+        """Return the series with the samples [first, stop) only."""
         cut = slice(first, stop)
         unread = None if self.unread is None else self.unread[cut]
         return replace(self, unix_ms=self.unix_ms[cut], values=self.values[cut], unread=unread)
 
 
-def make_series(labels: Mapping[str, str], unix_ms: Times, values: Values, metric: str = "") -> Series:
-    """A clean series of raw arrays (n,) in any order, stale markers and doubles included."""
-    good = np.isfinite(values) & (values >= 0)
-    # The stale marker is a NaN too; it marks an end, not a bad reading.
-    stale = values.view(np.uint64) == np.uint64(0x7FF0000000000002)
+def make_series(
+    labels: Mapping[str, str],
+    unix_ms: Times,
+    values: Values,
+    metric: str = "",
+    *,
+    within_ms: tuple[int, int] = _ANY_TIME,
+) -> Series:
+    """Return a clean series of raw samples (n,), which may be in any order, stale or duplicate.
+
+    Samples outside `within_ms` (first and last time) are left out.
+    """
+    inside = (unix_ms >= within_ms[0]) & (unix_ms <= within_ms[1])
+    if not inside.all():
+        unix_ms, values = unix_ms[inside], values[inside]
+    good = (values >= 0) & (values <= LARGEST)
+    if good.all() and (unix_ms[1:] > unix_ms[:-1]).all():
+        return Series(labels, unix_ms, values, metric=metric)
+    stale = values.view(np.uint64) == _STALE_MARKER
     bad_ms = unix_ms[~good & ~stale]
     unix_ms, values = unix_ms[good], values[good]
     order = np.lexsort((values, unix_ms))
     unix_ms, values = unix_ms[order], values[order]
     same = unix_ms[1:] == unix_ms[:-1]
     conflict_ms = unix_ms[1:][same & (values[1:] != values[:-1])]
-    keep = np.append(~same, True)[: len(unix_ms)]  # the last of equal times is the larger value
+    keep = np.append(~same, True)[: len(unix_ms)]  # the last of equal times has the largest value
     return Series(labels, unix_ms[keep], values[keep], bad_ms, conflict_ms, metric=metric)
 
 
-def merge(series: Sequence[Series]) -> Series | None:
-    """All samples of several label sets by time; None of none.
+def joined(labels: Mapping[str, str], parts: Sequence[Series], metric: str = "") -> Series:
+    """Return the samples of all parts as one series; the parts may be in any order and may overlap."""
+    if len(parts) == 1:
+        return replace(parts[0], labels=labels, metric=metric, unread=None)
+    unix_ms = np.concatenate([_NEVER, *(part.unix_ms for part in parts)])
+    values = np.concatenate([np.empty(0), *(part.values for part in parts)])
+    bad_ms = np.concatenate([_NEVER, *(part.bad_ms for part in parts)])
+    conflict_ms = np.concatenate([_NEVER, *(part.conflict_ms for part in parts)])
+    filled = [part for part in parts if len(part)]
+    if all(before.unix_ms[-1] < after.unix_ms[0] for before, after in pairwise(filled)):
+        return Series(labels, unix_ms, values, bad_ms, conflict_ms, metric=metric)
+    merged = make_series(labels, unix_ms, values)
+    conflict_ms = np.concatenate([merged.conflict_ms, conflict_ms])
+    return Series(labels, merged.unix_ms, merged.values, bad_ms, conflict_ms, metric=metric)
 
-    For series whose samples carry their own times. The labels are those of the set that ends last.
+
+def merge(series: Sequence[Series]) -> Series | None:
+    """Return the samples of several label sets by time, or None if there are none.
+
+    The samples must carry their own times. The labels are those of the label set that ends last.
     """
     if not series:
         return None
     newest = max(series, key=lambda one: int(one.unix_ms[-1]) if len(one) else -1)
-    merged = make_series(
-        newest.labels,
-        np.concatenate([one.unix_ms for one in series]),
-        np.concatenate([one.values for one in series]),
-    )
-    bad_ms = np.concatenate([one.bad_ms for one in series])
-    conflict_ms = np.concatenate([merged.conflict_ms, *(one.conflict_ms for one in series)])
-    return replace(merged, bad_ms=bad_ms, conflict_ms=conflict_ms, metric=newest.metric)
+    return joined(newest.labels, series, newest.metric)
 
 
 def auto_max_gap_ms(unix_ms: Times) -> float | None:
-    """Three times the median of the first 100 steps, in ms; None of fewer than two samples.
+    """Return three times the median of the first 100 steps [ms], or None for fewer than two samples.
 
-    At most five minutes: a series that is silent for longer is stale to Prometheus, too.
+    The result is at most STALE_MS.
     """
     steps = np.diff(unix_ms[: _FIRST_STEPS + 1])
     return min(float(STALE_MS), GAP_INTERVALS * float(np.median(steps))) if len(steps) else None

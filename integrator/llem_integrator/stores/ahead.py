@@ -1,4 +1,4 @@
-"""Work that runs ahead of the consumer of its results, as far as memory allows."""
+"""Runs a generator in a thread, ahead of the consumer of its items."""
 
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -20,10 +20,10 @@ class _Raised:
 
 
 class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
-    """The items of a generator that runs in a thread of its own; at most `held` of them exist at once.
+    """The items of a generator that runs in its own thread. At most `held` of them exist at a time.
 
-    An item counts as gone when the next one is asked for. On exit the generator is closed and its thread
-    ends, however far it was: `interrupt` has what it waits for end.
+    An item is released when the next one is requested. On exit the generator is closed and the thread ends;
+    `interrupt` must end whatever the generator waits for.
     """
 
     def __init__(
@@ -44,23 +44,18 @@ class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
     ) -> None:
         self._done.set()
         self._permits.release()
-        for _ in range(
-            _INTERRUPTS
-        ):  # it may be between two waits; one that nothing interrupts is left behind
+        for _ in range(_INTERRUPTS):  # the thread may be between two waits; after that it is left behind
             if not self._thread.is_alive():
                 break
             self._interrupt()
             self._thread.join(_INTERRUPT_S)
 
     def __iter__(self) -> Iterator[Item]:
-        while True:
-            found = self._queue.get()
-            if found is None:
-                return
-            if isinstance(found, _Raised):
-                raise found.error
-            yield found
-            del found
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item
+            del item
             self._permits.release()
 
     def _run(self) -> None:
@@ -72,7 +67,7 @@ class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
                 self._queue.put(next(self._items))
         except StopIteration:
             self._queue.put(None)
-        except BaseException as error:  # noqa: BLE001 (raised again where the items are taken)
+        except BaseException as error:  # noqa: BLE001 (raised again in the consumer's thread)
             self._queue.put(_Raised(error))
         finally:
             self._items.close()

@@ -3,23 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from llem_integrator.series.matchers import Selector
-from llem_integrator.series.samples import Series, Values
+from llem_integrator.series.samples import Series
 
 Progress = Callable[[float], None]
 """Told the share of a fetch that is done, from 0 to 1."""
-
-LARGEST: Final = 1e15
-"""No sample of ours is larger: at 100 kW a counter of joules would take 300 years to get there."""
-
-
-def plausible(values: Values) -> Values:
-    """Values (n,) as they are, NaN for what is larger than any of ours: sums of those end at infinity."""
-    return np.where(np.abs(values) > LARGEST, np.nan, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Files of samples, plain or compressed by gzip or zstd, and standard input."""
+"""Reads files of samples, plain or compressed by gzip or zstd, and standard input."""
 
 import gzip
 import io
@@ -10,53 +10,50 @@ from typing import IO, Any, Final, cast
 
 from llem_core.errors import SourceError
 from llem_integrator.stores.ahead import Ahead
-from llem_integrator.stores.held import HeldSource
+from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.text.blocks import BLOCK_BYTES
 from llem_integrator.text.openmetrics import read
 
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_SKIPPED: Final = b"\x2a\x4d\x18"
-"""After a byte of 0x50 to 0x5f: a frame of zstd that holds no data, with which pzstd begins."""
+_SKIPPABLE: Final = b"\x2a\x4d\x18"
+"""After a byte of 0x50 to 0x5f: a zstd frame without data, with which pzstd begins."""
 _BLOCKS_AHEAD: Final = 3
 
 
-def read_file(path: str) -> HeldSource:
-    """The source of a file, or of standard input for "-"; raises SourceError."""
+def read_file(path: str) -> LoadedSource:
+    """Return the source of a file, or of standard input for "-"; raises SourceError."""
     origin = "standard input" if path == "-" else path
-    # Unpacking goes on in a thread of its own, beside the parser.
     with Ahead(_blocks(path, origin), _BLOCKS_AHEAD, interrupt=lambda: None) as blocks:
         return read(blocks, origin)
 
 
 def _blocks(path: str, origin: str) -> Generator[bytes, None, None]:
-    """The text of a file. Its first bytes, not its name, show whether it is compressed."""
+    """Yield the text of a file. Its first bytes, not its name, show how it is compressed."""
     try:
         with closing(_opened(path)) as raw:
             head = _head(raw)
-            buffered = cast("IO[bytes]", io.BufferedReader(_Rest(head, raw), BLOCK_BYTES))
+            buffered = cast("IO[bytes]", io.BufferedReader(_Prefixed(head, raw), BLOCK_BYTES))
             if head.startswith(_GZIP):
-                yield from _ungzipped(buffered)
-            elif head == _ZSTD or (head[1:] == _SKIPPED and head[0] & 0xF0 == 0x50):
+                with gzip.GzipFile(fileobj=buffered) as stream:
+                    yield from _read(stream)
+            elif head == _ZSTD or (head[1:] == _SKIPPABLE and head[0] & 0xF0 == 0x50):
                 from llem_integrator.text import zstd
 
                 yield from zstd.blocks(buffered, origin)
             else:
-                while block := buffered.read(BLOCK_BYTES):
-                    yield block
+                yield from _read(buffered)
     except EOFError as exc:
-        raise SourceError(f"{origin}: cut short: what is compressed has no end") from exc
+        raise SourceError(f"{origin}: truncated: its compressed data are incomplete") from exc
     except (gzip.BadGzipFile, zlib.error) as exc:
         raise SourceError(f"{origin}: its compressed data are damaged: {exc}") from exc
     except OSError as exc:
         raise SourceError(f"cannot read {origin}: {exc.strerror or exc}") from exc
 
 
-def _ungzipped(packed: IO[bytes]) -> Iterator[bytes]:
-    """What all members hold; raises EOFError where the last has no end."""
-    with gzip.GzipFile(fileobj=packed) as stream:
-        while block := stream.read(BLOCK_BYTES):
-            yield block
+def _read(stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while block := stream.read(BLOCK_BYTES):
+        yield block
 
 
 def _opened(path: str) -> io.RawIOBase | io.BytesIO:
@@ -65,22 +62,22 @@ def _opened(path: str) -> io.RawIOBase | io.BytesIO:
     if sys.stdin is None:
         raise SourceError("standard input is closed")
     try:
-        # Not through Python's own buffer: a thread that waits in that one hinders the interpreter's end.
+        # Without Python's own buffer: a thread that waits for it delays the exit of the interpreter.
         return io.FileIO(sys.stdin.fileno(), closefd=False)
     except io.UnsupportedOperation:
         return io.BytesIO(sys.stdin.buffer.read())
 
 
 def _head(raw: io.RawIOBase | io.BytesIO) -> bytes:
-    """The first bytes; a pipe may bring them one by one."""
+    """Return the first bytes, which a pipe may deliver one by one."""
     head = b""
     while len(head) < len(_ZSTD) and (more := raw.read(len(_ZSTD) - len(head))):
         head += more
     return head
 
 
-class _Rest(io.RawIOBase):
-    """A stream whose first bytes were read already."""
+class _Prefixed(io.RawIOBase):
+    """A stream together with its first bytes, which were read before."""
 
     def __init__(self, head: bytes, raw: io.RawIOBase | io.BytesIO) -> None:
         self._head, self._raw = head, raw

@@ -51,6 +51,7 @@ class PrometheusSource:
             try:
                 for piece in remote.pieces(metric, selector, start_ms, end_ms, progress):
                     yield self._without_external(piece, metric, selector)
+                    start_ms = piece.end_ms + 1
                 return
             except NotOfferedError:
                 self._remote = None

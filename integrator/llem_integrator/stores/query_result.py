@@ -9,7 +9,6 @@ import numpy as np
 
 from llem_core.errors import SourceError
 from llem_integrator.series.samples import Series, Values, make_series, whole_ms
-from llem_integrator.stores.base import plausible
 
 _SAMPLES: Final = re.compile(rb'"values"\s*:\s*\[\s*\[')
 """The beginning of a series' samples. No label contains this: its quotes would be escaped."""
@@ -56,13 +55,12 @@ def series_in(result: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
         if "histogram" in result or "histograms" in result:
             raise SourceError("the server's result holds native histograms, which are not supported")
         pairs = result["values"] if "values" in result else np.array([[float(x) for x in result["value"]]])
-        unix_ms, values = whole_ms(pairs[:, 0]), plausible(pairs[:, 1])
+        unix_ms, values = whole_ms(pairs[:, 0]), pairs[:, 1]
         labels = {str(name): str(value) for name, value in result["metric"].items()}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as exc:
         raise _not_samples(result) from exc
-    inside = (unix_ms >= start_ms) & (unix_ms <= end_ms)
     metric = labels.pop("__name__", "")
-    return make_series(labels, unix_ms[inside], values[inside], metric)
+    return make_series(labels, unix_ms, values, metric, within_ms=(start_ms, end_ms))
 
 
 def _not_samples(content: Any) -> SourceError:

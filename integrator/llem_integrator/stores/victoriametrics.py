@@ -15,10 +15,9 @@ import numpy as np
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.series.matchers import Selector, query
-from llem_integrator.series.samples import Series
+from llem_integrator.series.samples import Series, joined, make_series
 from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress, Summary
-from llem_integrator.stores.parts import Part, joined, trimmed
 from llem_integrator.stores.promql import RANGE, Promql
 from llem_integrator.stores.slabs import Slabs, TooMuchError, refuse_too_much
 
@@ -110,7 +109,7 @@ class VictoriaMetricsSource:
         edges = {"start": _seconds(max(0, start_ms - 1)), "end": _seconds(end_ms + 1)}
         fields = {"match[]": wanted, **edges}
         fields |= {**_PARAMETERS, "max_rows_per_line": str(_ROWS_A_LINE)}
-        parts: dict[Key, list[Part]] = {}
+        parts: dict[Key, list[Series]] = {}
         count = 0
         with self._http.open("POST", _EXPORT, fields) as stream, abort.of(stream):
             if stream.status != 200:
@@ -121,15 +120,16 @@ class VictoriaMetricsSource:
             for line in _lines(stream, self.address):
                 key, part = _part(line, self.address, start_ms, end_ms)
                 parts.setdefault(key, []).append(part)
-                count += len(part.unix_ms)
+                count += len(part)
                 if count > limit:
                     raise TooMuchError(f"more than {limit} samples")
         return Piece(start_ms, end_ms, tuple(_series(key, pieces) for key, pieces in parts.items()))
 
 
-def _series(key: Key, parts: list[Part]) -> Series:
+def _series(key: Key, parts: list[Series]) -> Series:
     labels = dict(key)
-    return joined(labels.pop("__name__", ""), labels, parts)
+    metric = labels.pop("__name__", "")
+    return joined(labels, parts, metric)
 
 
 def _seconds(unix_ms: int) -> str:
@@ -153,7 +153,7 @@ def _lines(stream: Stream, address: str) -> Iterator[bytes]:
         raise SourceError(f"{address}{_EXPORT} ends in the middle of a line: {held[:60]!r}")
 
 
-def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, Part]:
+def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, Series]:
     """Return the labels and samples of a line; null is a stale marker, which is not a sample."""
     try:
         labels, begin, samples = line.rpartition(_VALUES)
@@ -171,4 +171,4 @@ def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, P
     stale = np.isnan(values)
     if stale.any():
         unix_ms, values = unix_ms[~stale], values[~stale]
-    return _key(named), trimmed(unix_ms, values, start_ms, end_ms)
+    return _key(named), make_series({}, unix_ms, values, within_ms=(start_ms, end_ms))

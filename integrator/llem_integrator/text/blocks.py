@@ -1,4 +1,4 @@
-"""A text that comes in chunks of any size, in blocks of whole lines."""
+"""Splits a text that arrives in chunks of any size into blocks of whole lines."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -11,36 +11,32 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def whole_lines(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
-    """The same lines in blocks of about a MiB; the very last line may have no end.
+    """Yield the same lines in blocks of about 1 MiB. Only the very last line may lack its newline.
 
-    Without what Windows adds: a mark at the start, and a return before each newline.
+    Removes what Windows adds: a byte order mark at the start, and a carriage return before each newline.
     """
-    first = True
+    bom = _BOM
     for block in _blocks(chunks, origin):
-        text = block.removeprefix(_BOM) if first else block
-        first = False
-        # No newline is inside a label: there it is escaped.
-        yield text.replace(b"\r\n", b"\n") if b"\r" in text else text
+        yield block.removeprefix(bom).replace(b"\r\n", b"\n")  # newlines in labels are escaped
+        bom = b""
 
 
 def _blocks(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
     held: list[bytes] = []
     size = 0
     for chunk in chunks:
-        for begin in range(0, len(chunk), BLOCK_BYTES):
-            held.append(chunk[begin : begin + BLOCK_BYTES])
-            size += len(held[-1])
-            if size < BLOCK_BYTES:
-                continue
-            text = b"".join(held)
-            cut = text.rfind(b"\n") + 1
-            if cut:
-                yield text[:cut]
-            held = [text[cut:]]
-            size = len(held[0])
-            if size > _LONGEST_LINE:
-                raise SourceError(
-                    f"{origin}: a line is longer than {_LONGEST_LINE >> 20} MiB: not text of samples"
-                )
+        held.append(chunk)
+        size += len(chunk)
+        if size < BLOCK_BYTES:
+            continue
+        text = b"".join(held)
+        cut = text.rfind(b"\n") + 1
+        if cut:
+            yield text[:cut]
+        held, size = [text[cut:]], len(text) - cut
+        if size > _LONGEST_LINE:
+            raise SourceError(
+                f"{origin}: a line is longer than {_LONGEST_LINE >> 20} MiB: not a text of samples"
+            )
     if size:
         yield b"".join(held)

@@ -1,69 +1,81 @@
-"""One line of OpenMetrics text, or of what `promtool tsdb dump` prints.
+"""Parses single lines of OpenMetrics, of Prometheus's text format, and of `promtool tsdb dump`.
 
-Source: https://prometheus.io/docs/specs/om/open_metrics_spec/ and Prometheus's cmd/promtool/tsdb.go.
+Source: https://prometheus.io/docs/specs/om/open_metrics_spec/,
+https://prometheus.io/docs/instrumenting/exposition_formats/ and Prometheus's cmd/promtool/tsdb.go.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
 
 from llem_integrator.series.matchers import go_unescaped
+from llem_integrator.series.samples import Values
 
 _SERIES: Final = rb"""(?:[^\s{}"#]++)?+(?:\{(?:[^"}\n]|"(?:[^"\\]|\\.)*+")*+\})?+"""
 _LINE: Final = re.compile(rb"(" + _SERIES + rb""") (\{[^\n]*\}|\S+)(?: (\S+))?(?: # .*)?\r?""")
-"""Series, value and time; what follows is an exemplar. Braces for a value are a native histogram's."""
+"""Series, value and time, and perhaps an exemplar. A value in braces is a native histogram."""
 _QUOTED: Final = rb'"((?:[^"\\]|\\.)*+)"'
-_LABEL: Final = re.compile(
-    rb"\s*(?:" + _QUOTED + rb"|([a-zA-Z_:][a-zA-Z0-9_:]*))(=" + _QUOTED + rb")?\s*(?:,|$)"
-)
-"""A quoted name without a value is the metric's, in the form for names that are not plain."""
-_NAME: Final = re.compile(rb"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL: Final = re.compile(rb"\s*(?:" + _QUOTED + rb"|([^\s\"=,{}]+))(=" + _QUOTED + rb")?\s*(?:,|$)")
+"""A quoted name without a value is the metric's. promtool 3.16 prints UTF-8 names without quotes."""
+_NAME: Final = re.compile(rb"[^\s{}\"#\d.+-][^\s{}\"#]*")
 _ESCAPE: Final = re.compile(rb'\\([\\n"])')
-_DUMPED: Final = b"{__name__="
+_QUOTED_TO_END: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?+')
+_HEAD: Final = re.compile(rb"(?![\d.+-]+$)[^\s{}][^{}]*(?:\{[^{}]*\})?|\{[^{}]*\}")
+"""Name and labels of another program, without what was in quotes: not a number, and braces in pairs."""
+_NUMERIC: Final = b"0123456789.+-eENanIf"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A sample: `series` as it is written, and its value and its time, which is None where there is none."""
+class Sample(NamedTuple):
+    """The tokens of a sample's line; `time` is None if the sample has no timestamp."""
 
     series: bytes
     value: bytes
     time: bytes | None
 
 
-def parse_line(line: bytes) -> Line:
-    """The fields of a sample's line; raises ValueError where it is none."""
-    found = _LINE.fullmatch(line)
-    if not found or not found[1]:
+class ParsedSeries(NamedTuple):
+    """A metric name with labels; `dumped` is true for the form of `promtool tsdb dump`, {__name__="..."}."""
+
+    metric: str
+    labels: dict[str, str]
+    dumped: bool
+
+
+def parse_line(line: bytes) -> Sample:
+    """Return the tokens of a line; raises ValueError if it is not a sample."""
+    match = _LINE.fullmatch(line)
+    if not match or not match[1]:
         raise ValueError("not a sample")
-    return Line(found[1], found[2], found[3])
+    return Sample(match[1], match[2], match[3])
 
 
 def number(token: bytes) -> float:
-    """A value or a time; raises ValueError where it is no number."""
+    """Return a value or a time; raises ValueError if it is not a number."""
     try:
-        if b"_" not in token:  # which Python allows
+        if b"_" not in token:  # Python reads 1_0 as 10
             return float(token)
     except ValueError:
         pass
     raise ValueError("not a sample")
 
 
-def is_dumped(series: bytes) -> bool:
-    """Whether the line is promtool's: its time is in ms then, and a text of such lines has no end mark."""
-    return series.startswith(_DUMPED)
+def numbers(tokens: Sequence[bytes]) -> Values:
+    """Return values or times (n,); raises ValueError if any is not a number in its plainest form."""
+    if b"".join(tokens).translate(None, _NUMERIC):
+        raise ValueError("not samples")
+    return np.array(list(map(float, tokens)), np.float64)
 
 
-def parse_series(series: bytes) -> tuple[str, dict[str, str]]:
-    """Metric name and labels; raises ValueError where they are none, UnicodeDecodeError where no text."""
+def parse_series(series: bytes) -> ParsedSeries:
+    """Return name and labels; raises ValueError if they are invalid, UnicodeDecodeError if not UTF-8."""
     bare, brace, body = series.partition(b"{")
-    if bare and not _NAME.fullmatch(bare):
-        bare.decode()
+    if (bare and not _NAME.fullmatch(bare)) or (brace and not body.endswith(b"}")):
+        series.decode()
         raise ValueError("not a series")
-    unescaped = go_unescaped if is_dumped(series) else _unescaped
+    name, escaped = bare, dict[bytes, bytes]()
     body = body.removesuffix(b"}")
-    name = bare.decode()
-    labels: dict[str, str] = {}
     position = 0
     while brace and body[position:].strip():
         pair = _LABEL.match(body, position)
@@ -71,20 +83,35 @@ def parse_series(series: bytes) -> tuple[str, dict[str, str]]:
             body.decode()
             raise ValueError("not a series")
         quoted, plain, has_value, value = pair.groups()
-        label = (plain if quoted is None else unescaped(quoted)).decode()
-        if has_value is None:
-            if name or quoted is None:
-                raise ValueError("not a series")
-            name = label
+        if has_value is not None:
+            escaped[plain if quoted is None else quoted] = value
+        elif name or quoted is None:
+            raise ValueError("not a series")
         else:
-            labels[label] = unescaped(value).decode()
+            name = quoted
         position = pair.end()
-    name = labels.pop("__name__", name)
-    if not name:
+    dumped = not name and b"__name__" in escaped
+    unescaped = go_unescaped if dumped else _unescaped
+    labels = {unescaped(label).decode(): unescaped(value).decode() for label, value in escaped.items()}
+    metric = labels.pop("__name__", unescaped(name).decode())
+    if not metric:
         raise ValueError("not a series")
-    return name, labels
+    return ParsedSeries(metric, labels, dumped)
 
 
 def _unescaped(value: bytes) -> bytes:
-    """What is no escape of the format stays as it is, as to Prometheus."""
+    """Return text with the escapes of the format resolved; Prometheus keeps unknown ones, too."""
     return _ESCAPE.sub(lambda escape: b"\n" if escape[1] == b"n" else escape[1], value)
+
+
+def has_shape_of_sample(line: bytes) -> bool:
+    """Return whether a line has a name and ends in a number, with quotes and braces in pairs.
+
+    Such a line may be a sample of a metric or label with an unusual name, which promtool does not quote.
+    """
+    head, *tokens = _QUOTED_TO_END.sub(b"", line).rsplit(b" ", 2)
+    try:
+        number(tokens[-1])
+    except (IndexError, ValueError):
+        return False
+    return bool(_HEAD.fullmatch(head)) and line.endswith(tokens[-1]) and b"\0" not in line

@@ -1,4 +1,4 @@
-"""zstd as Python has it since 3.14, and its backport before: one module under two names."""
+"""Decompresses zstd with Python's own module, or with its backport before Python 3.14."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ else:
 
 
 def blocks(packed: IO[bytes], origin: str) -> Iterator[bytes]:
-    """What all frames hold; raises EOFError where the last has no end, SourceError of what is damaged."""
+    """Yield the data of all frames; raises EOFError if truncated, and SourceError if damaged."""
     try:
         with zstd.ZstdFile(packed) as stream:
             while block := stream.read(BLOCK_BYTES):

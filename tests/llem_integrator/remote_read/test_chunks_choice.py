@@ -77,21 +77,6 @@ def test_no_chunks_are_no_samples(decoder: str) -> None:
         assert len(found) == 0
 
 
-def test_out_is_written_and_kept_within(real: Chunks, decoder: str) -> None:
-    """A large enough output buffer is used, and bytes after the samples are unchanged.
-
-    A small one is ignored.
-    """
-    decode_into = decoders()[decoder]
-    plain = decode(real.data, real.offsets, real.lengths, decode_into=decode_into)
-    for room, used in ((SAMPLES + 7, True), (SAMPLES - 1, False)):
-        out = np.full(room, -1, np.int64), np.full(room, -1.0)
-        found = decode(real.data, real.offsets, real.lengths, out=out, decode_into=decode_into)
-        assert [np.shares_memory(*pair) for pair in zip(found[:2], out, strict=True)] == [used, used]
-        assert [array.tolist() for array in found] == [array.tolist() for array in plain]
-        assert out[0][SAMPLES:].tolist() == [-1] * len(out[0][SAMPLES:])
-
-
 def test_threads_decode_at_once(real: Chunks, decoder: str) -> None:
     """Eight threads that decode the same buffer get the same samples."""
     expected = decode(real.data, real.offsets, real.lengths)[1].tolist()

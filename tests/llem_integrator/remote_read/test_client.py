@@ -4,16 +4,14 @@ import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from itertools import islice
 
 import cramjam
 import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
-from llem_integrator.remote_read.messages import Form
-from llem_integrator.remote_read.wire import number_field
+from llem_integrator.remote_read import wire
 from llem_integrator.series.matchers import parse_selector
 from llem_integrator.stores import Source, whole
 from llem_integrator.stores.prometheus import PrometheusSource
@@ -35,30 +33,13 @@ def by_json(url: str) -> PrometheusSource:
     return PrometheusSource(Http(url), remote_read=False)
 
 
-def samples_only(asked: Asked) -> Asked:
-    """The request as a Prometheus before 2.13 reads it: it knows no chunks, and answers with samples."""
-    if asked.path != READ:
-        return asked
+def requested_ms(asked: Asked) -> int:
+    """The length of the time range of a remote read request."""
     message = bytes(cramjam.snappy.decompress_raw(asked.body))
-    both = number_field(2, Form.CHUNKS) + number_field(2, Form.SAMPLES)
-    assert message.endswith(both)
-    message = message.removesuffix(both) + number_field(2, Form.SAMPLES)
-    return replace(asked, body=bytes(cramjam.snappy.compress_raw(message)))
-
-
-@contextmanager
-def answering_in(form: Form, server: Prometheus) -> Iterator[str]:
-    """The URL of a server, or of a proxy that has it answer with samples."""
-    if form is Form.CHUNKS:
-        yield server.url
-        return
-
-    def checked(asked: Asked, reply: Reply) -> Reply:
-        assert asked.path != READ or "streamed" not in reply.headers["Content-Type"]
-        return reply
-
-    with between(server.url, checked, sent=samples_only) as proxy:
-        yield proxy.url
+    _, _, begin, end = next(wire.fields(message, 0, len(message)))
+    times = islice(wire.fields(message, begin, end), 2)
+    start_ms, end_ms = (wire.read_varint(message, at, stop)[0] for _, _, at, stop in times)
+    return end_ms - start_ms + 1
 
 
 def page(begin_ms: int, *columns: Sequence[tuple[int, float]]) -> str:
@@ -100,13 +81,13 @@ SECOND = [(100 * i + 50 * (i % 2), float(i)) for i in range(500, 1500)]
 def odd(
     tmp_path_factory: pytest.TempPathFactory, prometheus_release: PrometheusRelease
 ) -> Iterator[Prometheus]:
-    """A Prometheus with small frames, a limit of samples and external labels.
+    """A Prometheus with small frames and external labels.
 
     It holds a trace from T0 on, every kind of samples from KINDS_MS on, and blocks that overlap from
     OVERLAPS_MS on.
     """
     folder = tmp_path_factory.mktemp("odd")
-    args = ["--storage.remote.read-max-bytes-in-frame=1000", "--storage.remote.read-sample-limit=20000"]
+    args = ["--storage.remote.read-max-bytes-in-frame=1000"]
     texts = (
         trace_text(20_000),
         page(KINDS_MS, *kinds()),
@@ -125,18 +106,15 @@ def odd(
         yield server
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_remote_read_gives_what_json_gives(odd: Prometheus, form: Form) -> None:
-    """Chunks and samples equal the server's JSON, for all kinds of values and any window."""
+def test_remote_read_gives_what_json_gives(odd: Prometheus) -> None:
+    """Chunks give the same samples as the server's JSON, for all kinds of values and any window."""
     cuts = random.Random(5)
     windows = [(-10_000, 20_000_000), (0, 0), (1, 99), (-9, -1)]
     windows += [(cuts.randrange(100_000), cuts.randrange(100_000, 300_000)) for _ in range(20)]
-    with answering_in(form, odd) as url:
-        found, expected = by_remote_read(url), by_json(odd.url)
-        for start, end in windows:
-            assert same(*(fetch(one, KINDS_MS + start, KINDS_MS + end) for one in (found, expected)))
-        selector = '{gpu=~"1|7",uuid!="x\\"y"}'
-        selected = fetch(found, KINDS_MS, KINDS_MS + 900, selector)
+    found, expected = by_remote_read(odd.url), by_json(odd.url)
+    for start, end in windows:
+        assert same(*(fetch(one, KINDS_MS + start, KINDS_MS + end) for one in (found, expected)))
+    selected = fetch(found, KINDS_MS, KINDS_MS + 900, '{gpu=~"1|7",uuid!="x\\"y"}')
     assert [one.labels["gpu"] for one in selected] == ["1", "7"]
 
 
@@ -159,8 +137,15 @@ def test_a_series_may_come_in_many_frames(odd: Prometheus) -> None:
 
 def test_a_limit_of_samples_makes_slabs_shorter(odd: Prometheus) -> None:
     """If a server limits the samples per query, slabs are shorter, and no sample is lost."""
-    with answering_in(Form.SAMPLES, odd) as url:
-        found = fetch(by_remote_read(url), T0, END)
+
+    def limited(asked: Asked) -> Reply | None:
+        """The answer of a Mimir that hands out 10 min at most."""
+        if asked.path != READ or requested_ms(asked) <= 600_000:
+            return None
+        return Reply(422, b"err-mimir-max-query-length: the query time range exceeds the limit")
+
+    with between(odd.url, before=limited) as proxy:
+        found = fetch(by_remote_read(proxy.url), T0, END)
     assert [len(one) for one in found] == [20_000, 20_000]
 
 
@@ -171,13 +156,11 @@ def test_external_labels_are_not_the_series_own(odd: Prometheus) -> None:
     assert same(found, fetch(by_json(odd.url), T0, T0 + 100_000))
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus, form: Form) -> None:
+def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus) -> None:
     """An empty hour is one piece, a dense one is many. Together they have each sample once."""
     shares: list[float] = []
     start_ms, end_ms = T0 - 3_600_000, END + 4_000_000
-    with answering_in(form, traced) as url:
-        pieces = list(by_remote_read(url, 1000).pieces(POWER, (), start_ms, end_ms, shares.append))
+    pieces = list(by_remote_read(traced.url, 1000).pieces(POWER, (), start_ms, end_ms, shares.append))
     assert same(list(whole(pieces)), fetch(by_json(traced.url), start_ms, end_ms))
     edges = [(piece.start_ms, piece.end_ms) for piece in pieces]
     assert [start for start, _ in edges] == [start_ms, *(end + 1 for _, end in edges[:-1])]
@@ -217,7 +200,7 @@ def test_two_answers_side_by_side(traced: Prometheus) -> None:
 
 
 def test_a_piece_that_is_kept_stays_as_it_is(traced: Prometheus) -> None:
-    """Buffers are reused only when their samples are no longer referenced."""
+    """Pieces stay unchanged while later ones are read."""
     source = by_remote_read(traced.url, 1000)
     kept = list(source.pieces(POWER, (), T0, END, lambda _: None))[::2]
     before = [(one.unix_ms.copy(), one.values.copy()) for piece in kept for one in piece.series]
@@ -239,6 +222,20 @@ def test_where_remote_read_is_off_json_answers(traced: Prometheus, subtests: pyt
             assert same(fetch(source, T0, T0 + 50_000), fetch(by_json(traced.url), T0, T0 + 50_000))
             fetch(source, T0, T0 + 50_000)
             assert [one.path for one in proxy.asked].count(READ) == 1
+
+
+def test_a_server_that_answers_with_samples_is_asked_for_json(traced: Prometheus) -> None:
+    """A server may know remote read, but no chunks. JSON gives the same samples."""
+
+    def samples(asked: Asked) -> Reply | None:
+        headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "snappy"}
+        return Reply(body=b"\0", headers=headers) if asked.path == READ else None
+
+    with between(traced.url, before=samples) as proxy:
+        source = by_remote_read(proxy.url)
+        assert same(fetch(source, T0, T0 + 50_000), fetch(by_json(traced.url), T0, T0 + 50_000))
+        fetch(source, T0, T0 + 50_000)
+        assert [one.path for one in proxy.asked].count(READ) == 1
 
 
 def test_remote_read_that_stops_in_the_middle_is_an_error(traced: Prometheus) -> None:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google_crc32c
-import numpy as np
 import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
 from llem_integrator.remote_read import frames, wire
-from llem_integrator.remote_read.batch import Batch, batch
-from llem_integrator.remote_read.messages import HEADERS, Form, request
+from llem_integrator.remote_read.batch import ChunkBatch, EncodingError, batch
+from llem_integrator.remote_read.messages import HEADERS, request
 from llem_integrator.series.matchers import Matcher
+from llem_integrator.stores import whole
 from llem_integrator.stores.prometheus import PrometheusSource
-from tests.llem_integrator.remote_read.test_client import READ, by_remote_read, samples_only
+from tests.llem_integrator.remote_read.test_client import END, READ, by_json, by_remote_read
 from tests.llem_integrator.stand_ins import Asked, Reply, between
 from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
 from tests.servers import Prometheus, PrometheusRelease
@@ -37,7 +37,7 @@ def server(
 @pytest.fixture
 def body(server: Prometheus) -> bytes:
     """What it answers for both GPUs: two frames."""
-    asked = request((Matcher("__name__", "=", POWER),), T0, T0 + 150_000, Form.CHUNKS)
+    asked = request((Matcher("__name__", "=", POWER),), T0, T0 + 150_000)
     return Http(server.url).request("POST", READ, body=asked, headers=HEADERS).body
 
 
@@ -46,7 +46,7 @@ def messages(body: bytes) -> list[bytes]:
     return [data[frame.begin : frame.end] for data, found in parts for frame in found]
 
 
-def alone(message: bytes, number: int = 1) -> Batch:
+def alone(message: bytes, number: int = 1) -> ChunkBatch:
     """The chunks of one frame's message."""
     return batch(message, [frames.Frame(number, 0, len(message))])
 
@@ -98,9 +98,8 @@ def test_chunks_with_a_field_of_the_future_are_the_same(body: bytes) -> None:
 def decoded(message: bytes) -> tuple[list[int], list[float]]:
     """Times and values of a message of one series."""
     found = alone(message)
-    room = np.empty(found.samples, np.int64), np.empty(found.samples)
-    ((_, part),) = found.decoded(room, 0, 2**53, "here")
-    return part.unix_ms.tolist(), part.values.tolist()
+    ((_, series),) = found.decoded(0, 2**53, "here")
+    return series.unix_ms.tolist(), series.values.tolist()
 
 
 def test_a_frame_cut_anywhere_is_an_error(body: bytes) -> None:
@@ -152,7 +151,7 @@ def test_a_message_that_is_none(body: bytes) -> None:
         changed[noise.randrange(len(message))] = noise.randrange(256)
         try:
             alone(bytes(changed), 5)
-        except (frames.FrameError, frames.EncodingError) as exc:
+        except (frames.FrameError, EncodingError) as exc:
             said.add(" ".join(str(exc).split()[:2]))
     assert said == {"frame 5", "chunks of"}
     for junk in (b"\x0a", b"\x0a\x05\x12\x03", b"\xff" * 12, b"\x0a\x03\x12\x01\x00", b"\x0b"):
@@ -193,8 +192,8 @@ def test_native_histograms_are_refused(server: Prometheus, subtests: pytest.Subt
             fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
 
 
-def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtests: pytest.Subtests) -> None:
-    """Unknown chunk encodings cost one request. The server then sends decoded samples."""
+def test_an_unknown_encoding_is_asked_for_as_json(server: Prometheus, subtests: pytest.Subtests) -> None:
+    """Unknown chunk encodings cost one request. The server's JSON then gives the same samples."""
     expected = fetch(by_remote_read(server.url), T0, T0 + 150_000)
     for encoding in (XOR2, 9, 0):
         with (
@@ -204,7 +203,23 @@ def test_an_unknown_encoding_is_asked_for_as_samples(server: Prometheus, subtest
             source = by_remote_read(proxy.url)
             assert same(fetch(source, T0, T0 + 150_000), expected)
             fetch(source, T0, T0 + 150_000)
-            assert [one.path for one in proxy.asked].count(READ) == 3
+            assert [one.path for one in proxy.asked].count(READ) == 1
+
+
+def test_an_encoding_that_changes_in_the_middle(traced: Prometheus) -> None:
+    """If newer chunks have an unknown encoding, JSON gives the rest. No sample is missing or repeated."""
+    answers: list[bytes] = []
+
+    def changed(asked: Asked, reply: Reply) -> Reply:
+        if asked.path == READ:
+            answers.append(reply.body)
+        return retyping(XOR2)(asked, reply) if len(answers) > 1 else reply
+
+    with between(traced.url, changed) as proxy:
+        pieces = list(by_remote_read(proxy.url).pieces(POWER, (), T0, END, lambda _: None))
+    assert len(answers) == 2
+    assert [piece.start_ms for piece in pieces[1:]] == [piece.end_ms + 1 for piece in pieces[:-1]]
+    assert same(list(whole(pieces)), fetch(by_json(traced.url), T0, END))
 
 
 @pytest.mark.full
@@ -228,25 +243,18 @@ def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: Prometheu
     assert same(found, expected)
 
 
-@pytest.mark.parametrize("place", ["frame", "samples", "snappy"])
-def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus, place: str) -> None:
-    """If chunks or samples cannot be decoded, the error has the server and the frame."""
+def test_damage_behind_a_right_checksum_is_an_error(server: Prometheus) -> None:
+    """If a chunk cannot be decoded, the error has the server and the frame."""
 
     def damaged(_: Asked, reply: Reply) -> Reply:
         if "protobuf" not in reply.headers.get("Content-Type", ""):
             return reply
-        if place != "frame":
-            cut = len(reply.body) // 2
-            return Reply(
-                body=reply.body[:cut] + (b"" if place == "samples" else b"\xff" * 9), headers=reply.headers
-            )
         message = bytearray(messages(reply.body)[1])
         begin = int(alone(bytes(message), 1).offsets[4])
-        message[begin : begin + 2] = b"\x7f\xff"  # it says it has 32767 samples
+        message[begin : begin + 2] = b"\x7f\xff"  # a sample count of 32767
         return Reply(body=framed(messages(reply.body)[0], bytes(message)), headers=reply.headers)
 
-    sent = samples_only if place != "frame" else lambda asked: asked
-    words = "frame 2: XOR chunk .* truncated" if place == "frame" else "remote read: not "
-    with between(server.url, damaged, sent=sent) as proxy, pytest.raises(SourceError, match=words) as caught:
+    words = "frame 2: XOR chunk .* truncated"
+    with between(server.url, damaged) as proxy, pytest.raises(SourceError, match=words) as caught:
         fetch(by_remote_read(proxy.url), T0, T0 + 150_000)
     assert proxy.url in str(caught.value)

@@ -1,6 +1,7 @@
 """Files and standard input: any size in little memory, compressed or not, whole or refused."""
 
 import gzip
+import json
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import open_source, whole
-from llem_integrator.stores.held import held
+from llem_integrator.stores.loaded import load
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.text.dumps import packed, zstandard
 from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
@@ -66,6 +67,19 @@ def test_standard_input_is_read_as_a_file_is(
     assert output.decode() == expected.stdout
 
 
+def test_a_byte_order_mark_on_standard_input(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
+    """A mark that Windows adds before the text is ignored, also inside compressed data."""
+    (tmp_path / "file").write_bytes(TEXT)
+    expected = llem_integrate("--source", str(tmp_path / "file"), *WINDOW)
+    marked = b"\xef\xbb\xbf" + TEXT
+    for content in (marked, gzip.compress(marked)):
+        done = subprocess.run(
+            command("--source", "-", *WINDOW), input=content, stdout=subprocess.PIPE, check=True
+        )
+        found, right = (json.loads(text)["windows"][0]["total_j"] for text in (done.stdout, expected.stdout))
+        assert found == right
+
+
 def test_compressed_files_that_are_cut_short(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """A truncation is an error, also between two members, where the text itself is incomplete."""
     for name in ["gzip", "gzip members", "zstd", "zstd frames"]:
@@ -87,7 +101,7 @@ def test_compressed_files_that_are_cut_short(tmp_path: Path, subtests: pytest.Su
                 len(content) - 1,
             }:
                 path.write_bytes(content[:size])
-                with pytest.raises(SourceError, match=r"cut|EOF|line 1|not text"):
+                with pytest.raises(SourceError, match=r"truncated|EOF|line 1|not text"):
                     open_source(str(path))
 
 
@@ -120,7 +134,7 @@ def fetch_bytes(path: Path, content: bytes) -> list[Series]:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """A missing file, a folder, and invalid text are errors of one line."""
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "later").write_bytes(b'm 1 2\nm{x="\xff"} 1 2\n# EOF\n')
+    (tmp_path / "later").write_bytes(b'm 1 2\nllem_gpu_power_watts{x="\xff"} 1 2\n# EOF\n')
     for name, message in (
         ("none", "cannot read"),
         (".", "cannot read"),
@@ -202,7 +216,7 @@ def test_no_place_for_samples_is_one_line(tmp_path: Path) -> None:
         file.write(b"# EOF\n")
     status, err, _ = ended("--source", str(path), *WINDOW, largest_file=MEBIBYTE)
     assert (status, err.count("\n")) == (1, 0)
-    assert "more samples than fit into a temporary file" in err
+    assert "the samples do not fit into a temporary file" in err
     assert "TMPDIR" in err
 
 
@@ -258,7 +272,7 @@ def test_pieces_follow_each_other_and_hold_every_sample_once() -> None:
         )
         for gpu, length in enumerate((900_000, 700_000, 3, 1_000_001))
     ]
-    source = held("here", {POWER: every})
+    source = load("here", {POWER: every})
     pieces = list(source.pieces(POWER, (), T0 - 5, T0 + 10**9, lambda _: None))
     assert (pieces[0].start_ms, pieces[-1].end_ms) == (T0 - 5, T0 + 10**9)
     assert all(one.end_ms + 1 == other.start_ms for one, other in pairwise(pieces))

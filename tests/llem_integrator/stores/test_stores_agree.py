@@ -13,14 +13,13 @@ from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
-from llem_integrator.remote_read.messages import Form
 from llem_integrator.stores import Source, open_source
 from llem_integrator.stores.exporter import ExporterSource
 from llem_integrator.stores.prometheus import PrometheusSource
 from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
 from llem_integrator.windows.window import Window
 from tests.llem_integrator.pages import T0, page, scraped, trace
-from tests.llem_integrator.remote_read.test_client import answering_in, by_remote_read
+from tests.llem_integrator.remote_read.test_client import by_remote_read
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
 from tests.llem_integrator.stores.test_recognition import Thanos
 from tests.llem_integrator.stores.test_victoriametrics import put_text
@@ -61,7 +60,6 @@ def sources(
         thanos = stack.enter_context(between(prometheus.url, before=Thanos().before))
         yield {
             "remote read": by_remote_read(prometheus.url),
-            "samples": by_remote_read(stack.enter_context(answering_in(Form.SAMPLES, prometheus))),
             "json": PrometheusSource(Http(prometheus.url), remote_read=False),
             "thanos": open_source(thanos.url),
             "exporter": open_source(stack.enter_context(StandIn(exporter)).url),

@@ -1,4 +1,4 @@
-"""Prometheus's XOR chunks, decoded: by numpy side by side, or by numba where loading it pays."""
+"""Decoders of Prometheus's XOR chunks: numpy's, and numba's where loading it pays."""
 
 from llem_integrator.remote_read.xor.chunks import decode, expect
 

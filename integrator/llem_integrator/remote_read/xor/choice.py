@@ -1,4 +1,4 @@
-"""Which decoder does the work: numpy's at once, or numba's where there is so much that loading it pays."""
+"""Chooses the decoder: numpy's at once, and numba's once there is so much work that loading it pays."""
 
 import logging
 import threading
@@ -10,13 +10,13 @@ from llem_integrator.remote_read.xor.layout import DecodeInto
 _log = logging.getLogger(__name__)
 
 COMPILER_PAYS_SAMPLES: Final = 20_000_000
-"""What numpy decodes while numba is loaded (0.5 s, in which it holds the interpreter); see bench_decoders."""
+"""What numpy decodes while numba is imported (0.5 s, which hold the GIL); see bench_decoders."""
 
 
 class DecoderChoice:
-    """Numpy's decoder until `pays_samples` were decoded or announced; then numba is loaded in a thread.
+    """Uses numpy's decoder until `pays_samples` were decoded or announced, then loads numba in a thread.
 
-    Where numba is not installed, or does not work, numpy's decoder stays.
+    Numpy's decoder stays in use if numba is not installed or fails.
     """
 
     def __init__(self, pays_samples: int = COMPILER_PAYS_SAMPLES) -> None:
@@ -26,13 +26,13 @@ class DecoderChoice:
         self._decoder: DecodeInto = side_by_side.decode_into
 
     def expect(self, samples: int) -> None:
-        """Say how many samples are still to come, so that numba is there early if it pays."""
+        """Announce samples, so that numba is loaded in advance if it pays."""
         with self._lock:
             if samples >= self._left:
                 self._load()
 
     def decoder(self, samples: int) -> DecodeInto:
-        """The decoder for this many samples, which count as decoded."""
+        """Return the decoder for this many samples, and counts them as decoded."""
         with self._lock:
             self._left -= samples
             if self._left <= 0:
@@ -40,7 +40,7 @@ class DecoderChoice:
             return self._decoder
 
     def wait(self) -> bool:
-        """Whether numba's decoder is there, after a load that was started has ended."""
+        """Wait until numba is loaded, if that was started; return whether its decoder is in use."""
         if self._loading is not None:
             self._loading.join()
         return self._decoder is not side_by_side.decode_into

@@ -1,8 +1,8 @@
-"""XOR chunks decoded by machine code that numba makes of the functions below (the extra `fast`).
+"""Decodes XOR chunks with machine code that numba compiles from the functions below (the extra `fast`).
 
-They are plain Python until load() compiles them; numba is imported there and nowhere else. All is in uint64,
-because numba makes floats of uint64 with int64. Reads are not checked one by one: once a sample the position
-is compared with the chunk's end, and whatever one sample reads lies within SLACK_BYTES of that.
+They are plain Python until load() compiles them; numba is imported there and nowhere else. All arithmetic is
+in uint64, because numba turns uint64 with int64 into floats. Reads are not checked one by one: once per
+sample, the position is compared with the chunk's end, and no sample extends further than SLACK_BYTES beyond.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from llem_integrator.remote_read.xor.layout import (
     INLINE_BITS,
     VARINT_BYTES,
     Bytes,
+    ChunkFault,
     DecodeInto,
-    Fault,
     Ints,
 )
 from llem_integrator.series.samples import Times, Values
@@ -25,18 +25,18 @@ from llem_integrator.series.samples import Times, Values
 _Words = NDArray[np.uint64]
 
 SLACK_BYTES: Final = 32
-"""More than may be read behind a chunk's end: what is left of a value and a varint (19), or a change of the
-distance, a window's size and a word (20)."""
+"""More than can be read beyond the end of a chunk: the rest of a value and a varint (19 bytes), or a dod, a
+window's size and a word (20 bytes)."""
 
-_NONE: Final = int(Fault.NONE)
-_RUN_OUT: Final = int(Fault.RUN_OUT)
-_VARINT: Final = int(Fault.VARINT)
-_WINDOW: Final = int(Fault.WINDOW)
+_NONE: Final = int(ChunkFault.NONE)
+_RUN_OUT: Final = int(ChunkFault.RUN_OUT)
+_VARINT: Final = int(ChunkFault.VARINT)
+_WINDOW: Final = int(ChunkFault.WINDOW)
 _u = np.uint64
 
 
 def load() -> DecodeInto:
-    """The compiled decoder, from numba's cache on disk if it is there; raises ImportError without numba."""
+    """Return the compiled decoder, if possible from numba's cache; raises ImportError without numba."""
     from numba import njit, types
     from numba.extending import register_jitable
 
@@ -52,35 +52,21 @@ def load() -> DecodeInto:
     )
     try:
         compiled = njit(signature, nogil=True, cache=True)(_decode_chunks)
-    except (RuntimeError, OSError):  # no folder to cache in, or it is full: compile for this process only
+    except (RuntimeError, OSError):  # the cache cannot be written: compile for this process only
         compiled = njit(signature, nogil=True)(_decode_chunks)
     return _with_slack(compiled)
 
 
 def _with_slack(decode_chunks: Callable[..., None]) -> DecodeInto:
-    """The decoder for buffers that end with their last chunk."""
+    """Return the decoder for data without slack at its end."""
 
     def decode_into(
-        data: Bytes,
-        offsets: Ints,
-        ends: Ints,
-        counts: Ints,
-        times: Times,
-        values: Values,
+        data: Bytes, offsets: Ints, ends: Ints, counts: Ints, times: Times, values: Values
     ) -> Bytes:
-        faults = np.full(len(offsets), Fault.NONE, np.uint8)
+        faults = np.full(len(offsets), ChunkFault.NONE, np.uint8)
         starts = np.cumsum(counts) - counts
-        last = ends > len(data) - SLACK_BYTES
-        if not last.any():
-            decode_chunks(data, offsets, ends, counts, starts, times, values.view(np.uint64), faults)
-            return faults
-        first = int(offsets[last].min())
-        copy = np.append(data[first:], np.zeros(SLACK_BYTES, np.uint8))
-        for some, buffer, base in ((~last, data, 0), (last, copy, first)):
-            found = np.zeros(np.count_nonzero(some), np.uint8)
-            where = offsets[some] - base, ends[some] - base, counts[some], starts[some]
-            decode_chunks(buffer, *where, times, values.view(np.uint64), found)
-            faults[some] = found
+        padded = np.append(data, np.zeros(SLACK_BYTES, np.uint8))
+        decode_chunks(padded, offsets, ends, counts, starts, times, values.view(np.uint64), faults)
         return faults
 
     return decode_into
@@ -96,7 +82,7 @@ def _decode_chunks(
     bits: _Words,
     faults: Bytes,
 ) -> None:
-    """Fill times and bits of values (n,), each chunk from its start on, and faults (chunks,)."""
+    """Fill times and the bits of values (n,), each chunk from its start on, and faults (chunks,)."""
     for chunk in range(len(offsets)):
         faults[chunk] = _decode_chunk(
             data, _u(offsets[chunk]), _u(ends[chunk]), counts[chunk], starts[chunk], times, bits
@@ -106,13 +92,13 @@ def _decode_chunks(
 def _decode_chunk(
     data: Bytes, offset: np.uint64, end: np.uint64, count: int, start: int, times: Times, bits: _Words
 ) -> int:
-    """Fill one chunk's places; returns its Fault, at which it ends."""
+    """Fill the samples of one chunk up to its first ChunkFault, which it returns."""
     limit = end * _u(8)
     unix_ms, value, delta_ms, position, fault = _head(data, (offset + _u(COUNT_BYTES)) * _u(8), count)
     times[start], bits[start] = unix_ms, value
     if fault != _NONE or position > limit:
         return _RUN_OUT if position > limit else fault
-    # A window that is used before one was set is the whole value, as in Prometheus's own reader.
+    # Until a window is set, it is the whole value, as in Prometheus's own reader.
     width, trailing = _u(64), _u(0)
     for place in range(start + 1, start + count):
         word = _peek(data, position)
@@ -148,21 +134,21 @@ def _decode_chunk(
 def _head(
     data: Bytes, position: np.uint64, count: int
 ) -> tuple[np.int64, np.uint64, np.int64, np.uint64, int]:
-    """First time, first value as bits, first distance, the position behind them, and their fault."""
+    """Return the first time, the first value as bits, the first step, the next position, and the fault."""
     zigzag, position, fault = _varint(data, position)
     if fault != _NONE:
         return np.int64(0), _u(0), np.int64(0), position, fault
     unix_ms = np.int64(zigzag >> _u(1)) ^ -np.int64(zigzag & _u(1))
     value = _peek(data, position)
     position += _u(64)
-    distance = _u(0)
+    delta_ms = _u(0)
     if count > 1:
-        distance, position, fault = _varint(data, position)
-    return unix_ms, value, np.int64(distance), position, fault
+        delta_ms, position, fault = _varint(data, position)
+    return unix_ms, value, np.int64(delta_ms), position, fault
 
 
 def _peek(data: Bytes, position: np.uint64) -> np.uint64:
-    """The 64 bits from a position on. LLVM makes one load of the eight."""
+    """Return the 64 bits at a position. LLVM turns the eight loads into one."""
     at, shift = position >> _u(3), position & _u(7)
     word = (
         (_u(data[at]) << _u(56))
@@ -178,7 +164,7 @@ def _peek(data: Bytes, position: np.uint64) -> np.uint64:
 
 
 def _varint(data: Bytes, position: np.uint64) -> tuple[np.uint64, np.uint64, int]:
-    """An unsigned varint at a whole byte, the position behind it, and its fault."""
+    """Return the unsigned varint at a whole byte, the position after it, and its fault."""
     number = _u(0)
     for place in range(VARINT_BYTES):
         byte = _u(data[position >> _u(3)])
@@ -190,7 +176,7 @@ def _varint(data: Bytes, position: np.uint64) -> tuple[np.uint64, np.uint64, int
 
 
 def _dod(word: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """How many bits a change of the distance has that is not none: its prefix, and its number."""
+    """Return the sizes in bits of a dod that is not 0: of its prefix and of its number."""
     if word >> _u(62) == _u(0b10):
         return _u(2), _u(14)
     if word >> _u(61) == _u(0b110):
@@ -201,14 +187,14 @@ def _dod(word: np.uint64) -> tuple[np.uint64, np.uint64]:
 
 
 def _signed(number: np.uint64, size: np.uint64) -> np.int64:
-    """A number of that many bits; half of them are negative, less one."""
+    """Return a number of `size` bits as a signed one, in the range (-2^(size-1), 2^(size-1)]."""
     if size < _u(64) and number > _u(1) << (size - _u(1)):
         number -= _u(1) << size
     return np.int64(number)
 
 
 def _window(word: np.uint64) -> tuple[np.uint64, np.uint64, int]:
-    """A window's width and the zeros behind it, and its fault."""
+    """Return a window's width, the number of zeros after it, and its fault."""
     leading, width = word >> _u(59), (word >> _u(53)) & _u(63)
     if width == _u(0):
         width = _u(64)

@@ -1,7 +1,7 @@
-"""XOR chunks decoded by numpy alone: many side by side, step k decodes the k-th sample of each.
+"""Decodes XOR chunks with numpy alone: many side by side; step k decodes the k-th sample of each.
 
-A row is a chunk. Rows with most samples come first, so that those which still have some are always the first
-`live` ones. Positions count bits from the first bit of the first word.
+A row is a chunk. Rows are ordered by their number of samples, descending, so that the rows with samples left
+are always the first `live` ones. Positions count bits from the first bit of the first word.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,14 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llem_integrator.remote_read.xor.layout import COUNT_BYTES, INLINE_BITS, VARINT_BYTES, Bytes, Fault, Ints
+from llem_integrator.remote_read.xor.layout import (
+    COUNT_BYTES,
+    INLINE_BITS,
+    VARINT_BYTES,
+    Bytes,
+    ChunkFault,
+    Ints,
+)
 from llem_integrator.series.samples import Times, Values
 
 _Bits = NDArray[np.uint64]
@@ -20,18 +27,18 @@ _ONE: Final = np.uint64(1)
 _Number = TypeVar("_Number", np.int64, np.float64)
 
 GROUP_ROWS: Final = 4000
-"""Rows decoded at once: enough to make a numpy call worth its price, few enough for the caches, and no power
-of two: the steps of one row would share a cache line's place."""
+"""Rows decoded at once: enough to outweigh the cost of a numpy call, few enough for the caches. Not a power
+of two, because then the steps of one row would compete for the same cache lines."""
 _GROUP_CELLS: Final = 1 << 20
 _WIDE_STEPS: Final = 8
-"""How often is asked again whether some window is wide."""
+"""Steps after which it is checked again whether any window is wide."""
 _DOD_PREFIX_BITS: Final = np.array([2, 2, 2, 2, 3, 3, 4, 4])
-"""By the three bits after a dod's first one: 0xx, 10x, 110 and 111."""
+"""Sizes by the three bits after the first bit of a dod: 0xx, 10x, 110 and 111."""
 _DOD_BITS: Final = np.array([14, 14, 14, 14, 17, 17, 20, 64])
 
 
 def decode_into(data: Bytes, offsets: Ints, ends: Ints, counts: Ints, times: Times, values: Values) -> Bytes:
-    """Fill times and values (n,), chunk after chunk; returns a Fault for each chunk."""
+    """Fill times and values (n,), chunk after chunk; returns a ChunkFault for each chunk."""
     faults = np.zeros(len(offsets), np.uint8)
     first, last = int(offsets.min(initial=len(data))), int(ends.max(initial=0))
     words = _Words.of(data[first:last])
@@ -40,17 +47,17 @@ def decode_into(data: Bytes, offsets: Ints, ends: Ints, counts: Ints, times: Tim
         group = slice(begin, end)
         order = np.argsort(-counts[group], kind="stable")
         rows = _Rows.at(words, offsets[group][order] - first, ends[group][order] - first)
-        found_times, found_values = rows.decode(counts[group][order])
+        row_times, row_values = rows.decode(counts[group][order])
         back = np.argsort(order)
         out = slice(int(stops[begin] - counts[begin]), int(stops[end - 1]))
-        _lay_out(found_times, back, counts[group], times[out])
-        _lay_out(found_values.view(np.float64), back, counts[group], values[out])
+        _lay_out(row_times, back, counts[group], times[out])
+        _lay_out(row_values.view(np.float64), back, counts[group], values[out])
         faults[group] = rows.faults[back]
     return faults
 
 
 def _groups(counts: Ints) -> Iterator[tuple[int, int]]:
-    """Stretches of chunks to decode at once, bounded in rows and in cells (rows x the longest's samples)."""
+    """Yield ranges of chunks to decode at once, bounded in rows and in cells (rows x most samples)."""
     spans = [(at, min(at + GROUP_ROWS, len(counts))) for at in range(0, len(counts), GROUP_ROWS)][::-1]
     while spans:
         begin, end = spans.pop()
@@ -61,37 +68,37 @@ def _groups(counts: Ints) -> Iterator[tuple[int, int]]:
             yield begin, end
 
 
-def _lay_out(found: NDArray[_Number], back: Ints, counts: Ints, out: NDArray[_Number]) -> None:
-    """Columns of (steps, rows) to one stretch a chunk, in the chunks' own order.
+def _lay_out(steps: NDArray[_Number], back: Ints, counts: Ints, out: NDArray[_Number]) -> None:
+    """Copy the columns of (steps, rows) to `out`, chunk after chunk in their original order.
 
-    Chunks of one length that follow each other are columns that follow each other.
+    Consecutive chunks of one length are consecutive columns.
     """
     firsts = [0, *((counts[1:] != counts[:-1]).nonzero()[0] + 1).tolist(), len(counts)]
     begin = 0
     for first, last in pairwise(firsts):
         count, column = int(counts[first]), int(back[first])
         end = begin + count * (last - first)
-        out[begin:end].reshape(-1, count)[:] = found[:count, column : column + last - first].T
+        out[begin:end].reshape(-1, count)[:] = steps[:count, column : column + last - first].T
         begin = end
 
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """Bits to read from: each word of 64, and what follows it, shifted by one so that no shift is by 64."""
+    """The bits as words of 64, and the next word of each, shifted by one so that no later shift is by 64."""
 
     here: _Bits
     after: _Bits
 
     @classmethod
     def of(cls, data: Bytes) -> "_Words":
-        """The bytes, and zeros behind them."""
+        """Return the bytes with zeros after them as words."""
         padded = np.zeros(len(data) // 8 * 8 + 24, np.uint8)
         padded[: len(data)] = data
         words = padded.view(">u8").astype(np.uint64)
         return cls(words[:-1], words[1:] >> _ONE)
 
     def peek(self, position: Ints) -> _Bits:
-        """The 64 bits from each position on; of positions behind the words, the last one's."""
+        """Return the 64 bits at each position; positions after the end give the last word."""
         at, shift = position >> 6, (position & 63).view(np.uint64)
         word = self.here.take(at, mode="clip")
         word <<= shift
@@ -104,7 +111,7 @@ class _Words:
 
 @dataclass(slots=True)
 class _Rows:
-    """Where each chunk's decoder stands, all arrays (rows,). A window is kept as what its use takes."""
+    """The state of each chunk's decoder, all arrays (rows,)."""
 
     words: _Words
     end: Ints
@@ -114,25 +121,25 @@ class _Rows:
     bits: _Bits
     width: Ints
     unused: _Bits
-    """64 less the width."""
+    """64 - width."""
     trailing: _Bits
     faults: Bytes
     wide: bool = True
-    """Whether some window may be too wide to lie in the word that its sample begins with."""
+    """Whether any window may be too wide to lie in the first word of its sample."""
 
     @classmethod
     def at(cls, words: _Words, offsets: Ints, ends: Ints) -> "_Rows":
-        """Before the first sample of each chunk."""
+        """Return the state before the first sample of each chunk."""
         rows = len(offsets)
         position, (unix_ms, delta_ms) = (offsets + COUNT_BYTES) * 8, np.zeros((2, rows), np.int64)
         bits, unused, trailing = np.zeros((3, rows), np.uint64)
-        # A window that is used before one was set is the whole value, as in Prometheus's own reader.
+        # Until a window is set, it is the whole value, as in Prometheus's own reader.
         width = np.full(rows, 64)
-        faults = np.full(rows, Fault.NONE, np.uint8)
+        faults = np.full(rows, ChunkFault.NONE, np.uint8)
         return cls(words, ends * 8, position, unix_ms, delta_ms, bits, width, unused, trailing, faults)
 
     def decode(self, counts: Ints) -> tuple[Times, _Bits]:
-        """Times and values (steps, rows) of chunks whose counts descend; behind a count, nothing is set."""
+        """Return times and values (steps, rows). `counts` must descend; cells beyond them are undefined."""
         steps, rows = int(counts[0]), len(counts)
         times, values = np.empty((steps, rows), np.int64), np.empty((steps, rows), np.uint64)
         lives = np.searchsorted(-counts, -np.arange(steps), side="left").tolist()
@@ -145,7 +152,7 @@ class _Rows:
             times[step, :live], values[step, :live] = self.unix_ms[:live], self.bits[:live]
             if step % _WIDE_STEPS == 0:
                 self.wide = bool((self.width[:live] > INLINE_BITS).any())
-        self._mark((self.position > self.end).nonzero()[0], Fault.RUN_OUT)
+        self._mark((self.position > self.end).nonzero()[0], ChunkFault.RUN_OUT)
         return times, values
 
     def _first(self) -> None:
@@ -155,27 +162,27 @@ class _Rows:
         self.position += 64
 
     def _second(self, live: int) -> _Bits:
-        """Take each row's first distance; returns what follows, as _dod does."""
+        """Decode the first step of each row; returns the next word, as _dod does."""
         self.delta_ms[:live] = self._varint(live).view(np.int64)
         self.position[:live] -= 1
         return self.words.peek(self.position[:live] + 1) >> _ONE
 
     def _varint(self, live: int) -> _Bits:
-        """An unsigned varint of each row."""
+        """Decode an unsigned varint of each row."""
         numbers, rows = np.zeros(live, np.uint64), np.arange(live)
         for place in range(VARINT_BYTES):
             byte = self.words.peek(self.position[rows]) >> 56
             numbers[rows] |= (byte & 127) << 7 * place
             self.position[rows] += 8
             if place == VARINT_BYTES - 1:
-                self._mark(rows[byte > 1], Fault.VARINT)
+                self._mark(rows[byte > 1], ChunkFault.VARINT)
             rows = rows[byte > 127]
             if not len(rows):
                 break
         return numbers
 
     def _dod(self, live: int) -> _Bits:
-        """Take each row's change of its distance; returns what follows behind a 0, where the position is."""
+        """Decode the dod of each row; returns the next word less one bit, and stays at that bit."""
         word = self.words.peek(self.position[:live])
         rows = (word >> 63).nonzero()[0]
         if len(rows):
@@ -190,7 +197,7 @@ class _Rows:
         return word
 
     def _value(self, live: int, word: _Bits) -> None:
-        """Take each row's value, which is in the word behind one 0."""
+        """Decode the value of each row, which follows the first bit of the word."""
         position = self.position[:live]
         changed = word >> 62
         rows = (word >> 61 == 3).nonzero()[0]
@@ -210,7 +217,7 @@ class _Rows:
         position += signed * self.width[:live]
 
     def _window(self, rows: Ints, word: _Bits) -> None:
-        """Take the new windows of some rows, whose words begin with them."""
+        """Decode the new windows of some rows, whose words begin with them."""
         size = word[rows]
         leading, width = (size >> 59).view(np.int64), (size >> 53 & 63).view(np.int64)
         width[width == 0] = 64
@@ -219,11 +226,11 @@ class _Rows:
         self.position[rows] += 11
         word[rows] = size << 11
         self.wide |= bool((width > INLINE_BITS).any())
-        self._mark(rows[leading + width > 64], Fault.WINDOW)
+        self._mark(rows[leading + width > 64], ChunkFault.WINDOW)
 
-    def _mark(self, rows: Ints, fault: Fault) -> None:
-        """Note the first fault of some rows; behind its end, a chunk has none but that."""
+    def _mark(self, rows: Ints, fault: ChunkFault) -> None:
+        """Record a fault of some rows unless they have one; after its end, a chunk can only run out."""
         if len(rows):
-            inside = (self.position[rows] <= self.end[rows]) | (fault is Fault.RUN_OUT)
-            rows = rows[inside & (self.faults[rows] == Fault.NONE)]
+            inside = (self.position[rows] <= self.end[rows]) | (fault is ChunkFault.RUN_OUT)
+            rows = rows[inside & (self.faults[rows] == ChunkFault.NONE)]
             self.faults[rows] = fault

@@ -1,0 +1,128 @@
+"""A source whose samples were all loaded at first: those of a file or of an exporter's history."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llem_integrator.series.matchers import Selector
+from llem_integrator.series.samples import Series, Values, joined, make_series
+from llem_integrator.stores.base import Piece, Progress, Summary
+from llem_integrator.stores.spool import Spool
+
+_PIECE_SAMPLES: Final = 1_000_000
+"""16 MB as arrays."""
+
+
+class LoadedSource:
+    """A source of spooled samples.
+
+    `facts` are the series without timestamps, by metric. They hold for any window, but are not samples of it.
+    """
+
+    def __init__(
+        self, address: str, spool: Spool, facts: Mapping[str, Sequence[Series]] | None = None
+    ) -> None:
+        self.address = address
+        self.warnings: tuple[str, ...] = ()
+        self._spool, self._facts = spool, facts or {}
+
+    def pieces(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+    ) -> Iterator[Piece]:
+        """Yield every sample in [start_ms, end_ms], in pieces of about a million samples."""
+        spool, chunks = self._spool, self._spool.chunks(metric, selector)
+        for first, last in _slabs(chunks, start_ms, end_ms):
+            inside = chunks[(chunks["last_ms"] >= first) & (chunks["first_ms"] <= last)]
+            found: list[Series] = []
+            for number, rows in groupby(inside.tolist(), itemgetter(0)):
+                labels = spool.labels[number]
+                parts = [
+                    make_series(labels, *spool.read(start, count), within_ms=(first, last))
+                    for _, start, count, *_ in rows
+                ]
+                found.append(joined(labels, parts, spool.metrics[number]))
+            yield Piece(first, last, tuple(series for series in found if len(series) or series.bad))
+            progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
+
+    def summary(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
+    ) -> Iterator[Series]:
+        """Yield one value for each label set with samples in [start_ms, end_ms], and the facts."""
+        summed: dict[int, _Summed] = {}
+        for piece in self.pieces(metric, selector, start_ms, end_ms, lambda _: None):
+            for series in piece.series:
+                if len(series):
+                    # The labels of a series are one object for all pieces.
+                    summed.setdefault(id(series.labels), _Summed(series.labels)).add(series)
+        for one in summed.values():
+            yield Series(one.labels, np.array([one.last_ms]), np.array([one.value(kind)]))
+        if kind in (Summary.LAST, Summary.MAX):
+            for fact in self._facts.get(metric, ()):
+                if all(matcher(fact.labels) for matcher in selector):
+                    yield fact
+
+
+@dataclass(slots=True)
+class _Summed:
+    """The summary of a series' samples so far."""
+
+    labels: Mapping[str, str]
+    last_ms: int = 0
+    last: float = 0.0
+    highest: float = -np.inf
+    count: int = 0
+    resets: int = 0
+
+    def add(self, series: Series) -> None:
+        """Add the samples that follow."""
+        values: Values = series.values
+        fell_before = self.count > 0 and values[0] < self.last
+        self.resets += int(np.count_nonzero(values[1:] < values[:-1])) + int(fell_before)
+        self.last_ms, self.last = int(series.unix_ms[-1]), float(values[-1])
+        self.highest = max(self.highest, float(values.max()))
+        self.count += len(values)
+
+    def value(self, kind: Summary) -> float:
+        """Return the summary of one kind."""
+        match kind:
+            case Summary.LAST:
+                return self.last
+            case Summary.MAX:
+                return self.highest
+            case Summary.COUNT:
+                return float(self.count)
+            case Summary.RESETS:
+                return float(self.resets)
+
+
+def _slabs(chunks: NDArray[np.void], start_ms: int, end_ms: int) -> Iterator[tuple[int, int]]:
+    """Yield [start_ms, end_ms] in ascending slabs of about a million samples at most."""
+    while start_ms <= end_ms:
+        last = end_ms
+        while last > start_ms and _expected(chunks, start_ms, last) > _PIECE_SAMPLES:
+            last = start_ms + (last - start_ms) // 2
+        yield start_ms, last
+        start_ms = last + 1
+
+
+def _expected(chunks: NDArray[np.void], start_ms: int, end_ms: int) -> float:
+    """Estimate the number of samples in [start_ms, end_ms], taking those of each chunk as evenly spaced."""
+    firsts, lasts = chunks["first_ms"], chunks["last_ms"]
+    inside = np.minimum(lasts, end_ms) - np.maximum(firsts, start_ms) + 1
+    return float(np.sum(chunks["count"] * np.clip(inside / (lasts - firsts + 1), 0.0, 1.0)))
+
+
+def load(address: str, series_by_metric: Mapping[str, Iterable[Series]]) -> LoadedSource:
+    """Return a source of these series."""
+    spool = Spool(address)
+    for metric, every in series_by_metric.items():
+        for series in every:
+            number = spool.number(metric, series.labels)
+            spool.add(np.full(len(series), number), series.unix_ms, series.values)
+    spool.close()
+    return LoadedSource(address, spool)
