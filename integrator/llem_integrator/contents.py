@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from llem_core import metrics
 from llem_core.errors import SourceError
@@ -72,24 +72,6 @@ class Contents:
         if {*_TRACES} & {*self.metrics}:
             return ()
         return tuple(spec.name for spec in _NEEDED if spec.name not in self.metrics)
-
-    def lines(self) -> Iterator[str]:
-        """Yield the lines of --list."""
-        yield f"samples from {rfc3339(self.first_ms * 1000)} to {rfc3339(self.last_ms * 1000)}"
-        for gpu in self.gpus:
-            yield f"GPU {gpu.gpu or '-'}  {gpu.uuid}  {gpu.instance}".rstrip()
-        yield from self.metrics
-        yield from (f"missing: {name}" for name in self.missing)
-
-    def document(self) -> dict[str, Any]:
-        """Return the fields of --list --format json, with times in unix seconds."""
-        return {
-            "first": self.first_ms / 1000,
-            "last": self.last_ms / 1000,
-            "gpus": [asdict(gpu) for gpu in self.gpus],
-            "metrics": self.metrics,
-            "missing": self.missing,
-        }
 
     def __str__(self) -> str:
         count, instances = len(self.gpus), self.instances

@@ -177,5 +177,10 @@ def test_list(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
     assert document["gpus"][1] == {"gpu": "1", "uuid": "GPU-1", "instance": "n1:9955"}
     done = llem_integrate("--source", where, "--list", "--window", f"{BEGIN + 900},+10s")
     assert (done.code, done.stderr) == (3, "")
+    assert done.stdout == f"{where} contains no metrics of llem-exporter, or none that match\n"
+    nothing = ["--list", "--match", 'gpu="9"', "--output", str(tmp_path / "list.json")]
+    assert llem_integrate("--source", where, *nothing).code == 3
+    document = json.loads((tmp_path / "list.json").read_text())
+    assert (document["first"], document["gpus"]) == (None, [])
     done = llem_integrate("--source", where, "--list", "--format", "csv")
     assert (done.code, "table and json" in done.stderr) == (2, True)

@@ -1,0 +1,134 @@
+"""From the options of llem-integrate to the request, the source, and the windows."""
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from datetime import tzinfo
+from typing import TYPE_CHECKING
+
+import click
+
+from llem_core.errors import ConfigError
+from llem_integrator.energy.request import Request
+from llem_integrator.options import Options
+from llem_integrator.report import calibration, printable
+from llem_integrator.windows.window import Window, parse_duration_us, parse_window
+
+if TYPE_CHECKING:
+    from llem_integrator.http.access import HttpConfig
+    from llem_integrator.power import Reader
+    from llem_integrator.stores import Source
+
+
+def request_of(given: Options) -> Request:
+    """Return the request. Raises ConfigError if a value is invalid."""
+    return Request(
+        given.backend,
+        given.matches,
+        () if given.gpus is None else given.gpus,
+        None if given.max_gap == "auto" else parse_duration_us(given.max_gap) / 1000,
+        given.min_coverage,
+        emissions=given.emissions,
+        grams_per_kwh=given.carbon_intensity,
+        pue=given.pue,
+        price_per_kwh=given.price,
+        calibration=None if given.calibration is None else calibration.read(given.calibration),
+        idle_watts=given.idle_watts,
+    )
+
+
+def source_and_windows(given: Options, request: Request) -> "tuple[Source, list[Window], bool]":
+    """Return the source, the windows in the order of the options, and whether rows of a list were left out.
+
+    Waits as long as --wait says for the samples after the last window. Raises ConfigError and SourceError.
+    """
+    from llem_integrator.series.matchers import LABEL
+
+    now_us = time.time_ns() // 1000
+    wait_s = _wait_s(given)
+    if given.job is not None and given.gpus is not None:
+        raise ConfigError("--job finds the GPUs of the job; omit --gpus")
+    if not LABEL.fullmatch(given.node_label):
+        raise ConfigError(f"--node-label is not the name of a label: {given.node_label!r}")
+    zone = _zone(given.timezone)
+    windows = [parse_window(text, now_us, zone) for text in given.windows]
+    left_out: tuple[str, ...] = ()
+    if given.window_list is not None:
+        from llem_integrator.windows.lists import read_windows
+
+        if given.window_list == given.source == "-":
+            raise ConfigError("--windows and --source cannot both be standard input")
+        listed = read_windows(
+            given.window_list, zone, node_label=given.node_label, selectors=request.selectors, now_us=now_us
+        )
+        windows += listed.windows
+        left_out = listed.left_out
+        for line in left_out:
+            click.echo(f"left out {printable(line)}", err=True)
+    source = _open(given)
+    if given.job is not None:
+        from llem_integrator.progress import bar
+        from llem_integrator.windows.job_lookup import find_job
+
+        with bar(given.progress, f"looking for job {given.job}", 1) as shown:
+            windows += find_job(
+                source,
+                given.job,
+                request.selectors,
+                node_label=given.node_label,
+                now_us=now_us,
+                progress=shown.advance,
+            )
+    if wait_s is not None and windows:
+        from llem_integrator.windows.wait import wait_for_samples
+
+        wait_for_samples(lambda: _open(given), max(w.end_us for w in windows), wait_s, request.selectors)
+        source = _open(given)
+    return source, windows, bool(left_out)
+
+
+def reader(given: Options, source: "Source") -> "AbstractContextManager[Reader | None]":
+    """Return the Dask cluster that reads the power traces, if there is one."""
+    if given.dask is None:
+        return nullcontext()
+    from llem_integrator.dask.cluster import DaskCluster, quiet_log
+    from llem_integrator.dask.tasks import Store
+    from llem_integrator.stores.exporter import ExporterSource
+
+    if given.source == "-" or isinstance(source, ExporterSource):
+        raise ConfigError(f"--dask needs a source that many workers can read; {source.address} is not one")
+    quiet_log()
+    return DaskCluster(given.dask, Store(given.source, _http_config(given)))
+
+
+def _open(given: Options) -> "Source":
+    from llem_integrator.stores import open_source
+
+    return open_source(given.source, _http_config(given))
+
+
+def _http_config(given: Options) -> "HttpConfig":
+    from llem_integrator.http.access import HttpConfig, with_options
+    from llem_integrator.http.config_file import read_config
+
+    options = {**given.http}
+    path = options.pop("config_file")
+    return with_options(HttpConfig() if path is None else read_config(path), **options)
+
+
+def _wait_s(given: Options) -> float | None:
+    if given.wait is None:
+        return None
+    if given.source == "-" or "://" not in given.source:
+        raise ConfigError(f"--wait needs a live server; {given.source!r} is a file")
+    return parse_duration_us(given.wait) / 1e6
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    if name is None:
+        return None
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ConfigError(f"no such time zone: {name!r} (for example Europe/Berlin or UTC)") from exc
