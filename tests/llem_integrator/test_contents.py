@@ -9,11 +9,15 @@ import pytest
 
 from llem_integrator import Request, Window, open_source, run
 from llem_integrator.contents import Contents, ListedGpu, contents
+from llem_integrator.http.client import Http
 from llem_integrator.series.matchers import parse_selector
+from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.measured import BEGIN, two_gpus
 from tests.llem_integrator.pages import T0, page, scraped, series, trace
-from tests.servers import Exporter, Prometheus, PrometheusRelease, wait_until
+from tests.llem_integrator.stores.test_stores_agree import in_ms
+from tests.llem_integrator.stores.test_victoriametrics import put_text
+from tests.servers import Exporter, Prometheus, PrometheusRelease, VictoriaMetrics, wait_until
 
 TWO_NODES = page(
     scraped(0), scraped(1, watts=250.0), scraped(0, uuid="GPU-2", seconds=range(0, 61, 5), instance="n2:9955")
@@ -65,6 +69,21 @@ def test_a_file_and_a_server_contain_the_same(tmp_path: Path, server: Prometheus
     assert str(found[0]) == (
         "3 GPUs on n1:9955, n2:9955, with samples from 2026-11-24T08:05:00Z to 2026-11-24T08:07:00Z"
     )
+
+
+def test_json_gives_the_same(server: Prometheus) -> None:
+    """A Prometheus without remote read contains the same."""
+    json_only = PrometheusSource(Http(server.url), remote_read=False)
+    assert contents(json_only) == contents(open_source(server.url))
+
+
+@pytest.mark.full
+def test_a_victoriametrics_contains_the_same(tmp_path: Path) -> None:
+    """The contents of a VictoriaMetrics are those of a file."""
+    expected = contents(open_source(written(tmp_path, TWO_NODES)))
+    with VictoriaMetrics(tmp_path) as victoria:
+        put_text(victoria, in_ms(TWO_NODES))
+        assert contents(open_source(victoria.url)) == expected
 
 
 def test_matchers_and_times_restrict_the_contents(server: Prometheus) -> None:
