@@ -2,16 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, Final
 
 from llem_core.measurement import MeasurementWarning
 from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About, printable
 from llem_integrator.windows.window import rfc3339
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 _SENSOR_NOTE: Final = (
     "low and high bound the energy between the readings; they do not include the sensor's delay, averaging "
@@ -32,18 +28,15 @@ _LEFT: Final = frozenset({"GPU", "UUID", "name", "node", "by"})
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:
-    """Write a table for each window."""
-    from rich.console import Console
-
-    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    """Write a table for each window. Lines are not wrapped."""
     any_joules = False
     for result in results:
-        _print_window(console, result, about, wrap=out.isatty())
+        out.writelines(f"{printable(line)}\n" for line in _lines(result, about))
         out.flush()
         any_joules = any_joules or any(gpu.joules is not None for gpu in result.gpus)
     if any_joules:
         notes = [f"{_FIGURES.get(name, (name,))[0]}: {note}" for name, note in about.notes.items()]
-        console.print("\n".join([_SENSOR_NOTE, *notes]), soft_wrap=True)
+        out.writelines(f"{line}\n" for line in [_SENSOR_NOTE, *notes])
 
 
 def cells(result: WindowResult, about: About, *, with_node: bool = True) -> tuple[list[str], list[list[str]]]:
@@ -90,41 +83,23 @@ def title(result: WindowResult) -> str:
     return f"{name}{start} to {end} ({result.duration_sec:g} s)"
 
 
-def _print_window(console: "Console", result: WindowResult, about: About, *, wrap: bool) -> None:
-    """Print a window with few calls, because each call of rich takes long and there may be many windows."""
+def _lines(result: WindowResult, about: About) -> Iterator[str]:
     nodes = {gpu.instances for gpu in result.gpus}
     one_node = f" on {', '.join(min(nodes))}" if len(nodes) == 1 and any(nodes) else ""
-    lines = [f"{title(result)}{one_node}"]
+    yield f"{title(result)}{one_node}"
     if result.gpus:
-        headings, rows = cells(result, about, with_node=not one_node)
-        if wrap:
-            console.print(printable(lines.pop()), soft_wrap=True)
-            console.print(_wrapped(headings, rows))
-        else:
-            lines += _aligned(headings, rows)
-    lines.append(_total(result, about))
+        yield from _aligned(*cells(result, about, with_node=not one_node))
+    yield _total(result, about)
     for gpu in result.gpus:
         if len(gpu.joules_by_backend) > 1:
             others = ", ".join(f"{by} {_number(joules, 1)} J" for by, joules in gpu.joules_by_backend.items())
             where = "" if one_node or not gpu.instances else f" on {', '.join(gpu.instances)}"
-            lines.append(f"GPU {gpu.gpu}{where}: {others}")
-    console.print("\n".join(map(printable, (*lines, *remarks(result)))), soft_wrap=True)
-
-
-def _wrapped(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """Return a table that fits into the terminal."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in _LEFT else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(printable, row))
-    return table
+            yield f"GPU {gpu.gpu}{where}: {others}"
+    yield from remarks(result)
 
 
 def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a line per row, which is never wrapped."""
+    """Yield a line per row."""
     table = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     align = [str.ljust if heading in _LEFT else str.rjust for heading in headings]
