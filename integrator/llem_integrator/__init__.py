@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llem_core.measurement import MeasurementWarning, WarningCode
     from llem_integrator.energy.request import Correction, Request
     from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
-    from llem_integrator.http.access import HttpConfig, Tls
+    from llem_integrator.http.access import HttpConfig, Tls, http_config
     from llem_integrator.report.results import Results, run, stream
     from llem_integrator.stores import Source, open_source, parse_selector
     from llem_integrator.windows.job_lookup import find_job
@@ -48,6 +48,7 @@ __all__ = [
     "WindowResult",
     "__version__",
     "find_job",
+    "http_config",
     "open_source",
     "parse_selector",
     "parse_window",
@@ -65,7 +66,7 @@ _MODULES: Final = {
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
     "llem_integrator.energy.request": ("Correction", "Request"),
     "llem_integrator.energy.result": ("Considered", "GpuEnergy", "WindowResult"),
-    "llem_integrator.http.access": ("HttpConfig", "Tls"),
+    "llem_integrator.http.access": ("HttpConfig", "Tls", "http_config"),
     "llem_integrator.report.results": ("Results", "run", "stream"),
     "llem_integrator.stores": ("Source", "open_source", "parse_selector"),
     "llem_integrator.windows.job_lookup": ("find_job",),

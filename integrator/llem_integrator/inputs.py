@@ -14,7 +14,6 @@ from llem_integrator.report import calibration, printable
 from llem_integrator.windows.window import Window, parse_duration_us, parse_window
 
 if TYPE_CHECKING:
-    from llem_integrator.http.access import HttpConfig
     from llem_integrator.power import Reader
     from llem_integrator.stores import Source
 
@@ -92,27 +91,20 @@ def reader(given: Options, source: "Source") -> "AbstractContextManager[Reader |
         return nullcontext()
     from llem_integrator.dask.cluster import DaskCluster, quiet_log
     from llem_integrator.dask.tasks import Store
+    from llem_integrator.http.access import http_config
     from llem_integrator.stores.exporter import ExporterSource
 
     if given.source == "-" or isinstance(source, ExporterSource):
         raise ConfigError(f"--dask needs a source that many workers can read; {source.address} is not one")
     quiet_log()
-    return DaskCluster(given.dask, Store(given.source, _http_config(given)))
+    return DaskCluster(given.dask, Store(given.source, http_config(**given.http)))
 
 
 def _open(given: Options) -> "Source":
+    from llem_integrator.http.access import http_config
     from llem_integrator.stores import open_source
 
-    return open_source(given.source, _http_config(given))
-
-
-def _http_config(given: Options) -> "HttpConfig":
-    from llem_integrator.http.access import HttpConfig, with_options
-    from llem_integrator.http.config_file import read_config
-
-    options = {**given.http}
-    path = options.pop("config_file")
-    return with_options(HttpConfig() if path is None else read_config(path), **options)
+    return open_source(given.source, http_config(**given.http))
 
 
 def _wait_s(given: Options) -> float | None:

@@ -42,7 +42,7 @@ class Options:
     calibration: str | None
     idle_watts: float | None
     http: dict[str, Any]
-    """The --http options, by the parameters of with_options()."""
+    """The --http options, by the parameters of http_config()."""
 
 
 class _Lines(click.types.StringParamType):
@@ -202,6 +202,7 @@ GROUPS: Final = {
         _option(
             "--http.config.file FILE",
             "File with headers, passwords, tokens and TLS settings, in the format of promtool.",
+            "http_base",
         ),
         _option(
             "--http.header 'NAME: VALUE'",

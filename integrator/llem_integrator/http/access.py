@@ -72,8 +72,8 @@ class HttpConfig:
     follow_redirects: bool = True
 
 
-def with_options(
-    config: HttpConfig,
+def http_config(
+    base: HttpConfig | str | None = None,
     *,
     headers: Sequence[str] = (),
     bearer_token_file: str | None = None,
@@ -83,7 +83,15 @@ def with_options(
     cert_file: str | None = None,
     key_file: str | None = None,
 ) -> HttpConfig:
-    """Return the configuration with the --http options, which override it; raises ConfigError."""
+    """Return a configuration. The --http options override `base`, which may be a file in promtool's format.
+
+    Raises ConfigError.
+    """
+    if isinstance(base, str):
+        from llem_integrator.http.config_file import read_config
+
+        base = read_config(base)
+    config = base or HttpConfig()
     added = [_header(text) for text in headers]
     if bearer_token_file is not None:
         added.append(

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llem_core.errors import ConfigError, SourceError
-from llem_integrator.http.access import HttpConfig, Tls, with_options
+from llem_integrator.http.access import HttpConfig, Tls, http_config
 from llem_integrator.http.client import Http
 from llem_integrator.http.config_file import read_config
 from llem_integrator.stores import open_source
@@ -197,9 +197,12 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     """A header or token option overrides the file. Other settings are kept."""
     (tmp_path / "token").write_text("new")
     config = HttpConfig(headers=(("Authorization", "Bearer old"), ("X-Scope-OrgID", "a"), ("X-B", "b")))
-    config = with_options(config, headers=["x-scope-orgid: c"], bearer_token_file=str(tmp_path / "token"))
+    config = http_config(config, headers=["x-scope-orgid: c"], bearer_token_file=str(tmp_path / "token"))
     got = sent(config)
     assert (got["authorization"], got["x-scope-orgid"], got["x-b"]) == ("Bearer new", "c", "b")
+    (tmp_path / "http.yml").write_text("basic_auth: {username: ann, password: secret}")
+    got = sent(http_config(str(tmp_path / "http.yml"), headers=["X-B: b"]))
+    assert (got["authorization"], got["x-b"]) == ("Basic " + b64encode(b"ann:secret").decode(), "b")
 
 
 BAD_FILES = [
@@ -269,10 +272,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ]
     for options, message in halves:
         with pytest.raises(ConfigError, match=message):
-            with_options(HttpConfig(), **options)
+            http_config(**options)
     for header, message in (("hidden", "NAME: VALUE"), ("a: hid\x00den", "not allowed in a header")):
         with pytest.raises(ConfigError, match=message) as caught:
-            with_options(HttpConfig(), headers=[header])
+            http_config(headers=[header])
         assert "hid" not in str(caught.value)
 
 
