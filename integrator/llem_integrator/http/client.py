@@ -28,6 +28,10 @@ _LONGEST_S: Final = 900.0
 _BLOCK: Final = 1 << 16
 """Bytes that are read at once; decompressed, they may become a thousand times as many."""
 
+_LONGEST_REASON: Final = 4000
+SHOWN_REASON: Final = 300
+"""Characters of a server's reason that a message shows."""
+
 Result = TypeVar("Result")
 
 
@@ -45,8 +49,8 @@ class Answer:
         try:
             error = json.loads(self.body)["error"]
         except (ValueError, RecursionError, KeyError, TypeError):
-            error = re.sub(r"<[^>]*>", " ", self.body[:400].decode("utf-8", "replace"))
-        return " ".join(str(error).split())[:300]
+            error = re.sub(r"<[^>]*>", " ", self.body[:_LONGEST_REASON].decode("utf-8", "replace"))
+        return " ".join(str(error)[:_LONGEST_REASON].split())
 
 
 class InterruptedTransferError(SourceError):
@@ -145,7 +149,7 @@ class Http:
 
     def refusal(self, path: str, answer: Answer) -> SourceError:
         """Return the error for an answer that is not what was asked for, with the reason and what to do."""
-        reason = f": {answer.reason}" if answer.reason else ""
+        reason = f": {answer.reason[:SHOWN_REASON]}" if answer.reason else ""
         hint = ""
         if "org id" in reason:
             hint = " (set the tenant: --http.header 'X-Scope-OrgID: TENANT')"

@@ -100,7 +100,8 @@ class RemoteRead:
                 self._http.patiently(partial(self._fill, slab, matchers, pool, abort))
             except TooMuchError as exc:
                 if not slabs.shorten():
-                    raise SourceError(f"{self._http.address} refuses 1 s of {metric}: {exc}") from exc
+                    what = f"{metric} of {self._http.address}"
+                    raise SourceError(f"{what} cannot be read even in parts of 1 s: {exc}") from exc
                 continue
             except EncodingError as exc:
                 if exc.histogram:

@@ -4,28 +4,28 @@
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final
 
 import numpy as np
 
 from llem_core.errors import SourceError
-from llem_integrator.http.client import Http
+from llem_integrator.http.client import Answer, Http
 from llem_integrator.series.matchers import Selector, query
 from llem_integrator.series.samples import STALE_MS, Series
+from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress, Summary
 from llem_integrator.stores.query_result import document, series_in
-from llem_integrator.stores.slabs import Slabs, TooMuchError, refuse_too_much
+from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
 
 RANGE: Final = "$range"
 """Stands for the range selector in an expression."""
 
 _QUERY: Final = "/api/v1/query"
 _LABELS: Final = "/api/v1/labels"
-_FIRST_PAGE_MS: Final = 10_000
-"""The first page is this long: 10^6 samples of 1,000 GPUs at 10 Hz. Longer pages are counted first."""
 _SHORTEST_PART_MS: Final = 1000
 _SAMPLES_A_PAGE: Final = 200_000
+_HELD_PAGES: Final = 2
 
 
 class Promql:
@@ -43,37 +43,43 @@ class Promql:
     def pages(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        """Yield every sample in [start_ms, end_ms], in pages below the server's limits."""
-        slabs = Slabs(start_ms, end_ms, _SAMPLES_A_PAGE, _FIRST_PAGE_MS)
-        while bounds := slabs.next():
-            try:
-                piece = self._page(metric, selector, *bounds, slabs.limit)
-            except TooMuchError as exc:
-                if not slabs.shorten():
-                    raise SourceError(f"{self._http.address} refuses 1 s of {metric}: {exc}") from exc
-                continue
-            slabs.taken(sum(map(len, piece.series)))
-            yield piece
-            progress((piece.end_ms + 1 - start_ms) / (end_ms - start_ms + 1))
+        """Yield every sample in [start_ms, end_ms], in pages below the server's limits.
 
-    def _page(self, metric: str, selector: Selector, start_ms: int, end_ms: int, limit: int) -> Piece:
-        """Return the samples in [start_ms, end_ms]; raises TooMuchError if there are more than `limit`."""
+        While a page is parsed, the server evaluates the next one.
+        """
+        slabs = Slabs(start_ms, end_ms, _SAMPLES_A_PAGE)
+        what = f"{metric} of {self._http.address}"
+        answers = in_slabs(slabs, partial(self._page, metric, selector), what)
+        with Ahead(answers, _HELD_PAGES, interrupt=lambda: None) as pages:
+            for first_ms, last_ms, answer in pages:
+                results = [] if answer is None else self._results(answer)
+                series = [series_in(result, first_ms, last_ms) for result in results]
+                yield Piece(first_ms, last_ms, tuple(one for one in series if len(one) or one.bad))
+                progress((last_ms + 1 - start_ms) / (end_ms - start_ms + 1))
+
+    def _page(
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, limit: int
+    ) -> tuple[tuple[int, int, Answer | None], int]:
+        """Return the edges and the answer of a page, None if it is empty, and its number of samples.
+
+        Raises TooMuchError if it has more than `limit` samples.
+        """
         # Ranges are closed up to Prometheus 2 and left-open from 3: ask for 1 ms more, and trim.
         length_ms = end_ms - start_ms + 1
-        if length_ms > _FIRST_PAGE_MS and self._count(metric, selector, length_ms, end_ms) > limit:
+        count = self._count(metric, selector, length_ms, end_ms)
+        if count > limit:
             raise TooMuchError(f"more than {limit} samples")
-        results = self.query(f"{query(metric, selector)}[{length_ms}ms]", end_ms)
-        series = [series_in(result, start_ms, end_ms) for result in results]
-        return Piece(start_ms, end_ms, tuple(one for one in series if len(one) or one.bad))
+        answer = self._ask(f"{query(metric, selector)}[{length_ms}ms]", end_ms) if count else None
+        return (start_ms, end_ms, answer), count
 
-    def _count(self, metric: str, selector: Selector, length_ms: int, end_ms: int) -> float:
+    def _count(self, metric: str, selector: Selector, length_ms: int, end_ms: int) -> int:
         """Return the number of samples in the ms up to `end_ms`.
 
         Each metric is counted by itself: count_over_time() refuses series that differ in their names only.
         """
         wanted = (query(name, selector) for name in metric.split("|"))
         counts = (f"(sum(count_over_time({series}[{length_ms}ms])) or vector(0))" for series in wanted)
-        return sum(float(series_in(result).values.sum()) for result in self.query(" + ".join(counts), end_ms))
+        return sum(int(series_in(result).values.sum()) for result in self.query(" + ".join(counts), end_ms))
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
@@ -105,7 +111,8 @@ class Promql:
             results = self.query(expression.replace(RANGE, f"{wanted}[{range_ms}ms]"), end_ms)
         except TooMuchError as exc:
             if range_ms <= _SHORTEST_PART_MS:
-                raise SourceError(f"{self._http.address} refuses {range_ms} ms of {wanted}: {exc}") from exc
+                what = f"{wanted} of {self._http.address}"
+                raise SourceError(f"{what} cannot be evaluated even over {range_ms} ms: {exc}") from exc
         else:
             yield from map(series_in, results)  # max_over_time drops the metric's name; the caller knows it
             return
@@ -161,11 +168,19 @@ class Promql:
 
     def query(self, expression: str, time_ms: int) -> list[Any]:
         """Return the result's elements. Raises TooMuchError if the query exceeds a limit of the server."""
+        return self._results(self._ask(expression, time_ms))
+
+    def _ask(self, expression: str, time_ms: int) -> Answer:
+        # Compression costs the server four times as much as the rest of the answer.
+        headers = {"Accept-Encoding": "identity"}
         fields = {"query": expression, "time": f"{time_ms // 1000}.{time_ms % 1000:03d}"}
-        answer = self._http.request("POST", _QUERY, {**self._parameters, **fields})
+        answer = self._http.request("POST", _QUERY, {**self._parameters, **fields}, headers=headers)
         refuse_too_much(answer)
         if answer.status != 200:
             raise self._http.refusal(_QUERY, answer)
+        return answer
+
+    def _results(self, answer: Answer) -> list[Any]:
         try:
             content = document(answer.body)
         except (ValueError, RecursionError) as exc:

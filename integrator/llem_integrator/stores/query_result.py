@@ -55,7 +55,7 @@ def series_in(result: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
         if "histogram" in result or "histograms" in result:
             raise SourceError("the server's result holds native histograms, which are not supported")
         pairs = result["values"] if "values" in result else np.array([[float(x) for x in result["value"]]])
-        unix_ms, values = whole_ms(pairs[:, 0]), pairs[:, 1]
+        unix_ms, values = whole_ms(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
         labels = {str(name): str(value) for name, value in result["metric"].items()}
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as exc:
         raise _not_samples(result) from exc

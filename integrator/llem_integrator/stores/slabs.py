@@ -1,9 +1,11 @@
 """Cuts a range of time into slabs of about equal numbers of samples, shortened at a server's limits."""
 
 import re
-from typing import Final
+from collections.abc import Callable, Generator
+from typing import Final, TypeVar
 
-from llem_integrator.http.client import Answer
+from llem_core.errors import SourceError
+from llem_integrator.http.client import SHOWN_REASON, Answer
 
 TARGET_SAMPLES: Final = 1_000_000
 """16 MB as arrays; two slabs are held at once."""
@@ -20,6 +22,8 @@ _LIMIT: Final = re.compile(
     r"\blimits?\b|(?<!deadline )exceed|too (many|much|large)|larger than|maximum number|max[A-Z]|max-"
 )
 
+Item = TypeVar("Item")
+
 
 class TooMuchError(Exception):
     """The samples of a slab are more than a limit, of the server or of this program, allows at once."""
@@ -34,7 +38,7 @@ def refuse_too_much(answer: Answer) -> None:
     VictoriaMetrics ("-search.maxSamplesPerQuery").
     """
     if answer.status in _REFUSALS and _LIMIT.search(answer.reason):
-        raise TooMuchError(f"{answer.status}: {answer.reason}")
+        raise TooMuchError(f"{answer.status}: {answer.reason[:SHOWN_REASON]}")
 
 
 class Slabs:
@@ -75,3 +79,22 @@ class Slabs:
         # A limit on the length of queries holds for the rest as well, one on samples only here.
         self._growth = _CAREFUL_GROWTH
         return length_ms > _SHORTEST_MS
+
+
+def in_slabs(
+    slabs: Slabs, read: Callable[[int, int, int], tuple[Item, int]], what: str
+) -> Generator[Item, None, None]:
+    """Yield what `read` returns for each slab, of which it gets the first and last ms and the limit.
+
+    `read` also returns the number of samples, and raises TooMuchError for a slab that must be shorter. `what`
+    names the store and the samples in the SourceError for a slab that cannot be shorter.
+    """
+    while bounds := slabs.next():
+        try:
+            item, samples = read(*bounds, slabs.limit)
+        except TooMuchError as exc:
+            if not slabs.shorten():
+                raise SourceError(f"{what} cannot be read even in parts of 1 s: {exc}") from exc
+            continue
+        slabs.taken(samples)
+        yield item

@@ -6,7 +6,7 @@ Source: https://docs.victoriametrics.com/victoriametrics/#how-to-export-data-in-
 import json
 import re
 import reprlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from llem_integrator.series.samples import Series, joined, make_series
 from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress, Summary
 from llem_integrator.stores.promql import RANGE, Promql
-from llem_integrator.stores.slabs import Slabs, TooMuchError, refuse_too_much
+from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
 
 _EXPORT: Final = "/api/v1/export"
 _PARAMETERS: Final = {"deny_partial_response": "1", "nocache": "1"}
@@ -63,7 +63,8 @@ class VictoriaMetricsSource:
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         abort, slabs = Abort(), Slabs(start_ms, end_ms, _TARGET_SAMPLES)
-        fetched = self._fetched(query(metric, selector), slabs, abort)
+        read = partial(self._piece, query(metric, selector), abort)
+        fetched = in_slabs(slabs, read, f"{metric} of {self.address}")
         with Ahead(fetched, _HELD_SLABS, abort) as ahead:
             for piece in ahead:
                 yield piece
@@ -93,18 +94,13 @@ class VictoriaMetricsSource:
             counts = series.values if inside.get(_key(series.labels)) else np.zeros(1)
             yield Series(series.labels, series.unix_ms, counts)
 
-    def _fetched(self, wanted: str, slabs: Slabs, abort: Abort) -> Generator[Piece, None, None]:
-        while bounds := slabs.next():
-            try:
-                piece = self._http.patiently(partial(self._piece, wanted, *bounds, slabs.limit, abort))
-            except TooMuchError as exc:
-                if not slabs.shorten():
-                    raise SourceError(f"{self.address} refuses 1 s of {wanted}: {exc}") from exc
-                continue
-            slabs.taken(sum(map(len, piece.series)))
-            yield piece
+    def _piece(self, wanted: str, abort: Abort, start_ms: int, end_ms: int, limit: int) -> tuple[Piece, int]:
+        """Return the samples in [start_ms, end_ms] and their number; raises TooMuchError beyond `limit`."""
+        return self._http.patiently(partial(self._exported, wanted, abort, start_ms, end_ms, limit))
 
-    def _piece(self, wanted: str, start_ms: int, end_ms: int, limit: int, abort: Abort) -> Piece:
+    def _exported(
+        self, wanted: str, abort: Abort, start_ms: int, end_ms: int, limit: int
+    ) -> tuple[Piece, int]:
         # The server truncates seconds to ms: ask for 1 ms more on both sides.
         edges = {"start": _seconds(max(0, start_ms - 1)), "end": _seconds(end_ms + 1)}
         fields = {"match[]": wanted, **edges}
@@ -123,7 +119,8 @@ class VictoriaMetricsSource:
                 count += len(part)
                 if count > limit:
                     raise TooMuchError(f"more than {limit} samples")
-        return Piece(start_ms, end_ms, tuple(_series(key, pieces) for key, pieces in parts.items()))
+        series = tuple(_series(key, pieces) for key, pieces in parts.items())
+        return Piece(start_ms, end_ms, series), sum(map(len, series))
 
 
 def _series(key: Key, parts: list[Series]) -> Series:
