@@ -84,6 +84,8 @@ class SacctReader:
             return None
         start_us = self._time_us(start)
         end_us = self.now_us if end in _NEVER else self._time_us(end)
+        if end in _NEVER and end_us <= start_us:
+            raise ConfigError(f"job {job} is running and started at {start}, in the future: check --timezone")
         if end_us == start_us:
             raise ConfigError(f"job {job} started and ended at {start}: give --window to measure around it")
         if end_us < start_us:

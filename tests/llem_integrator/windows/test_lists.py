@@ -166,6 +166,10 @@ BAD_ROWS = [
         "2|2026-10-24T12:00:00|2026-10-24T11:00:00|node1|gres/gpu=1",
         "job 2 ended at 2026-10-24T11:00:00, before",
     ),
+    (
+        "2|2026-12-24T12:00:00|Unknown|node1|gres/gpu=1",
+        "started at 2026-12-24T12:00:00, in the future: check",
+    ),
     ("2|2026-10-25T02:30:00|2026-10-25T11:00:00|node1|gres/gpu=1", "occurs twice in Europe/Berlin"),
     ("2|2026-10-24T12:00:00|2026-10-24T11:00:00|a|b|node1|gres/gpu=1", "7 fields, but the header has 5"),
     ("2|2026-10-24T12:00:00", "2 fields, but the header has 5"),

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.full
 class Node:
     """A node of two replayed GPUs, as a Prometheus has scraped it.
 
-    On the first ran job 4711; on the second, at the same time, job 4720, 4721, and 4720 again.
+    On the first ran job 4711, and job 4712 of another user at the same time. On the second ran job 4720,
+    4721, and 4720 again.
     """
 
     exporter: Exporter
@@ -67,6 +68,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         prometheus.wait_for("count_over_time(llem_gpu_power_watts[1m]) >= 3")
         begun_s = time.time()
         (jobs / f"{first}.4711").write_text("job_id=4711\nuser=ada\n")
+        (jobs / f"{first}.eve").write_text("job_id=4712\nuser=eve\n")
         on_second = jobs / second
         for job, scrapes in (("4720", 5), ("4721", 4), ("4720", 10)):
             aside = jobs / ".aside"
@@ -74,6 +76,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             aside.rename(on_second)
             seen = f'count_over_time(llem_gpu_job_info{{job_id="{job}"}}[5m]) >= {scrapes}'
             prometheus.wait_for(seen)
+            (jobs / f"{first}.eve").unlink(missing_ok=True)
         on_second.unlink()
         (jobs / f"{first}.4711").unlink()
         ended_s = time.time()
@@ -90,6 +93,10 @@ def test_a_job_has_its_own_gpus_and_times(node: Node) -> None:
     assert (window["name"], window["valid"]) == ("4711", True)
     assert node.begun_s - 0.1 <= window["start"] < window["end"] <= node.ended_s + 2
     assert window["duration_sec"] >= 11
+    assert [(warning["code"], warning["uuid"]) for warning in window["warnings"]] == [
+        ("gpu_shared", node.uuids[0])
+    ]
+    assert "at the same time: 4712;" in window["warnings"][0]["message"]
 
 
 def test_a_job_that_was_requeued_has_not_the_joules_of_another(node: Node) -> None:
@@ -106,11 +113,18 @@ def test_a_job_that_was_requeued_has_not_the_joules_of_another(node: Node) -> No
 
 def test_a_job_that_nobody_saw(node: Node) -> None:
     """An unknown job gives an error of one line and no joules."""
-    code, windows, errors = node.integrate("--job", "4712")
+    code, windows, errors = node.integrate("--job", "4713")
     assert (code, windows) == (1, [])
     assert errors == (
-        f"error: {node.prometheus.url} shows no job '4712' in llem_gpu_job_info of the last 400 days\n"
+        f"error: {node.prometheus.url} shows no job '4713' in llem_gpu_job_info of the last 400 days\n"
     )
+
+
+def test_an_exporter_does_not_know_past_jobs(node: Node) -> None:
+    """--job with an exporter as the source is a usage error that names what is needed."""
+    code, windows, errors = node.integrate("--job", "4711", "--source", node.exporter.url)
+    assert (code, windows, errors.count("\n")) == (2, [], 1)
+    assert f"--job 4711 needs a Prometheus that scrapes /metrics of {node.exporter.url}" in errors
 
 
 def stamp(unix_s: float) -> str:
@@ -132,6 +146,18 @@ def test_sacct_says_when_and_where(node: Node) -> None:
     )
     assert (code, errors, window["name"]) == (0, "", "7")
     assert sorted(window["per_gpu_j"]) == list(node.uuids)
+
+
+def test_a_bad_row_costs_no_other(node: Node) -> None:
+    """The job without a length is reported, the other is measured, and the exit code is 3."""
+    begun = stamp(node.begun_s + 1)
+    bad = f"8|{begun}|{begun}|127.0.0.1|gres/gpu=2\n"
+    code, (window,), errors = node.integrate(
+        "--windows", "-", "--timezone", "UTC", stdin=f"\ufeff{sacct(node, {'7': 2})}{bad}"
+    )
+    assert (code, window["name"], window["valid"]) == (3, "7", True)
+    assert errors.startswith(f"left out standard input: line 3: job 8 started and ended at {begun}")
+    assert errors.count("\n") == 1
 
 
 def test_the_wait_ends_with_the_samples(node: Node) -> None:
