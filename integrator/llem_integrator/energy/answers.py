@@ -105,7 +105,7 @@ class _Group:
             more = f" and {len(unseen) - 1} more hosts" if len(unseen) > 1 else ""
             missing.append(f"GPU of {unseen[0]}{more}")
         texts = [f"no {what} in the window" for what in missing]
-        if count is not None and len(gpus) < count:
+        if count is not None and 0 < len(gpus) < count:
             texts.append(f"the job had {count} GPUs, and the source shows {len(gpus)} on its hosts")
         warnings += [MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text) for text in texts]
         by_node = self._nodes(gpus, tokens, nodes)

@@ -32,6 +32,7 @@ _LEAP_SECOND = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 _RELATIVE = re.compile(r"now(?:([+-])(.+))?")
 _END_US = 253_402_300_800_000_000  # the year 10000, where datetime ends
 _SHOWN = 60
+_DURATION_FORMS = "100ms, 30s, 15m, 1h30m or 2d"
 _TIME_FORMS = "RFC 3339 (2026-01-31T12:00:00Z), unix seconds, now, or now-1h"
 
 
@@ -104,11 +105,11 @@ def rfc3339(unix_us: int) -> str:
 def parse_duration_us(text: str) -> int:
     """Return the microseconds of `1h30m`, `90s` or `100ms`; raises ConfigError for other text and zero."""
     if not _DURATION.fullmatch(text):
-        raise ConfigError(f"not a duration: {text[:_SHOWN]!r} (write 100ms, 30s, 15m, 1h30m or 2d)")
+        raise ConfigError(f"not a duration: {text[:_SHOWN]!r} (write {_DURATION_FORMS})")
     parts: Iterable[tuple[str, str]] = _PART.findall(text)
     total = round(min(2.0**62, sum(float(number) * _UNIT_US[unit] for number, unit in parts)))
     if not 0 < total < 2**62:
-        raise ConfigError(f"duration out of range: {text[:_SHOWN]!r}")
+        raise ConfigError(f"duration out of range: {text[:_SHOWN]!r} (write {_DURATION_FORMS})")
     return total
 
 
