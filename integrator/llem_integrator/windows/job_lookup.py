@@ -146,7 +146,7 @@ def _told_apart(every: Iterable[Series], node_label: str) -> list[_Job]:
             jobs.remove(other)
             job = _Job(job.keys | other.keys, other.series + job.series)
         jobs.append(job)
-    return sorted(jobs, key=lambda job: min(int(series.unix_ms[0]) for series in job.series))
+    return sorted(jobs, key=lambda job: (min(int(one.unix_ms[0]) for one in job.series), sorted(job.keys)))
 
 
 def _is_same(job: _Job, other: _Job) -> bool:

@@ -163,7 +163,7 @@ def _split_by_commas(line: str) -> list[str]:
     try:
         return next(csv.reader([line], strict=True), [])
     except csv.Error as exc:
-        raise ConfigError(f"not a row of CSV ({exc}): close quoted text, and double the quotes in it") from exc
+        raise ConfigError(f"not a row of CSV ({exc}): close quotes, and double those inside text") from exc
 
 
 def _window(row: _Row, now_us: int, zone: tzinfo | None) -> Window:
