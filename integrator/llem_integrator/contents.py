@@ -32,7 +32,6 @@ _AHEAD_MS: Final = 600_000
 """Prometheus stores no sample that is further in the future."""
 
 _NEWEST_MS: Final = 300_000
-_GROWTH: Final = 4
 _END_MS: Final = 253_402_300_799_999
 _MOST_INDICES: Final = 16
 _MOST_INSTANCES: Final = 4
@@ -190,29 +189,43 @@ def _edges(source: Source, selector: Selector, start_ms: int, end_ms: int) -> tu
     first_ms = last_ms = None
     for names in (_SCRAPED, _TRACES):
         before_ms = end_ms if first_ms is None else first_ms - 1
-        pieces = _pieces(source, names, selector, start_ms, before_ms)
-        first_ms = next((min(int(one.unix_ms[0]) for one in piece.series) for piece in pieces), first_ms)
+        earlier_ms = _first_ms(source, names, selector, start_ms, before_ms)
+        first_ms = first_ms if earlier_ms is None else earlier_ms
         if first_ms is not None:
             after_ms = first_ms if last_ms is None else last_ms + 1
             last_ms = _last_ms(source, names, selector, after_ms, end_ms) or last_ms
     return None if first_ms is None or last_ms is None else (first_ms, last_ms)
 
 
+def _first_ms(
+    source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
+) -> int | None:
+    """Return the time of the first sample, or None."""
+    for piece in _pieces(source, names, selector, start_ms, end_ms):
+        return min(int(series.unix_ms[0]) for series in piece.series)
+    return None
+
+
 def _last_ms(
     source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
 ) -> int | None:
-    """Return the time of the last sample, or None. Ever longer stretches are read, from the end backwards."""
-    length_ms = _AHEAD_MS
-    while end_ms >= start_ms:
-        stretch = max(start_ms, end_ms - length_ms), end_ms
-        newest = [
-            max(int(one.unix_ms[-1]) for one in piece.series)
-            for piece in _pieces(source, names, selector, *stretch)
-        ]
-        if newest:
-            return newest[-1]
-        end_ms, length_ms = stretch[0] - 1, _GROWTH * length_ms
-    return None
+    """Return the time of the last sample, or None.
+
+    The stretch that can contain it is halved again and again, so that little of it is read. The newest part
+    comes first, because most sources are live.
+    """
+    middle_ms = end_ms - _AHEAD_MS
+    while end_ms - start_ms > _AHEAD_MS:
+        later_ms = _first_ms(source, names, selector, middle_ms, end_ms)
+        if later_ms is None:
+            end_ms = middle_ms - 1
+        else:
+            start_ms = later_ms
+        middle_ms = (start_ms + end_ms) // 2 + 1
+    last_ms = None
+    for piece in _pieces(source, names, selector, start_ms, end_ms):
+        last_ms = max(int(series.unix_ms[-1]) for series in piece.series)
+    return last_ms
 
 
 def _pieces(
