@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 
 from llem_core.errors import ConfigError, DeviceError, LLEMError
 from llem_measure import Measured, child, measure
 from llem_measure.backends import measurement_warnings
 from llem_measure.nvml.calls import NoAnswerError, call
 from llem_measure.nvml.discovery import Gpu, UnknownGpuError, find_gpus, indices_of
-from llem_measure.nvml.handles import name_at
+from llem_measure.nvml.handles import ask, handle_of
 from llem_measure.report import NamedGpu
 
 
@@ -64,6 +63,7 @@ class CommandMeasurement:
 
 def _named(gpu: Gpu, driver_timeout_s: float) -> NamedGpu:
     try:
-        return NamedGpu(gpu.index, gpu.uuid, call(gpu.index, partial(name_at, gpu.index), driver_timeout_s))
+        name = call(gpu.index, lambda: ask(handle_of(gpu.index), "nvmlDeviceGetName"), driver_timeout_s)
+        return NamedGpu(gpu.index, gpu.uuid, name)
     except DeviceError:
         return NamedGpu(gpu.index, gpu.uuid)

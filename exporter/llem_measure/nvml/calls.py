@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
-from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from llem_core.errors import ConfigError
@@ -14,6 +13,7 @@ DRIVER_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 2.0
 """Time limit for later calls."""
 
+Index = TypeVar("Index", bound=int | None)
 Result = TypeVar("Result")
 
 
@@ -32,24 +32,14 @@ def call(gpu_index: int | None, function: Callable[[], Result], driver_timeout_s
     Raises what the function raises, and NoAnswerError if it does not return in time.
     """
     timeout_s = CALL_SECONDS if gpu_index in _asked else driver_timeout_s
-    results: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            results.put((function(), None))
-        except BaseException as exc:  # noqa: BLE001 - raised again in the calling thread
-            results.put((None, exc))
-
-    threading.Thread(target=run, name=f"driver-call-{gpu_index}", daemon=True).start()
-    try:
-        result, error = results.get(timeout=timeout_s)
-    except Empty:
-        note_asked(gpu_index)
-        raise no_answer(gpu_index, timeout_s) from None
+    results = call_all({gpu_index: function}, timeout_s)
     note_asked(gpu_index)
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # None only if the function returns None
+    if not results:
+        raise no_answer(gpu_index, timeout_s)
+    result = results[gpu_index]
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def note_asked(gpu_index: int | None) -> None:
@@ -67,21 +57,24 @@ def no_answer(gpu_index: int | None, timeout_s: float) -> NoAnswerError:
 
 
 def call_all(
-    functions: Mapping[int, Callable[[], Result]], timeout_s: float = CALL_SECONDS
-) -> dict[int, Result | Exception]:
+    functions: Mapping[Index, Callable[[], Result]], timeout_s: float = CALL_SECONDS
+) -> dict[Index, Result | Exception]:
     """Call a function on each GPU (by NVML's index), all at once.
 
     Return the results, or the exceptions, of the calls that have returned in time.
     """
-    results: dict[int, Result | Exception] = {}
+    results: dict[Index, Result | Exception] = {}
 
-    def run(index: int, function: Callable[[], Result]) -> None:
+    def run(index: Index, function: Callable[[], Result]) -> None:
         try:
             results[index] = function()
         except Exception as exc:  # noqa: BLE001 - returned to the calling thread
             results[index] = exc
 
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in functions.items()]
+    threads = [
+        threading.Thread(target=run, args=item, name=f"driver-call-{item[0]}", daemon=True)
+        for item in functions.items()
+    ]
     for thread in threads:
         thread.start()
     end_s = time.monotonic() + timeout_s

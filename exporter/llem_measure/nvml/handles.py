@@ -1,72 +1,61 @@
 """NVML's handles of GPUs, opened by index or UUID, and the initialisation of NVML."""
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from llem_core.errors import ConfigError
+from llem_measure.nvml import library as nvml
 from llem_measure.nvml.errors import device_error, error_name
 
 
 def count_gpus() -> int:
     """Initialise NVML and return the number of GPUs. Raises ConfigError with NVML's reason."""
-    import pynvml
-
     try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError as exc:
+        nvml.nvmlInit()
+        return int(nvml.nvmlDeviceGetCount())
+    except nvml.NVMLError as exc:
         raise ConfigError(f"NVML cannot be opened: {device_error(exc)}") from exc
 
 
 def handle_of(gpu: str | int) -> Any:
     """Return a pynvml handle by UUID or index. NVML is initialised again if needed. Raises DeviceError."""
-    import pynvml
-
-    by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
-    find: Callable[[Any], Any] = by_index if isinstance(gpu, int) else by_uuid
+    find = nvml.nvmlDeviceGetHandleByIndex if isinstance(gpu, int) else nvml.nvmlDeviceGetHandleByUUID
     try:
         try:
             return find(gpu)
-        except pynvml.NVMLError as exc:
+        except nvml.NVMLError as exc:
             if error_name(exc) != "NVML_ERROR_UNINITIALIZED":
                 raise
-            pynvml.nvmlInit()
+            nvml.nvmlInit()
             return find(gpu)
-    except pynvml.NVMLError as exc:
+    except nvml.NVMLError as exc:
         raise device_error(exc) from exc
 
 
 def uuid_of(handle: Any) -> str:
     """Return the UUID of the GPU behind a pynvml handle. Raises DeviceError."""
-    import pynvml
-
     try:
-        return str(pynvml.nvmlDeviceGetUUID(handle))
-    except pynvml.NVMLError as exc:
+        return str(nvml.nvmlDeviceGetUUID(handle))
+    except nvml.NVMLError as exc:
         raise device_error(exc) from exc
 
 
-def name_at(index: int) -> str:
-    """Return the model of the GPU with NVML's index. Raises DeviceError."""
-    import pynvml
-
-    handle = handle_of(index)
+def ask(handle: Any, function: str) -> Any:
+    """Return the answer of an NVML function about a GPU, or None if there is none here."""
     try:
-        return str(pynvml.nvmlDeviceGetName(handle))
+        return getattr(nvml, function)(handle)
     except UnicodeDecodeError as exc:  # pynvml decodes the text of the card's firmware strictly
         return exc.object.decode(errors="replace")
-    except pynvml.NVMLError as exc:
-        raise device_error(exc) from exc
+    except (nvml.NVMLError, AttributeError):
+        return None
 
 
 def index_of_mig(uuid: str) -> int | None:
     """Return NVML's index of the GPU of a MIG slice (MIG-...), or None if there is no such slice."""
-    import pynvml
-
     try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return int(pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
-    except pynvml.NVMLError:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        return int(nvml.nvmlDeviceGetIndex(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
+    except nvml.NVMLError:
         return None
 
 
@@ -76,10 +65,6 @@ def shut_down() -> None:
     The driver does not reset a GPU, and does not unload, while a process holds these files. Only the
     sequence of calls was tested, on a fake driver, not on hardware.
     """
-    import pynvml
-
-    try:
+    with suppress(nvml.NVMLError):
         while True:
-            pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        pass
+            nvml.nvmlShutdown()

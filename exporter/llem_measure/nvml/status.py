@@ -1,12 +1,13 @@
 """The status of a GPU through NVML, and the names of the errors."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Any, Final
 
 from llem_core.errors import DeviceError
+from llem_measure.nvml import library as nvml
 from llem_measure.nvml.errors import ABSENT, error_name
-from llem_measure.nvml.mig import slices_of
 from llem_measure.sampling.devices import MigSlice, Status
 from llem_measure.sampling.validation import known_limit_mw
 
@@ -29,19 +30,20 @@ SLICES_SECONDS: Final = 10.0
 """How often the MIG slices are read. They change only when an administrator changes them."""
 
 _HERTZ_PER_MHZ: Final = 1e6
+_MIB_PER_GB: Final = 1024
 
 
 class StatusReader:
     """Reads the status of the GPU behind a pynvml handle. `module_power` reads the watts of its module."""
 
-    def __init__(self, nvml: Any, handle: Any, module_power: Callable[[], float] | None) -> None:
-        self._nvml, self._handle, self._module_power = nvml, handle, module_power
+    def __init__(self, handle: Any, module_power: Callable[[], float] | None) -> None:
+        self._handle, self._module_power = handle, module_power
         self._slices: tuple[MigSlice, ...] = ()
         self._slices_due_s = float("-inf")
 
     def read(self) -> Status:
         """Return the GPU's status: temperature, memory, utilisation, limits and throttle reasons."""
-        nvml, errors = self._nvml, list[str]()
+        errors = list[str]()
         # Version 2 does not count what the driver reserves as used; drivers before 510 have version 1 only.
         version_2 = getattr(nvml, "nvmlMemory_v2", None)
         memory = self._ask(errors, ("nvmlDeviceGetMemoryInfo", version_2), ("nvmlDeviceGetMemoryInfo",))
@@ -73,7 +75,7 @@ class StatusReader:
             return None
         try:
             return self._module_power()
-        except self._nvml.NVMLError as exc:
+        except nvml.NVMLError as exc:
             errors.append(error_name(exc))
         except DeviceError as exc:
             errors.append(exc.name)
@@ -85,8 +87,8 @@ class StatusReader:
         if now_s >= self._slices_due_s:
             self._slices = ()
             try:
-                self._slices = slices_of(self._nvml, self._handle)
-            except self._nvml.NVMLError as exc:
+                self._slices = tuple(_slices(self._handle))
+            except nvml.NVMLError as exc:
                 if (name := error_name(exc)) not in ABSENT:
                     errors.append(name)
                     return ()
@@ -101,11 +103,35 @@ class StatusReader:
         name = ""
         for function, *arguments in ways:
             try:
-                return getattr(self._nvml, function)(self._handle, *arguments)
+                return getattr(nvml, function)(self._handle, *arguments)
             except AttributeError:
                 continue
-            except self._nvml.NVMLError as exc:
+            except nvml.NVMLError as exc:
                 name = error_name(exc)
         if name and name not in ABSENT:
             errors.append(name)
         return None
+
+
+def _slices(handle: Any) -> Iterator[MigSlice]:
+    """Yield the MIG slices of a GPU, none if MIG is off. Raises pynvml's NVMLError.
+
+    Source: nvmlDeviceGetMigMode, nvmlDeviceGetMigDeviceHandleByIndex.
+    """
+    is_enabled, _ = nvml.nvmlDeviceGetMigMode(handle)
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if is_enabled else 0):
+        try:
+            part = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+            yield MigSlice(str(nvml.nvmlDeviceGetUUID(part)), _profile(nvml.nvmlDeviceGetAttributes(part)))
+        except (nvml.NVMLError_InvalidArgument, nvml.NVMLError_NotFound):  # no such slice, or just removed
+            continue
+
+
+def _profile(attributes: Any) -> str:
+    """Return the name that nvidia-smi uses: 1g.10gb, or 1c.3g.40gb for a part of a slice's compute.
+
+    A slice has slightly less memory than its name says: 1g.5gb has 4864 MiB.
+    """
+    gpu, compute = attributes.gpuInstanceSliceCount, attributes.computeInstanceSliceCount
+    part = f"{compute}c." if compute != gpu else ""
+    return f"{part}{gpu}g.{ceil(attributes.memorySizeMB / _MIB_PER_GB)}gb"
