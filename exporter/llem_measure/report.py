@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
+from llem_core.measurement import EnergyMeasurement, WarningCode
 from llem_measure.block import Measured
 
 SCHEMA: Final = 1
@@ -44,77 +44,16 @@ class CommandRun:
     amounts: tuple[Amount, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """Joules with bounds. A value is None if it was not measured, or if there is no such bound."""
-
-    joules: float | None = None
-    joules_low: float | None = None
-    joules_high: float | None = None
-
-    def per(self, amount: float) -> "Energy":
-        """Return the energy divided by an amount."""
-        return Energy(*(None if value is None else value / amount for value in astuple(self)))
-
-
-@dataclass(frozen=True, slots=True)
-class GpuRow:
-    """The figures of one GPU, as in the document. None is unknown."""
-
-    index: int
-    uuid: str
-    name: str | None
-    joules: float | None
-    joules_low: float | None
-    joules_high: float | None
-    mean_watts: float | None
-    peak_watts: float | None
-    coverage: float
-
-
-def gpu_rows(run: CommandRun) -> list[GpuRow]:
-    """Return a row for each GPU, and no rows if the joules are those of a node without GPUs."""
-    measurement = run.measured.measurement
-    if measurement is None or measurement.scope == "node":
-        return []
-    return [_gpu_row(measurement, gpu) for gpu in run.gpus]
-
-
-def _gpu_row(measurement: EnergyMeasurement, gpu: NamedGpu) -> GpuRow:
-    joules = (measurement.per_gpu_j or {}).get(gpu.index)
-    low, high = (measurement.per_gpu_bounds_j or {}).get(gpu.index, (None, None))
-    coverage = (measurement.per_gpu_coverage or {}).get(gpu.index, measurement.coverage)
-    covered_s = measurement.duration_sec * coverage
-    return GpuRow(
-        **asdict(gpu),
-        joules=joules,
-        joules_low=low,
-        joules_high=high if high is not None and math.isfinite(high) else None,
-        mean_watts=joules / covered_s if joules is not None and covered_s > 0 else None,
-        peak_watts=(measurement.per_gpu_peak_watts or {}).get(gpu.index),
-        coverage=coverage,
-    )
-
-
-def total(run: CommandRun) -> Energy:
-    """Return the energy of all GPUs. If a GPU has no energy or no bounds, the total has no upper bound."""
-    measurement, rows = run.measured.measurement, gpu_rows(run)
-    if measurement is None or measurement.total_j is None:
-        return Energy()
-    lows = [row.joules_low for row in rows if row.joules_low is not None]
-    highs = [row.joules_high for row in rows if row.joules_high is not None]
-    return Energy(
-        measurement.total_j,
-        math.fsum(lows) if lows else None,
-        math.fsum(highs) if rows and len(highs) == len(rows) else None,
-    )
-
-
 def document(run: CommandRun) -> dict[str, Any]:
-    """Return the JSON document: unrounded numbers, None where a value is unknown."""
+    """Return the JSON document: unrounded numbers, None where a value is unknown.
+
+    It has no GPUs if the joules are those of a node without GPUs.
+    """
     measurement = run.measured.measurement
     start_unix_s = measurement.start_unix_s if measurement else run.start_unix_s
     duration_s = measurement.duration_sec if measurement else run.duration_s
+    rows = [_row(measurement, gpu) for gpu in run.gpus] if measurement and measurement.scope != "node" else []
+    total = _total(measurement, rows)
     return {
         "schema": SCHEMA,
         "command": list(run.command),
@@ -122,55 +61,82 @@ def document(run: CommandRun) -> dict[str, Any]:
         "start_unix_s": start_unix_s,
         "end_unix_s": start_unix_s + duration_s,
         "duration_s": duration_s,
-        **asdict(total(run)),
+        **total,
         "coverage": measurement.coverage if measurement else None,
         "backend": measurement.backend if measurement else None,
         "scope": measurement.scope if measurement else None,
-        "per_gpu": [asdict(row) for row in gpu_rows(run)],
-        "per": [_amount_object(total(run), amount) for amount in run.amounts],
+        "per_gpu": rows,
+        "per": [{**asdict(amount), **_per(total, amount.amount)} for amount in run.amounts],
         "considered": [
             {"backend": tried.backend, "usable": tried.usable, "reason": tried.reason}
             for tried in run.measured.considered
         ],
-        "warnings": [asdict(warning) for warning in _warnings(run)],
+        "warnings": [
+            asdict(warning)
+            for warning in run.measured.warnings
+            if warning.code is not WarningCode.EMISSIONS_UNAVAILABLE  # the report has no emissions
+        ],
     }
 
 
-def _warnings(run: CommandRun) -> list[MeasurementWarning]:
-    """Return the warnings about joules; the report has no emissions."""
-    unused = WarningCode.EMISSIONS_UNAVAILABLE
-    return [warning for warning in run.measured.warnings if warning.code is not unused]
+def _row(measurement: EnergyMeasurement, gpu: NamedGpu) -> dict[str, Any]:
+    """Return the figures of one GPU."""
+    joules = (measurement.per_gpu_j or {}).get(gpu.index)
+    low, high = (measurement.per_gpu_bounds_j or {}).get(gpu.index, (None, None))
+    coverage = (measurement.per_gpu_coverage or {}).get(gpu.index, measurement.coverage)
+    covered_s = measurement.duration_sec * coverage
+    return {
+        **asdict(gpu),
+        "joules": joules,
+        "joules_low": low,
+        "joules_high": high if high is not None and math.isfinite(high) else None,
+        "mean_watts": joules / covered_s if joules is not None and covered_s > 0 else None,
+        "peak_watts": (measurement.per_gpu_peak_watts or {}).get(gpu.index),
+        "coverage": coverage,
+    }
 
 
-def _amount_object(energy: Energy, amount: Amount) -> dict[str, Any]:
-    per = asdict(energy.per(amount.amount))
-    return {**asdict(amount), **{name.replace("joules", "joules_per"): value for name, value in per.items()}}
+def _total(measurement: EnergyMeasurement | None, rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Return the energy of all GPUs. If a GPU has no energy or no bounds, there is no upper bound."""
+    lows = [row["joules_low"] for row in rows if row["joules_low"] is not None]
+    highs = [row["joules_high"] for row in rows if row["joules_high"] is not None]
+    return {
+        "joules": measurement.total_j if measurement else None,
+        "joules_low": math.fsum(lows) if lows else None,
+        "joules_high": math.fsum(highs) if rows and len(highs) == len(rows) else None,
+    }
+
+
+def _per(energy: dict[str, float | None], amount: float) -> dict[str, float | None]:
+    """Return the energy divided by an amount."""
+    return {
+        name.replace("joules", "joules_per"): None if value is None else value / amount
+        for name, value in energy.items()
+    }
 
 
 def table(run: CommandRun) -> str:
-    """Return the table: a line for each GPU, the total, the amounts and the warnings."""
-    measurement = run.measured.measurement
-    duration_s = measurement.duration_sec if measurement else run.duration_s
-    backend = f"backend {measurement.backend}, scope {measurement.scope}" if measurement else "no backend"
-    lines = [f"llem-measure: {duration_s:.3f} s, {backend}, exit code {run.exit_code}"]
-    if rows := gpu_rows(run):
+    """Return the document as a table: a line for each GPU, the total, the amounts and the warnings."""
+    shown = document(run)
+    backend = f"backend {shown['backend']}, scope {shown['scope']}" if shown["backend"] else "no backend"
+    lines = [f"llem-measure: {shown['duration_s']:.3f} s, {backend}, exit code {run.exit_code}"]
+    if rows := shown["per_gpu"]:
         lines += _aligned([_HEADINGS, *map(_cells, rows)])
-    energy = total(run)
-    lines.append(f"total {_joules(energy, '.1f', 'J')}")
-    for amount in run.amounts:
-        each = _joules(energy.per(amount.amount), ".4g", "J each")
-        lines.append(f"{amount.name}: {amount.amount:.12g}, {each}")
-    lines += [f"warning: {warning.message}" for warning in _warnings(run)]
+    lines.append(f"total {_joules(shown, 'joules', '.1f', 'J')}")
+    for each in shown["per"]:
+        joules = _joules(each, "joules_per", ".4g", "J each")
+        lines.append(f"{each['name']}: {each['amount']:.12g}, {joules}")
+    lines += [f"warning: {warning['message']}" for warning in shown["warnings"]]
     return "\n".join(map(_printable, lines))
 
 
 _HEADINGS: Final = ("GPU", "name", "uuid", "joules", "low", "high", "mean W", "peak W", "coverage")
 
 
-def _cells(row: GpuRow) -> tuple[str, ...]:
-    values = (row.joules, row.joules_low, row.joules_high, row.mean_watts, row.peak_watts)
-    names = (str(row.index), row.name or "-", row.uuid[:_UUID_CHARACTERS])
-    return (*names, *(_text(value, ".1f") for value in values), f"{row.coverage:.4f}")
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    figures = ("joules", "joules_low", "joules_high", "mean_watts", "peak_watts")
+    names = (str(row["index"]), row["name"] or "-", row["uuid"][:_UUID_CHARACTERS])
+    return (*names, *(_text(row[name], ".1f") for name in figures), f"{row['coverage']:.4f}")
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -183,8 +149,8 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _joules(energy: Energy, form: str, unit: str) -> str:
-    joules, low, high = (_text(value, form) for value in astuple(energy))
+def _joules(shown: dict[str, Any], name: str, form: str, unit: str) -> str:
+    joules, low, high = (_text(shown[name + end], form) for end in ("", "_low", "_high"))
     return f"{joules} {unit}" + ("" if low == high == "-" else f" ({low} to {high})")
 
 
