@@ -1,6 +1,6 @@
 """The GPUs to sample: those of this machine, or those of a replayed trace."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +12,8 @@ from llem_measure.nvml.calls import call
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.handles import count_gpus
 from llem_measure.sampling.devices import Device, DeviceInfo, EnergyCounter
-from llem_measure.sampling.gpu_sampler import GpuSampler, Observers
-from llem_measure.sampling.ledger import GpuLedger
+from llem_measure.sampling.gpu_sampler import GpuSampler, Observe
+from llem_measure.sampling.ledger import MIN_PAUSE_SECONDS, GpuLedger
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import WallClock
@@ -31,83 +31,81 @@ _POLL_SECONDS: Final = 0.1
 _REPLAY: Final = f"without a GPU, replay a trace: --replay {replay.DEMO}"
 
 
-def nvml_gpus(
-    settings: "Settings", clock: WallClock, observers: Observers, pause_s: float, *, use_zeus: bool
-) -> list[GpuSampler]:
-    """Return a sampler for each GPU that may be wanted; none is opened yet. Raises ConfigError."""
+def new_sampler(settings: "Settings", clock: WallClock, observe: Observe, *, use_zeus: bool) -> Sampler:
+    """Return a sampler of the GPUs that may be wanted, or of a trace. Raises ConfigError."""
+    interval_ms, retention_ms = settings.interval_ms, settings.retention_ms
+
+    def sampled(device: Device, counter: EnergyCounter | None) -> GpuSampler:
+        pause_s = max(MIN_PAUSE_SECONDS, retention_ms / 1000)
+        ledger = GpuLedger(Ring(retention_ms // interval_ms + 1), GAP_INTERVALS * interval_ms, pause_s)
+        return GpuSampler(device, counter, ledger, clock, interval_ms, observe=observe)
+
+    gpus: list[GpuSampler] = []
+    if settings.replay is not None:
+        devices = _replayed(settings.replay, settings.gpus, clock, interval_ms)
+        gpus = [sampled(device, device if use_zeus and device.has_joules else None) for device in devices]
+    elif settings.reads_gpus:
+        for device in _unopened(settings, lambda: gpus):
+            gpus.append(sampled(device, ZeusCounter(device) if use_zeus else None))
+    return Sampler(gpus, clock, interval_ms)
+
+
+def _unopened(settings: "Settings", gpus: Callable[[], Sequence[GpuSampler]]) -> list[NvmlDevice]:
+    """Return the GPUs of this machine that may be wanted; none is opened yet. Raises ConfigError."""
     try:
         count = call(None, count_gpus, settings.driver_timeout_ms / 1000)
     except ConfigError as exc:
         raise ConfigError(f"{exc}; {_REPLAY}") from exc
-    gpus: list[GpuSampler] = []
 
     def opened() -> set[str]:
-        return {gpu.device.info.uuid for gpu in gpus}
+        return {gpu.device.info.uuid for gpu in gpus()}
 
     def all_lost() -> bool:
-        return all(gpu.is_lost or not gpu.is_open for gpu in gpus if not gpu.last_read.is_set())
+        return all(gpu.is_lost or not gpu.is_open for gpu in gpus() if not gpu.last_read.is_set())
 
-    for index in _indices(settings.gpus, count):
-        device = NvmlDevice(index, count, opened, all_lost)
-        counter = ZeusCounter(device) if use_zeus else None
-        gpus.append(_sampled(device, counter, settings, clock, observers, pause_s))
-    return gpus
+    return [NvmlDevice(index, count, opened, all_lost) for index in _indices(settings.gpus, count)]
 
 
-def replayed_gpus(
-    settings: "Settings", clock: WallClock, observers: Observers, pause_s: float
-) -> list[GpuSampler]:
-    """Return a sampler for each GPU of a trace. Raises ConfigError."""
-    start_ms = (clock.now_ms() // settings.interval_ms + 1) * settings.interval_ms
-    devices = replay.open_devices(settings.replay or "", start_ms, lambda: clock.stepped_s)
-    unknown = set(settings.gpus) - {name for device in devices for name in _names(device)}
-    if unknown:
+def _replayed(
+    source: str, wanted: Collection[str], clock: WallClock, interval_ms: int
+) -> list[replay.ReplayDevice]:
+    """Return the wanted GPUs of a trace. Raises ConfigError."""
+    start_ms = (clock.now_ms() // interval_ms + 1) * interval_ms
+    devices = replay.open_devices(source, start_ms, lambda: clock.stepped_s)
+    if unknown := set(wanted).difference(*map(_names, devices)):
         raise _unknown(min(unknown), [device.info for device in devices])
-    return [
-        _sampled(
-            device,
-            device if settings.use_zeus and device.has_joules else None,
-            settings,
-            clock,
-            observers,
-            pause_s,
-        )
-        for device in devices
-        if not settings.gpus or not _names(device).isdisjoint(settings.gpus)
-    ]
+    return [device for device in devices if not wanted or not _names(device).isdisjoint(wanted)]
 
 
-def select_gpus(sampler: Sampler, wanted: Collection[str], timeout_s: float) -> None:
-    """Wait for the first wanted GPU, and remove those that are not wanted. Raises ConfigError.
-
-    While a wanted GPU is missing, the GPUs that could not be opened stay: one of them may be the wanted one.
-    """
+def wait_for_gpus(sampler: Sampler, wanted: Collection[str], timeout_s: float) -> None:
+    """Wait for the first wanted GPU, and remove those that are not wanted. Raises ConfigError."""
     end_s = monotonic() + timeout_s
     silent = sampler.wait_first(min(OTHERS_SECONDS, timeout_s))
     while silent and not any(_is_wanted(gpu, wanted) for gpu in sampler.gpus) and monotonic() < end_s:
         silent = sampler.wait_first(min(_POLL_SECONDS, end_s - monotonic()))
-    opened = [gpu.device for gpu in sampler.gpus if gpu.is_open]
-    missing = set(wanted).difference(*map(_names, opened))
-    if missing and len(opened) == len(sampler.gpus):
-        raise _unknown(min(missing), [device.info for device in opened])
-    unwanted = [gpu for gpu in sampler.gpus if not _is_wanted(gpu, wanted)]
+    missing, infos = _missing(sampler, wanted), [gpu.device.info for gpu in sampler.gpus]
+    if missing and all(info.uuid for info in infos):
+        raise _unknown(min(missing), infos)
     if wanted:
-        sampler.remove([gpu for gpu in unwanted if gpu.is_open or not missing])
+        sampler.remove([gpu for gpu in sampler.gpus if gpu.is_open and not _is_wanted(gpu, wanted)])
+        for gpu in sampler.gpus:
+            if isinstance(gpu.device, NvmlDevice):
+                gpu.device.wanted = wanted
+        remove_unopened(sampler, wanted)
     if not any(gpu.is_open for gpu in sampler.gpus):
         raise ConfigError(f"no GPU can be opened: {_reasons(sampler.gpus, silent, timeout_s)}; {_REPLAY}")
 
 
-def _sampled(
-    device: Device,
-    counter: EnergyCounter | None,
-    settings: "Settings",
-    clock: WallClock,
-    observers: Observers,
-    pause_s: float,
-) -> GpuSampler:
-    ring = Ring(settings.retention_ms // settings.interval_ms + 1)
-    ledger = GpuLedger(ring, GAP_INTERVALS * settings.interval_ms, pause_s)
-    return GpuSampler(device, counter, ledger, clock, settings.interval_ms, observers=observers)
+def remove_unopened(sampler: Sampler, wanted: Collection[str]) -> None:
+    """Remove the GPUs that could not be opened, unless one of them may be a wanted GPU that is missing."""
+    unopened = [gpu for gpu in sampler.gpus if not gpu.is_open]
+    if wanted and unopened and not _missing(sampler, wanted):
+        sampler.remove(unopened)
+
+
+def _missing(sampler: Sampler, wanted: Collection[str]) -> set[str]:
+    """Return the names of wanted GPUs that have not been opened."""
+    return set(wanted).difference(*(_names(gpu.device) for gpu in sampler.gpus if gpu.is_open))
 
 
 def _indices(wanted: Collection[str], count: int) -> Sequence[int]:

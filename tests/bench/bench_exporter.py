@@ -397,7 +397,7 @@ def run_bare(how: str, *, energy: bool) -> None:
 
 def run_prefilled(arguments: list[str]) -> None:
     """Child: the exporter, with a full history before its first tick."""
-    from llem_exporter import cli, exporter
+    from llem_exporter import cli, gpus
     from llem_measure.sampling import sampler
     from llem_measure.sampling.ledger import Reading
 
@@ -411,7 +411,7 @@ def run_prefilled(arguments: list[str]) -> None:
                     gpu.ledger.add(Reading(ms, ms, 0, self.clock.monotonic_s(), watts, joules))
             super().start()
 
-    vars(exporter)["Sampler"] = Prefilled
+    vars(gpus)["Sampler"] = Prefilled
     cli.main(arguments)
 
 

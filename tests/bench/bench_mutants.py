@@ -48,13 +48,13 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "llem_measure.sampling.gpu_sampler": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.sampler": ("tests/llem_measure/sampling/test_sampler.py",),
-    "llem_measure.sampling.counter_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
+    "llem_measure.sampling.counter.reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.slow_readings": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
-    "llem_measure.sampling.counter_filter": (
-        "tests/llem_measure/sampling/test_counter_filter.py",
+    "llem_measure.sampling.counter.filter": (
+        "tests/llem_measure/sampling/counter/test_filter.py",
         "tests/llem_measure/sampling/test_gpu_sampler.py",
     ),
-    "llem_measure.sampling.energy_scope": ("tests/llem_measure/sampling/test_energy_scope.py",),
+    "llem_measure.sampling.counter.scope": ("tests/llem_measure/sampling/counter/test_scope.py",),
     "llem_measure.sampling.retrying_reader": ("tests/llem_measure/sampling/test_gpu_sampler.py",),
     "llem_measure.sampling.ticks": (
         "tests/llem_measure/sampling/test_ticks.py",
@@ -62,7 +62,10 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "llem_measure.sampling.update_period": ("tests/llem_measure/sampling/test_update_period.py",),
     "llem_measure.sampling.validation": ("tests/llem_measure/sampling/test_validation.py",),
-    "llem_measure.sampling.window": ("tests/llem_measure/sampling/test_window.py",),
+    "llem_measure.backends.nvml": (
+        "tests/llem_measure/backends/test_energy_between.py",
+        "tests/llem_measure/backends/test_nvml_bounds.py",
+    ),
     "llem_measure.backends.counter_window": ("tests/llem_measure/backends/test_counter_window.py",),
     "llem_integrator.energy.integral": (
         "tests/llem_integrator/energy/test_partial_sums.py",

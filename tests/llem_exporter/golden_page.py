@@ -10,15 +10,13 @@ from pathlib import Path
 from prometheus_client import generate_latest
 
 from llem_core import __version__
-from llem_core.backend import Backend, Candidate
 from llem_exporter.collectors.backends import BackendCollector
 from llem_exporter.collectors.gpu import GpuCollector
 from llem_exporter.collectors.job_files import Job, Listing
 from llem_exporter.collectors.jobs import JobsCollector
 from llem_exporter.collectors.sampler import SamplerCollector, SamplerHistograms
-from llem_exporter.exporter import Settings, new_registry
-from llem_exporter.gpus import replayed_gpus
-from llem_measure.sampling.sampler import Sampler
+from llem_exporter.exporter import NO_CODECARBON, Settings, new_registry
+from llem_exporter.gpus import new_sampler
 from llem_measure.sampling.ticks import Tick, WallClock
 from tests.llem_measure.fake_time import FakeTime
 
@@ -35,16 +33,13 @@ def render() -> str:
     clock = WallClock(INTERVAL_MS, time.unix_s, time.monotonic_s)
     registry = new_registry()
     settings = Settings(replay="demo", retention_ms=60_000)
-    sampler = Sampler(
-        replayed_gpus(settings, clock, SamplerHistograms(registry), pause_s=600.0), clock, INTERVAL_MS
-    )
+    sampler = new_sampler(settings, clock, SamplerHistograms(registry).add, use_zeus=True)
     infos = [gpu.device.info for gpu in sampler.gpus]
     uuid = infos[0].uuid.lower()
     listing = Listing((Job(uuid, "4711", "ada", "physics", "gpu"), Job(uuid, "4712")))
     jobs = JobsCollector(lambda _: listing, lambda: infos, monotonic_s=time.monotonic_s)
-    codecarbon = Candidate(Backend.CODECARBON, 0.0, "not measured by this exporter")
     registry.register(GpuCollector(sampler))
-    registry.register(BackendCollector(sampler, "replay", lambda: codecarbon, [jobs.state]))
+    registry.register(BackendCollector(sampler, "replay", lambda: NO_CODECARBON, [jobs.state]))
     registry.register(SamplerCollector(sampler))
     registry.register(jobs)
     for number in range(50):

@@ -114,6 +114,16 @@ def test_a_gpu_beside_it_that_is_lost_stops_codecarbon(steady: FakeDriver) -> No
     assert said.startswith("CodeCarbon does not start")
 
 
+def test_a_start_that_hangs_ends_after_the_drivers_timeout(steady: FakeDriver) -> None:
+    """A GPU that hangs when CodeCarbon starts to read it is a ConfigError, not a program that hangs."""
+    steady.gpus[0].hung_calls = frozenset({"energy"})
+    program = """
+tell(failure(eb.CodeCarbonBackend(gpu_indices=[0], driver_timeout_s=5.0).check))
+os._exit(0)
+"""
+    assert ask(program, steady.env) == "CodeCarbon has not started for 5 s; see dmesg"
+
+
 @pytest.mark.full
 def test_gpu_joules_are_the_true_ones(tmp_path: Path) -> None:
     """Over 20 s, the joules are within 10 %. CodeCarbon's period is 15 s."""

@@ -214,6 +214,16 @@ def test_a_counter_that_did_not_move_has_measured_nothing(steady: FakeDriver) ->
     assert measured["codes"] == ["short_window", "short_window", "short_window", "energy_unavailable"]
 
 
+def test_readings_that_are_rejected_are_not_a_gpu_that_does_not_answer(steady: FakeDriver) -> None:
+    """If all readings of a GPU are impossible, the warning names their errors. The other GPU has joules."""
+    steady.gpus[1].power_override_watts = 752_000.0
+    measured = ask("tell(window(eb.NVMLBackend(gpu_indices=[0, 1]), 0.5))", steady.env)
+    warnings = dict(zip(measured["codes"], measured["messages"], strict=True))
+    assert measured["per_gpu_j"].keys() == {"0"}
+    assert "gpu_lost" not in warnings
+    assert warnings["bad_samples"].startswith("GPU 1: no power reading was valid: POWER_ABOVE_LIMIT (")
+
+
 def test_a_gpus_set_up_and_warmth_are_warned_of(steady: FakeDriver) -> None:
     """Persistence mode off, and a temperature change of more than 10 degrees, give warnings."""
     for gpu in steady.gpus:

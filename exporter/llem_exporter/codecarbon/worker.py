@@ -54,15 +54,9 @@ def _measurements(
     gpu_indices: list[int], country_iso_code: str | None, period_s: float
 ) -> Iterator[dict[str, Any]]:
     """Yield a measurement every `period_s`. Skip those that fail, except the first."""
-    from llem_measure.backends import codecarbon
+    from llem_measure.backends.emissions_tracker import open_tracker
 
-    totals: dict[str, Any] = {}
-    tracker = codecarbon.open_tracker(
-        gpu_indices,
-        country_iso_code,
-        measure_power_secs=NEVER_SECONDS,
-        output_handlers=[codecarbon.handler(lambda total: totals.update(unix_s=time.time(), **total))],
-    )
+    tracker, totals = open_tracker(gpu_indices, country_iso_code, measure_power_secs=NEVER_SECONDS)
     tracker.start()
     due_s = time.monotonic() + FIRST_SECONDS
     while True:
@@ -70,7 +64,7 @@ def _measurements(
         start_s = time.monotonic()
         measured = tracker.flush() is not None  # flush() logs its errors instead of raising them
         if measured:
-            yield {**totals, "duration_s": time.monotonic() - start_s}
+            yield {**totals, "unix_s": time.time(), "duration_s": time.monotonic() - start_s}
         elif not totals:
             raise RuntimeError(
                 "CodeCarbon returned no measurement. Run 'codecarbon detect' to find the cause."

@@ -8,6 +8,7 @@ from llem_core import metrics
 from llem_core.backend import Backend, Candidate, choose
 from llem_exporter.collectors.builder import CollectorState, Family, MetricBuilder
 from llem_exporter.collectors.gpu import GpuState, states_of
+from llem_measure.sampling.ledger import GpuSnapshot
 from llem_measure.sampling.sampler import Sampler
 
 
@@ -32,37 +33,29 @@ class BackendCollector(Collector):
         self._codecarbon, self._others = codecarbon, others
 
     def collect(self) -> Iterator[Family]:
-        builder = MetricBuilder(
-            [
-                metrics.BACKEND_AVAILABLE,
-                metrics.BACKEND_SELECTED,
-                metrics.COLLECTOR_SUCCESS,
-                metrics.COLLECTOR_DURATION,
-            ]
-        )
-        states = states_of(self._sampler)
-        power, energy = self._power_state(states), self._energy_state(states)
+        builder, states = MetricBuilder(), states_of(self._sampler)
+        power = _state(self._power_source, states, lambda gpu: (gpu.watts, gpu.reading.watts_call_s))
+        energy = _state(Backend.ZEUS, states, lambda gpu: (gpu.joules, gpu.reading.joules_call_s))
         candidates = [_candidate(Backend.ZEUS, energy), _candidate(Backend.NVML, power), self._codecarbon()]
         chosen = choose(candidates)
         for candidate in candidates:
             builder.add(metrics.BACKEND_AVAILABLE, (candidate.backend,), candidate.usable)
             builder.add(metrics.BACKEND_SELECTED, (candidate.backend,), candidate is chosen)
-        has_counters = self._zeus_failed or any(gpu.has_counter for gpu, _ in states)
+        has_counters = self._zeus_failed or any(gpu.counter.exists for gpu, _ in states)
         reading = [*([power] if states else []), *([energy] if has_counters else [])]
         for state in (*reading, *(state_of() for state_of in self._others)):
             builder.add(metrics.COLLECTOR_SUCCESS, (state.collector,), state.success)
             builder.add(metrics.COLLECTOR_DURATION, (state.collector,), state.duration_s)
         return builder.metrics()
 
-    def _power_state(self, states: Sequence[GpuState]) -> CollectorState:
-        reads_all = bool(states) and all(shown.fresh and shown.watts is not None for _, shown in states)
-        calls_s = [shown.watts_call_s for _, shown in states if shown.fresh]
-        return CollectorState(self._power_source, reads_all, max(calls_s, default=None))
 
-    def _energy_state(self, states: Sequence[GpuState]) -> CollectorState:
-        reads_all = bool(states) and all(shown.fresh and shown.joules is not None for _, shown in states)
-        calls_s = [shown.joules_call_s for _, shown in states if shown.fresh]
-        return CollectorState(Backend.ZEUS, reads_all, max(calls_s, default=None))
+def _state(
+    collector: str, states: Sequence[GpuState], reading: Callable[[GpuSnapshot], tuple[float | None, float]]
+) -> CollectorState:
+    """Return whether every GPU's value is read now, and the duration of the slowest call."""
+    readings = [reading(shown) for _, shown in states if shown.fresh]
+    reads_all = bool(states) and len(readings) == len(states) and all(v is not None for v, _ in readings)
+    return CollectorState(collector, reads_all, max((call_s for _, call_s in readings), default=None))
 
 
 def _candidate(backend: Backend, state: CollectorState) -> Candidate:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from llem_core.metrics import Kind, MetricSpec
+from llem_core.metrics import METRICS_PAGE, Kind, MetricSpec
 
 Family = CounterMetricFamily | GaugeMetricFamily
 
@@ -19,20 +19,24 @@ class CollectorState(NamedTuple):
 
 
 class MetricBuilder:
-    """Metric families of the given specs. Values of None and of other specs are left out."""
+    """Metric families of the given specs, in their order. Values of None and of other specs are left out."""
 
-    def __init__(self, specs: Iterable[MetricSpec]) -> None:
-        self._families = {spec.name: _family(spec) for spec in specs if spec.kind is not Kind.HISTOGRAM}
+    def __init__(self, specs: Iterable[MetricSpec] = METRICS_PAGE) -> None:
+        self._names = tuple(spec.name for spec in specs)
+        self._families: dict[str, Family] = {}
 
     def add(self, spec: MetricSpec, labels: Iterable[str], value: float | None) -> None:
         """Add one sample."""
         family = self._families.get(spec.name)
-        if family is not None and value is not None:
-            family.add_metric([*labels], float(value))
+        if value is None or (family is None and spec.name not in self._names):
+            return
+        if family is None:
+            family = self._families[spec.name] = _family(spec)
+        family.add_metric([*labels], float(value))
 
     def metrics(self) -> Iterator[Family]:
         """Return the families that have samples."""
-        return (family for family in self._families.values() if family.samples)
+        return (self._families[name] for name in self._names if name in self._families)
 
 
 def _family(spec: MetricSpec) -> Family:

@@ -19,13 +19,6 @@ RESTART_SECONDS: Final = 60.0
 START_SECONDS: Final = 60.0
 """Time limit for a worker's first measurement. Importing CodeCarbon alone takes seconds."""
 
-_SPECS: Final = (
-    metrics.CODECARBON_EMISSIONS,
-    metrics.CODECARBON_ENERGY,
-    metrics.CODECARBON_TIMESTAMP,
-    metrics.CODECARBON_INFO,
-)
-
 _NO_GPU: Final = (
     "found no GPU, so no gpu joules are published. Check that the exporter's user can run nvidia-smi."
 )
@@ -86,9 +79,9 @@ class CodeCarbonCollector(Collector):
             self._worker.kill()
 
     def collect(self) -> Iterator[Family]:
-        """Yield the newest measurement."""
+        """Return the newest measurement."""
         newest, gpus_fresh = self._newest, self._gpus_fresh()
-        families = MetricBuilder(_SPECS)
+        families = MetricBuilder()
         if newest is not None:
             for component, joules in newest.joules.items():
                 if gpus_fresh or component != "gpu":
@@ -98,7 +91,7 @@ class CodeCarbonCollector(Collector):
             families.add(metrics.CODECARBON_TIMESTAMP, (), newest.unix_s)
             labels = (newest.version, self._country_iso_code or "", newest.region, "1")
             families.add(metrics.CODECARBON_INFO, labels, 1)
-        yield from families.metrics()
+        return families.metrics()
 
     def _keep_running(self) -> None:
         while not self._stopped.is_set():

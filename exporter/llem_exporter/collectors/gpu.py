@@ -1,6 +1,6 @@
 """The llem_gpu_* metrics of /metrics, and the metrics beside the traces on /history."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client.registry import Collector
@@ -47,30 +47,32 @@ class GpuCollector(Collector):
         self._sampler, self._specs = sampler, specs
 
     def collect(self) -> Iterator[Family]:
-        builder = MetricBuilder(spec for spec in self._specs if spec.labels[:2] == metrics.GPU)
-        states = states_of(self._sampler)
-        for gpu, shown in states:
+        builder = MetricBuilder(self._specs)
+        module_watts: dict[str, float | None] = {}
+        for gpu, shown in states_of(self._sampler):
             info = gpu.device.info
             labels = (str(info.index), info.uuid)
             for error, count in shown.errors.items():
                 builder.add(metrics.GPU_READ_ERRORS, (*labels, error), count)
             if gpu.is_open:
                 _add_gpu(builder, labels, gpu, shown)
-        yield from builder.metrics()
-        if metrics.GPU_MODULE_POWER in self._specs:
-            yield from _module_power(states)
+            if info.module and shown.status.module_watts is not None:
+                module_watts[info.module] = shown.status.module_watts  # each GPU of a module reads it
+        for module, watts in module_watts.items():
+            builder.add(metrics.GPU_MODULE_POWER, (module,), watts)
+        return builder.metrics()
 
 
 def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, shown: GpuSnapshot) -> None:
-    builder.add(metrics.GPU_INFO, (*labels, *_details(gpu.device.info, gpu.energy_scope)), 1)
+    builder.add(metrics.GPU_INFO, (*labels, *_details(gpu.device.info, gpu.counter.scope)), 1)
     for spec, value_of in _VALUES:
         builder.add(spec, labels, value_of(shown))
-    source = gpu.energy_source
+    source = gpu.counter.source
     joules = shown.joules if source is Backend.ZEUS else shown.nvml_joules
     builder.add(metrics.GPU_ENERGY, (*labels, source or ""), joules if source else None)
     if shown.fresh:
         builder.add(metrics.GPU_POWER_UPDATE, labels, gpu.power_period.seconds)
-        builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.counter.period.seconds if gpu.counter else None)
+        builder.add(metrics.GPU_ENERGY_UPDATE, labels, gpu.counter.period.seconds)
     for reason, active in shown.status.throttle.items():
         builder.add(metrics.GPU_THROTTLE, (*labels, reason), active)
     for part in shown.status.slices:
@@ -89,16 +91,3 @@ def _details(info: DeviceInfo, energy_scope: str) -> tuple[str, ...]:
         "" if info.power_source == "none" else "gpu",
         energy_scope,
     )
-
-
-def _module_power(states: Iterable[GpuState]) -> Iterator[Family]:
-    """Return the power of each superchip module once. Each of its GPUs reads it."""
-    watts = {
-        gpu.device.info.module: shown.status.module_watts
-        for gpu, shown in states
-        if gpu.device.info.module and shown.status.module_watts is not None
-    }
-    builder = MetricBuilder([metrics.GPU_MODULE_POWER])
-    for module, value in watts.items():
-        builder.add(metrics.GPU_MODULE_POWER, (module,), value)
-    return builder.metrics()

@@ -16,16 +16,11 @@ class ScraperCollector(Collector):
         self._cursors = cursors
 
     def collect(self) -> Iterator[Family]:
-        cursors = self._cursors
-        values = {
-            metrics.HISTORY_HELD: sum(len(held) for held in cursors.held_numbers()),
-            metrics.HISTORY_SCRAPERS: cursors.active_scrapers,
-            metrics.HISTORY_OFFERED: cursors.offered_samples,
-            metrics.HISTORY_CONFIRMED: cursors.confirmed_samples,
-            metrics.HISTORY_EVICTED: cursors.evicted_samples,
-            metrics.HISTORY_CONFLICTS: cursors.conflicts,
-        }
-        families = MetricBuilder(values)
-        for spec, value in values.items():
-            families.add(spec, (), value)
-        return families.metrics()
+        cursors, builder = self._cursors, MetricBuilder()
+        builder.add(metrics.HISTORY_HELD, (), sum(len(ring.held_numbers()) for ring in cursors.rings()))
+        builder.add(metrics.HISTORY_SCRAPERS, (), cursors.active_scrapers)
+        builder.add(metrics.HISTORY_OFFERED, (), cursors.offered_samples)
+        builder.add(metrics.HISTORY_CONFIRMED, (), cursors.confirmed_samples)
+        builder.add(metrics.HISTORY_EVICTED, (), cursors.evicted_samples)
+        builder.add(metrics.HISTORY_CONFLICTS, (), cursors.conflicts)
+        return builder.metrics()

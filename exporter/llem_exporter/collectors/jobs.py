@@ -79,15 +79,15 @@ class JobsCollector(Collector):
         self._reading = _Reading(listing, problem, now_s, now_s - start_s)
 
     def collect(self) -> Iterator[Family]:
-        """Yield the jobs that were read last, unless they are stale."""
+        """Return the jobs that were read last, unless they are stale."""
         reading = self._reading
-        families = MetricBuilder([metrics.GPU_JOB_INFO])
+        families = MetricBuilder()
         gpus = {info.uuid.lower(): (str(info.index), info.uuid) for info in self._gpus()}
         for job in reading.listing.jobs if self._is_fresh(reading) else ():
             if gpu := gpus.get(job.uuid):
                 labels = (*gpu, job.job_id, job.user, job.account, job.partition)
                 families.add(metrics.GPU_JOB_INFO, labels, 1)
-        yield from families.metrics()
+        return families.metrics()
 
     def state(self) -> CollectorState:
         """Return whether every job file was read in the last seconds, and how long the last reading took."""

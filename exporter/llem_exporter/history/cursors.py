@@ -16,6 +16,8 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
+from llem_measure.sampling.ring import Ring, Samples
+
 MAX_SCRAPERS: Final = 32
 MAX_ID_CHARACTERS: Final = 128
 DEFAULT_SCRAPE_INTERVAL_SECONDS: Final = 15.0
@@ -56,10 +58,10 @@ class _Cursor:
 
 @dataclass(slots=True)
 class _Scraper:
-    """The cursors of one ID, one for each GPU."""
+    """The cursors of one ID, one for each GPU's samples."""
 
     address: str
-    cursors: list[_Cursor]
+    cursors: dict[Ring, _Cursor]
     connection: object | None = None
     resets: int = 0
     timeout_s: float | None = None
@@ -75,19 +77,18 @@ class _Scraper:
 class ScraperCursors:
     """The cursors of all scrapers, for use in one thread.
 
-    `held_numbers` returns the numbers of the samples that are held of each GPU; a GPU that is added later
-    comes last. `interval_s` is the time between two samples.
+    `rings` returns the samples that are held of each GPU. `interval_s` is the time between two samples.
     """
 
     def __init__(
         self,
-        held_numbers: Callable[[], Sequence[range]],
+        rings: Callable[[], Sequence[Ring]],
         interval_s: float,
         retention_s: float,
         monotonic_s: Callable[[], float],
     ) -> None:
         self.offered_samples = self.confirmed_samples = self.evicted_samples = self.conflicts = 0
-        self.held_numbers, self._interval_s, self._retention_s = held_numbers, interval_s, retention_s
+        self.rings, self._interval_s, self._retention_s = rings, interval_s, retention_s
         self._monotonic_s, self._start_s = monotonic_s, monotonic_s()
         self._scrapers: dict[str, _Scraper] = {}
 
@@ -100,48 +101,48 @@ class ScraperCursors:
         """Return the connections of the scrapers' last requests."""
         return {scraper.connection for scraper in self._scrapers.values()}
 
-    def begin(
+    def scrape(
         self, name: str, address: str, connection: object, timeout_s: float | None, limit: int | None = None
-    ) -> list[range]:
-        """Record a request and return the numbers of the samples to offer, for each GPU.
+    ) -> list[Samples]:
+        """Record a request and return the samples of each GPU to offer.
 
         `timeout_s` is the scrape timeout. `limit` is the maximum number of new samples per GPU; samples that
         are sent again do not count. By default, it is the number in three scrape intervals. Raises
         ScrapeRefusedError.
         """
-        held_numbers = self.held_numbers()
-        scraper = self._scrapers.get(name) or self._add(name, address, held_numbers)
+        rings = self.rings()
+        scraper = self._scrapers.get(name) or self._add(name, address, rings)
         if address != scraper.address:
             self._take_over(scraper, name, address)
-        scraper.cursors += [_Cursor() for _ in held_numbers[len(scraper.cursors) :]]
         is_read = connection is scraper.connection
-        for cursor in scraper.cursors:
-            end = cursor.offered if is_read else cursor.repeated
-            self.confirmed_samples += end - cursor.confirmed
-            cursor.confirmed, cursor.repeated = end, cursor.offered
         scraper.connection, scraper.timeout_s = connection, timeout_s
         scraper.resets = 0 if is_read else scraper.resets
         scraper.arrivals_s.append(self._monotonic_s())
         most = limit or max(1, int(BACKLOG_INTERVALS * scraper.interval_s / self._interval_s))
         return [
-            range(cursor.confirmed, min(max(cursor.repeated, held.start) + most, held.stop))
-            for cursor, held in zip(scraper.cursors, held_numbers, strict=True)
+            self._offer(scraper.cursors.setdefault(ring, _Cursor()), ring, most, is_read=is_read)
+            for ring in rings
         ]
 
-    def offer(self, name: str, carried: Sequence[range]) -> None:
-        """Record which samples of each GPU are in the response."""
-        for cursor, numbers in zip(self._scrapers[name].cursors, carried, strict=True):
-            self.evicted_samples += numbers.start - cursor.confirmed
-            self.offered_samples += len(numbers)
-            cursor.confirmed, cursor.offered = numbers.start, numbers.stop
-            cursor.repeated = max(cursor.repeated, numbers.start)
+    def _offer(self, cursor: _Cursor, ring: Ring, most: int, *, is_read: bool) -> Samples:
+        """Confirm what was offered, and return what is offered next."""
+        end = cursor.offered if is_read else cursor.repeated
+        self.confirmed_samples += end - cursor.confirmed
+        repeated, held = cursor.offered, ring.held_numbers()
+        samples = ring.copy(range(end, min(max(repeated, held.start) + most, held.stop)))
+        numbers = samples.numbers
+        self.evicted_samples += numbers.start - end
+        self.offered_samples += len(numbers)
+        cursor.confirmed, cursor.offered = numbers.start, numbers.stop
+        cursor.repeated = max(repeated, numbers.start)
+        return samples
 
     def write_failed(self, name: str, connection: object) -> None:
         """Cancel the last offer, because its response could not be written to this connection."""
         scraper = self._scrapers.get(name)
         if scraper is not None and scraper.connection is connection:
             scraper.connection = None
-            for cursor in scraper.cursors:
+            for cursor in scraper.cursors.values():
                 cursor.repeated, cursor.offered = cursor.confirmed, cursor.repeated
 
     def connection_reset(self, connection: object) -> None:
@@ -151,7 +152,7 @@ class ScraperCursors:
                 scraper.resets += 1
                 self.write_failed(name, connection)
 
-    def _add(self, name: str, address: str, held_numbers: Sequence[range]) -> _Scraper:
+    def _add(self, name: str, address: str, rings: Sequence[Ring]) -> _Scraper:
         if not 0 < len(name) <= MAX_ID_CHARACTERS or not name.isprintable():
             raise ScrapeRefusedError(
                 400, f"a scraper ID must have 1 to {MAX_ID_CHARACTERS} printable characters\n"
@@ -166,9 +167,12 @@ class ScraperCursors:
                 raise ScrapeRefusedError(429, message)
             del self._scrapers[longest_silent]
         is_new_exporter = self._monotonic_s() - self._start_s < NEW_EXPORTER_SECONDS
-        firsts = [held.start if is_new_exporter else held.stop for held in held_numbers]
-        self._scrapers[name] = _Scraper(address, [_Cursor(first, first, first) for first in firsts])
-        return self._scrapers[name]
+        scraper = self._scrapers[name] = _Scraper(address, {})
+        for ring in rings:
+            held = ring.held_numbers()
+            first = held.start if is_new_exporter else held.stop
+            scraper.cursors[ring] = _Cursor(first, first, first)
+        return scraper
 
     def _take_over(self, scraper: _Scraper, name: str, address: str) -> None:
         """Give an ID that has been silent to another address. Raises ScrapeRefusedError if it is active."""

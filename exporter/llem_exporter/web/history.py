@@ -9,15 +9,13 @@ from itertools import chain
 from typing import Final
 
 from aiohttp import hdrs, web
-from prometheus_client.exposition import gzip_accepted
 from prometheus_client.registry import Collector
 
 from llem_exporter.history.cursors import ScraperCursors, ScrapeRefusedError
 from llem_exporter.history.page import GpuSamples, trace_chunks
-from llem_exporter.web import scrape_headers
+from llem_exporter.web.scrape_headers import GZIP_LEVEL, negotiated, timeout_s
 from llem_measure.sampling.sampler import Sampler
 
-GZIP_LEVEL: Final = 1
 GZIP_WINDOW_BITS: Final = 31  # zlib writes a gzip header with this value
 MAX_UNIX_SECONDS: Final = 10**11
 MAX_RESPONSES: Final = 16
@@ -79,10 +77,8 @@ class HistoryHandler:
             self._responses -= 1
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        encoder, content_type = scrape_headers.encoder_for(request.headers)
-        response = web.StreamResponse(headers={"Content-Type": content_type})
-        if gzipped := gzip_accepted(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
-            response.headers["Content-Encoding"] = "gzip"
+        encoder, headers = negotiated(request.headers)
+        response = web.StreamResponse(headers=headers)
         since_ms, scraper, limit = _parse_query(request)
         if request.method == "HEAD":
             return response
@@ -90,11 +86,12 @@ class HistoryHandler:
             gpus = self._offer(request, scraper, limit) if since_ms is None else self._since(since_ms)
         except ScrapeRefusedError as exc:
             return web.Response(status=exc.status, text=str(exc))
-        chunks = trace_chunks(gpus, openmetrics=content_type.startswith("application/openmetrics-text"))
+        openmetrics = headers[hdrs.CONTENT_TYPE].startswith("application/openmetrics-text")
+        chunks = trace_chunks(gpus, openmetrics=openmetrics)
         page = chain(map(str.encode, chunks), map(encoder, [self._families]))
         try:
             await response.prepare(request)
-            for data in _gzip(page) if gzipped else page:
+            for data in _gzip(page) if hdrs.CONTENT_ENCODING in headers else page:
                 if data:
                     await response.write(data)
                 await asyncio.sleep(0)  # other requests and the sampler run between two chunks
@@ -107,8 +104,8 @@ class HistoryHandler:
     def _since(self, since_ms: int) -> list[GpuSamples]:
         gpus = list[GpuSamples]()
         for gpu in self._sampler.gpus:
-            wanted = range(gpu.ledger.number_after(since_ms), gpu.ledger.held_numbers().stop)
-            gpus.append((gpu.device.info, gpu.ledger.copy_samples(wanted)))
+            wanted = range(gpu.ledger.ring.number_after(since_ms), gpu.ledger.ring.held_numbers().stop)
+            gpus.append((gpu.device.info, gpu.ledger.ring.copy(wanted)))
         return gpus
 
     def _offer(self, request: web.Request, scraper: str, limit: int | None) -> list[GpuSamples]:
@@ -116,18 +113,11 @@ class HistoryHandler:
         if request.remote is None:
             raise ScrapeRefusedError(503, "the client has closed the connection\n")
         if limit:
-            samples_per_tick = sum(1 + gpu.has_counter for gpu in self._sampler.gpus) or 1
+            samples_per_tick = sum(1 + gpu.counter.exists for gpu in self._sampler.gpus) or 1
             limit = max(1, limit // samples_per_tick)
-        timeout_s = scrape_headers.timeout_s(request.headers)
-        numbers = self._cursors.begin(scraper, request.remote, request.protocol, timeout_s, limit)
-        gpus = [
-            (gpu.device.info, gpu.ledger.copy_samples(wanted))
-            for gpu, wanted in zip(
-                self._sampler.gpus, numbers, strict=False
-            )  # a GPU may just have been added
-        ]
-        self._cursors.offer(scraper, [samples.numbers for _, samples in gpus])
-        return gpus
+        address, connection, sent_s = request.remote, request.protocol, timeout_s(request.headers)
+        samples = self._cursors.scrape(scraper, address, connection, sent_s, limit)
+        return list(zip((gpu.device.info for gpu in self._sampler.gpus), samples, strict=True))
 
 
 def parse_since(text: str) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from llem_core.energy import LATE_SECONDS, SENSOR_LAG_SECONDS, counter_step
+from llem_core.energy import SENSOR_LAG_SECONDS, counter_step, may_be_late
 
 COUNTER_STEP_J: Final = 0.001
 """NVML counts whole mJ, rounded down, so the error of a difference is less than 1 mJ."""
@@ -41,14 +41,14 @@ def counter_energy(
 
     A counter may lag by its update period u, which is not known; 0.5 s is assumed. The difference of the two
     readings covers a time range whose start and end are each known only to within [begun - u, done]. The
-    error is at most the power limit times the uncertainty of both ends. If the counter decreased by less than
-    the limit x 2 s, the second value is out of date. If it decreased by more, the counter was reset.
+    error is at most the power limit times the uncertainty of both ends. If the counter decreased, the second
+    value is out of date, or the counter was reset (`llem_core.energy.may_be_late`).
     """
     start_s, end_s = window_s
     watts = inf if limit_watts is None else limit_watts
-    fall_j = first.joules - last.joules
-    late = limit_watts is not None and 0 < fall_j < limit_watts * LATE_SECONDS
-    reset = fall_j > 0 and not late
+    fell = last.joules < first.joules
+    late = fell and may_be_late(first.joules, last.joules, last.middle_s - first.middle_s, limit_watts)
+    reset = fell and not late
     step_j = 0.0 if late else counter_step(first.joules, last.joules)
     before_end_s = max(0.0, end_s - last.begun_s) + SENSOR_LAG_SECONDS
     after_end_s = max(0.0, last.done_s - end_s)

@@ -8,7 +8,7 @@ from llem_core.errors import LLEMError
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_measure.backends.counter_window import CounterEnergy
 from llem_measure.nvml.discovery import Gpu
-from llem_measure.sampling.counter_filter import is_stuck
+from llem_measure.sampling.counter.filter import is_stuck
 
 SHORT_WINDOW_SECONDS: Final = 10 * SENSOR_LAG_SECONDS
 """Sensors and counters update every 20 to 500 ms, depending on the model. A window's edge may be off by one
@@ -107,6 +107,12 @@ def lost(gpu: Gpu, reason: str) -> MeasurementWarning:
     """Return the warning for a GPU that stopped answering."""
     text = f"GPU {gpu.index} did not answer: {reason}; see dmesg"
     return MeasurementWarning(WarningCode.GPU_LOST, text, gpu.uuid)
+
+
+def rejected(gpu: Gpu, errors: str) -> MeasurementWarning:
+    """Return the warning for a GPU that answers, but whose power readings all failed or were rejected."""
+    text = f"no power reading was valid: {errors}; compare with nvidia-smi"
+    return _warning(WarningCode.BAD_SAMPLES, gpu, text)
 
 
 def unavailable(reasons: Iterable[str]) -> MeasurementWarning:

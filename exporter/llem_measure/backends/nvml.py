@@ -1,15 +1,15 @@
 """NVMLBackend: power sampled through NVML by the exporter's sampler, and integrated."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from llem_core.backend import Backend
-from llem_core.energy import PairEnergy, joules, power_bounds
+from llem_core.energy import NOTHING, PairEnergy, add_energy, joules, part_energy, power_bounds
 from llem_core.measurement import EnergyMeasurement
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import GpuBackend, Tracker
-from llem_measure.backends.gpu_result import GpuResult, measurement_of
-from llem_measure.backends.open_gpu import for_each, list_indices
+from llem_measure.backends.measured_gpu import GpuResult, for_each, list_indices, measurement_of
 from llem_measure.backends.sampled_gpu import SampledGpu, check_interval, start_sampler
 from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, call
 from llem_measure.nvml.device import NvmlDevice
@@ -17,7 +17,6 @@ from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.sampling.devices import Status
 from llem_measure.sampling.ledger import Reading
 from llem_measure.sampling.ticks import WallClock
-from llem_measure.sampling.window import energy_between
 
 
 class PowerWindow:
@@ -62,7 +61,7 @@ class PowerWindow:
     def energy_until(self, end_ms: float) -> PairEnergy[float]:
         """Return the energy within the window. Time of the window that is not covered is a gap."""
         ledger = self.ledger
-        newest = ledger.copy_samples(ledger.held_numbers())
+        newest = ledger.ring.copy(ledger.ring.held_numbers())
         last_samples = zip(newest.times_ms, newest.watts, strict=True)
         before = energy_between(self.first_samples, -math.inf, self.start_ms, ledger.max_gap_ms)
         after = energy_between(last_samples, end_ms, math.inf, ledger.max_gap_ms)
@@ -90,6 +89,21 @@ class PowerWindow:
             self._edge_s += half_s + (previous.watts_call_s / 2 if previous else 0.0)
         else:
             self._shift_j += (half_s + previous.watts_call_s / 2) * abs(watts - previous.watts)
+
+
+def energy_between(
+    samples: Iterable[tuple[float, float]], start_ms: float, end_ms: float, max_gap_ms: float
+) -> PairEnergy[float]:
+    """Return the sums of the pairs of samples (ms, watts) between two times. Pairs at the edges are cut."""
+    total = NOTHING
+    for (ms0, watts0), (ms1, watts1) in pairwise(samples):
+        from_ms, to_ms = max(ms0, start_ms), min(ms1, end_ms)
+        if from_ms < to_ms:
+            dt_ms = ms1 - ms0
+            edges = (from_ms - ms0) / dt_ms, (to_ms - ms0) / dt_ms
+            part = part_energy(watts0, watts1, dt_ms, max_gap_ms, *edges)
+            total = add_energy(total, part)
+    return total
 
 
 class NVMLTracker(Tracker):
@@ -180,8 +194,10 @@ def _result(window: PowerWindow, end_ms: float, *, hangs: bool) -> GpuResult:
         *measurement_warnings.of_samples(gpu, ledger.samples, energy.gap_ms / 1000, longest_s),
     ]
     is_measured, duration_ms = energy.covered_ms > 0, end_ms - window.start_ms
-    if window.was_lost or hangs or not is_measured:
+    if window.was_lost or hangs:
         warnings.append(measurement_warnings.lost(gpu, reason))
+    elif errors and not is_measured:
+        warnings.append(measurement_warnings.rejected(gpu, errors))
     return GpuResult(
         gpu=gpu,
         joules=joules(energy.doubled) if is_measured else None,

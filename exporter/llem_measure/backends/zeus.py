@@ -11,14 +11,20 @@ from llem_core.measurement import EnergyMeasurement
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import GpuBackend, Tracker
 from llem_measure.backends.counter_window import CounterReading, counter_energy
-from llem_measure.backends.gpu_result import GpuResult, measurement_of
-from llem_measure.backends.open_gpu import GpuState, OpenGpu, for_each, list_indices
+from llem_measure.backends.measured_gpu import (
+    GpuResult,
+    GpuState,
+    OpenGpu,
+    for_each,
+    list_indices,
+    measurement_of,
+)
 from llem_measure.nvml.calls import DRIVER_SECONDS, call_all
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
 from llem_measure.nvml.errors import device_error, error_name
 from llem_measure.nvml.handles import handle_of, uuid_of
+from llem_measure.sampling.counter.scope import MODULE_SCOPE, EnergyScope
 from llem_measure.sampling.devices import Device
-from llem_measure.sampling.energy_scope import MODULE_SCOPE, scope_of
 from llem_measure.sampling.ticks import WallClock
 
 SCOPE_SECONDS: Final = 1.0
@@ -114,16 +120,13 @@ class _CountedGpu(OpenGpu):
 
     def counts_module(self) -> bool:
         """Compare a superchip's counter for a second with the power of the GPU and of its module."""
-        first = self.read_counter()
-        gpu_watts, module_watts = list[float](), list[float]()
-        while time.monotonic() - first.begun_s < SCOPE_SECONDS:
-            gpu_watts.append(self.device.read_watts(0))
-            module_watts.append(self.device.read_status().module_watts or math.inf)
+        scope = EnergyScope(SCOPE_STEP_SECONDS, SCOPE_SECONDS, 0.0)
+        while not scope.scope:
+            counter = self.read_counter()
+            module_watts = self.device.read_status().module_watts or math.inf
+            scope.add(counter.middle_s, counter.joules, self.device.read_watts(0), module_watts)
             time.sleep(SCOPE_STEP_SECONDS)
-        last = self.read_counter()
-        seconds = last.middle_s - first.middle_s
-        energies_j = (math.fsum(watts) / len(watts) * seconds for watts in (gpu_watts, module_watts))
-        return scope_of(last.joules - first.joules, *energies_j) == MODULE_SCOPE
+        return scope.scope == MODULE_SCOPE
 
 
 class ZeusTracker(Tracker):

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS, STEPS_PER_WATT
-from llem_measure.sampling.counter_reader import CounterReader
+from llem_measure.sampling.counter.reader import CounterReader
 from llem_measure.sampling.devices import Device, EnergyCounter, Status
 from llem_measure.sampling.ledger import GpuLedger, Reading
 from llem_measure.sampling.retrying_reader import RetryingReader
@@ -41,14 +40,9 @@ def exact(unix_s: float, tick: Tick) -> float:  # noqa: ARG001 - see on_grid()
     return unix_s * 1000
 
 
-class Observers:
-    """Functions that are called with what the sampler measures of itself; by default nothing is done."""
-
-    def lateness(self, seconds: float) -> None:
-        """Record the delay of a reading after its tick."""
-
-    def call(self, kind: str, seconds: float) -> None:
-        """Record the duration of a call. `kind` is "power", "energy" or "status"."""
+Observe = Callable[[str, float], None]
+"""Called with what the sampler measures of itself: "lateness", the seconds of a reading after its tick, or
+"power", "energy" or "status", the seconds of a call."""
 
 
 class GpuSampler:
@@ -67,7 +61,7 @@ class GpuSampler:
         clock: WallClock,
         interval_ms: int,
         *,
-        observers: Observers | None = None,
+        observe: Observe = lambda _what, _seconds: None,
         on_reading: Callable[[Reading, Status, bool], None] | None = None,
         publish_ms: Callable[[float, Tick], float] = on_grid,
     ) -> None:
@@ -77,7 +71,7 @@ class GpuSampler:
         self.busy_since_s: float | None = None
         self.fast_reads = self.slow_reads = 0
         self.hangs = False
-        self._clock, self._publish_ms, self._observers = clock, publish_ms, observers or Observers()
+        self._clock, self._publish_ms, self._observe = clock, publish_ms, observe
         self._on_reading = on_reading
         interval_s, stagger = interval_ms / 1000, 1 - device.info.index % SPREAD / SPREAD
         self._slow_s = GAP_INTERVALS * interval_s
@@ -86,18 +80,16 @@ class GpuSampler:
             partial(self._label, "power"), device.open, device.read_watts, STEPS_PER_WATT
         )
         self._slow = SlowReadings(device, partial(self._label, "status"), interval_s, stagger)
-        self.counter: CounterReader | None = None
-        if counter:
-            self.counter = CounterReader(
-                counter,
-                device,
-                partial(self._label, "energy counter"),
-                lambda: self._slow.limit_watts,
-                lambda: ledger.power_joules,
-                clock.monotonic_s,
-                interval_s,
-                stagger,
-            )
+        self.counter = CounterReader(
+            counter,
+            device,
+            partial(self._label, "energy counter"),
+            lambda: self._slow.limit_watts,
+            lambda: ledger.power_joules,
+            clock.monotonic_s,
+            interval_s,
+            stagger,
+        )
 
     @property
     def index(self) -> int:
@@ -113,26 +105,6 @@ class GpuSampler:
     def is_lost(self) -> bool:
         """Whether the GPU has been opened once, and cannot be reached now."""
         return self.is_open and not self._power.found
-
-    @property
-    def has_counter(self) -> bool:
-        """Whether the GPU has an energy counter, or may have one."""
-        return self.counter is not None and self.counter.exists
-
-    @property
-    def has_slow_counter(self) -> bool:
-        """Whether the calls of the energy counter are slow."""
-        return self.counter is not None and self.counter.is_slow
-
-    @property
-    def energy_scope(self) -> str:
-        """What the energy counter counts: "gpu" or "module"; "" if there is none, or it is not known yet."""
-        return self.counter.scope if self.counter else ""
-
-    @property
-    def energy_source(self) -> Backend | None:
-        """The source of llem_gpu_energy_joules_total, or None until it is decided."""
-        return self.counter.source if self.counter else Backend.NVML
 
     def read(self, tick: Tick) -> None:
         """Read power and the counter, if each is due. Then call finish()."""
@@ -157,7 +129,7 @@ class GpuSampler:
         if (answered or self._power.found) and (last or self._slow.is_due(now_s)):
             status = self._slow.read(now_s, alone=not answered)
             end_s = self._clock.monotonic_s()
-            self._observers.call("status", end_s - now_s)
+            self._observe("status", end_s - now_s)
             self.ledger.set_status(status, end_s)
         self._report()
         self.busy_since_s = None
@@ -168,8 +140,7 @@ class GpuSampler:
 
     def is_slow_now(self) -> bool:
         """Return whether the next reading includes a slow call of the energy counter."""
-        counter = self.counter
-        return counter is not None and counter.is_slow and counter.is_time(self._clock.monotonic_s())
+        return self.counter.is_slow and self.counter.is_time(self._clock.monotonic_s())
 
     def check_hang(self) -> None:
         """Count and log a call that hangs. Another thread calls this regularly."""
@@ -190,10 +161,9 @@ class GpuSampler:
         """Return the reading, or None if nothing was due."""
         now_s, errors = self._clock.monotonic_s, list[str]()
         power = self._power if self._power.is_due(start_s) else None
-        counter = self.counter if self.counter and self.counter.is_readable(start_s) else None
-        left_out = counter is not None and not counter.is_time(start_s)
-        if left_out:
-            counter = None
+        is_readable = self.counter.is_readable(start_s)
+        left_out = is_readable and not self.counter.is_time(start_s)
+        counter = self.counter if is_readable and not left_out else None
         if power is None and counter is None:
             return None
         at_ms = int((start_s + self._clock.mapping.offset_s) * 1000)
@@ -207,11 +177,11 @@ class GpuSampler:
             watts = joules = None
             self._slow.postpone(end_s)  # reading the status would be as slow
         middle_s = (start_s + end_s) / 2
-        self._observers.lateness(middle_s - tick.deadline_s)
+        self._observe("lateness", middle_s - tick.deadline_s)
         if power:
             self._note_power(middle_s, watts, power_end_s - start_s)
         if counter:
-            self._observers.call("energy", end_s - power_end_s)
+            self._observe("energy", end_s - power_end_s)
             counter.note_call(start_s, end_s - power_end_s)
             joules = counter.published(middle_s, joules, watts, self._slow.newest.module_watts)
         offset_s, clock_steps = self._clock.mapping
@@ -234,7 +204,7 @@ class GpuSampler:
             self._on_reading(reading, self._slow.newest, self._power.found)
 
     def _note_power(self, monotonic_s: float, watts: float | None, call_s: float) -> None:
-        self._observers.call("power", call_s)
+        self._observe("power", call_s)
         slow = call_s > ON_TICK_SECONDS
         self.slow_reads, self.fast_reads = (self.slow_reads + 1, 0) if slow else (0, self.fast_reads + 1)
         if watts is not None:

@@ -3,12 +3,12 @@
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from llem_core.energy import NOTHING, PairEnergy, add_energy, joules, pair_energy
 from llem_measure.sampling.devices import Status
-from llem_measure.sampling.ring import Ring, Samples
+from llem_measure.sampling.ring import Ring
 
 FRESH_SECONDS: Final = 1.0
 PEAK_SECONDS: Final = 60.0
@@ -40,28 +40,40 @@ class Reading(NamedTuple):
     complete: bool = True
 
 
+NO_READING: Final = Reading(0.0, float("-inf"), 0, float("-inf"), None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuSnapshot:
-    """What is published of one GPU: the state after its newest complete reading.
+    """What is published of one GPU: the state after its newest complete reading, or after NO_READING.
 
-    `watts`, `peak_watts` and `joules` (the hardware counter's) are of that reading, at `sample_ms`. A value
-    that could not be read is None: an old value must not have a new timestamp. `total` sums the pairs of all
-    power `samples`. `fresh` says whether the GPU has been read within the last second.
+    A value that could not be read is None: an old value must not have a new timestamp. `total` sums the pairs
+    of all power `samples`. `fresh` says whether the GPU has been read within the last second. If not, power
+    and its time are None.
     """
 
-    watts: float | None = None
-    peak_watts: float | None = None
-    joules: float | None = None
-    sample_ms: float | None = None
-    tick_ms: float | None = None
-    total: PairEnergy[float] = NOTHING
-    samples: int = 0
-    watts_call_s: float = 0.0
-    joules_call_s: float = 0.0
-    fresh: bool = False
-    was_read: bool = False
-    errors: Mapping[str, int] = field(default_factory=dict)
-    status: Status = field(default_factory=Status)
+    reading: Reading
+    total: PairEnergy[float]
+    samples: int
+    highest_watts: float | None
+    fresh: bool
+    errors: Mapping[str, int]
+    status: Status
+
+    @property
+    def watts(self) -> float | None:
+        """The power of the reading."""
+        return self.reading.watts if self.fresh else None
+
+    @property
+    def peak_watts(self) -> float | None:
+        """The highest power of the last minute."""
+        return self.highest_watts if self.fresh else None
+
+    @property
+    def joules(self) -> float | None:
+        """The value of the hardware counter."""
+        return self.reading.joules
 
     @property
     def nvml_joules(self) -> float | None:
@@ -81,16 +93,7 @@ class GpuSnapshot:
     @property
     def sample_unix_s(self) -> float | None:
         """The time of the values, in unix seconds."""
-        return None if self.sample_ms is None else self.sample_ms / 1000
-
-
-class _Published(NamedTuple):
-    """A complete reading, and the sums up to it."""
-
-    reading: Reading
-    total: PairEnergy[float]
-    samples: int
-    peak_watts: float | None
+        return self.reading.unix_ms / 1000 if self.fresh else None
 
 
 class GpuLedger:
@@ -105,13 +108,14 @@ class GpuLedger:
 
     def __init__(self, ring: Ring, max_gap_ms: float, pause_s: float = MIN_PAUSE_SECONDS) -> None:
         self.max_gap_ms = max_gap_ms
-        self._ring, self._pause_s = ring, pause_s
+        self.ring, self._pause_s = ring, pause_s
         self._fresh_s = max(FRESH_SECONDS, max_gap_ms / 1000)
         self._lock = threading.Lock()
         self._total, self._samples = NOTHING, 0
         self._last_power: Reading | None = None
-        self._newest: Reading | None = None
-        self._published: _Published | None = None
+        self._newest = NO_READING
+        # The newest complete reading, and the sums and the peak up to it.
+        self._published: tuple[Reading, PairEnergy[float], int, float | None] = (NO_READING, NOTHING, 0, None)
         self._peaks: deque[tuple[float, float]] = deque()
         self._errors: dict[str, int] = {}
         self._status, self._status_s = Status(), float("-inf")
@@ -130,8 +134,10 @@ class GpuLedger:
                 self._add_power(reading)
             self._add_to_ring(reading)
             self._note_peak(reading)
-            if reading.complete or self._total.gap_ms > gap_ms or self._is_due(reading):
-                self._publish(reading)
+            overdue = reading.monotonic_s - self._published[0].monotonic_s > FRESH_SECONDS
+            if reading.complete or self._total.gap_ms > gap_ms or overdue:
+                highest_watts = self._peaks[0][1] if self._peaks else None
+                self._published = (reading, self._total, self._samples, highest_watts)
 
     def add_error(self, name: str) -> None:
         """Count an error."""
@@ -151,33 +157,16 @@ class GpuLedger:
         time since the last sample is included in the gap.
         """
         with self._lock:
-            published, newest = self._published, self._newest
-            open_ms = self._open_gap_ms(monotonic_s)
-            counted_ms = published.total.gap_ms if published else 0.0
-            gap_ms = counted_ms + (open_ms if open_ms > self.max_gap_ms else 0.0)
+            reading, total, samples, highest_watts = self._published
+            newest_s, open_ms = self._newest.monotonic_s, self._open_gap_ms(monotonic_s)
             errors, status, status_s = self._errors, self._status, self._status_s
-        fresh = newest is not None and monotonic_s - newest.monotonic_s <= self._fresh_s
+        fresh = monotonic_s - newest_s <= self._fresh_s
         # If nothing else is read, only the status shows that the GPU still answers.
         if monotonic_s - status_s > (max(STATUS_SECONDS, self._fresh_s) if fresh else self._fresh_s):
             status = Status()
-        if published is None:
-            return GpuSnapshot(errors=errors, status=status)
-        reading = published.reading
-        return GpuSnapshot(
-            watts=reading.watts if fresh else None,
-            peak_watts=published.peak_watts if fresh else None,
-            joules=reading.joules,
-            sample_ms=reading.unix_ms if fresh else None,
-            tick_ms=reading.tick_ms,
-            total=published.total._replace(gap_ms=gap_ms),
-            samples=published.samples,
-            watts_call_s=reading.watts_call_s,
-            joules_call_s=reading.joules_call_s,
-            fresh=fresh,
-            was_read=True,
-            errors=errors,
-            status=status,
-        )
+        if open_ms > self.max_gap_ms:
+            total = total._replace(gap_ms=total.gap_ms + open_ms)
+        return GpuSnapshot(reading, total, samples, highest_watts, fresh, errors, status)
 
     @property
     def power_joules(self) -> float:
@@ -198,24 +187,6 @@ class GpuLedger:
     def errors(self) -> Mapping[str, int]:
         """The number of errors by name."""
         return self._errors
-
-    def held_numbers(self) -> range:
-        """Return the numbers of the samples that the ring holds."""
-        with self._lock:
-            return self._ring.held_numbers()
-
-    def number_after(self, unix_ms: float) -> int:
-        """Return the number of the first sample after this time.
-
-        If there is none in the ring, return the number that the next sample will get.
-        """
-        with self._lock:
-            return self._ring.number_after(unix_ms)
-
-    def copy_samples(self, numbers: range) -> Samples:
-        """Return those of these samples that are still in the ring."""
-        with self._lock:
-            return self._ring.copy(numbers)
 
     def _count_errors(self, names: tuple[str, ...]) -> None:
         if names:
@@ -247,10 +218,10 @@ class GpuLedger:
         if self.trace_paused:
             if reading.monotonic_s < self._trace_again_s:
                 return
-            self._ring.clear()
+            self.ring.clear()
             self.trace_paused = False
         self._trace_after_ms = reading.unix_ms
-        self._ring.append(reading.unix_ms, reading.watts, reading.joules)
+        self.ring.append(reading.unix_ms, reading.watts, reading.joules)
 
     def _note_peak(self, reading: Reading) -> None:
         """Keep the readings of the last minute that no later reading has exceeded."""
@@ -262,22 +233,10 @@ class GpuLedger:
                 peaks.pop()
             peaks.append((reading.monotonic_s, reading.watts))
 
-    def _is_due(self, reading: Reading) -> bool:
-        published = self._published
-        return published is None or reading.monotonic_s - published.reading.monotonic_s > FRESH_SECONDS
-
-    def _publish(self, reading: Reading) -> None:
-        peak_watts = self._peaks[0][1] if self._peaks else None
-        self._published = _Published(reading, self._total, self._samples, peak_watts)
-
     def _is_old(self, reading: Reading) -> bool:
         """Return whether the reading is not later than the newest one, between two steps of the clock."""
         newest = self._newest
-        return (
-            newest is not None
-            and newest.clock_steps == reading.clock_steps
-            and reading.unix_ms <= newest.unix_ms
-        )
+        return newest.clock_steps == reading.clock_steps and reading.unix_ms <= newest.unix_ms
 
     def _open_gap_ms(self, monotonic_s: float) -> float:
         """Return the time since the last power sample minus max_gap. The gap is at least this long."""

@@ -1,5 +1,6 @@
 """The newest samples of one GPU, in memory of a fixed size."""
 
+import threading
 from array import array
 from bisect import bisect_right
 from itertools import repeat
@@ -27,7 +28,7 @@ class Samples(NamedTuple):
 class Ring:
     """The last `capacity` samples of one GPU, numbered from 0 in the order in which they were added.
 
-    Times are whole milliseconds, or any if `exact_times`. It is not thread-safe: its ledger holds a lock.
+    Times are whole milliseconds, or any if `exact_times`. One thread adds samples, others may read them.
     """
 
     def __init__(self, capacity: int, *, exact_times: bool = False) -> None:
@@ -36,15 +37,17 @@ class Ring:
         self._watts = array("d", repeat(nan, capacity))
         self._joules = array("d", repeat(nan, capacity))
         self._held = range(0)
+        self._lock = threading.Lock()
 
     def append(self, unix_ms: float, watts: float | None, joules: float | None) -> None:
         """Add a sample that is newer than all held ones. A full ring drops its oldest sample."""
         number = self._held.stop
         slot = number % self._capacity
-        self._times_ms[slot] = unix_ms
-        self._watts[slot] = nan if watts is None else watts
-        self._joules[slot] = nan if joules is None else joules
-        self._held = range(max(self._held.start, number + 1 - self._capacity), number + 1)
+        with self._lock:
+            self._times_ms[slot] = unix_ms
+            self._watts[slot] = nan if watts is None else watts
+            self._joules[slot] = nan if joules is None else joules
+            self._held = range(max(self._held.start, number + 1 - self._capacity), number + 1)
 
     def clear(self) -> None:
         """Drop all held samples. The next sample may have any time; its number follows the last one."""
@@ -59,18 +62,17 @@ class Ring:
 
         If there is none in the ring, return the number that the next sample will get.
         """
-        return self._held.start + bisect_right(self._held, unix_ms, key=self._time_ms)
+        with self._lock:
+            return self._held.start + bisect_right(self._held, unix_ms, key=self._time_ms)
 
     def copy(self, numbers: range) -> Samples:
         """Return those of these samples that are still in the ring."""
-        first = max(numbers.start, self._held.start)
-        end = max(first, min(numbers.stop, self._held.stop))
-        return Samples(
-            self._cut(self._times_ms, first, end),
-            self._cut(self._watts, first, end),
-            self._cut(self._joules, first, end),
-            first,
-        )
+        with self._lock:
+            first = max(numbers.start, self._held.start)
+            end = max(first, min(numbers.stop, self._held.stop))
+            columns = (self._times_ms, self._watts, self._joules)
+            times_ms, watts, joules = (self._cut(column, first, end) for column in columns)
+        return Samples(times_ms, watts, joules, first)
 
     def _time_ms(self, number: int) -> float:
         return self._times_ms[number % self._capacity]

@@ -16,7 +16,8 @@ from llem_measure.sampling.gpu_sampler import GpuSampler
 from llem_measure.sampling.ticks import Tick, Ticker, WallClock
 
 STUCK_INTERVALS: Final = 0.4
-"""A GPU is stuck if its reading has lasted for this share of an interval when the watch looks."""
+STUCK_SECONDS: Final = 0.4
+"""A GPU is stuck if its reading has lasted for this share of an interval, or this long."""
 
 SLOW_READS: Final = 10
 FAST_READS: Final = 100
@@ -129,11 +130,7 @@ class Sampler:
     ) -> None:
         """Read GPUs for a tick: first the fast calls of all of them, then the status of each."""
         thread = thread or _ReadingThread(gpus)
-        slow_last = (
-            sorted(gpus, key=GpuSampler.is_slow_now)
-            if any(gpu.has_slow_counter for gpu in gpus)
-            else tuple(gpus)
-        )
+        slow_last = sorted(gpus, key=GpuSampler.is_slow_now)
         for gpu in slow_last:
             if self._take(thread, gpu):
                 gpu.read(tick)
@@ -196,10 +193,8 @@ class Sampler:
 
     def _is_stuck(self, gpu: GpuSampler | None) -> bool:
         since_s = gpu.busy_since_s if gpu else None
-        return (
-            since_s is not None
-            and self.clock.monotonic_s() - since_s > STUCK_INTERVALS * self.interval_ms / 1000
-        )
+        stuck_s = min(STUCK_INTERVALS * self.interval_ms / 1000, STUCK_SECONDS)
+        return since_s is not None and self.clock.monotonic_s() - since_s > stuck_s
 
     def _split(self, thread: _ReadingThread, gpus: Sequence[GpuSampler]) -> None:
         if gpus:

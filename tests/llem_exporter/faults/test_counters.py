@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from llem_core import metrics
-from llem_measure.sampling import counter_reader
+from llem_measure.sampling.counter import reader as counter_reader
 from tests.fake_nvml import FakeDriver, default_load
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,

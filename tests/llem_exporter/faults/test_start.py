@@ -141,6 +141,24 @@ def test_a_gpu_that_was_not_asked_for_has_no_series_even_if_it_is_lost(
     assert [shown.labels(ERRORS), len(shown.labels(INFO))] == [[], 1]
 
 
+def test_a_gpu_that_was_not_asked_for_and_opens_late_has_no_series(begin: Begin, steady: FakeDriver) -> None:
+    """While a wanted GPU is lost, one that hung at the start may be it. If it is not, it stays closed.
+
+    When all wanted GPUs are open, the exporter reads no others and reports success.
+    """
+    steady.gpus[0].hung = steady.gpus[2].lost = True
+    wanted = [steady.gpus[1].uuid, steady.gpus[2].uuid]
+    exporter = begin("--no-collector.zeus", "--gpus", ",".join(wanted))
+    page_with(exporter, POWER, gpu="1")
+    before = steady.calls()[0].open
+    steady.gpus[0].hung = False
+    wait_until(lambda: steady.calls()[0].open >= before + 2, "another try to open GPU 0")
+    steady.gpus[2].lost = False
+    shown = page_with(exporter, POWER, 1, gpu="2")
+    assert sorted(labels["uuid"] for labels in shown.labels(INFO)) == sorted(wanted)
+    page_when(exporter, lambda page: page.value(SUCCESS, collector="nvml") == 1, "all GPUs")
+
+
 def _all_denied(gpu: FakeGpu, on: bool) -> None:
     gpu.denied = frozenset({"fields", "power", "energy", "slow", "open"} if on else ())
 

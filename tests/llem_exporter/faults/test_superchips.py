@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from llem_core import metrics
-from llem_measure.sampling.energy_scope import DECISION_SECONDS
+from llem_measure.sampling.counter.scope import DECISION_SECONDS
 from tests.fake_nvml import FakeDriver, constant
 from tests.llem_exporter.faults.pages import (
     AVAILABLE,

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from llem_core import metrics
 from llem_exporter.collectors.gpu import GpuCollector
-from llem_exporter.collectors.sampler import HistoryPageCollector
+from llem_exporter.collectors.sampler import SamplerCollector
 from llem_exporter.history.cursors import ScraperCursors
 from llem_exporter.web.history import HistoryHandler
 from llem_measure.sampling.devices import DeviceInfo
@@ -44,7 +45,7 @@ class Rig:
         self.sampler = Sampler(samplers, self.clock, INTERVAL_MS)
         self._ticks = 0
         self.cursors = ScraperCursors(
-            lambda: [ledger.held_numbers() for ledger in self.ledgers],
+            lambda: [ledger.ring for ledger in self.ledgers],
             INTERVAL_MS / 1000,
             retention_ms / 1000,
             self.clock.monotonic_s,
@@ -112,7 +113,9 @@ def served(rig: Rig) -> Iterator[int]:
 
     async def serve() -> None:
         application = web.Application()
-        beside_traces = HistoryPageCollector(GpuCollector(rig.sampler, metrics.HISTORY_PAGE), rig.sampler)
+        beside_traces = CollectorRegistry()
+        for page_of in (GpuCollector, SamplerCollector):
+            beside_traces.register(page_of(rig.sampler, metrics.HISTORY_PAGE))
         handler = HistoryHandler(rig.sampler, rig.cursors, beside_traces)
         application.add_routes([web.get("/history", handler.answer)])
         runner = web.AppRunner(application, access_log=None, keepalive_timeout=300, shutdown_timeout=0.1)

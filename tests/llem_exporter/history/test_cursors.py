@@ -32,7 +32,7 @@ class Rig:
         self.time, self.capacity = FakeTime(), capacity
         self.rings = [Ring(capacity), Ring(capacity)]
         self.cursors = ScraperCursors(
-            lambda: [ring.held_numbers() for ring in self.rings],
+            lambda: self.rings,
             TICK_MS / 1000,
             RETENTION_S,
             self.time.monotonic_s,
@@ -52,16 +52,16 @@ class Rig:
         timeout_s: float | None = None,
         limit: int | None = UNLIMITED,
     ) -> list[range]:
-        return self.cursors.begin(name, address, connection, timeout_s, limit)
+        return [
+            samples.numbers for samples in self.cursors.scrape(name, address, connection, timeout_s, limit)
+        ]
 
     def scrape(
         self, connection: object, *, name: str = "a", address: str = HOME, limit: int = UNLIMITED
     ) -> list[Sample]:
         """Send a request and return the samples in its response."""
-        numbers = self.begin(connection, name, address, limit=limit)
-        copies = [ring.copy(wanted).numbers for ring, wanted in zip(self.rings, numbers, strict=True)]
-        self.cursors.offer(name, copies)
-        return [(gpu, number) for gpu, part in enumerate(copies) for number in part]
+        offered = self.begin(connection, name, address, limit=limit)
+        return [(gpu, number) for gpu, part in enumerate(offered) for number in part]
 
     def counts(self) -> tuple[int, int, int]:
         """Return the offered, confirmed and evicted samples."""

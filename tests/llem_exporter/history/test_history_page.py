@@ -251,7 +251,7 @@ def test_samples_that_a_low_limit_loses_are_counted_as_evicted(servers: ExitStac
         rig.tick(15)
         had += client.get(f"{SCRAPER}&limit={10 * GPUS}").times_ms
     ledger = rig.ledgers[0]
-    waiting = ledger.held_numbers().stop - ledger.number_after(had[-1])
+    waiting = ledger.ring.held_numbers().stop - ledger.ring.number_after(had[-1])
     assert len(set(had)) == len(had)
     assert rig.cursors.evicted_samples == GPUS * (600 - len(had) - waiting) > 0
 

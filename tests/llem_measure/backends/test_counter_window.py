@@ -45,21 +45,26 @@ def joules_of(watts: list[float], start_s: float, end_s: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("last_j", "limit_watts", "joules", "reset", "late"),
+    ("first_j", "last_j", "limit_watts", "joules", "reset", "late"),
     [
-        (5300.0, 700.0, 300.0, False, False),
-        (5000.0, 700.0, None, False, False),
-        (4000.0, 700.0, None, False, True),
-        (3600.0, 700.0, 3600.0, True, False),
-        (40.0, 700.0, 40.0, True, False),
-        (40.0, None, 40.0, True, False),
+        (5e4, 5.03e4, 700.0, 300.0, False, False),
+        (5e4, 5e4, 700.0, None, False, False),
+        (5e4, 4.9e4, 700.0, None, False, True),
+        (5e4, 4.86e4, 700.0, 4.86e4, True, False),
+        (5e4, 40.0, 700.0, 40.0, True, False),
+        (5e4, 40.0, None, 40.0, True, False),
+        (5e4, 4.9e4, None, None, False, True),
+        (5000.0, 4000.0, 700.0, 4000.0, True, False),
     ],
 )
 def test_a_fall_is_a_reset_or_a_late_value(
-    last_j: float, limit_watts: float | None, joules: float | None, reset: bool, late: bool
+    first_j: float, last_j: float, limit_watts: float | None, joules: float | None, reset: bool, late: bool
 ) -> None:
-    """A fall of less than limit x 2 s is a late value: no joules. After a reset the new value is counted."""
-    first, last = CounterReading(5000.0, 0.0, 0.0), CounterReading(last_j, 10.0, 10.0)
+    """A fall of less than limit x 2 s is a late value: no joules. After a reset the new value is counted.
+
+    A value that the GPU can have counted from 0 since the first reading is that of a reset.
+    """
+    first, last = CounterReading(first_j, 0.0, 0.0), CounterReading(last_j, 10.0, 10.0)
     energy = counter_energy(first, last, (0.0, 10.0), limit_watts)
     assert (energy.joules, energy.reset, energy.late) == (joules, reset, late)
     assert energy.low_j <= (joules or 0.0) <= energy.high_j

@@ -4,25 +4,22 @@ from collections.abc import Callable
 from itertools import islice
 
 from llem_measure.sampling.devices import DeviceInfo, EnergyCounter
-from llem_measure.sampling.gpu_sampler import GpuSampler, Observers
+from llem_measure.sampling.gpu_sampler import GpuSampler
 from llem_measure.sampling.ledger import GpuLedger, GpuSnapshot
 from llem_measure.sampling.ring import Ring, Samples
 from llem_measure.sampling.ticks import Ticker, WallClock
 from tests.llem_measure.fake_time import FakeTime, FormulaDevice
 
 
-class Observed(Observers):
+class Observed:
     """Keeps what the sampler measures of itself."""
 
     def __init__(self) -> None:
         self.latenesses_s = list[float]()
         self.calls_s: dict[str, list[float]] = {"power": [], "energy": [], "status": []}
 
-    def lateness(self, seconds: float) -> None:
-        self.latenesses_s.append(seconds)
-
-    def call(self, kind: str, seconds: float) -> None:
-        self.calls_s[kind].append(seconds)
+    def add(self, what: str, seconds: float) -> None:
+        (self.latenesses_s if what == "lateness" else self.calls_s[what]).append(seconds)
 
 
 class SampledGpu:
@@ -44,7 +41,7 @@ class SampledGpu:
         self.observed = Observed()
         self.ledger = GpuLedger(Ring(capacity), 3 * interval_ms)
         self.gpu = GpuSampler(
-            self.device, counter, self.ledger, self.clock, interval_ms, observers=self.observed
+            self.device, counter, self.ledger, self.clock, interval_ms, observe=self.observed.add
         )
         self.ticker = Ticker(self.clock, interval_ms, self.time.sleep)
 
@@ -59,7 +56,7 @@ class SampledGpu:
         return self.ledger.snapshot(self.time.monotonic_s())
 
     def samples(self) -> Samples:
-        return self.ledger.copy_samples(self.ledger.held_numbers())
+        return self.ledger.ring.copy(self.ledger.ring.held_numbers())
 
     def slow(self, takes_s: float, value: float = 999.0) -> Callable[[int], float]:
         """Return a function that returns a value after some time."""

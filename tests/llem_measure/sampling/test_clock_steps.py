@@ -51,11 +51,11 @@ class SteppedGpu(SampledGpu):
         """Read at each tick for some time."""
         end_s = self.time.monotonic_s() + seconds
         while self.time.monotonic_s() < end_s - 1e-6:
-            before = self.ledger.held_numbers().stop
+            before = self.ledger.ring.held_numbers().stop
             steps = self.clock.mapping.steps
             shown = self.tick()
-            for number in range(before, self.ledger.held_numbers().stop):
-                sample = self.ledger.copy_samples(range(number, number + 1))
+            for number in range(before, self.ledger.ring.held_numbers().stop):
+                sample = self.ledger.ring.copy(range(number, number + 1))
                 self.added.append(Added(sample.times_ms[0], sample.watts[0], number, steps, shown.total))
             self._ticks += 1
             if self._ticks % 10 == 0:
@@ -82,7 +82,7 @@ class SteppedGpu(SampledGpu):
         assert len(falls) == cleared
         assert [sample.number for sample in self.added] == list(range(len(self.added)))
         if falls:
-            assert self.ledger.held_numbers().start == falls[-1].number
+            assert self.ledger.ring.held_numbers().start == falls[-1].number
         stretches = dict[int, list[Added]]()
         for sample in self.added:
             stretches.setdefault(sample.clock_steps, []).append(sample)
@@ -138,7 +138,7 @@ def test_after_a_step_back_the_history_waits_until_the_clock_has_passed() -> Non
         shown = rig.run(seconds)
         assert (rig.metric(HISTORY_PAUSED.name), len(rig.added)) == (1, before)
         assert (shown.watts, shown.gap_s) == (500.0, 0.0)
-        assert shown.sample_ms is not None
+        assert shown.sample_unix_s is not None
         assert shown.nvml_joules == pytest.approx(500 * (rig.elapsed_s - 0.06))
     rig.run(60.0)
     rig.check_history()

@@ -10,7 +10,7 @@ from llem_core.backend import Backend
 from llem_core.errors import DeviceError, DeviceLostError
 from llem_measure.sampling.devices import DeviceInfo, Status
 from llem_measure.sampling.gpu_sampler import GpuSampler
-from llem_measure.sampling.ledger import FRESH_SECONDS
+from llem_measure.sampling.ledger import FRESH_SECONDS, NO_READING
 from tests.llem_measure.fake_time import FakeTime, FormulaCounter
 from tests.llem_measure.sampling.sampled_gpu import SampledGpu, failing
 
@@ -26,9 +26,8 @@ def test_a_sample_has_the_middle_of_its_read_for_its_time(read_takes_s: float, a
     rig.tick()
     rig.device.watts_at = rig.slow(read_takes_s)
     shown = rig.tick()
-    assert shown.tick_ms is not None
-    assert shown.sample_ms == shown.tick_ms + after_tick_ms
-    assert shown.watts_call_s == pytest.approx(read_takes_s, abs=1e-6)
+    assert shown.reading.unix_ms == shown.reading.tick_ms + after_tick_ms
+    assert shown.reading.watts_call_s == pytest.approx(read_takes_s, abs=1e-6)
     assert rig.observed.latenesses_s[-1] == pytest.approx(read_takes_s / 2, abs=1e-6)
     assert rig.observed.calls_s["power"][-1] == pytest.approx(read_takes_s, abs=1e-6)
 
@@ -40,7 +39,7 @@ def test_each_kind_of_call_has_its_own_time() -> None:
     rig.device.on_status = lambda: rig.time.sleep(0.03)
     shown = rig.tick(5)
     assert [rig.observed.calls_s[kind][-1] for kind in ("power", "status")] == pytest.approx([0.001, 0.03])
-    assert [shown.watts_call_s, shown.joules_call_s] == pytest.approx([0.001, 0.0])
+    assert [shown.reading.watts_call_s, shown.reading.joules_call_s] == pytest.approx([0.001, 0.0])
     assert [len(rig.observed.calls_s[kind]) for kind in ("power", "energy", "status")] == [5, 5, 1]
 
 
@@ -163,11 +162,11 @@ def test_a_gpu_is_opened_by_its_first_reading() -> None:
     """A GPU that cannot be opened is an error, opened again each second. Nothing else is read until then."""
     rig, counter = SampledGpu(), FormulaCounter(lambda _: 7.0)
     device = ClosedDevice()
-    rig.gpu = GpuSampler(device, counter, rig.ledger, rig.clock, 100, observers=rig.observed)
+    rig.gpu = GpuSampler(device, counter, rig.ledger, rig.clock, 100, observe=rig.observed.add)
     shown = rig.tick(20)
     assert shown.errors == {"NVML_ERROR_GPU_IS_LOST": 2}
     assert (rig.gpu.is_open, rig.gpu.is_lost, rig.gpu.first_read.is_set()) == (False, False, True)
-    assert (shown.was_read, counter.opened, device.statuses) == (False, 0, 0)
+    assert (shown.reading is NO_READING, counter.opened, device.statuses) == (True, 0, 0)
     device.error = None
     shown = rig.tick(10)
     assert (rig.gpu.is_open, rig.gpu.is_lost) == (True, False)
@@ -221,7 +220,7 @@ def test_each_quantity_is_read_once_a_tick() -> None:
     shown = SampledGpu(watts_at, FormulaCounter(joules_at)).tick(20)
     assert shown.samples == len(power_ms) == 20
     assert power_ms == energy_ms
-    assert shown.sample_ms == pytest.approx(power_ms[-1], abs=1)
+    assert shown.reading.unix_ms == pytest.approx(power_ms[-1], abs=1)
 
 
 def test_a_failing_gpu_is_asked_at_every_tick() -> None:
@@ -264,7 +263,7 @@ def test_power_and_energy_counter_fail_each_for_itself() -> None:
     assert rig.tick().joules == 7.0
     rig.device.watts_at = failing(DeviceLostError("none", "NVML_ERROR_NOT_SUPPORTED"))
     shown = rig.tick()
-    assert (shown.watts, shown.joules, shown.sample_ms) == (None, 7.0, shown.tick_ms)
+    assert (shown.watts, shown.joules, shown.reading.unix_ms) == (None, 7.0, shown.reading.tick_ms)
     counter.joules_at = failing(DeviceError("down", "NVML_ERROR_UNKNOWN"))
     rig.device.watts_at = lambda _: 100.0
     shown = rig.tick(11)
@@ -276,9 +275,9 @@ def test_a_gpu_without_a_counter_is_asked_once() -> None:
     counter = FormulaCounter(lambda _: 7.0, exists=False)
     rig = SampledGpu(counter=counter)
     assert rig.tick(30).joules is None
-    assert (counter.opened, rig.gpu.has_counter, rig.gpu.energy_scope) == (1, False, "")
-    assert rig.gpu.energy_source is Backend.NVML
-    assert SampledGpu().gpu.energy_source is Backend.NVML
+    assert (counter.opened, rig.gpu.counter.exists, rig.gpu.counter.scope) == (1, False, "")
+    assert rig.gpu.counter.source is Backend.NVML
+    assert SampledGpu().gpu.counter.source is Backend.NVML
 
 
 def with_counter(
@@ -354,15 +353,15 @@ def test_with_a_slow_counter_a_snapshot_is_of_one_instant() -> None:
     rig.tick(40)
     for _ in range(40):
         shown = rig.tick()
-        assert (shown.sample_ms, shown.joules, shown.integrated_s) != (None, None, None)
-        assert shown.sample_ms is not None
+        assert (shown.sample_unix_s, shown.joules, shown.integrated_s) != (None, None, None)
+        assert shown.sample_unix_s is not None
         assert shown.joules is not None
         assert shown.integrated_s is not None
-        assert 0 <= rig.clock.now_ms() - shown.sample_ms <= 1100
+        assert 0 <= rig.clock.now_ms() - shown.reading.unix_ms <= 1100
         start_s = rig.samples().times_ms[0] / 1000
-        assert shown.integrated_s == pytest.approx(shown.sample_ms / 1000 - start_s)
+        assert shown.integrated_s == pytest.approx(shown.reading.unix_ms / 1000 - start_s)
         counted_s = (shown.joules - 5e6) / 100 + rig.clock.mapping.offset_s
-        assert counted_s == pytest.approx(shown.sample_ms / 1000, abs=0.005)
+        assert counted_s == pytest.approx(shown.reading.unix_ms / 1000, abs=0.005)
 
 
 def test_slow_energy_calls_are_known_before_they_are_made() -> None:
@@ -382,11 +381,11 @@ def test_slow_energy_calls_are_known_before_they_are_made() -> None:
 def test_the_energy_counter_of_an_ordinary_gpu_counts_the_gpu() -> None:
     """It is published from its first reading. The source is zeus once it has moved."""
     rig = with_counter()
-    assert rig.gpu.energy_source is None
+    assert rig.gpu.counter.source is None
     shown = rig.tick()
-    assert (shown.joules is not None, rig.gpu.energy_scope, rig.gpu.energy_source) == (True, "gpu", None)
+    assert (shown.joules is not None, rig.gpu.counter.scope, rig.gpu.counter.source) == (True, "gpu", None)
     rig.tick()
-    assert rig.gpu.energy_source is Backend.ZEUS
+    assert rig.gpu.counter.source is Backend.ZEUS
 
 
 @pytest.mark.parametrize(
@@ -399,9 +398,9 @@ def test_the_scope_of_a_superchips_counter_is_found(
     rig = with_counter(counter_watts, info=SUPERCHIP)
     rig.device.status = Status(module_watts=467.0)
     shown = rig.tick(95)
-    assert (shown.joules, rig.gpu.energy_scope, rig.gpu.energy_source) == (None, "", None)
+    assert (shown.joules, rig.gpu.counter.scope, rig.gpu.counter.source) == (None, "", None)
     shown = rig.tick(10)
-    assert (rig.gpu.energy_scope, rig.gpu.energy_source) == (scope, source)
+    assert (rig.gpu.counter.scope, rig.gpu.counter.source) == (scope, source)
     assert (shown.joules is None) == (scope == "module")
     assert shown.watts == 100.0
     assert all(isnan(joules) for joules in rig.samples().joules[:95])
@@ -411,7 +410,7 @@ def test_without_the_modules_power_the_scope_stays_unknown() -> None:
     """The counter is withheld then, and there is no source."""
     rig = with_counter(info=SUPERCHIP)
     shown = rig.tick(300)
-    assert (shown.joules, rig.gpu.energy_scope, rig.gpu.energy_source) == (None, "", None)
+    assert (shown.joules, rig.gpu.counter.scope, rig.gpu.counter.source) == (None, "", None)
 
 
 def test_the_update_periods_of_power_and_counter_are_measured() -> None:
@@ -446,9 +445,9 @@ def test_a_counter_that_stands_still_beside_247_watts_is_withheld(first_joules: 
     counter = StuckCounter(time, first_joules)
     rig = SampledGpu(lambda _: 247.0, counter, time=time)
     shown = rig.tick(100)
-    assert (shown.joules, shown.errors, rig.gpu.energy_source) == (first_joules, {}, None)
+    assert (shown.joules, shown.errors, rig.gpu.counter.source) == (first_joules, {}, None)
     shown = rig.tick(2)
-    assert (shown.joules, rig.gpu.energy_source) == (None, Backend.NVML)
+    assert (shown.joules, rig.gpu.counter.source) == (None, Backend.NVML)
     assert shown.errors.keys() == {"COUNTER_STUCK"}
     assert shown.watts == 247.0
     rig.tick(100)
@@ -456,7 +455,7 @@ def test_a_counter_that_stands_still_beside_247_watts_is_withheld(first_joules: 
     shown = rig.tick(11)
     assert shown.joules is not None
     assert shown.joules > first_joules
-    assert rig.gpu.energy_source is Backend.NVML
+    assert rig.gpu.counter.source is Backend.NVML
 
 
 def test_a_counter_that_stops_later_is_withheld_and_stays_the_source() -> None:
@@ -468,10 +467,10 @@ def test_a_counter_that_stops_later_is_withheld_and_stays_the_source() -> None:
     rig.tick(20)
     counter.is_stuck = True
     shown = rig.tick(102)
-    assert (shown.joules, rig.gpu.energy_source) == (None, Backend.ZEUS)
+    assert (shown.joules, rig.gpu.counter.source) == (None, Backend.ZEUS)
     counter.is_stuck = False
     shown = rig.tick(11)
-    assert (shown.joules is not None, rig.gpu.energy_source) == (True, Backend.ZEUS)
+    assert (shown.joules is not None, rig.gpu.counter.source) == (True, Backend.ZEUS)
 
 
 @pytest.mark.parametrize(
@@ -492,7 +491,7 @@ def test_a_healthy_counter_is_not_stuck(watts: float, joules_at: Callable[[float
         rig.gpu.read(tick)
         rig.gpu.finish()
     assert rig.snapshot().errors == {}
-    assert rig.gpu.energy_source is Backend.ZEUS
+    assert rig.gpu.counter.source is Backend.ZEUS
 
 
 def test_a_counter_that_cannot_be_read_for_a_minute_is_not_the_source() -> None:
@@ -500,12 +499,12 @@ def test_a_counter_that_cannot_be_read_for_a_minute_is_not_the_source() -> None:
     counter = FormulaCounter(failing(DeviceError("down", "NVML_ERROR_UNKNOWN")))
     rig = SampledGpu(counter=counter)
     rig.tick(600)
-    assert rig.gpu.energy_source is None
+    assert rig.gpu.counter.source is None
     rig.tick(20)
-    assert rig.gpu.energy_source is Backend.NVML
+    assert rig.gpu.counter.source is Backend.NVML
     counter.joules_at = lambda ms: ms / 10
     shown = rig.tick(30)
-    assert (shown.joules is not None, rig.gpu.energy_source) == (True, Backend.NVML)
+    assert (shown.joules is not None, rig.gpu.counter.source) == (True, Backend.NVML)
 
 
 def test_without_power_a_counter_is_not_called_stuck() -> None:

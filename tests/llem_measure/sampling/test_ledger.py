@@ -46,7 +46,7 @@ def filled(*readings: Reading) -> GpuLedger:
 
 
 def held(ledger: GpuLedger) -> Samples:
-    return ledger.copy_samples(ledger.held_numbers())
+    return ledger.ring.copy(ledger.ring.held_numbers())
 
 
 def test_three_samples_of_100_watts_are_20_joules() -> None:
@@ -125,7 +125,7 @@ def test_errors_are_counted_by_name() -> None:
     ledger.set_status(Status(errors=("NOT_A_SAMPLE",)), 0.1)
     shown = snapshot(ledger, 100)
     assert shown.errors == {"NVML_ERROR_TIMEOUT": 2, "NOT_A_SAMPLE": 2, "READ_TOO_SLOW": 1}
-    assert (shown.was_read, shown.samples) == (True, 1)
+    assert (shown.reading.watts, shown.samples) == (100.0, 1)
 
 
 def test_a_reading_that_is_not_later_is_dropped() -> None:
@@ -156,7 +156,7 @@ def test_without_a_complete_reading_for_a_second_an_incomplete_one_is_published(
     for ms in range(100, 1200, 100):
         ledger.add(read(ms, 200.0, complete=False))
     shown = snapshot(ledger, 1100)
-    assert (shown.watts, shown.joules, shown.sample_ms) == (200.0, None, T0_MS + 1100)
+    assert (shown.watts, shown.joules, shown.reading.unix_ms) == (200.0, None, T0_MS + 1100)
 
 
 @pytest.mark.parametrize("step_ms", [3_600_000, 3000, 150, -150, -3000, -3_600_000])
@@ -168,7 +168,7 @@ def test_a_step_of_the_clock_changes_no_counter(step_ms: int) -> None:
     shown = ledger.snapshot(0.3)
     assert (shown.nvml_joules, shown.integrated_s, shown.gap_s) == (31.5, 0.3, 0.0)
     assert (shown.watts, shown.joules, shown.samples) == (110.0, 5.0, 4)
-    assert shown.sample_ms == T0_MS + 300 + step_ms
+    assert shown.reading.unix_ms == T0_MS + 300 + step_ms
 
 
 def test_a_gap_across_a_step_has_its_real_time() -> None:
@@ -196,7 +196,7 @@ def test_after_the_longest_pause_the_history_begins_again() -> None:
     # A second step does not lengthen the pause.
     ledger.add(read(-3_590_000, 100.0, steps=2, at_s=10.0))
     ledger.add(read(-3_579_001, 100.0, steps=2, at_s=20.999))
-    assert (ledger.trace_paused, ledger.held_numbers()) == (True, range(1))
+    assert (ledger.trace_paused, ledger.ring.held_numbers()) == (True, range(1))
     for ms in (0, 100):
         ledger.add(read(-3_579_000 + ms, 100.0, steps=2, at_s=21.0 + ms / 1000))
     samples = held(ledger)
@@ -288,9 +288,9 @@ def test_the_samples_of_a_stretch_between_steps_add_up_to_its_joules(
             wall_ms, steps = wall_ms + int(value or 0), steps + 1
             stretches.append([])
         elif what == "read":
-            before = ledger.held_numbers()
+            before = ledger.ring.held_numbers()
             ledger.add(read(wall_ms, value, 1.0, steps=steps, at_s=elapsed_ms / 1000))
-            added = ledger.copy_samples(range(before.stop, before.stop + 1))
+            added = ledger.ring.copy(range(before.stop, before.stop + 1))
             if value is not None and added.times_ms:
                 stretches[-1].append((added, ledger.snapshot(elapsed_ms / 1000)))
     for stretch in stretches:

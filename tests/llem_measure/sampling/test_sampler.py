@@ -281,3 +281,16 @@ def test_slow_energy_calls_come_after_the_fast_ones() -> None:
     slow = ["power 1", "power 0", "energy 0"]
     assert 3 <= orders[20:].count(slow) <= 4
     assert all(order in (slow, ["power 0", "power 1"]) for order in orders[20:])
+
+
+@pytest.mark.parametrize("interval_ms", [SHORT_MS, 60_000])
+def test_the_last_readings_do_not_wait_for_a_gpu_that_hangs(interval_ms: int) -> None:
+    """After stop(), a GPU that hangs costs the others less than a second, whatever the interval."""
+    with sampling(2, interval_ms) as rig:
+        assert not rig.sampler.wait_first(30)
+        rig.devices[0].answers.clear()
+        stopped_s = time.monotonic()
+        rig.sampler.stop()
+        assert rig.gpus[1].last_read.wait(30)
+        assert time.monotonic() - stopped_s < 2.0
+        assert rig.sampler.wait_last(0) == [rig.gpus[0]]

@@ -15,12 +15,15 @@ DECISION_JOULES: Final = 10.0
 class EnergyScope:
     """Compares the counter's rise with the energy of the GPU and of its module over the same time.
 
-    `scope` is "" until it is known. It was tested with a fake driver only, not on hardware.
+    `scope` is "" until it is known: after `least_s` and `least_j`. It was tested with a fake driver only, not
+    on hardware.
     """
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(
+        self, interval_s: float, least_s: float = DECISION_SECONDS, least_j: float = DECISION_JOULES
+    ) -> None:
         self.scope = ""
-        self._max_gap_s = GAP_INTERVALS * interval_s
+        self._max_gap_s, self._least_s, self._least_j = GAP_INTERVALS * interval_s, least_s, least_j
         self._last: tuple[float, float] | None = None
         self._elapsed_s = self._counted_j = self._gpu_j = self._module_j = 0.0
 
@@ -37,10 +40,7 @@ class EnergyScope:
         self._counted_j += joules - last[1]
         self._gpu_j += gpu_watts * step_s
         self._module_j += module_watts * step_s
-        if self._elapsed_s >= DECISION_SECONDS and self._counted_j >= DECISION_JOULES:
-            self.scope = scope_of(self._counted_j, self._gpu_j, self._module_j)
-
-
-def scope_of(counted_j: float, gpu_j: float, module_j: float) -> str:
-    """Return "gpu" or "module": the one whose energy is nearer to what the counter counted."""
-    return GPU_SCOPE if abs(counted_j - gpu_j) <= abs(counted_j - module_j) else MODULE_SCOPE
+        if self._elapsed_s >= self._least_s and self._counted_j >= self._least_j:
+            # The one whose energy is nearer to what the counter counted.
+            is_gpu = abs(self._counted_j - self._gpu_j) <= abs(self._counted_j - self._module_j)
+            self.scope = GPU_SCOPE if is_gpu else MODULE_SCOPE

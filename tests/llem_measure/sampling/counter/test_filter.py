@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from llem_core.errors import DeviceError
-from llem_measure.sampling.counter_filter import CounterFilter, is_stuck
+from llem_measure.sampling.counter.filter import CounterFilter, is_stuck
 from tests.llem_measure.fake_time import FakeTime, FormulaCounter
 
 

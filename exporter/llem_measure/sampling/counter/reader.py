@@ -6,9 +6,9 @@ from typing import Final
 
 from llem_core.backend import Backend
 from llem_core.energy import STEPS_PER_JOULE
-from llem_measure.sampling.counter_filter import CounterFilter
+from llem_measure.sampling.counter.filter import CounterFilter
+from llem_measure.sampling.counter.scope import GPU_SCOPE, MODULE_SCOPE, EnergyScope
 from llem_measure.sampling.devices import Device, EnergyCounter
-from llem_measure.sampling.energy_scope import GPU_SCOPE, MODULE_SCOPE, EnergyScope
 from llem_measure.sampling.retrying_reader import RetryingReader
 from llem_measure.sampling.update_period import UpdatePeriod
 
@@ -23,8 +23,18 @@ UNREADABLE_SECONDS: Final = 60.0
 """A counter that could not be read for so long from the start is not the source of energy."""
 
 
+class _NoCounter:
+    """The counter of a GPU whose counter is not wanted."""
+
+    def open(self) -> bool:
+        return False
+
+    def read_joules(self, unix_ms: int) -> float:
+        raise AssertionError(unix_ms)
+
+
 class CounterReader:
-    """The energy counter of one GPU.
+    """The energy counter of one GPU; `counter` is None if it is not wanted.
 
     `source` is the source of llem_gpu_energy_joules_total, decided once for the life of the process. It is
     zeus if the counter has increased and counts this GPU alone, and nvml if there is no such counter or if it
@@ -33,7 +43,7 @@ class CounterReader:
 
     def __init__(
         self,
-        counter: EnergyCounter,
+        counter: EnergyCounter | None,
         device: Device,
         label: Callable[[], str],
         limit_watts: Callable[[], float | None],
@@ -42,14 +52,15 @@ class CounterReader:
         interval_s: float,
         stagger: float,
     ) -> None:
-        self.source: Backend | None = None
+        self.source: Backend | None = None if counter else Backend.NVML
         self.period = UpdatePeriod()
         self.is_slow = False
         self._device, self._interval_s, self._stagger = device, interval_s, stagger
         self._filter = CounterFilter(
-            counter, limit_watts, power_joules, lambda: self.period.seconds, monotonic_s
+            counter or _NoCounter(), limit_watts, power_joules, lambda: self.period.seconds, monotonic_s
         )
         self._reader = RetryingReader(label, self._filter.open, self._filter.read_joules, STEPS_PER_JOULE)
+        self._reader.absent = counter is None
         self._scope = EnergyScope(interval_s)
         self._due_s, self._calls_s = 0.0, list[float]()
         self._first_s: float | None = None

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from llem_measure.sampling.energy_scope import EnergyScope
+from llem_measure.sampling.counter.scope import EnergyScope
 
 GPU_WATTS, MODULE_WATTS = 166.0, 467.0
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.energy import NOTHING, add_energy, joules
-from llem_measure.sampling.window import energy_between
+from llem_measure.backends.nvml import energy_between
 
 RAMP = [(100.0 * n, 100.0 * n) for n in range(6)]
 
