@@ -110,7 +110,9 @@ def _open(given: Options) -> "Source":
 def _wait_s(given: Options) -> float | None:
     if given.wait is None:
         return None
-    if given.source == "-" or "://" not in given.source:
+    from llem_integrator.http.urls import store_url
+
+    if store_url(given.source) is None:
         raise ConfigError(f"--wait needs a live server; {given.source!r} is a file")
     return parse_duration_us(given.wait) / 1e6
 

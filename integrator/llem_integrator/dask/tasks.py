@@ -15,6 +15,7 @@ import numpy as np
 from llem_integrator.energy.gaps import Gaps
 from llem_integrator.fetch import quiet
 from llem_integrator.http.access import HttpConfig
+from llem_integrator.http.urls import store_url
 from llem_integrator.plan import Stretch
 from llem_integrator.power import reader
 from llem_integrator.series.samples import Times
@@ -37,7 +38,7 @@ class Store:
 
     def opened(self) -> Source:
         """The source; a file is read once by a process."""
-        if "://" in self.where:
+        if store_url(self.where) is not None:
             return open_source(self.where, self.config)
         stat = os.stat(self.where) if os.path.exists(self.where) else None  # noqa: PTH110, PTH116
         return _file(self.where, stat and (stat.st_mtime_ns, stat.st_size))

@@ -1,4 +1,4 @@
-"""Prometheus's remote read: raw chunks, decoded here while the next are on their way.
+"""Prometheus's remote read: raw chunks, which are decoded while the next ones arrive.
 
 Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/
 """
@@ -29,11 +29,11 @@ _DECODERS: Final = 2
 
 
 P = ParamSpec("P")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class NotOfferedError(Exception):
-    """The server does not answer remote read with XOR chunks: its JSON has to do."""
+    """The server does not answer remote read with XOR chunks; JSON is the alternative."""
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class _Slab:
 
 
 class _Here(Executor):
-    """Does the work where it is handed in."""
+    """Runs the work in the thread that submits it."""
 
-    def submit(self, fn: Callable[P, Found], /, *args: P.args, **kwargs: P.kwargs) -> Future[Found]:
-        future: Future[Found] = Future()
+    def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
+        future: Future[Result] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
         except SourceError as exc:
@@ -60,7 +60,7 @@ class _Here(Executor):
 
 
 class RemoteRead:
-    """A server's /api/v1/read."""
+    """Reads from /api/v1/read of one server."""
 
     def __init__(self, http: Http, slab_samples: int = TARGET_SAMPLES) -> None:
         self._http, self._slab_samples = http, slab_samples
@@ -71,10 +71,10 @@ class RemoteRead:
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        """Yield the samples in slabs; raises NotOfferedError if JSON has to give the rest."""
+        """Yield the samples in slabs; raises NotOfferedError if the rest must be read as JSON."""
         matchers, abort = (named(metric), *selector), Abort()
         slabs = Slabs(start_ms, end_ms, self._slab_samples)
-        if slabs.next() == (start_ms, end_ms):  # what is small is read and decoded here: threads cost more
+        if slabs.next() == (start_ms, end_ms):  # for a single slab, threads cost more than they save
             for slab in self._fetched(matchers, slabs, _Here(), abort):
                 yield self._piece(slab)
                 progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
@@ -92,7 +92,7 @@ class RemoteRead:
     def _fetched(
         self, matchers: Selector, slabs: Slabs, pool: Executor, abort: Abort
     ) -> Generator[_Slab, None, None]:
-        """Slab after slab as it has come, its decoding begun."""
+        """Yield each slab when it has arrived and its decoding has begun."""
         metric = matchers[0].value
         while bounds := slabs.next():
             try:
@@ -105,14 +105,14 @@ class RemoteRead:
                 continue
             except EncodingError as exc:
                 if exc.histogram:
-                    what = "holds native histograms, which are no samples"
+                    what = "holds native histograms, which are not supported"
                     raise SourceError(f"{self._origin}: {metric} {what}") from exc
                 raise NotOfferedError from exc
             xor.expect(slabs.taken(slab.samples))
             yield slab
 
     def _fill(self, slab: _Slab, matchers: Selector, pool: Executor, abort: Abort) -> None:
-        """Fetch what the slab is of, from its start on."""
+        """Fetch all chunks of the slab, and submit them for decoding."""
         slab.samples, slab.parts = 0, []
         body = request(matchers, slab.start_ms, slab.end_ms)
         try:
@@ -130,7 +130,7 @@ class RemoteRead:
             raise
 
     def _check(self, stream: Stream) -> None:
-        """Raises where the answer is something other than chunks."""
+        """Raise an error that fits if the answer does not hold chunks."""
         kind = stream.headers.get("content-type", "")
         if stream.status == 200 and kind.startswith("application/x-streamed-protobuf"):
             stream.check_end()

@@ -1,4 +1,4 @@
-"""Prometheus and those that answer as it does: chunks by remote read, or JSON where that is off."""
+"""Prometheus, and stores with its API: chunks by remote read, or JSON if remote read is not available."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,14 +13,14 @@ from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.slabs import TARGET_SAMPLES
 
 _THANOS: Final = {"dedup": "false", "partial_response": "false", "max_source_resolution": "0s"}
-"""Every replica as it is, all stores or an error, and no downsampled values."""
+"""Replicas are not deduplicated, a store that is down is an error, and no value is downsampled."""
 
 
 class PrometheusSource:
     """A Prometheus or a Mimir."""
 
     at_once: Final = 2
-    """Connections are each thread's own while it reads; what is shared is set once, or to the same again."""
+    """A connection belongs to one thread while it reads; threads set what they share to the same values."""
 
     def __init__(
         self,
@@ -37,16 +37,19 @@ class PrometheusSource:
 
     @property
     def address(self) -> str:
+        """The URL without secrets."""
         return self._http.address
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """The warnings in the server's answers so far."""
         return self._promql.warnings
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
-        remote = self._remote  # another thread may find out meanwhile that there is none
+        """Yield every sample in [start_ms, end_ms]."""
+        remote = self._remote  # another thread may set it to None meanwhile
         if remote is not None:
             try:
                 for piece in remote.pieces(metric, selector, start_ms, end_ms, progress):
@@ -60,10 +63,11 @@ class PrometheusSource:
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
+        """Yield one value per label set that has samples in [start_ms, end_ms]."""
         return self._promql.summary(metric, selector, start_ms, end_ms, kind)
 
     def _without_external(self, piece: Piece, metric: str, selector: Selector) -> Piece:
-        """The piece without the server's external labels: remote read adds them, no other answer has them."""
+        """Return the piece without the server's external labels, which only remote read adds."""
         if self._external is None and piece.series:
             known = self._promql.label_names(metric, selector, piece.start_ms, piece.end_ms)
             labels = piece.series[0].labels
@@ -79,5 +83,5 @@ class PrometheusSource:
 
 
 def thanos(http: Http) -> PrometheusSource:
-    """A Thanos: JSON only, for its querier has no remote read; replicas stay apart, to be merged by time."""
+    """Return a Thanos querier: it has no remote read, and its replicas are merged by time here."""
     return PrometheusSource(http, parameters=_THANOS, remote_read=False)

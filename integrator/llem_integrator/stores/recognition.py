@@ -43,9 +43,11 @@ def _check_queries(http: Http) -> None:
     if _data(answer) is not None:
         return
     if answer.status in (200, 404, 405):
+        prefixed = http.address.endswith("/prometheus")
+        hint = "" if prefixed else " (for Mimir or Cortex: does the URL lack /prometheus?)"
         raise SourceError(
             f"{http.address} is neither a Prometheus ({_QUERY} answered {answer.status})"
-            " nor an llem-exporter (for Mimir or Cortex: does the URL lack /prometheus?)"
+            f" nor an llem-exporter{hint}"
         )
     raise http.refusal(_QUERY, answer)
 

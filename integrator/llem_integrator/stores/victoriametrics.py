@@ -53,15 +53,18 @@ class VictoriaMetricsSource:
 
     @property
     def address(self) -> str:
+        """The URL without secrets."""
         return self._http.address
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """The warnings in the server's answers so far."""
         return self._promql.warnings
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
+        """Yield every sample in [start_ms, end_ms]."""
         abort, slabs = Abort(), Slabs(start_ms, end_ms, _TARGET_SAMPLES)
         read = partial(self._piece, query(metric, selector), abort)
         fetched = in_slabs(slabs, read, f"{metric} of {self.address}")
@@ -73,6 +76,7 @@ class VictoriaMetricsSource:
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:
+        """Yield one value per label set that has samples in [start_ms, end_ms]."""
         summaries = self._promql.summary(metric, selector, start_ms, end_ms, kind)
         if kind is not Summary.RESETS:
             return summaries
