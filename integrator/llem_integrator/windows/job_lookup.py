@@ -79,8 +79,8 @@ def _refuse_exporter(source: Source, job_id: str) -> None:
 
     if isinstance(source, ExporterSource):
         raise ConfigError(
-            f"--job {job_id} needs a Prometheus that scrapes /metrics of {source.address}: "
-            f"/history, which is read here, has no {_INFO} (or give --window and the GPUs)"
+            f"--job {job_id} needs a Prometheus that scrapes /metrics of {source.address}, because the "
+            f"exporter's /history does not contain {_INFO}; or give --window and --gpus"
         )
 
 

@@ -80,24 +80,30 @@ def parse_windows(
     else:
         rows, problems = _csv_rows(lines, origin)
         to_window = partial(_window, now_us=now_us, zone=zone)
+    windows = _windows(rows, to_window, problems)
+    left_out = {number: f"{origin}: line {number}: {problems[number]}" for number in sorted(problems)}
+    if not windows and zone is None:
+        for number, line in left_out.items():
+            if isinstance(problems[number], LocalTimeError):
+                raise ConfigError(line)
+    if not windows and not left_out:
+        raise ConfigError(f"{origin} names no job that has started and had a GPU")
+    return WindowList(tuple(windows), tuple(left_out.values()))
+
+
+def _windows(
+    rows: Mapping[int, _Row], to_window: Callable[[_Row], Window | None], problems: dict[int, LLEMError]
+) -> list[Window]:
+    """Return the windows of rows, and add what is wrong with rows to `problems`."""
     windows: list[Window] = []
-    zone_missing: int | None = None
     for number, row in rows.items():
         try:
             window = to_window(row)
         except LLEMError as exc:
-            problems[number] = str(exc)
-            if zone is None and isinstance(exc, LocalTimeError):
-                zone_missing = zone_missing or number
-            continue
-        if window is not None:
-            windows.append(window)
-    left_out = {number: f"{origin}: line {number}: {problems[number]}" for number in sorted(problems)}
-    if zone_missing and not windows:
-        raise ConfigError(left_out[zone_missing])
-    if not windows and not left_out:
-        raise ConfigError(f"{origin} names no job that has started and had a GPU")
-    return WindowList(tuple(windows), tuple(left_out.values()))
+            problems[number] = exc
+        else:
+            windows += [] if window is None else [window]
+    return windows
 
 
 def _standard_input() -> bytes:
@@ -106,7 +112,7 @@ def _standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _sacct_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, str]]:
+def _sacct_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, LLEMError]]:
     """Return rows, and what is wrong with other lines, by line number; raises ConfigError for the header."""
     names = _split_by_pipes(lines[0])
     try:
@@ -117,7 +123,7 @@ def _sacct_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dic
     return _rows(jobs, names, _split_by_pipes, "leave out columns that can contain '|', such as JobName")
 
 
-def _csv_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, str]]:
+def _csv_rows(lines: Sequence[str], origin: str) -> tuple[dict[int, _Row], dict[int, LLEMError]]:
     """Return rows, and what is wrong with other lines, by line number; raises ConfigError for the header."""
     try:
         names = [name.strip().lower() for name in _split_by_commas(lines[0])]
@@ -139,19 +145,18 @@ def _numbered(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 def _rows(
     lines: Mapping[int, str], names: Sequence[str], split: Callable[[str], list[str]], remedy: str
-) -> tuple[dict[int, _Row], dict[int, str]]:
+) -> tuple[dict[int, _Row], dict[int, LLEMError]]:
     rows: dict[int, _Row] = {}
-    problems: dict[int, str] = {}
+    problems: dict[int, LLEMError] = {}
     for number, line in lines.items():
         try:
             fields = split(line)
+            if len(fields) != len(names):
+                raise ConfigError(f"{len(fields)} fields, but the header has {len(names)}: {remedy}")
         except ConfigError as exc:
-            problems[number] = str(exc)
-            continue
-        if len(fields) == len(names):
-            rows[number] = dict(zip(names, fields, strict=True))
+            problems[number] = exc
         else:
-            problems[number] = f"{len(fields)} fields, but the header has {len(names)}: {remedy}"
+            rows[number] = dict(zip(names, fields, strict=True))
     return rows, problems
 
 

@@ -74,7 +74,7 @@ def test_400_days_are_read_in_parts_of_32(
             (2_400_000, 2_985_000),
         ]
         reads = [asked for asked in proxy.asked if urlsplit(asked.path).path.endswith(("/read", "/query"))]
-        assert len(reads) < 250
+        assert len(reads) < 50
 
 
 @pytest.mark.parametrize("remote_read", [True, False])

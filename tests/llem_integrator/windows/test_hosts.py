@@ -1,6 +1,8 @@
 """Hosts of jobs: which values of a label name them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llem_integrator.stores import Matcher, parse_selector
 from llem_integrator.windows.hosts import Hosts, common_selectors, on_hosts
@@ -61,3 +63,15 @@ def test_thousands_of_hosts_are_several_regular_expressions() -> None:
     assert all(len(matcher.value) < 4200 for matcher in matchers)
     for value in ("gpu0000:9955", "GPU1500.example.org", "gpu2999"):
         assert sum(matcher({"node": value}) for matcher in matchers) == 1
+
+
+NAMES = st.lists(st.text("aB1-", min_size=1, max_size=3), min_size=1, max_size=3).map(".".join)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=5), NAMES, st.sampled_from(["", ":9955"]))
+def test_the_matchers_and_the_comparison_here_agree(names: list[str], value: str, port: str) -> None:
+    """A store and the integrator select the same series."""
+    hosts = Hosts("node", tuple(names))
+    selected = any(matcher({"node": value + port}) for matcher in hosts.matchers())
+    assert selected == bool(hosts.matching([value + port]))
+    assert selected == (len(hosts.unseen([{"node": value + port}])) < len(names))
