@@ -71,7 +71,7 @@ def add_energy(a: PairEnergy[float], b: PairEnergy[float]) -> PairEnergy[float]:
     )
 
 
-def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float) -> PairEnergy[Real]:
+def pair_energy(watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: Real | float) -> PairEnergy[Real]:
     """Return the trapezoid of each pair if `dt_ms <= max_gap_ms`, else its gap in milliseconds.
 
     Joules = 0.5 * (p0 + p1) * dt. A gap adds no energy.
@@ -97,7 +97,7 @@ def even_energy(
 
 
 def part_energy(
-    watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: float, start: Real, end: Real
+    watts0: Real, watts1: Real, dt_ms: Real, max_gap_ms: Real | float, start: Real, end: Real
 ) -> PairEnergy[Real]:
     """Return the energy of the part of a pair that is inside the window.
 

@@ -39,6 +39,9 @@ class PieceStore:
             self.pieces_read += 1
             yield Piece(first, stop - 1, found)
 
+    def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
+        return self.held.timeless(selectors)
+
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
     ) -> Iterator[Series]:

@@ -402,14 +402,14 @@ def test_a_hole_is_not_bridged_because_little_was_read_around_it() -> None:
     assert answer(page(gauge), (588.0, 597.0)).total_j is None
 
 
-def test_max_gap_is_settled_once_in_a_run() -> None:
-    """The first samples of a run determine max_gap, also for later windows with coarser samples."""
+def test_a_changed_interval_is_no_gap() -> None:
+    """max_gap follows the interval that held at the time: 5 s first, then 30 s."""
     lines = scraped(0, seconds=[*range(0, 301, 5), *range(330, 1300, 30)])
     gauge = [line for line in lines if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
     windows = [Window(T0 * 1000 + a * 10**6, T0 * 1000 + b * 10**6) for a, b in ((10, 200), (950, 1200))]
     first, second = integrate(parse(page(gauge), "page"), windows, Request())
     assert first.gpus[0].max_gap_s == 15.0
-    assert second.gpus[0].joules is None, "steps of 30 s are gaps to a run that began with 5 s"
+    assert (second.gpus[0].max_gap_s, second.gpus[0].joules) == (90.0, 25_000.0)
 
 
 def test_a_renumbered_gpu_has_the_index_of_the_window() -> None:

@@ -1,21 +1,19 @@
-"""A Dask cluster that reads the power traces; the only file that imports Dask."""
+"""A Dask cluster that reads the samples; the only file that imports Dask."""
 
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from llem_core import __version__
 from llem_core.errors import ConfigError, LLEMError, SourceError
 from llem_integrator.dask.tasks import Done, Store, Task, done, run, stretches, tasks
-from llem_integrator.plan import Stretch
-from llem_integrator.power import Read
-from llem_integrator.stores import Progress, Selector
-from llem_integrator.traces import PowerTraces
+from llem_integrator.reading import Question
+from llem_integrator.stores.base import Progress
+from llem_integrator.windows.stretches import Stretch
 
 _ADDRESS: Final = re.compile(r"(?:(?:tcp|tls|ws|wss)://)?[^\s/@]+:\d{1,5}")
 _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "asyncio")
@@ -39,7 +37,7 @@ def quiet_log() -> None:
 
 
 class DaskCluster:
-    """A running scheduler and its workers, as a reader of power traces; a context manager.
+    """A running scheduler and its workers, as a reader of samples; a context manager.
 
     `patience_s` is how long it may be without any worker.
     """
@@ -55,6 +53,8 @@ class DaskCluster:
         self._address, self._store = address, store
         self._patience_s, self._clock = patience_s, clock
         self._client: Any = None
+        self.warnings: dict[str, None] = {}
+        """What stores said of their answers to workers."""
 
     def __enter__(self) -> Self:
         if not _ADDRESS.fullmatch(self._address):
@@ -78,39 +78,29 @@ class DaskCluster:
     def __exit__(self, *_: object) -> None:
         self._client.close(timeout=_CONNECT_S)
 
-    def __call__(
-        self, selectors: Sequence[Selector], stretch: Stretch, power: PowerTraces, progress: Progress
-    ) -> Iterator[Read]:
-        """As power.Reader: the sums of all shares of a part of the time, then of the next."""
+    def __call__(self, question: Question, progress: Progress) -> None:
+        """Answer a question as reading.Reader does: all shares of a part of the time, then of the next."""
         wanted = max(_FEWEST, _EACH * sum(self._threads().values()))
-        parts = stretches(stretch, wanted)
-        shares = -(-wanted // len(parts))
+        asked = question.stretches()
+        parts = [part for stretch in asked for part in stretches(stretch, -(-wanted // len(asked)))]
+        count = -(-wanted // len(parts))
         coming = iter(parts)
-        waiting: deque[_Part] = deque()
+        waiting: deque[tuple[Stretch, list[Any]]] = deque()
         try:
-            while True:
-                # Where nobody says how long a gap is, the first samples settle it for all that follow.
-                ahead = wanted if power.gaps.are_given or power.by_uuid else 1
-                while len(waiting) * shares < ahead and (part := next(coming, None)):
-                    asked = list(tasks(self._store, selectors, part, power, shares))
-                    waiting.append(_Part(part[1], asked, [self._submit(task) for task in asked]))
-                if not waiting:
-                    return
-                yield self._read(waiting[0], power)
-                progress((waiting.popleft().end_ms + 1 - stretch[0]) / (stretch[1] + 1 - stretch[0]))
+            for number in range(len(parts)):
+                while len(waiting) * count < wanted and (stretch := next(coming, None)):
+                    waiting.append(
+                        (stretch, [self._submit(one) for one in tasks(self._store, question, stretch, count)])
+                    )
+                stretch, futures = waiting[0]
+                for future in futures:
+                    answered = self._result(future)
+                    question.extend(answered.question, stretch)
+                    self.warnings |= dict.fromkeys(answered.warnings)
+                waiting.popleft()
+                progress((number + 1) / len(parts))
         finally:
-            self._client.cancel([future for part in waiting for future in part.futures])
-
-    def _read(self, part: "_Part", power: PowerTraces) -> Read:
-        samples, warnings = 0, dict[str, None]()
-        for task, future in zip(part.tasks, part.futures, strict=True):
-            found = self._result(future)
-            if power.unlike(found.power):  # it was asked for before its gaps were settled
-                found = self._result(self._submit(replace(task, gaps=power.gaps.copy())))
-            power.extend(found.power)
-            samples += found.samples
-            warnings |= dict.fromkeys(found.warnings)
-        return Read(part.end_ms, samples, tuple(warnings))
+            self._client.cancel([future for _, futures in waiting for future in futures])
 
     def _submit(self, task: Task) -> Any:
         return self._client.submit(run, task, pure=False)  # a key made of the task would hash its secrets
@@ -157,15 +147,6 @@ def _within(longest_s: float, make: Callable[[], Any]) -> Any:
 
     threading.Thread(target=work, name="llem-dask", daemon=True).start()
     return made.result(longest_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One part of the time: its shares as tasks, and what will come of each."""
-
-    end_ms: int
-    tasks: Sequence[Task]
-    futures: Sequence[Any]
 
 
 def _translated(error: BaseException) -> LLEMError:

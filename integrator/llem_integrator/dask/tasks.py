@@ -6,21 +6,18 @@ Workers run this by its name: it needs llem-energy there, and no Dask.
 import functools
 import os
 import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from llem_integrator.energy.gaps import Gaps
-from llem_integrator.fetch import quiet
 from llem_integrator.http.access import HttpConfig
 from llem_integrator.http.urls import store_url
-from llem_integrator.plan import Stretch
-from llem_integrator.power import reader
-from llem_integrator.series.samples import Times
+from llem_integrator.reading import Question, read_here
 from llem_integrator.stores import Matcher, Selector, Source, open_source
-from llem_integrator.traces import PowerTraces
+from llem_integrator.stores.fetch import quiet
+from llem_integrator.windows.stretches import Stretch
 
 LONGEST_MS: Final = 6 * 3_600_000
 """Whole blocks of Prometheus. A worker that is lost loses no more; of shorter ones there is more to merge."""
@@ -51,34 +48,29 @@ def _file(path: str, _: tuple[int, int] | None) -> Source:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """Samples in a stretch of the series of any selector, for windows with these edges inside it."""
+    """A question about a stretch of time, for a share of the series."""
 
     store: Store
-    selectors: tuple[Selector, ...] = field(repr=False)
-    stretch: Stretch
-    edges_us: Times = field(repr=False)
-    gaps: Gaps = field(repr=False)
+    question: Question = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
-    """What came of a task."""
+    """An answered question, and what the store said of its answers."""
 
-    power: PowerTraces
-    samples: int
+    question: Question
     warnings: tuple[str, ...]
 
 
 def run(task: Task) -> bytes:
-    """The Done of a task, pickled as one: its thousands of small arrays are not sent one by one."""
+    """Return the Done of a task, pickled as one: its thousands of small arrays are not sent one by one."""
     source = task.store.opened()
-    power = PowerTraces(task.edges_us, task.gaps)
-    samples = sum(read.samples for read in reader(source)(task.selectors, task.stretch, power, quiet))
-    return pickle.dumps(Done(power, samples, source.warnings), pickle.HIGHEST_PROTOCOL)
+    read_here(source, task.question, quiet)
+    return pickle.dumps(Done(task.question, source.warnings), pickle.HIGHEST_PROTOCOL)
 
 
 def done(answer: bytes) -> Done:
-    """What a worker of this cluster returned."""
+    """Return what a worker of this cluster returned."""
     found: Done = pickle.loads(answer)  # noqa: S301 (Dask itself trusts its workers so)
     return found
 
@@ -103,18 +95,12 @@ def shares(count: int) -> list[Selector]:
     return [*own, (Matcher("uuid", "!~", f".*[{''.join(groups[:-1])}]"),)]
 
 
-def inside(edges_us: Times, stretch: Stretch) -> Times:
-    """The edges in a stretch, and one at its begin."""
-    first_us = stretch[0] * 1000
-    found = slice(*np.searchsorted(edges_us, [first_us + 1, (stretch[1] + 1) * 1000]).tolist())
-    return np.concatenate([[first_us], edges_us[found]])
-
-
-def tasks(
-    store: Store, selectors: Sequence[Selector], stretch: Stretch, power: PowerTraces, parts: int
-) -> Iterator[Task]:
-    """The tasks of one stretch, in so many shares."""
-    edges_us = inside(power.edges_us, stretch)
+def tasks(store: Store, question: Question, stretch: Stretch, parts: int) -> Iterator[Task]:
+    """Yield the tasks of a stretch, in so many shares."""
     for share in shares(parts):
-        mine = tuple((*selector, *share) for selector in selectors)
-        yield Task(store, mine, stretch, edges_us, power.gaps.copy())
+        inside = question.inside(stretch)
+        wanted = [
+            replace(one, selectors=[(*selector, *share) for selector in one.selectors])
+            for one in inside.wanted
+        ]
+        yield Task(store, Question(question.metric, wanted))

@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
@@ -13,77 +13,89 @@ from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy import codecarbon, node
-from llem_integrator.energy.backends import Again, Asked, measure
-from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.backends import GpuMeasuring, measure, measure_zeus
 from llem_integrator.energy.gpu import Measured
+from llem_integrator.energy.group import Group
 from llem_integrator.energy.integral import Flags, Integrals
 from llem_integrator.energy.kinds import kinds
 from llem_integrator.energy.lazy import Gpus
 from llem_integrator.energy.node import NodeAnswer
-from llem_integrator.energy.readings import NodeReadings, Readings
+from llem_integrator.energy.readings import NodeReadings
 from llem_integrator.energy.request import Request
 from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
 from llem_integrator.series.facts import Facts, Identity, divided, facts, node_shown
-from llem_integrator.stores import Selector
 from llem_integrator.windows.hosts import Hosts
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.windows.spans import Index
 from llem_integrator.windows.window import Window
 
 _OF_GPUS = frozenset(metrics.GPU_INFO.labels)
 _DIVIDED = "a GPU on the job's hosts was divided into MIG slices, and nothing measures a slice"
 
-_Options = tuple[tuple[Selector, ...], tuple[str, ...], int | None, Hosts | None, str | None]
+_Options = tuple[tuple[str, ...], int | None, Hosts | None, str | None]
+
+
+def zeus_is_short(group: Group, request: Request) -> Flags:
+    """Return the windows (w,) in which zeus covers too little of any GPU, so that nvml may be chosen."""
+    short = np.zeros(len(group.rows), np.bool_)
+    for gpu in group.gpus.values():
+        known = facts(gpu, group.spans)
+        rows = np.flatnonzero(known.identity >= 0)
+        if len(rows):
+            found = measure_zeus(measuring(group, known, request).take(rows))
+            coverage = np.zeros(len(rows)) if found is None else found.coverage
+            short[rows] |= coverage < request.min_coverage
+    return short
+
+
+def measuring(group: Group, known: Facts, request: Request) -> GpuMeasuring:
+    """Return what is known to measure a GPU by."""
+    gpu = group.gpus[known.uuid]
+    return GpuMeasuring(gpu, known, group.spans, group.intervals, request.max_gap_ms, request.min_coverage)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Windows, and all that was read for them. Those with the same GPUs and the same wishes go together."""
+    """The windows of a group. Those with the same GPUs and the same wishes go together."""
 
-    readings: Readings
-    windows: Sequence[Window]
-    spans: Spans
+    group: Group
     request: Request
-    gaps: Gaps
-    again: Again
-    said: Sequence[str]
-    mixed: dict[tuple[Selector, ...], list[int]] = field(default_factory=dict)
-    """Windows, by what they select, that saw series of their GPUs which only others select; by results()."""
+    source_warnings: Sequence[str]
 
     def results(self) -> list[WindowResult]:
-        """One a window, in their order."""
-        gpus = [facts(gpu, self.spans) for gpu in self.readings.gpus.values()]
-        by_uuid = {one.uuid: measure(self._asked(one)) for one in gpus if np.any(one.identity >= 0)}
-        shown = {name: node_shown(found, self.spans) for name, found in self.readings.nodes.items()}
-        options = [self._options(window) for window in self.windows]
+        """Return one a window, in their order."""
+        group, request = self.group, self.request
+        every = [facts(gpu, group.spans) for gpu in group.gpus.values()]
+        by_uuid = {
+            known.uuid: measure(measuring(group, known, request))
+            for known in every
+            if np.any(known.identity >= 0)
+        }
+        shown = {name: node_shown(node, group.spans) for name, node in group.nodes.items()}
+        options = [self._options(window) for window in group.windows]
         numbers = {option: number for number, option in enumerate(dict.fromkeys(options))}
         wishes = np.array([numbers[option] for option in options])
-        examples, kind = kinds([wishes, *(one.identity for one in gpus), *shown.values()])
-        found: list[WindowResult | None] = [None] * len(self.windows)
+        examples, kind = kinds([wishes, *(known.identity for known in every), *shown.values()])
+        found: list[WindowResult | None] = [None] * len(group.windows)
         for number, row in enumerate(examples.tolist()):
             rows = np.flatnonzero(kind == number)
             there = {
-                one.uuid: one.identities[int(one.identity[row])] for one in gpus if one.identity[row] >= 0
+                known.uuid: known.identities[int(known.identity[row])]
+                for known in every
+                if known.identity[row] >= 0
             }
             nodes = [name for name, mask in shown.items() if mask[row]]
-            group = _Group(self, rows, options[row], gpus, by_uuid)
-            if any(_matches_in_part(options[row][0], one.every) for one in there.values()):
-                self.mixed.setdefault(options[row][0], []).extend(rows.tolist())
-            for place, result in zip(rows.tolist(), group.results(there, nodes), strict=True):
+            alike = _Alike(self, rows, options[row], every, by_uuid)
+            for place, result in zip(rows.tolist(), alike.results(there, nodes), strict=True):
                 found[place] = result
         return [result for result in found if result is not None]
 
-    def _asked(self, one: Facts) -> Asked:
-        gpu = self.readings.gpus[one.uuid]
-        return Asked(gpu, one, self.spans, self.request.min_coverage, self.gaps, self.again)
-
     def _options(self, window: Window) -> _Options:
         gpus = self.request.gpus if window.gpus is None else window.gpus
-        selectors = window.selectors or self.request.selectors
-        return selectors, gpus, window.gpu_count, window.hosts, window.gpus_unknown
+        return gpus, window.gpu_count, window.hosts, window.gpus_unknown
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _Alike:
     """Windows in which the same GPUs and nodes are there, under the same names, and the same is asked."""
 
     answers: Answers
@@ -93,10 +105,11 @@ class _Group:
     by_uuid: dict[str, dict[Backend, Integrals]]
 
     def results(self, gpus: dict[str, Identity], nodes: Sequence[str]) -> Iterator[WindowResult]:
-        selectors, tokens, count, hosts, unknown = self.options
-        gpus = {uuid: one for uuid, one in gpus.items() if _matches(selectors, one.every)}
+        tokens, count, hosts, unknown = self.options
         _check(tokens, gpus)
-        warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.said]
+        warnings = [
+            MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in self.answers.source_warnings
+        ]
         missing = [
             f"GPU {token}" for token in tokens if not any(_is_asked(*one, (token,)) for one in gpus.items())
         ]
@@ -118,17 +131,22 @@ class _Group:
         by_window = zip(*by_node, strict=True) if by_node else repeat(())
         for row, sliced, nodes_answers in zip(self.rows.tolist(), in_slices, by_window, strict=False):
             result = _result(
-                self.answers.windows[row], nodes_answers, considered.of(nodes_answers), warnings, complete
+                self.answers.group.windows[row],
+                nodes_answers,
+                considered.of(nodes_answers),
+                warnings,
+                complete,
             )
             reason = _DIVIDED if sliced and unknown is None else unknown
             yield _unknown(result, reason) if reason is not None else result
 
     def _divided(self, uuids: Iterable[str]) -> Flags:
         """Return whether any of the GPUs had MIG slices in each window (w,)."""
-        spans, readings = self.answers.spans.take(self.rows), self.answers.readings
+        group = self.answers.group
+        spans = group.spans.take(self.rows)
         flags = np.zeros(len(spans), np.bool_)
         for uuid in uuids:
-            flags |= divided(readings.gpus[uuid], spans)
+            flags |= divided(group.gpus[uuid], spans)
         return flags
 
     def _nodes(
@@ -145,49 +163,39 @@ class _Group:
                 found.append(self._node(name, uuids, asked, gpus))
         if by_node or tokens:
             return found
-        spans, request = self.answers.spans.take(self.rows), self.answers.request
+        group, request = self.answers.group, self.answers.request
+        spans = group.spans.take(self.rows)
         unknown = np.full(len(spans), np.nan)
         for name in sorted(nodes):
-            readings = self.answers.readings.nodes[name]
-            labels = [one.labels for series in readings.series.values() for one in series]
-            if _matches(self.options[0], labels):
-                carbon = codecarbon.measure(readings, spans, self.answers.gaps, unknown)
-                found.append(node.without_gpus(carbon, spans, request))
+            carbon = codecarbon.measure(group.nodes[name], spans, request.max_gap_ms, unknown)
+            found.append(node.without_gpus(carbon, spans, request))
         return found
 
     def _node(
         self, name: str, uuids: Sequence[str], asked: Sequence[str], gpus: dict[str, Identity]
     ) -> list[NodeAnswer]:
-        answers, rows = self.answers, self.rows
-        spans = answers.spans.take(rows)
+        group, request, rows = self.answers.group, self.answers.request, self.rows
+        spans = group.spans.take(rows)
         limits = np.sum([one.limit_watts[rows] for one in self.facts if one.uuid in uuids], axis=0)
-        readings = answers.readings.nodes.get(name, NodeReadings(name))
-        carbon = codecarbon.measure(readings, spans, answers.gaps, limits)
+        readings = group.nodes.get(name, NodeReadings(name))
+        carbon = codecarbon.measure(readings, spans, request.max_gap_ms, limits)
         # Matchers of GPUs leave others of the node unseen.
-        every = not any(one.label in _OF_GPUS for selector in self.options[0] for one in selector)
+        every = not any(one.label in _OF_GPUS for selector in group.selectors for one in selector)
         measured = []
         for one in sorted(
             (one for one in self.facts if one.uuid in asked), key=lambda one: asked.index(one.uuid)
         ):
             by_backend = dict(self.by_uuid[one.uuid])
-            if len(rows) < len(answers.spans):
+            if len(rows) < len(group.spans):
                 by_backend = {backend: found.take(rows) for backend, found in by_backend.items()}
             if len(uuids) == 1 and every and carbon.gpu is not None:  # it is all that CodeCarbon counted
                 by_backend[Backend.CODECARBON] = carbon.gpu
-            bad, conflicts = answers.readings.gpus[one.uuid].fault_counts(spans)
+            bad, conflicts = group.gpus[one.uuid].fault_counts(spans)
             measured.append(
                 Measured(one.uuid, gpus[one.uuid], by_backend, one.peak_watts[rows], bad, conflicts)
             )
         whole = len(asked) == len(uuids) and every
-        return node.of_gpus(measured, carbon, spans, answers.request, whole=whole)
-
-
-def _matches(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
-    return any(all(matcher(labels) for matcher in selector) for selector in selectors for labels in every)
-
-
-def _matches_in_part(selectors: Sequence[Selector], every: Sequence[Mapping[str, str]]) -> bool:
-    return _matches(selectors, every) and not all(_matches(selectors, [labels]) for labels in every)
+        return node.of_gpus(measured, carbon, spans, request, whole=whole)
 
 
 def _is_asked(uuid: str, identity: Identity, tokens: Sequence[str]) -> bool:

@@ -1,233 +1,278 @@
 """What each backend measured of one GPU in each window, by the best of its series."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter, rises
-from llem_integrator.energy.gaps import Gaps
-from llem_integrator.energy.integral import Floats, Integrals, better, joined, placed
-from llem_integrator.energy.joules import RunningSums, trapezoids
-from llem_integrator.energy.readings import GpuReadings
-from llem_integrator.plain import MARGIN_MS
+from llem_integrator.energy.gaps import Intervals, local_gaps_ms, may_be_gaps
+from llem_integrator.energy.integral import Flags, Floats, Integrals, better, joined, placed
+from llem_integrator.energy.joules import trapezoids
+from llem_integrator.energy.readings import (
+    CounterReadings,
+    GpuReadings,
+    counter_of,
+    hardware_covered,
+    integrated_covered,
+)
+from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.energy.traces import CounterTrace
+from llem_integrator.series import scrapes
 from llem_integrator.series.facts import Facts
-from llem_integrator.series.samples import Series
-from llem_integrator.traces import MARGIN_MS as TRACE_MARGIN_MS
-from llem_integrator.traces import CounterTrace
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.samples import Times, Values
+from llem_integrator.windows.spans import Index, Spans, distinct
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Again:
-    """Reads one GPU's samples once more, for the few windows that need them: its trace around their edges,
-    its gauge in the whole of them.
-    """
-
-    trace: Callable[[str, Spans], RunningSums | None]
-    gauge: Callable[[str, Spans], list[Series]] | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
+class GpuMeasuring:
     """One GPU, the windows, and what is known to measure it by."""
 
     gpu: GpuReadings
     facts: Facts
     spans: Spans
+    intervals: Mapping[str, Intervals]
+    max_gap_ms: float | None
     min_coverage: float
-    gaps: Gaps
-    again: Again
 
     @property
     def trace_margin_ms(self) -> int:
-        return max(TRACE_MARGIN_MS, int(self.gaps.given_ms or 0))
+        """How far outside a window a trace serves its edges."""
+        return max(TRACE_MARGIN_MS, int(self.max_gap_ms or 0))
 
     @property
     def margin_ms(self) -> int:
-        return max(MARGIN_MS, int(self.gaps.given_ms or 0))
+        """How far outside a window a scrape serves its edges."""
+        return max(scrapes.MARGIN_MS, int(self.max_gap_ms or 0))
 
-    @property
     def interval_ms(self) -> Floats:
-        """The time (w,) between the exporter's samples, 0 where it is not known."""
-        known = self.gaps.interval_ms
-        found = [
-            next((known[one] for one in reversed(identity.instances) if one in known), 0.0)
-            for identity in self.facts.identities
-        ]
-        return np.array([*found, 0.0])[self.facts.identity]
+        """Return the time (w,) between the exporter's samples, 0 where it is not known."""
+        found = np.zeros(len(self.spans))
+        for identity, number in zip(self.facts.identities, range(len(self.facts.identities)), strict=True):
+            rows = np.flatnonzero(self.facts.identity == number)
+            for instance in identity.instances:
+                if instance in self.intervals and len(rows):
+                    found[rows] = np.fmax(
+                        found[rows], self.intervals[instance].longest(self.spans.take(rows))
+                    )
+        return found
 
-    def take(self, windows: Index) -> "Asked":
-        facts = self.facts
-        few = replace(facts, limit_watts=facts.limit_watts[windows], identity=facts.identity[windows])
-        return replace(self, facts=few, spans=self.spans.take(windows))
+    def take(self, windows: Index) -> "GpuMeasuring":
+        """Return the same for some of the windows."""
+        if len(windows) == len(self.spans):
+            return self
+        return replace(self, facts=self.facts.take(windows), spans=self.spans.take(windows))
 
 
-def measure(asked: Asked) -> dict[Backend, Integrals]:
-    """What zeus and nvml measured of a GPU; a backend without any samples is absent."""
-    found = {Backend.ZEUS: _zeus(asked), Backend.NVML: _nvml(asked)}
+def measure(measuring: GpuMeasuring) -> dict[Backend, Integrals]:
+    """Return what zeus and nvml measured of a GPU; a backend without any samples is absent."""
+    found = {Backend.ZEUS: measure_zeus(measuring), Backend.NVML: _nvml(measuring)}
     return {backend: integrals for backend, integrals in found.items() if integrals is not None}
 
 
-def _risen(asked: Asked, counter: Counter, max_gap_ms: float | None) -> Integrals | None:
-    if max_gap_ms is None:
-        return None
-    return rises(counter, asked.spans, max_gap_ms, asked.facts.limit_watts, asked.margin_ms)
+def counter_edges_us(gpu: GpuReadings, spans: Spans) -> Times:
+    """Return the times of the first and the last reading of the exporter's counter in each window.
+
+    From there to the window's edges, the trace is closer than an interpolation.
+    """
+    found: list[Times] = []
+    for windows, readings in gpu.counters(scrapes.NVML, spans, integrated_covered):
+        first, last, enough = _inner(readings.unix_ms * 1000, spans.take(windows))
+        found += [first[enough], last[enough]]
+    return distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def _zeus(asked: Asked) -> Integrals | None:
-    """The hardware's counter: scraped and traced values are readings of one register, and go together."""
-    gpu, spans, trace = asked.gpu, asked.spans, asked.gpu.zeus
+def _inner(times_us: Times, spans: Spans) -> tuple[Times, Times, Flags]:
+    """Return the first and the last time in each window, and whether there are two."""
+    first = np.searchsorted(times_us, spans.start_us, "left")
+    stop = np.searchsorted(times_us, spans.end_us, "right")
+    return times_us[np.minimum(first, len(times_us) - 1)], times_us[stop - 1], stop - first >= 2
+
+
+def _rises(measuring: GpuMeasuring, counter: Counter) -> Integrals:
+    found = rises(counter, measuring.spans, measuring.facts.limit_watts, measuring.margin_ms)
+    return replace(found, skewed=measuring.gpu.is_skewed(measuring.spans))
+
+
+def measure_zeus(measuring: GpuMeasuring) -> Integrals | None:
+    """Return what the hardware's counter rose by: scraped and traced values are readings of one register."""
+    gpu, spans, trace = measuring.gpu, measuring.spans, measuring.gpu.zeus
     traced = trace.near(spans) if trace else np.zeros(len(spans), np.bool_)
+    lags_ms = gpu.lags_ms(spans)
     parts: list[tuple[Index, Integrals]] = []
     alone = np.ones(len(spans), np.bool_)  # windows without any scraped value
 
-    def add(windows: Index, counter: Counter | None, max_gap_ms: float | None) -> None:
+    def add(windows: Index, readings: CounterReadings | None) -> None:
         for with_trace in (True, False):
             rows = windows[traced[windows] == with_trace]
-            part, gaps = counter, [max_gap_ms]
-            if trace and with_trace:
-                part = _merged(trace, counter, trace.lag_ms(spans.take(rows)))
-                gaps.append(trace.max_gap_ms)
-            known = max((gap for gap in gaps if gap is not None), default=None)
-            if part and len(rows) and (found := _risen(asked.take(rows), part, known)):
-                parts.append((rows, found))
+            scraped = None if readings is None else counter_of(readings, hardware_covered, lags_ms[rows])
+            counter = _merged(trace, scraped, lags_ms[rows]) if trace and with_trace else scraped
+            if len(rows) and counter:
+                counter = replace(counter, max_gap_ms=measuring.max_gap_ms)
+                parts.append((rows, _rises(measuring.take(rows), counter)))
 
-    for windows, counter in gpu.counters(metrics.GPU_ZEUS_ENERGY, spans, integrated=False):
+    for windows, readings in gpu.counters(scrapes.ZEUS, spans, hardware_covered):
         alone[windows] = False
-        add(windows, counter, asked.gaps.of(f"{gpu.uuid} zeus", counter.unix_ms))
-    add(np.flatnonzero(alone), None, None)
+        add(windows, readings)
+    add(np.flatnonzero(alone), None)
     return placed(parts, len(spans))
 
 
-def _merged(trace: CounterTrace, counter: Counter | None, lag_ms: Floats) -> Counter:
-    """The trace and the scraped values, each time once; of equal times the trace's value."""
-    if counter is None:
-        return Counter(trace.unix_ms, trace.joules, lag_ms=lag_ms, unread=trace.unread, skipped=trace.skipped)
-    unix_ms, first = np.unique(np.concatenate([trace.unix_ms, counter.unix_ms]), return_index=True)
-    columns = []
-    for mine, other in (
-        (trace.joules, counter.joules),
-        (trace.unread, counter.unread),
-        (np.zeros(len(trace.unix_ms), np.bool_), counter.skipped),
-    ):
-        columns.append(
-            np.concatenate([mine, np.zeros(len(counter.unix_ms)) if other is None else other])[first]
-        )
+def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Counter:
+    """Return the trace and the scraped values, each time once; of equal times the trace's value."""
+    trace_ms, joules, unread, power = trace.rows()
+    if scraped is None:
+        times = (trace_ms,)
+        return Counter(trace_ms, joules, lag_ms=lag_ms, unread=unread, power_joules=power, scrapes=times)
+    unix_ms, first = np.unique(np.concatenate([trace_ms, scraped.unix_ms]), return_index=True)
+
+    def column(of_trace: Values, of_scrapes: Values) -> Values:
+        merged: Values = np.concatenate([of_trace, of_scrapes])[first]
+        return merged
+
+    power_joules = scraped.power_joules
+    if power_joules is not None:
+        running = np.interp(unix_ms, scraped.unix_ms, np.cumsum(power_joules))
+        power_joules = np.diff(running, prepend=running[:1])
+    assert not isinstance(scraped.blur_ms, float)
+    assert scraped.unread is not None
     return Counter(
         unix_ms,
-        columns[0],
+        column(joules, scraped.joules),
         lag_ms=lag_ms,
-        unread=columns[1].astype(np.int64),
-        skipped=columns[2].astype(np.bool_),
+        blur_ms=column(np.zeros(len(trace_ms)), scraped.blur_ms),
+        unread=column(unread, scraped.unread).astype(np.int64),
+        power_joules=power_joules,
+        scrapes=(trace_ms, *scraped.scrapes),
     )
 
 
-def _nvml(asked: Asked) -> Integrals | None:
+def _nvml(measuring: GpuMeasuring) -> Integrals | None:
     """The trace where it covers, else the exporter's counter, with the trace at its edges where that helps.
 
     The scraped gauge serves only where neither exists.
     """
-    sums, every = asked.gpu.power.sums, len(asked.spans)
-    limits = asked.facts.limit_watts
-    traced = sums.integrals(asked.spans, limits, asked.trace_margin_ms) if sums else None
+    trace, every = measuring.gpu.power, len(measuring.spans)
+    limits = measuring.facts.limit_watts
+    traced = trace.sums.integrals(measuring.spans, limits, measuring.trace_margin_ms) if trace else None
     enough = np.zeros(every, np.bool_)
     if traced is not None:
-        enough = traced.known & (traced.coverage >= asked.min_coverage)
+        enough = traced.known & (traced.coverage >= measuring.min_coverage)
         if enough.all():
             return traced
     parts = [(np.flatnonzero(enough), traced.take(enough))] if traced is not None else []
-    intervals_ms = asked.interval_ms
+    intervals_ms = measuring.interval_ms()
     for interval_ms in np.unique(intervals_ms[~enough]).tolist():
         rows = np.flatnonzero(~enough & (intervals_ms == interval_ms))
         few = traced.take(rows) if traced is not None else None
-        if (rest := _without_trace(asked.take(rows), few, interval_ms)) is not None:
+        if (rest := _without_trace(measuring.take(rows), few, interval_ms)) is not None:
             parts.append((rows, rest))
     return placed(parts, every)
 
 
-def _without_trace(asked: Asked, traced: Integrals | None, interval_ms: float) -> Integrals | None:
+def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_ms: float) -> Integrals | None:
     """What the exporter's counter gives where the trace is not enough, and the gauge where neither is."""
     parts: list[tuple[Index, Integrals]] = []
     edged: list[tuple[Index, Integrals]] = []
-    counters = asked.gpu.counters(
-        metrics.GPU_NVML_ENERGY, asked.spans, integrated=True, interval_ms=interval_ms
-    )
-    for windows, counter in counters:
-        max_gap_ms = asked.gaps.of(f"{asked.gpu.uuid} nvml", counter.unix_ms)
-        few = asked.take(windows)
-        found = _risen(few, counter, max_gap_ms)
-        if found is None or max_gap_ms is None:
-            continue
+    for windows, readings in measuring.gpu.counters(scrapes.NVML, measuring.spans, integrated_covered):
+        counter = counter_of(readings, integrated_covered)
+        counter = replace(counter, interval_ms=interval_ms, max_gap_ms=measuring.max_gap_ms)
+        few = measuring.take(windows)
+        found = _rises(few, counter)
         parts.append((windows, found))
         if traced is not None:
             near = np.flatnonzero(traced.present[windows] & found.present)
-            closer = _edged(few.take(near), counter, max_gap_ms) if len(near) else None
-            if closer is not None:
-                edged.append((windows[near], closer))
-    every = len(asked.spans)
+            if len(near):
+                edged.append((windows[near], _edged(few.take(near), counter)))
+    every = len(measuring.spans)
     # Of equals, better() keeps the first: a traced edge is closer than an interpolated one.
     best = better(better(placed(edged, every), placed(parts, every)), traced)
     missing = np.flatnonzero(~best.present) if best is not None else np.arange(every)
-    gauge = _gauge(asked.take(missing)) if len(missing) else None
+    gauge = _gauge(measuring.take(missing)) if len(missing) else None
     if gauge is None or best is None or not len(missing):
         return best if gauge is None else gauge
     kept = np.flatnonzero(best.present)
     return placed([(kept, best.take(kept)), (missing, gauge)], every)
 
 
-def _edged(asked: Asked, counter: Counter, max_gap_ms: float) -> Integrals | None:
+def _edged(measuring: GpuMeasuring, counter: Counter) -> Integrals:
     """The counter from its first to its last reading in each window, the trace from there to the edges."""
-    spans, last = asked.spans, len(counter.unix_ms) - 1
-    times_us = counter.unix_ms * 1000
-    first = np.searchsorted(times_us, spans.start_us, "left")
-    stop = np.searchsorted(times_us, spans.end_us, "right")
-    enough = stop - first >= 2
-    head = Spans(spans.start_us, np.where(enough, times_us[np.minimum(first, last)], spans.start_us))
-    tail = Spans(np.where(enough, times_us[stop - 1], spans.end_us), spans.end_us)
-    middle = Spans(
-        np.where(enough, head.end_us, spans.start_us), np.where(enough, tail.start_us, spans.end_us)
+    spans, limits, trace = measuring.spans, measuring.facts.limit_watts, measuring.gpu.power
+    assert trace is not None
+    first_us, last_us, enough = _inner(counter.unix_ms * 1000, spans)
+    first_us, last_us = np.where(enough, first_us, spans.start_us), np.where(enough, last_us, spans.end_us)
+    head, middle, tail = (
+        Spans(spans.start_us, first_us),
+        Spans(first_us, last_us),
+        Spans(last_us, spans.end_us),
     )
-    sums = asked.again.trace(
-        asked.gpu.uuid,
-        Spans(
-            *(np.concatenate([getattr(one, name) for one in (head, tail)]) for name in ("start_us", "end_us"))
-        ),
-    )
-    if sums is None:
-        return None
-    limits = asked.facts.limit_watts
     parts = [
-        sums.integrals(head, limits, asked.trace_margin_ms),
-        rises(counter, middle, max_gap_ms, limits, asked.margin_ms),
-        sums.integrals(tail, limits, asked.trace_margin_ms),
+        trace.sums.integrals(head, limits, measuring.trace_margin_ms),
+        _rises(replace(measuring, spans=middle), counter),
+        trace.sums.integrals(tail, limits, measuring.trace_margin_ms),
     ]
     used = [head.end_us > head.start_us, enough, tail.end_us > tail.start_us]
     found = joined(parts, used)
     return replace(found, present=found.present & enough)
 
 
-def _gauge(asked: Asked) -> Integrals | None:
-    """The scraped gauge's trapezoid, over the label sets that follow each other."""
-    gpu, again = asked.gpu, asked.again.gauge
-    series = gpu.of(metrics.GPU_POWER)
-    if series and again is not None:
-        series = again(gpu.uuid, asked.spans)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Gauge:
+    """Power (n,) that was scraped of one label set."""
+
+    name: str
+    unix_ms: Times
+    watts: Values
+    covers_ms: Floats
+
+    def part(self, first: int, stop: int) -> "_Gauge":
+        rows = slice(first, stop)
+        columns = self.unix_ms[rows], self.watts[rows], self.covers_ms[rows]
+        return _Gauge(self.name, *columns)
+
+
+def _gauge(measuring: GpuMeasuring) -> Integrals | None:
+    """The scraped gauge's trapezoid, over the label sets that follow each other.
+
+    Between two scrapes it bounds nothing: the power may have been anything up to the limit.
+    """
+    gauges: list[_Gauge] = []
+    for table in measuring.gpu.tables:
+        rows = np.flatnonzero(table.has(scrapes.WATTS))
+        if len(rows):
+            unix_ms, watts = table.unix_ms[rows], table.columns[scrapes.WATTS][rows]
+            steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
+            covers_ms = steps_ms * (steps_ms <= _gauge_gaps_ms(unix_ms, measuring))
+            gauges.append(_Gauge(str(sorted(table.labels.items())), unix_ms, watts, covers_ms))
     parts: list[tuple[Index, Integrals]] = []
-    for windows, chain in chains(series, asked.spans):
-        if not chain:
-            continue
-        unix_ms = np.concatenate([one.unix_ms for one in chain])
-        watts = np.concatenate([one.values for one in chain])
-        if max_gap_ms := asked.gaps.of(f"{gpu.uuid} gauge", unix_ms):
-            few = asked.take(windows)
+    for windows, chain in chains(gauges, measuring.spans):
+        if chain:
+            unix_ms = np.concatenate([one.unix_ms for one in chain])
+            watts = np.concatenate([one.watts for one in chain])
+            few = measuring.take(windows)
             limits = few.facts.limit_watts
-            found = trapezoids(unix_ms, watts, few.spans, max_gap_ms, limits, asked.margin_ms)
-            parts.append((windows, found))
-    return placed(parts, len(asked.spans))
+            gaps_ms = _gauge_gaps_ms(unix_ms, few)
+            found = trapezoids(unix_ms, watts, few.spans, gaps_ms, limits, few.margin_ms)
+            # Beside the covered time, what is not covered may have been anything up to the limit, too.
+            high = np.where(found.known, few.spans.duration_ms / 1000 * limits, np.nan)
+            low = np.where(found.known, 0.0, np.nan)
+            parts.append((windows, replace(found, low=low, high=np.maximum(high, found.joules))))
+    return placed(parts, len(measuring.spans))
+
+
+def _gauge_gaps_ms(unix_ms: Times, measuring: GpuMeasuring) -> Floats | float:
+    """Return the longest step (n,) that is no gap."""
+    if measuring.max_gap_ms is not None:
+        return measuring.max_gap_ms
+    limits_ms = np.full(len(unix_ms), np.inf)
+    at_edges = np.clip(np.searchsorted(unix_ms, measuring.spans.edges_us() // 1000), 1, len(unix_ms) - 1)
+    index = distinct(np.concatenate([may_be_gaps(unix_ms), at_edges]))
+    if len(unix_ms) > 1:
+        limits_ms[index] = local_gaps_ms(unix_ms, index)
+        limits_ms[0] = limits_ms[1]
+    return limits_ms

@@ -1,16 +1,15 @@
 """What CodeCarbon's counters say of a node: joules without a split by GPU, and grams per joule."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from llem_integrator.energy.counter import Counter, rises
-from llem_integrator.energy.gaps import Gaps
+from llem_integrator.energy.counter import rises
 from llem_integrator.energy.integral import Floats, Integrals, added, placed
-from llem_integrator.energy.readings import NodeReadings
-from llem_integrator.plain import MARGIN_MS
+from llem_integrator.energy.readings import CounterReadings, NodeReadings, counter_of, process_covered
+from llem_integrator.series.scrapes import GRAMS, MARGIN_MS
 from llem_integrator.windows.spans import Index, Spans
 
 GPU: Final = ("gpu",)
@@ -27,26 +26,25 @@ class NodeEnergy:
     rest: Integrals | None = None
 
 
-def measure(node: NodeReadings, spans: Spans, gaps: Gaps, limit_watts: Floats) -> NodeEnergy:
-    """The node's energy in windows; the limit (w,) is that of all its GPUs together."""
+def measure(node: NodeReadings, spans: Spans, max_gap_ms: float | None, limit_watts: Floats) -> NodeEnergy:
+    """Return the node's energy in windows; the limit (w,) is that of all its GPUs together."""
     unknown = np.full(len(spans), np.nan)
-    if not node.series:
+    if not node.tables:
         return NodeEnergy(unknown)
 
-    def total(parts: Iterable[str], limit_watts: Floats) -> Integrals | None:
-        found: Integrals | None = None
-        for part in parts:
-            found = added(found, _rises(node.name, node.joules(part, spans), spans, gaps, limit_watts))
-        return found
+    def total(components: Iterable[str], limit_watts: Floats) -> Integrals | None:
+        joules: Integrals | None = None
+        for component in components:
+            joules = added(joules, _rises(node.counters(component, spans), spans, max_gap_ms, limit_watts))
+        return joules
 
-    grams = _rises(node.name, node.grams(spans), spans, gaps, unknown)
-    return NodeEnergy(
-        _rate(grams, total(ALL, unknown), unknown), total(GPU, limit_watts), total(REST, unknown)
-    )
+    grams = _rises(node.counters(GRAMS, spans), spans, max_gap_ms, unknown)
+    rate = _rate(grams, total(ALL, unknown), unknown)
+    return NodeEnergy(rate, total(GPU, limit_watts), total(REST, unknown))
 
 
 def _rate(grams: Integrals | None, energy: Integrals | None, unknown: Floats) -> Floats:
-    """Grams per joule of the same windows."""
+    """Return grams per joule of the same windows."""
     if grams is None or energy is None:
         return unknown
     known = grams.known & energy.known & (energy.joules > 0)
@@ -54,12 +52,14 @@ def _rate(grams: Integrals | None, energy: Integrals | None, unknown: Floats) ->
 
 
 def _rises(
-    node: str, counters: Iterable[tuple[Index, Counter]], spans: Spans, gaps: Gaps, limit_watts: Floats
+    counters: Iterable[tuple[Index, CounterReadings]],
+    spans: Spans,
+    max_gap_ms: float | None,
+    limit_watts: Floats,
 ) -> Integrals | None:
     parts: list[tuple[Index, Integrals]] = []
-    for windows, counter in counters:
-        max_gap_ms = gaps.of(f"{node} codecarbon", counter.unix_ms)
-        if max_gap_ms is not None:
-            few = spans.take(windows)
-            parts.append((windows, rises(counter, few, max_gap_ms, limit_watts[windows], MARGIN_MS)))
+    for windows, readings in counters:
+        counter = replace(counter_of(readings, process_covered), max_gap_ms=max_gap_ms)
+        few = spans.take(windows)
+        parts.append((windows, rises(counter, few, limit_watts[windows], MARGIN_MS)))
     return placed(parts, len(spans))

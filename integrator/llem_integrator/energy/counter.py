@@ -1,11 +1,13 @@
-"""A counter of joules and windows: what it rose by, its falls and its gaps accounted for."""
+"""A counter of joules and windows: what it rose by, with its resets, its gaps, and where it stood still."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from llem_core import energy
+from llem_integrator.energy.gaps import local_gaps_ms
 from llem_integrator.energy.integral import (
     Counts,
     Flags,
@@ -21,8 +23,11 @@ from llem_integrator.series.samples import Times, Values
 from llem_integrator.windows.spans import Index, Spans, spans_of
 from llem_integrator.windows.window import Window
 
-_OTHER_EXPORTER_MS: Final = 500.0
-"""An exporter that integrated longer than the step by more than this is not the one of the reading before."""
+STUCK_SECONDS: Final = 10.0
+STUCK_UPDATES: Final = 3
+STUCK_JOULES: Final = 10.0
+"""A hardware counter is stuck if it stands still for so long, and for so many of its update periods, while the
+power of the same time makes more joules than this. Ten steps of its resolution, 1/8 J, are less."""
 
 _LATE_MS: Final = round(1000 * energy.LATE_SECONDS)
 _ANY_MARGIN_MS: Final = 2**49
@@ -30,46 +35,60 @@ _ANY_MARGIN_MS: Final = 2**49
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counter:
-    """Readings of one counter of joules, each at the time it was read.
+    """Readings (n,) of one counter of joules, each at the time it was read; `unix_ms` ascend.
 
-    `unix_ms` (n,) int64 ascending, `joules` (n,). A hardware counter misses nothing between two
-    readings; one that the exporter integrated covers what `integrated_s` (n,), the counter beside
-    it, says, and its samples were `interval_ms` apart. Values may trail the truth by `lag_ms`, one for
-    all windows or one for each, and their times be off by `blur_ms`. `unread` (n,) counts the readings
-    since the one before that are not held here; `skipped` (n,) marks steps that only the store
-    looked into.
+    A hardware counter misses nothing between two readings. Of one that the exporter integrated, `covered_ms`
+    (n,) says what the step that ends at each reading covers, and `reset` (n,) whether it was reset in it; its
+    samples were `interval_ms` apart. Values may trail the truth by `lag_ms`, one for all windows or one for
+    each, and their times be off by `blur_ms` (n,). `unread` (n,) counts the readings since the one before that
+    are not held here, and `hole_ms` (n,) is the longest gap among their steps. `power_joules` (n,) is the
+    energy by power readings in each step, None if there are none. What a gap is at the edges follows from the
+    times of `scrapes`, unless `max_gap_ms` is given.
     """
 
     unix_ms: Times
     joules: Values
-    integrated_s: Values | None = None
+    covered_ms: Floats | None = None
+    reset: Flags | None = None
     interval_ms: float = 0.0
     lag_ms: float | Floats = energy.SENSOR_LAG_SECONDS * 1000
-    blur_ms: float = 0.0
+    blur_ms: float | Floats = 0.0
     unread: Counts | None = None
-    skipped: Flags | None = None
+    hole_ms: Floats | None = None
+    power_joules: Floats | None = None
+    max_gap_ms: float | None = None
+    scrapes: tuple[Times, ...] = ()
+
+    def max_gaps_ms(self, index: Index) -> Floats:
+        """Return the longest steps (k,) that are no gaps, where the readings `index` (k,) end steps."""
+        if self.max_gap_ms is not None:
+            return np.full(len(index), self.max_gap_ms)
+        longest = np.zeros(len(index))
+        for unix_ms in self.scrapes or (self.unix_ms,):
+            if len(unix_ms) > 1:
+                at = np.clip(np.searchsorted(unix_ms, self.unix_ms[index]), 1, len(unix_ms) - 1)
+                longest = np.maximum(longest, local_gaps_ms(unix_ms, at))
+        return longest
 
 
-def counted(counter: Counter, window: Window, max_gap_ms: float, limit_watts: float | None) -> Integral:
-    """What a counter rose by in the window, its falls and its gaps accounted for."""
+def counted(counter: Counter, window: Window, limit_watts: float | None) -> Integral:
+    """Return what a counter rose by in a window."""
     limits = np.array([np.nan if limit_watts is None else limit_watts])
-    return rises(counter, spans_of([window]), max_gap_ms, limits, _ANY_MARGIN_MS).row(0)
+    return rises(counter, spans_of([window]), limits, _ANY_MARGIN_MS).row(0)
 
 
-def rises(
-    counter: Counter, spans: Spans, max_gap_ms: float, limit_watts: Floats, margin_ms: int
-) -> Integrals:
-    """The same in many windows, by readings up to `margin_ms` around each; limits (w,), NaN unknown."""
+def rises(counter: Counter, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
+    """Return the same in many windows, by readings up to `margin_ms` around each; limits (w,), NaN unknown."""
     parts: list[tuple[Index, Integrals]] = []
     for limit in np.unique(limit_watts).tolist():
         known = limit == limit
-        mine = np.flatnonzero(limit_watts == limit if known else np.isnan(limit_watts))
-        cut = _Cut(counter.unix_ms * 1000, spans.take(mine), max_gap_ms, margin_ms * 1000)
+        rows = np.flatnonzero(limit_watts == limit if known else np.isnan(limit_watts))
+        cut = _Cut(counter, spans.take(rows), margin_ms * 1000)
         lag_ms = counter.lag_ms
-        lags_ms = np.full(len(mine), lag_ms) if isinstance(lag_ms, float | int) else lag_ms[mine]
-        parts.append((mine, _risen(counter, cut, lags_ms, limit if known else None)))
+        lags_ms = np.full(len(rows), lag_ms) if isinstance(lag_ms, float | int) else lag_ms[rows]
+        parts += _by_stuck(counter, cut, rows, lags_ms, limit if known else None)
     found = placed(parts, len(spans))
-    return nothing("counter", spans, max_gap_ms, present=False) if found is None else found
+    return nothing("counter", spans, 0.0, present=False) if found is None else found
 
 
 class _Cut:
@@ -79,8 +98,9 @@ class _Cut:
     that is not too long: `head` and `tail`, or `same` where one step holds both edges.
     """
 
-    def __init__(self, times_us: Times, spans: Spans, max_gap_ms: float, margin_us: int) -> None:
-        self.times_us, self.spans, self.max_gap_ms = times_us, spans, max_gap_ms
+    def __init__(self, counter: Counter, spans: Spans, margin_us: int) -> None:
+        self.times_us = times_us = counter.unix_ms * 1000
+        self.spans, self.margin_us = spans, margin_us
         start_us, end_us = spans.start_us, spans.end_us
         self.low = np.searchsorted(times_us, start_us - margin_us, "left")
         self.high = np.searchsorted(times_us, end_us + margin_us, "right")
@@ -90,34 +110,43 @@ class _Cut:
         last = len(times_us) - 1
         self.into_first, self.into_stop = np.minimum(self.first, last), np.minimum(self.stop, last)
         self.inside = self.stop > self.first
-        head = self._spanned(self.first, self.into_first) & (times_us[self.into_first] > start_us)
-        tail = self._spanned(self.stop, self.into_stop) & (times_us[self.stop - 1] < end_us)
+        self.max_gap_ms = counter.max_gaps_ms(self.into_first)
+        end_gap_ms = counter.max_gaps_ms(self.into_stop)
+        head = self._spanned(self.first, self.into_first, self.max_gap_ms)
+        head &= times_us[self.into_first] > start_us
+        tail = self._spanned(self.stop, self.into_stop, end_gap_ms) & (times_us[self.stop - 1] < end_us)
         self.same = head & ~self.inside
         self.head, self.tail = head & self.inside, tail & self.inside
         self.before_start = self._share(self.into_first, start_us)
         self.before_end = self._share(self.into_stop, end_us)
 
-    def _spanned(self, index: Index, step: Index) -> Flags:
-        return (self.low < index) & (index < self.high) & (self.steps_ms[step] <= self.max_gap_ms)
+    def take(self, counter: Counter, index: Index) -> "_Cut":
+        """Return the cut of some of the windows."""
+        return (
+            self if len(index) == len(self.spans) else _Cut(counter, self.spans.take(index), self.margin_us)
+        )
+
+    def _spanned(self, index: Index, step: Index, max_gap_ms: Floats) -> Flags:
+        return (self.low < index) & (index < self.high) & (self.steps_ms[step] <= max_gap_ms)
 
     def _share(self, step: Index, edge_us: Times) -> Floats:
-        """How far through a step an edge lies, in whole microseconds."""
+        """Return how far through a step an edge lies, in whole microseconds."""
         before_us = self.times_us[np.maximum(step - 1, 0)]
         share: Floats = (edge_us - before_us) / np.maximum(self.times_us[step] - before_us, 1)
         return share
 
     def parts(self, steps: Floats) -> tuple[Floats, Floats]:
-        """What the cut steps (n,) hold of each window (w,), at its start and at its end."""
+        """Return what the cut steps (n,) hold of each window (w,), at its start and at its end."""
         head = steps[self.into_first] * (1 - self.before_start) * self.head
         both = steps[self.into_first] * (self.before_end - self.before_start) * self.same
         return head + both, steps[self.into_stop] * self.before_end * self.tail
 
     def whole(self, running: Floats) -> Floats:
-        """What a column (n,) rose by from the first to the last reading inside."""
+        """Return what a column (n,) rose by from the first to the last reading inside."""
         return (running[self.stop - 1] - running[self.into_first]) * self.inside
 
     def touching(self, steps: Flags) -> Counts:
-        """How many of the marked steps (n,) lie at least in part in each window (w,)."""
+        """Return how many of the marked steps (n,) lie at least in part in each window (w,)."""
         first = np.maximum(np.searchsorted(self.times_us, self.spans.start_us, "right"), self.low + 1)
         last = np.minimum(np.searchsorted(self.times_us, self.spans.end_us, "left"), self.high - 1)
         running = np.concatenate([[0], np.cumsum(steps)])
@@ -126,9 +155,73 @@ class _Cut:
         return count
 
 
-def _risen(counter: Counter, cut: _Cut, lag_ms: Floats, limit_watts: float | None) -> Integrals:
-    spans = cut.spans
+@dataclass(frozen=True, slots=True, eq=False)
+class _Steps:
+    """A counter's steps (n,), each with the reading that ends it; the first ends none.
+
+    Counter units risen, milliseconds covered and those in which energy may be missed; `restarted` marks the
+    steps over a reset, `late` the readings that were held at the running maximum, `stuck` the steps in which
+    a hardware counter stood still.
+    """
+
+    risen: Floats
+    covered: Floats
+    unseen: Floats
+    restarted: Flags
+    late: Flags
+    stuck: Flags
+
+
+def _by_stuck(
+    counter: Counter, cut: _Cut, rows: Index, lags_ms: Floats, limit_watts: float | None
+) -> Iterator[tuple[Index, Integrals]]:
+    """Yield the results of windows `rows`, those together in which the counter stood still in the same steps."""
     steps = _steps(counter, cut.steps_ms, limit_watts)
+    runs = list(_flat_runs(counter, steps))
+    verdicts = np.array([_is_stuck(counter, cut, run, lags_ms) for run in runs]).reshape(len(runs), len(rows))
+    patterns, group = np.unique(verdicts, axis=1, return_inverse=True)
+    for number in range(patterns.shape[1]):
+        index = np.flatnonzero(group.reshape(-1) == number)
+        stuck = np.zeros(len(steps.risen), np.bool_)
+        for (first, last), is_stuck in zip(runs, patterns[:, number].tolist(), strict=True):
+            stuck[first + 1 : last + 1] |= is_stuck
+        unseen = np.where(stuck, cut.steps_ms, steps.unseen)
+        standing = replace(steps, covered=steps.covered * ~stuck, unseen=unseen, stuck=stuck)
+        few = cut.take(counter, index)
+        yield rows[index], _risen(counter, few, standing, lags_ms[index], limit_watts)
+
+
+def _flat_runs(counter: Counter, steps: _Steps) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last reading of each stretch in which a hardware counter may be stuck."""
+    if counter.covered_ms is not None or counter.power_joules is None:
+        return
+    flat = (steps.risen == 0) & ~steps.restarted & ~steps.late
+    flat[:1] = False
+    edges = np.flatnonzero(np.diff(flat.astype(np.int8), prepend=0, append=0))
+    power = np.cumsum(counter.power_joules)
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        first, last = start - 1, stop - 1
+        long = counter.unix_ms[last] - counter.unix_ms[first] >= STUCK_SECONDS * 1000
+        if long and power[last] - power[first] > STUCK_JOULES:
+            yield first, last
+
+
+def _is_stuck(counter: Counter, cut: _Cut, run: tuple[int, int], lags_ms: Floats) -> Flags:
+    """Return in which windows (w,) the counter is stuck in a run, by the readings in reach of the window."""
+    assert counter.power_joules is not None
+    power = np.cumsum(counter.power_joules)
+    first, last = np.maximum(run[0], cut.low), np.minimum(run[1], cut.high - 1)
+    first = np.minimum(first, len(power) - 1)
+    seconds = (counter.unix_ms[last] - counter.unix_ms[first]) / 1000
+    longest_s = np.maximum(STUCK_SECONDS, STUCK_UPDATES * lags_ms / 1000)
+    stuck: Flags = (last > first) & (seconds >= longest_s) & (power[last] - power[first] > STUCK_JOULES)
+    return stuck
+
+
+def _risen(
+    counter: Counter, cut: _Cut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
+) -> Integrals:
+    spans = cut.spans
     risen, covers = cut.parts(steps.risen), cut.parts(steps.covered)
     units = cut.whole(np.cumsum(steps.risen)) + (risen[0] + risen[1])
     # Interpolated milliseconds carry float noise; a window's edges are whole microseconds.
@@ -143,6 +236,7 @@ def _risen(counter: Counter, cut: _Cut, lag_ms: Floats, limit_watts: float | Non
         nothing("counter", spans, cut.max_gap_ms, present=True),
         present=cut.high > cut.low,
         sample_count=count,
+        stuck=cut.touching(steps.stuck) > 0,
     )
     found = replace(
         none,
@@ -160,69 +254,50 @@ def _risen(counter: Counter, cut: _Cut, lag_ms: Floats, limit_watts: float | Non
 
 
 def _gaps(counter: Counter, cut: _Cut, holes_ms: Floats) -> tuple[Floats, Floats]:
-    """The longest gap (w,) in ms, NaN where not every step was read, and the one at the end."""
+    """Return the longest gap (w,) in ms, and the one at the end."""
     start_us, end_us = cut.spans.start_us, cut.spans.end_us
     lead_ms = np.where(cut.head | cut.same, 0, cut.times_us[cut.into_first] - start_us) / 1000.0
     tail_ms = np.where(cut.tail | cut.same, 0, end_us - cut.times_us[cut.stop - 1]) / 1000.0
     cut_holes = cut.parts(holes_ms)
     largest_ms = np.maximum.reduce([lead_ms, tail_ms, *cut_holes])
+    if counter.hole_ms is not None and counter.unread is not None:
+        holes_ms = np.where(counter.unread > 0, counter.hole_ms, holes_ms)
     if np.any(holes_ms > 0):
         largest_ms = np.maximum(largest_ms, range_max(holes_ms, cut.first + 1, cut.stop, 0.0))
-    if counter.skipped is not None:
-        unread = cut.whole(np.cumsum(counter.skipped).astype(np.float64)) > 0
-        largest_ms = np.where(unread, np.nan, largest_ms)
     return largest_ms, tail_ms
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Steps:
-    """A counter's steps (n,), each with the reading that ends it; the first ends none.
-
-    Counter units risen, ms covered and ms in which energy may be missed; `restarted` marks the steps
-    over a restart, `late` the readings that were held at the running maximum.
-    """
-
-    risen: Floats
-    covered: Floats
-    unseen: Floats
-    restarted: Flags
-    late: Flags
 
 
 def _steps(counter: Counter, steps_ms: Floats, limit_watts: float | None) -> _Steps:
     # In the exporter's own units every value and difference is a whole number, and exact.
     units = np.rint(counter.joules * energy.COUNTER_UNITS_PER_JOULE)
-    no_late = np.zeros(len(units), np.bool_)
-    if counter.integrated_s is None:
+    nowhere = np.zeros(len(units), np.bool_)
+    if counter.covered_ms is None:
         units, late = _without_late(counter.unix_ms, units, limit_watts)
         restarted = _diff(units) < 0
         risen = _diff(units)
         risen[1:] = energy.counter_step(units[:-1], units[1:])
-        return _Steps(risen, steps_ms, steps_ms * restarted, restarted, no_late if late is None else late)
-    seconds = counter.integrated_s
-    # Either column shows a restart, and then both count from 0.
-    restarted = (_diff(units) < 0) | (_diff(seconds) < 0)
-    risen, covered = (np.where(restarted, column, _diff(column)) for column in (units, seconds))
-    covered = np.rint(covered * 1000)
-    # Who integrated more than the time that passed is another exporter: of this step nothing is known.
-    known = covered <= steps_ms + _OTHER_EXPORTER_MS
-    covered = np.minimum(covered, steps_ms) * known
-    return _Steps(risen * known, covered, steps_ms - covered, restarted, no_late)
+        late = nowhere if late is None else late
+        return _Steps(risen, steps_ms, steps_ms * restarted, restarted, late, nowhere)
+    covered = counter.covered_ms
+    reset = nowhere if counter.reset is None else counter.reset
+    risen = np.where(reset, units, _diff(units)) * (covered > 0)
+    return _Steps(risen, covered, steps_ms - covered, reset, nowhere, nowhere)
 
 
 def _diff(column: Floats) -> Floats:
-    """Steps (n,) of a column (n,), 0 for the first."""
+    """Return the steps (n,) of a column (n,), 0 for the first."""
     return np.diff(column, prepend=column[:1])
 
 
 def _bounds(
     counter: Counter, cut: _Cut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
 ) -> tuple[Floats, Floats]:
-    """Joules (low, high) (w,): the counter read outside the edges, and inside them, its lag allowed for.
+    """Return joules (low, high) (w,): the counter read outside the edges, and inside them, its lag allowed for.
 
     Where a reading outside is missing, the limit bounds what it would say; NaN where there is none.
     """
-    times_us, blur_us = cut.times_us, round(counter.blur_ms * 1000)
+    times_us = cut.times_us
+    blur_us = _blur_us(counter, cut)
     lag_us = np.rint(lag_ms * 1000).astype(np.int64)
     start_us, end_us = cut.spans.start_us - blur_us, cut.spans.end_us + blur_us + lag_us
     joules = np.cumsum(steps.risen) / energy.COUNTER_UNITS_PER_JOULE
@@ -241,7 +316,7 @@ def _bounds(
     blind_ms += np.where(after > last, end_us - times_us[last], 0) / 1000.0
     blind_ms += counter.interval_ms  # half of it at each edge
     rounding = np.full(len(low), 1 / energy.STEPS_PER_JOULE)  # half a step at each edge
-    if counter.integrated_s is not None:
+    if counter.covered_ms is not None:
         rounding = cut.spans.duration_ms / 1000 / (2 * energy.STEPS_PER_WATT)
     unknown = blind_ms > 0 if limit_watts is None else np.zeros(len(low), np.bool_)
     limit = limit_watts or 0.0
@@ -251,8 +326,18 @@ def _bounds(
     return np.where(unknown, free_low, bounded_low), np.where(unknown, np.nan, high)
 
 
+def _blur_us(counter: Counter, cut: _Cut) -> Index:
+    """Return how far (w,) the times of the readings beside a window's edges may be off."""
+    blur_ms = counter.blur_ms
+    if isinstance(blur_ms, float | int):
+        return np.full(len(cut.spans), round(blur_ms * 1000))
+    beside = cut.into_first, np.maximum(cut.first - 1, 0), cut.into_stop, np.maximum(cut.stop - 1, 0)
+    widest: Index = np.rint(np.maximum.reduce([blur_ms[index] for index in beside]) * 1000).astype(np.int64)
+    return widest
+
+
 def _without_late(unix_ms: Times, units: Floats, limit_watts: float | None) -> tuple[Floats, Flags | None]:
-    """A hardware counter (n,) with late values raised to the running maximum, and which these were.
+    """Return a hardware counter (n,) with late values raised to the running maximum, and which these were.
 
     A value that may be late by `llem_core.energy.may_be_late` is late if the counter has passed its old value
     at the next reading or within two seconds. Otherwise the counter was reset.

@@ -19,12 +19,16 @@ NEVER: Final = 2**62
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """The samples (w,) beside an edge, which may be one and the same, or missing."""
+    """The samples (w,) beside an edge, which may be one and the same, or missing.
+
+    `max_gap_ms` is the longest step between them that is no gap.
+    """
 
     before_us: Times
     before_watts: Values
     after_us: Times
     after_watts: Values
+    max_gap_ms: Floats
 
     @property
     def straddles(self) -> Flags:
@@ -56,7 +60,7 @@ class Cut:
         self.lead_ms = np.where(near_before, 0, lead_us) / 1000.0
         self.tail_ms = np.where(near_after, 0, tail_us) / 1000.0
 
-    def parts(self, max_gap_ms: float) -> list[energy.PairEnergy[Floats]]:
+    def parts(self) -> list[energy.PairEnergy[Floats]]:
         """What the cut pairs add (w,) at the start and at the end; of one that both cut, all at the start."""
         inside = self.in_one_pair
         to_end = np.where(inside, _share(self.start, self._spans.end_us), 1.0)
@@ -64,8 +68,8 @@ class Cut:
             _share(self.start, self._spans.start_us),
             _share(self.end, self._spans.end_us),
         )
-        first = _part(self.start, max_gap_ms, from_start, to_end)
-        last = _part(self.end, max_gap_ms, np.zeros(len(inside)), before_end)
+        first = _part(self.start, from_start, to_end)
+        last = _part(self.end, np.zeros(len(inside)), before_end)
         return [
             energy.PairEnergy(*(column * self._at_start for column in first)),
             energy.PairEnergy(*(column * (self._at_end) for column in last)),
@@ -79,9 +83,10 @@ def _share(pairs: Pairs, edge_us: Times) -> Floats:
     return np.clip(passed / np.where(straddles, pairs.after_us - pairs.before_us, 1), 0.0, 1.0)
 
 
-def whole_pairs(pairs: Pairs, max_gap_ms: float) -> energy.PairEnergy[Floats]:
-    return energy.pair_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms)
+def whole_pairs(pairs: Pairs) -> energy.PairEnergy[Floats]:
+    return energy.pair_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, pairs.max_gap_ms)
 
 
-def _part(pairs: Pairs, max_gap_ms: float, start: Floats, end: Floats) -> energy.PairEnergy[Floats]:
-    return energy.part_energy(pairs.before_watts, pairs.after_watts, pairs.steps_ms, max_gap_ms, start, end)
+def _part(pairs: Pairs, start: Floats, end: Floats) -> energy.PairEnergy[Floats]:
+    watts = pairs.before_watts, pairs.after_watts
+    return energy.part_energy(*watts, pairs.steps_ms, pairs.max_gap_ms, start, end)

@@ -38,13 +38,10 @@ class Fault:
     conflicts: Marks
 
 
-def faults_of(series: Series, first_ms: int, last_ms: int) -> list[Fault]:
-    """What is wrong in [first_ms, last_ms], if anything."""
-    bad_ms, conflict_ms = (
-        unix_ms[(unix_ms >= first_ms) & (unix_ms <= last_ms)]
-        for unix_ms in (series.bad_ms, series.conflict_ms)
-    )
-    return [Fault(Marks.of(bad_ms), Marks.of(conflict_ms))] if len(bad_ms) or len(conflict_ms) else []
+def faults_of(series: Series) -> list[Fault]:
+    """Return what is wrong with a series, if anything."""
+    wrong = len(series.bad_ms) or len(series.conflict_ms)
+    return [Fault(Marks.of(series.bad_ms), Marks.of(series.conflict_ms))] if wrong else []
 
 
 def within(marks: Iterable[Marks], spans: Spans) -> Counts:

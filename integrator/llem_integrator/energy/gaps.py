@@ -1,41 +1,104 @@
-"""The longest step that is bridged, settled once for each series of a run."""
+"""The longest step between two samples that is no gap: 3 x the sample interval that held at that time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
 
 from llem_core import energy
-from llem_integrator.series.samples import Times, auto_max_gap_ms
+from llem_integrator.energy.integral import Flags, Floats
+from llem_integrator.energy.ranges import range_max
+from llem_integrator.series.samples import STALE_MS, Times
+from llem_integrator.windows.spans import Index, Spans
+
+CONTEXT_STEPS: Final = 50
+"""Unless the interval is published, a step is compared with this many steps before it and after it,"""
+
+CONTEXT_MS: Final = 3_600_000
+"""as far as they are at most this far away. Traces are read around edges only: there it is half a minute."""
+
+_FEW_STEPS: Final = 3
+"""Fewer steps on one side say nothing by themselves: then the median is that of both sides together."""
+
+_CHUNK: Final = 4096
 
 
-@dataclass(slots=True)
-class Gaps:
-    """As given, or as the samples say; `interval_ms` is what the exporters publish, by instance."""
+def local_gaps_ms(unix_ms: Times, index: Index, context_ms: int = CONTEXT_MS) -> Floats:
+    """Return the longest steps (k,) in ms that are no gaps, where the samples `index` (k,) end steps.
 
-    given_ms: float | None = None
-    interval_ms: dict[str, float] = field(default_factory=dict)
-    _settled_ms: dict[str, float] = field(default_factory=dict)
+    That is 3 x the median of the steps before or of those after, whichever is longer, so that a changed
+    interval is no gap. At most 5 minutes: a series that is silent for longer is stale to Prometheus, too.
+    """
+    chunks = range(0, len(index), _CHUNK)
+    parts = [_local_gaps_ms(unix_ms, index[at : at + _CHUNK], context_ms) for at in chunks]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
-    @property
-    def are_given(self) -> bool:
-        """Whether they come from an option or an exporter, and not from the samples."""
-        return self.given_ms is not None or bool(self.interval_ms)
 
-    def copy(self) -> "Gaps":
-        return Gaps(self.given_ms, dict(self.interval_ms), dict(self._settled_ms))
+def _local_gaps_ms(unix_ms: Times, index: Index, context_ms: int) -> Floats:
+    steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
+    ends_ms = unix_ms[index]
+    near = np.arange(1, CONTEXT_STEPS + 1)
+    before, after = index[:, None] - near, index[:, None] + near
+    first_ms = unix_ms[np.clip(before - 1, 0, None)]
+    last_ms = unix_ms[np.clip(after, None, len(unix_ms) - 1)]
+    is_before = (before >= 1) & (ends_ms[:, None] - first_ms <= context_ms)
+    is_after = (after < len(unix_ms)) & (last_ms - ends_ms[:, None] <= context_ms)
+    left = np.where(is_before, steps_ms[np.clip(before, 0, None)], np.nan)
+    right = np.where(is_after, steps_ms[np.clip(after, None, len(unix_ms) - 1)], np.nan)
+    both = np.concatenate([left, right], axis=1)
+    counts = is_before.sum(axis=1), is_after.sum(axis=1)
+    alone = counts[0] + counts[1] == 0
+    both[alone, 0] = steps_ms[index[alone]]
+    median_ms = np.nanmedian(both, axis=1)
+    sided = (counts[0] >= _FEW_STEPS) & (counts[1] >= _FEW_STEPS)
+    if sided.any():
+        sides = np.nanmedian(left[sided], axis=1), np.nanmedian(right[sided], axis=1)
+        median_ms[sided] = np.maximum(*sides)
+    longest_ms: Floats = np.minimum(float(STALE_MS), energy.GAP_INTERVALS * median_ms)
+    return longest_ms
 
-    def of(self, series: str, unix_ms: Times) -> float | None:
-        """In ms, by the first steps of a series that is seen for the first time; None where it has none."""
-        if self.given_ms is not None:
-            return self.given_ms
-        if series not in self._settled_ms and (found := auto_max_gap_ms(unix_ms)) is not None:
-            self._settled_ms[series] = found
-        return self._settled_ms.get(series)
 
-    def of_trace(self, uuid: str, instance: str, unix_ms: Times) -> float | None:
-        """In ms, of a trace: 3 x the interval that its exporter publishes, if it does."""
-        if self.given_ms is None and (interval_ms := self.interval_ms.get(instance)):
-            return self._settled_ms.setdefault(f"{uuid} trace", energy.GAP_INTERVALS * interval_ms)
-        return self.of(f"{uuid} trace", unix_ms)
+def may_be_gaps(unix_ms: Times) -> Index:
+    """Return the samples (k,) that end a step so much longer than the shortest that it may be a gap."""
+    steps_ms = np.diff(unix_ms)
+    if not len(steps_ms):
+        return np.zeros(0, np.int64)
+    longest_ms = min(energy.GAP_INTERVALS * int(steps_ms.min()), STALE_MS)
+    return np.flatnonzero(steps_ms > longest_ms) + 1
 
-    def settle_trace(self, uuid: str, max_gap_ms: float) -> None:
-        """What was settled elsewhere, for a trace that was seen there first."""
-        self._settled_ms.setdefault(f"{uuid} trace", max_gap_ms)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Intervals:
+    """The sample interval that an exporter published: `interval_ms` (n,), scraped at `unix_ms` (n,)."""
+
+    unix_ms: Times
+    interval_ms: Floats
+
+    def max_gaps_ms(self, unix_ms: Times) -> Floats | float:
+        """Return the longest step that is no gap at each time (k,): one number if it is the same for all.
+
+        It is NaN where nothing was published within 5 minutes, and between two scrapes that differ: the
+        exporter restarted between them, and nobody knows when.
+        """
+        if not len(self.unix_ms) or not len(unix_ms):
+            return np.nan
+        first, last = np.searchsorted(self.unix_ms, [unix_ms[0] - STALE_MS, unix_ms[-1] + STALE_MS + 1])
+        times_ms, interval_ms = self.unix_ms[first:last], self.interval_ms[first:last]
+        if not len(times_ms):
+            return np.nan
+        silent = np.diff(times_ms, prepend=unix_ms[0], append=unix_ms[-1]) > STALE_MS
+        if interval_ms.min() == interval_ms.max() and not silent.any():
+            return energy.GAP_INTERVALS * float(interval_ms[0])
+        after = np.searchsorted(times_ms, unix_ms, "left")
+        before, after = np.maximum(after - 1, 0), np.minimum(after, len(times_ms) - 1)
+        near_before = (times_ms[before] <= unix_ms) & (unix_ms - times_ms[before] <= STALE_MS)
+        near_after = (times_ms[after] >= unix_ms) & (times_ms[after] - unix_ms <= STALE_MS)
+        found = np.where(near_before, interval_ms[before], np.where(near_after, interval_ms[after], np.nan))
+        changed: Flags = near_before & near_after & (interval_ms[before] != interval_ms[after])
+        return energy.GAP_INTERVALS * np.where(changed, np.nan, found)
+
+    def longest(self, spans: Spans) -> Floats:
+        """Return the longest interval (w,) in each window or within 5 minutes of it, NaN where there is none."""
+        first = np.searchsorted(self.unix_ms, spans.start_ms - STALE_MS)
+        stop = np.searchsorted(self.unix_ms, spans.end_ms + STALE_MS, "right")
+        return range_max(self.interval_ms, first, stop, np.nan)

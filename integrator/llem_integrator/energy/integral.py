@@ -20,7 +20,8 @@ class Integral:
 
     `joules` is None where nothing is covered; `high` is None also where nothing bounds it. A gap is
     time without coverage: `tail_gap_s` after the last of it. `largest_gap_s` is None where not all was
-    read. `resets` and `late` count a counter's falls of either sort.
+    read. `resets` and `late` count a counter's falls of either sort. `stuck`: it stood still. `skewed`: the
+    exporter's clock is off.
     """
 
     method: str
@@ -36,6 +37,8 @@ class Integral:
     peak_watts: float | None = None
     resets: int = 0
     late: int = 0
+    stuck: bool = False
+    skewed: bool = False
 
     @property
     def coverage(self) -> float:
@@ -64,6 +67,8 @@ class Integrals:
     peak_watts: Floats
     resets: Counts
     late: Counts
+    stuck: Flags
+    skewed: Flags
 
     def __len__(self) -> int:
         return len(self.joules)
@@ -100,10 +105,10 @@ class Integrals:
 _NAMES: Final = tuple(field.name for field in fields(Integrals))
 
 
-def nothing(method: str, spans: Spans, max_gap_ms: float, *, present: bool) -> Integrals:
+def nothing(method: str, spans: Spans, max_gap_ms: Floats | float, *, present: bool) -> Integrals:
     """No coverage in any window: no measurement, never 0 joules."""
     count, duration_s = len(spans), spans.duration_ms / 1000
-    unknown, zero = np.full(count, np.nan), np.zeros(count, np.int64)
+    unknown, zero, never = np.full(count, np.nan), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     return Integrals(
         present=np.full(count, present),
         method=np.full(count, method),
@@ -114,11 +119,13 @@ def nothing(method: str, spans: Spans, max_gap_ms: float, *, present: bool) -> I
         gap_s=duration_s,
         largest_gap_s=duration_s,
         tail_gap_s=duration_s,
-        max_gap_s=np.full(count, max_gap_ms / 1000),
+        max_gap_s=np.broadcast_to(np.asarray(max_gap_ms) / 1000, count),
         sample_count=zero,
         peak_watts=unknown,
         resets=zero,
         late=zero,
+        stuck=never,
+        skewed=never,
     )
 
 
@@ -182,6 +189,8 @@ def joined(parts: Sequence[Integrals], used: Sequence[Flags]) -> Integrals:
         peak_watts=np.fmax.reduce(np.where(np.stack(used), column("peak_watts"), np.nan), axis=0),
         resets=summed("resets").astype(np.int64),
         late=summed("late").astype(np.int64),
+        stuck=summed("stuck") > 0,
+        skewed=summed("skewed") > 0,
     )
 
 

@@ -22,20 +22,28 @@ _GRID: Final = 16.0
 
 
 def trapezoid(
-    unix_ms: Times, watts: Values, window: Window, max_gap_ms: float, limit_watts: float | None
+    unix_ms: Times, watts: Values, window: Window, max_gap_ms: Floats | float, limit_watts: float | None
 ) -> Integral:
-    """Integral over power samples (n,) in watts, ascending in time."""
+    """Integral over power samples (n,) in watts, ascending in time.
+
+    `max_gap_ms` is one for all steps, or (n,): the longest step that is no gap, where each sample ends one.
+    """
     spans = spans_of([window])
     limits = np.array([np.nan if limit_watts is None else limit_watts])
     return trapezoids(unix_ms, watts, spans, max_gap_ms, limits, _ANY_MARGIN_MS).row(0)
 
 
 def trapezoids(
-    unix_ms: Times, watts: Values, spans: Spans, max_gap_ms: float, limit_watts: Floats, margin_ms: int
+    unix_ms: Times,
+    watts: Values,
+    spans: Spans,
+    max_gap_ms: Floats | float,
+    limit_watts: Floats,
+    margin_ms: int,
 ) -> Integrals:
     """The same in many windows, of samples up to `margin_ms` around each; limits (w,), NaN unknown."""
-    running = RunningSums(spans.edges_us(), max_gap_ms)
-    running.add(unix_ms, watts)
+    running = RunningSums(spans.edges_us())
+    running.add(unix_ms, watts, max_gap_ms)
     return running.integrals(spans, limit_watts, margin_ms)
 
 
@@ -46,78 +54,92 @@ class RunningSums:
     the same to the bit for multiples of 1/8 W, and to 1e-12 of the window's energy for any.
     """
 
-    def __init__(self, edges_us: Times, max_gap_ms: float) -> None:
+    def __init__(self, edges_us: Times) -> None:
         count = len(edges_us)
         self._edges_us = edges_us
-        self.max_gap_ms = max_gap_ms
         self._passed = 0  # so many edges lie at or before the newest sample
         self._before = _Samples(np.full(count, LONG_AGO), np.zeros(count))  # the last sample up to each edge
         self._after = _Samples(np.full(count, NEVER), np.zeros(count))  # the first one from it on
         self._sums = np.zeros((2, len(energy.PairEnergy._fields), count))  # of the pairs up to `before`
         self._counts = np.zeros(count, np.int64)  # samples up to each edge
+        self._max_gaps_ms = np.full(count, np.nan)  # what is no gap in the step around each edge
         self._peaks = np.full(count, -np.inf)  # the highest sample from each edge to the next
         self._gaps = np.zeros(count)  # the longest gap between two edges
         self._total = np.zeros(self._sums.shape[:2])
         self._count = 0
         self._last: tuple[int, float] | None = None
+        self._last_gap_ms = np.nan
 
-    def add(self, unix_ms: Times, watts: Values) -> None:
-        """The next samples (n,): ascending, and later than all before."""
+    def add(self, unix_ms: Times, watts: Values, max_gap_ms: Floats | float) -> None:
+        """The next samples (n,): ascending, and later than all before.
+
+        `max_gap_ms` is one for all steps, or (n,): the longest step that is no gap, where each sample ends one.
+        """
         if not len(unix_ms):
             return
+        if isinstance(max_gap_ms, int):
+            max_gap_ms = float(max_gap_ms)
         if self._last is None:
-            self._add(unix_ms, watts, 0)
+            self._add(unix_ms, watts, max_gap_ms, 0)
         elif self._is_cut(int(unix_ms[0])):
             before_ms, before_watts = self._last
             times = np.concatenate([[before_ms], unix_ms])
-            self._add(times, np.concatenate([[before_watts], watts]), 1)
+            if not isinstance(max_gap_ms, float):
+                max_gap_ms = np.concatenate([max_gap_ms[:1], max_gap_ms])
+            self._add(times, np.concatenate([[before_watts], watts]), max_gap_ms, 1)
         else:
-            self._bridge(int(unix_ms[0]), float(watts[0]), *self._last)
-            self._add(unix_ms, watts, 0)
+            self._bridge(int(unix_ms[0]), float(watts[0]), *self._last, _first(max_gap_ms))
+            self._add(unix_ms, watts, max_gap_ms, 0)
 
     def _is_cut(self, first_ms: int) -> bool:
         """Whether an edge lies between the last sample and the next, or at that."""
         next_edges_us = self._edges_us[self._passed : self._passed + 1]
         return bool(len(next_edges_us)) and int(next_edges_us[0]) <= first_ms * 1000
 
-    def _bridge(self, after_ms: int, after_watts: float, before_ms: int, before_watts: float) -> None:
+    def _bridge(
+        self, after_ms: int, after_watts: float, before_ms: int, before_watts: float, max_gap_ms: float
+    ) -> None:
         """The one pair between two pieces, where no edge cuts it."""
         step_ms = float(after_ms - before_ms)
-        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, self.max_gap_ms))
+        pair = np.array(energy.pair_energy(before_watts, after_watts, step_ms, max_gap_ms))
         whole = np.rint(pair * _GRID) / _GRID
         self._total += np.stack([whole, pair - whole])
-        if step_ms > self.max_gap_ms and self._passed:
+        if step_ms > max_gap_ms and self._passed:
             self._gaps[self._passed - 1] = max(self._gaps[self._passed - 1], step_ms)
 
-    def _add(self, unix_ms: Times, watts: Values, new_from: int) -> None:
+    def _add(self, unix_ms: Times, watts: Values, max_gap_ms: Floats | float, new_from: int) -> None:
         """Samples of which those from `new_from` on are new, and their pairs, which all are."""
         reached = int(np.searchsorted(self._edges_us, int(unix_ms[-1]) * 1000, "right"))
         if reached > self._passed:
-            self._add_cut(reached, unix_ms, watts, new_from)
+            self._add_cut(reached, unix_ms, watts, max_gap_ms, new_from)
         else:
-            self._add_uncut(unix_ms, watts[new_from:], watts)
+            self._add_uncut(unix_ms, watts[new_from:], watts, max_gap_ms)
         self._count += len(unix_ms) - new_from
         self._last = int(unix_ms[-1]), float(watts[-1])
+        self._last_gap_ms = max_gap_ms if isinstance(max_gap_ms, float) else float(max_gap_ms[-1])
 
-    def _add_uncut(self, unix_ms: Times, new: Values, watts: Values) -> None:
+    def _add_uncut(self, unix_ms: Times, new: Values, watts: Values, max_gap_ms: Floats | float) -> None:
         """Samples and pairs among which there is no edge."""
         blocks = range(0, len(unix_ms) - 1, _BLOCK)
-        sums = np.array([_block(unix_ms, watts, first, self.max_gap_ms) for first in blocks])
+        sums = np.array([_block(unix_ms, watts, first, max_gap_ms) for first in blocks])
         if len(sums):
             whole = np.rint(sums * _GRID) / _GRID
             self._total += np.stack([whole.sum(axis=0), (sums - whole).sum(axis=0)])
             if np.any(sums[:, -1] > 0):
-                self._add_gaps(unix_ms)
+                self._add_gaps(unix_ms, max_gap_ms)
         if self._passed and len(new):
             self._peaks[self._passed - 1] = max(self._peaks[self._passed - 1], float(new.max()))
 
-    def _add_cut(self, reached: int, unix_ms: Times, watts: Values, new_from: int) -> None:
+    def _add_cut(
+        self, reached: int, unix_ms: Times, watts: Values, max_gap_ms: Floats | float, new_from: int
+    ) -> None:
         edges = slice(self._passed, reached)
         edges_us = self._edges_us[edges]
         after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
         before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
         self._note(edges, before, after, unix_ms, watts)
-        self._add_pairs(edges, before, unix_ms, watts)
+        self._max_gaps_ms[edges] = max_gap_ms if isinstance(max_gap_ms, float) else max_gap_ms[after]
+        self._add_pairs(edges, before, unix_ms, watts, max_gap_ms)
         self._add_peaks(after, watts, new_from)
         self._counts[edges] = self._count + before + 1 - new_from
         self._passed = reached
@@ -129,26 +151,28 @@ class RunningSums:
         self._before.unix_us[edges] = np.where(seen, unix_ms[before] * 1000, LONG_AGO)
         self._before.watts[edges] = np.where(seen, watts[before], 0.0)
 
-    def _add_pairs(self, edges: slice, before: Index, unix_ms: Times, watts: Values) -> None:
+    def _add_pairs(
+        self, edges: slice, before: Index, unix_ms: Times, watts: Values, max_gap_ms: Floats | float
+    ) -> None:
         """Pair q is that of samples q and q + 1; sums end at the last sample up to each edge."""
         count = len(unix_ms) - 1
         marks = np.zeros(count, np.bool_)
         marks[::_BLOCK] = True
         marks[before[(before >= 0) & (before < count)]] = True
         starts = np.flatnonzero(marks)
-        sums = _summed(unix_ms, watts, starts, self.max_gap_ms)
+        sums = _summed(unix_ms, watts, starts, max_gap_ms)
         if np.any(sums[-1] > 0):
-            self._add_gaps(unix_ms)
+            self._add_gaps(unix_ms, max_gap_ms)
         whole = np.rint(sums * _GRID) / _GRID
         parts = np.concatenate([self._total[:, :, None], np.stack([whole, sums - whole])], axis=2)
         running = np.cumsum(parts, axis=2)
         self._sums[:, :, edges] = running[:, :, np.searchsorted(starts, before)]
         self._total = running[:, :, -1]
 
-    def _add_gaps(self, unix_ms: Times) -> None:
+    def _add_gaps(self, unix_ms: Times, max_gap_ms: Floats | float) -> None:
         """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
         steps_ms = np.diff(unix_ms)
-        gaps = np.flatnonzero(steps_ms > self.max_gap_ms)
+        gaps = np.flatnonzero(steps_ms > _of_steps(max_gap_ms, 0, len(steps_ms)))
         behind = np.searchsorted(self._edges_us, unix_ms[gaps] * 1000, "right") - 1
         uncut = behind == np.searchsorted(self._edges_us, unix_ms[gaps + 1] * 1000, "left") - 1
         uncut &= behind >= 0
@@ -172,7 +196,7 @@ class RunningSums:
         if later._last is None:
             return
         first = later._after.unix_us[:1] // 1000, later._after.watts[:1]
-        self.add(*first)
+        self.add(*first, later._max_gaps_ms[:1])
         begun = int(np.searchsorted(later._edges_us, int(first[0][0]) * 1000, "right"))
         theirs, behind = slice(begun, later._passed), self._passed - 1
         mine = slice(self._passed, self._passed + later._passed - begun)
@@ -180,6 +204,7 @@ class RunningSums:
             to.unix_us[mine], to.watts[mine] = of.unix_us[theirs], of.watts[theirs]
         self._sums[:, :, mine] = self._total[:, :, None] + later._sums[:, :, theirs]
         self._counts[mine] = self._count - 1 + later._counts[theirs]
+        self._max_gaps_ms[mine] = later._max_gaps_ms[theirs]
         for here, there in ((self._peaks, later._peaks), (self._gaps, later._gaps)):
             here[mine] = there[theirs]
             if behind >= 0:
@@ -187,7 +212,7 @@ class RunningSums:
         self._passed = mine.stop
         self._total = self._total + later._total
         self._count += later._count - 1
-        self._last = later._last
+        self._last, self._last_gap_ms = later._last, later._last_gap_ms
 
     def integrals(self, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
         """What the samples so far say of windows, of whose edges all are known; limits (w,), NaN unknown."""
@@ -196,6 +221,7 @@ class RunningSums:
         if self._last is not None:
             self._before.unix_us[self._passed :] = self._last[0] * 1000
             self._before.watts[self._passed :] = self._last[1]
+            self._max_gaps_ms[self._passed :] = self._last_gap_ms
         start = np.searchsorted(self._edges_us, spans.start_us)
         end = np.searchsorted(self._edges_us, spans.end_us)
         cut = Cut(spans, self._pairs(start), self._pairs(end), margin_ms * 1000)
@@ -221,24 +247,27 @@ class RunningSums:
             gap_s=np.where(covered, total.gap_ms, duration_ms) / 1000,
             largest_gap_s=np.where(covered, np.maximum(largest_cut_ms, inner_ms), duration_ms) / 1000,
             tail_gap_s=np.where(covered, cut.tail_ms, duration_ms) / 1000,
-            max_gap_s=np.full(len(spans), self.max_gap_ms / 1000),
+            max_gap_s=self._max_gaps_ms[start] / 1000,
             sample_count=inside,
             peak_watts=np.where(covered, peak, unknown),
             resets=np.zeros(len(spans), np.int64),
             late=np.zeros(len(spans), np.int64),
+            stuck=np.zeros(len(spans), np.bool_),
+            skewed=np.zeros(len(spans), np.bool_),
         )
 
     def _pairs(self, edge: Index) -> Pairs:
         before, after = self._before, self._after
-        return Pairs(before.unix_us[edge], before.watts[edge], after.unix_us[edge], after.watts[edge])
+        beside = before.unix_us[edge], before.watts[edge], after.unix_us[edge], after.watts[edge]
+        return Pairs(*beside, self._max_gaps_ms[edge])
 
     def _totals(self, cut: Cut, start: Index, end: Index) -> "tuple[energy.PairEnergy[Floats], Floats]":
         """The sums (w,) of each window, and its longest gap in ms, of those that an edge cuts."""
-        at_start = np.array(whole_pairs(cut.start, self.max_gap_ms)) * cut.start.straddles
+        at_start = np.array(whole_pairs(cut.start)) * cut.start.straddles
         whole = self._sums[0][:, end] - self._sums[0][:, start] - at_start
         whole += self._sums[1][:, end] - self._sums[1][:, start]
         whole *= ~cut.in_one_pair
-        parts = [np.array(part) for part in cut.parts(self.max_gap_ms)]
+        parts = [np.array(part) for part in cut.parts()]
         total = energy.PairEnergy(*(whole + parts[0] + parts[1]))
         gap_ms = total.gap_ms + cut.lead_ms + cut.tail_ms
         longest = np.maximum.reduce([cut.lead_ms, cut.tail_ms, parts[0][-1], parts[1][-1]])
@@ -249,7 +278,7 @@ class RunningSums:
         uncut = range_max(self._gaps, start, end, 0.0)
         pairs = self._pairs(np.arange(len(self._edges_us)))
         gaps = np.where(pairs.straddles, (pairs.after_us - pairs.before_us) / 1000.0, 0.0)
-        gaps *= gaps > self.max_gap_ms
+        gaps *= gaps > pairs.max_gap_ms
         first = np.searchsorted(self._before.unix_us, spans.start_us, "left")
         stop = np.searchsorted(self._after.unix_us, spans.end_us, "right")
         return np.maximum(uncut, range_max(gaps, first, stop, 0.0))
@@ -263,28 +292,40 @@ class _Samples:
     watts: Values
 
 
-def _block(unix_ms: Times, watts: Values, first: int, max_gap_ms: float) -> "energy.PairEnergy[float]":
+def _first(max_gap_ms: Floats | float) -> float:
+    return max_gap_ms if isinstance(max_gap_ms, float) else float(max_gap_ms[0])
+
+
+def _of_steps(max_gap_ms: Floats | float, first: int, stop: int) -> Floats | float:
+    """What is no gap of the steps [first, stop), of which the first ends at the second sample."""
+    return max_gap_ms if isinstance(max_gap_ms, float) else max_gap_ms[first + 1 : stop + 1]
+
+
+def _block(
+    unix_ms: Times, watts: Values, first: int, max_gap_ms: Floats | float
+) -> "energy.PairEnergy[float]":
     """The sums of a block of pairs; of those that are evenly apart, as most are, by their samples."""
     times, powers = unix_ms[first : first + _BLOCK + 1], watts[first : first + _BLOCK + 1]
     steps_ms = np.diff(times)
-    step_ms = float(steps_ms[0])
-    if step_ms <= max_gap_ms and int(steps_ms.min()) == int(steps_ms.max()):
+    step_ms, gaps_ms = float(steps_ms[0]), _of_steps(max_gap_ms, first, first + len(steps_ms))
+    if int(steps_ms.min()) == int(steps_ms.max()) and bool(np.all(step_ms <= gaps_ms)):
         rises = np.diff(powers)
         ends = float(powers[0]), float(powers[-1])
         sums = float(powers.sum()), float(np.abs(rises, out=rises).sum())
         return energy.even_energy(*sums, ends, step_ms, len(rises))
-    pairs = energy.pair_energy(powers[:-1], powers[1:], steps_ms.astype(np.float64), max_gap_ms)
+    pairs = energy.pair_energy(powers[:-1], powers[1:], steps_ms.astype(np.float64), gaps_ms)
     return energy.PairEnergy(*(float(column.sum()) for column in pairs))
 
 
-def _summed(unix_ms: Times, watts: Values, starts: Index, max_gap_ms: float) -> Floats:
+def _summed(unix_ms: Times, watts: Values, starts: Index, max_gap_ms: Floats | float) -> Floats:
     """Sums (5, m) of the pairs from each start to the next; blocks begin at multiples of _BLOCK."""
     count = len(unix_ms) - 1
     sums = np.empty((len(energy.PairEnergy._fields), len(starts)))
     for first in range(0, count, _BLOCK):
         stop = min(first + _BLOCK, count)
         steps_ms = np.diff(unix_ms[first : stop + 1]).astype(np.float64)
-        pairs = energy.pair_energy(watts[first:stop], watts[first + 1 : stop + 1], steps_ms, max_gap_ms)
+        gaps_ms = _of_steps(max_gap_ms, first, stop)
+        pairs = energy.pair_energy(watts[first:stop], watts[first + 1 : stop + 1], steps_ms, gaps_ms)
         mine = slice(*np.searchsorted(starts, [first, stop]).tolist())
         at = starts[mine] - first
         for row, column in zip(sums, pairs, strict=True):

@@ -1,92 +1,231 @@
-"""What a source holds of each GPU and node around windows, put together for the rule."""
+"""Readings of counters, each at the time it was read, and what a source holds of each GPU and node."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 
-from llem_core import metrics
-from llem_core.metrics import MetricSpec
+from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter
 from llem_integrator.energy.faults import Fault, within
-from llem_integrator.energy.integral import Counts
-from llem_integrator.fetch import Key, key_of
-from llem_integrator.plain import Plain
-from llem_integrator.series.samples import Series, Times, Values
-from llem_integrator.traces import CounterTrace, PowerTrace
+from llem_integrator.energy.gaps import local_gaps_ms
+from llem_integrator.energy.integral import Counts, Flags, Floats
+from llem_integrator.energy.ranges import range_max
+from llem_integrator.energy.traces import CounterTrace, PowerTrace
+from llem_integrator.series import scrapes
+from llem_integrator.series.samples import Times, Values
+from llem_integrator.series.scrapes import Presence, Table
 from llem_integrator.windows.spans import Index, Spans
 
-_SCRAPE_BLUR_MS: Final = 500.0
-"""A scrape's own time is up to this far from when its values were read."""
 
-_ANOTHER_S: Final = 1e9
-"""More seconds than any step has: as covered seconds they say that nothing is known of the step."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CounterReadings:
+    """Readings (n,) of one counter of one label set, by the time they were read; columns as in a Table.
 
-_PER_GPU: Final = (
-    metrics.GPU_ZEUS_ENERGY,
-    metrics.GPU_NVML_ENERGY,
-    metrics.GPU_INTEGRATED,
-    metrics.GPU_SAMPLE_TIMESTAMP,
-    metrics.GPU_POWER,
-    metrics.GPU_INFO,
-    metrics.GPU_MIG_INFO,
-    metrics.GPU_POWER_LIMIT,
-    metrics.GPU_POWER_PEAK,
+    `seconds` are the seconds that the exporter integrated so far, NaN where they are not known. `blur_ms` is
+    how far the times may be off. `goes_on` is False where another counter may begin. `covers_ms` is what the
+    step that ends at each reading covers.
+    """
+
+    name: str
+    unix_ms: Times
+    scrape_ms: Times
+    joules: Values
+    seconds: Values
+    blur_ms: Floats
+    skipped: Counts
+    covered_ms: Floats
+    power_joules: Floats
+    hole_ms: Floats
+    goes_on: Flags
+    covers_ms: Floats
+
+    def part(self, first: int, stop: int) -> "CounterReadings":
+        """Return the readings [first, stop)."""
+        rows = slice(first, stop)
+        return self.with_columns(**{name: getattr(self, name)[rows] for name in _COLUMNS})
+
+    def with_columns(self, **columns: Any) -> "CounterReadings":
+        """Return the readings with other columns."""
+        return replace(self, **columns)
+
+
+Covered = Callable[[CounterReadings], tuple[Floats, Flags]]
+"""What each step (n,) covers, and whether the counter was reset in it."""
+
+
+_COLUMNS: Final = (
+    "unix_ms",
+    "scrape_ms",
+    "joules",
+    "seconds",
+    "blur_ms",
+    "skipped",
+    "covered_ms",
+    "power_joules",
+    "hole_ms",
+    "goes_on",
+    "covers_ms",
 )
-_PER_NODE: Final = (metrics.CODECARBON_ENERGY, metrics.CODECARBON_EMISSIONS, metrics.CODECARBON_TIMESTAMP)
+
+
+def counter_readings(table: Table, column: str, covered: Covered) -> CounterReadings:
+    """Return the readings of one counter, each once: a page may show again what was read long ago."""
+    read_ms, known, _ = table.read_ms()
+    rows = np.flatnonzero(table.has(column) & table.distinct_readings())
+    rows = rows[np.unique(read_ms[rows], return_index=True)[1]]
+    # A reading without a time of its own was read at some time since the scrape before.
+    blur_ms = np.where(known, 0.0, np.diff(table.unix_ms, prepend=table.unix_ms[:1]))
+    if len(table) > 1:
+        blur_ms[0] = 0.0 if known[0] else blur_ms[1]
+    power = scrapes.power_steps(table.unix_ms, table.column(scrapes.WATTS))
+    running = np.cumsum(np.where(table.skipped > 0, table.power_joules, power))[rows]
+    readings = CounterReadings(
+        name=str(sorted(table.labels.items())),
+        unix_ms=read_ms[rows],
+        scrape_ms=table.unix_ms[rows],
+        joules=table.columns[column][rows],
+        seconds=table.column(scrapes.SECONDS)[rows],
+        blur_ms=np.minimum(blur_ms, scrapes.MARGIN_MS)[rows],
+        skipped=table.skipped[rows],
+        covered_ms=table.covered_ms[rows],
+        power_joules=np.diff(running, prepend=running[:1]),
+        hole_ms=table.hole_ms[rows],
+        goes_on=np.append(False, np.ones(max(0, len(rows) - 1), np.bool_))[: len(rows)],
+        covers_ms=np.zeros(len(rows)),
+    )
+    return readings.with_columns(covers_ms=covered(readings)[0])
+
+
+def together(readings: Sequence[CounterReadings]) -> CounterReadings:
+    """Return readings of label sets that follow each other as one, ascending in time."""
+    columns = {name: np.concatenate([getattr(one, name) for one in readings]) for name in _COLUMNS}
+    order = np.unique(columns["unix_ms"], return_index=True)[1]
+    return readings[-1].with_columns(**{name: column[order] for name, column in columns.items()})
+
+
+def _steps_ms(readings: CounterReadings) -> Floats:
+    return np.diff(readings.unix_ms, prepend=readings.unix_ms[:1]).astype(np.float64)
+
+
+def hardware_covered(readings: CounterReadings) -> tuple[Floats, Flags]:
+    """Return what each step (n,) covers, all of it: a hardware counter misses nothing. It is never reset here."""
+    return _steps_ms(readings), np.zeros(len(readings.unix_ms), np.bool_)
+
+
+def process_covered(readings: CounterReadings) -> tuple[Floats, Flags]:
+    """Return what each step (n,) covers of a process's counter, and whether it began anew in it.
+
+    Nothing, where it did, or where another counter begins.
+    """
+    falls = np.diff(readings.joules, prepend=readings.joules[:1]) < 0
+    return np.where(falls | ~readings.goes_on, 0.0, _steps_ms(readings)), falls
+
+
+def integrated_covered(readings: CounterReadings) -> tuple[Floats, Flags]:
+    """Return what each step (n,) covers of what the exporter integrated, and whether it was reset in it.
+
+    Where the seconds that it integrated are missing, a step is covered if it is no gap among the readings.
+    """
+    units = np.rint(readings.joules * COUNTER_UNITS_PER_JOULE)
+    with np.errstate(invalid="ignore"):
+        _, covered_ms, reset = scrapes.integrated_steps(readings.unix_ms, units, readings.seconds)
+    known = ~np.isnan(readings.seconds)
+    single = np.flatnonzero(~(known & np.append(False, known[:-1])[: len(known)]))
+    if len(single) > 1:
+        steps_ms = _steps_ms(readings)
+        reset[single] = (np.diff(units, prepend=units[:1]) < 0)[single]
+        longest_ms = local_gaps_ms(readings.unix_ms, np.maximum(single, 1))
+        is_covered = (steps_ms[single] <= longest_ms) & ~reset[single]
+        covered_ms[single] = np.where(is_covered, steps_ms[single], 0.0)
+    covered_ms[:1] = 0.0
+    return np.where(readings.skipped > 0, readings.covered_ms, covered_ms), reset
+
+
+def counter_of(
+    readings: CounterReadings, covered: Covered, lag_ms: Floats | float = SENSOR_LAG_SECONDS * 1000
+) -> Counter:
+    """Return the counter of readings, with what its steps cover."""
+    covered_ms, reset = covered(readings)
+    is_hardware = covered is hardware_covered
+    return Counter(
+        readings.unix_ms,
+        readings.joules,
+        covered_ms=None if is_hardware else covered_ms,
+        reset=reset,
+        lag_ms=lag_ms,
+        blur_ms=readings.blur_ms,
+        unread=readings.skipped,
+        hole_ms=None if is_hardware else readings.hole_ms,
+        power_joules=readings.power_joules if is_hardware else None,
+        scrapes=(readings.scrape_ms,),
+    )
 
 
 @dataclass(slots=True)
 class GpuReadings:
-    """One GPU's plain series by metric name, its traces, and what was wrong with its samples."""
+    """One GPU's scrapes by label set, its traces, and what was wrong with its samples."""
 
     uuid: str
-    series: dict[str, list[Series]] = field(default_factory=dict)
-    power: PowerTrace = field(default_factory=PowerTrace)
+    tables: list[Table] = field(default_factory=list)
+    infos: list[Presence] = field(default_factory=list)
+    slices: list[Presence] = field(default_factory=list)
+    jobs: list[Presence] = field(default_factory=list)
+    power: PowerTrace | None = None
     zeus: CounterTrace | None = None
     faults: list[Fault] = field(default_factory=list)
 
-    def of(self, spec: MetricSpec) -> list[Series]:
-        return self.series.get(spec.name, [])
-
     def counters(
-        self, spec: MetricSpec, spans: Spans, *, integrated: bool, interval_ms: float = 0.0
-    ) -> "Iterator[tuple[Index, Counter]]":
-        """A plain counter along the label sets that follow each other, each value at the time it was read.
+        self, column: str, spans: Spans, covered: Covered
+    ) -> Iterator[tuple[Index, CounterReadings]]:
+        """Yield a scraped counter along the label sets that follow each other.
 
         One for all windows for which the same label sets are the best.
         """
-        read_times = _by_key(self.of(metrics.GPU_SAMPLE_TIMESTAMP))
-        covers = _by_key(self.of(metrics.GPU_INTEGRATED))
-        for windows, chain in chains(self.of(spec), spans):
-            rows: list[_Rows] = []
-            for one in chain:
-                key, found = key_of(one), _Rows.of(one)
-                if integrated:
-                    if key not in covers:
-                        continue  # without it nobody knows what the counter covers
-                    found = found.beside(covers[key])
-                rows.append(found.at_read_times(read_times.get(key)))
-            if sum(len(found.unix_ms) for found in rows):
-                every = _together(rows)
-                yield (
-                    windows,
-                    Counter(
-                        every.unix_ms,
-                        every.columns[0],
-                        integrated_s=every.columns[-1] if integrated else None,
-                        interval_ms=interval_ms if integrated else 0.0,
-                        blur_ms=0.0 if read_times else _SCRAPE_BLUR_MS,
-                        unread=every.unread,
-                        skipped=every.unread > 0,
-                    ),
-                )
+        readings = [
+            counter_readings(table, column, covered) for table in self.tables if column in table.columns
+        ]
+        for windows, chain in chains(readings, spans):
+            if chain:
+                yield windows, together(chain)
+
+    def lags_ms(self, spans: Spans) -> Floats:
+        """Return the update period (w,) of the hardware counter, as published, else half a second."""
+        update_s = self.highest(scrapes.UPDATE_S, spans, scrapes.MARGIN_MS)
+        return 1000 * np.where(np.isnan(update_s), SENSOR_LAG_SECONDS, update_s)
+
+    def highest(self, column: str, spans: Spans, margin_ms: int = 0, delay_ms: int = 0) -> Floats:
+        """Return the highest value (w,) of a metric in each window, NaN where there is none.
+
+        `margin_ms` widens the windows on both sides, `delay_ms` lets them begin later.
+        """
+        found = np.full(len(spans), np.nan)
+        for table in self.tables:
+            if column in table.columns:
+                values = table.watts if column == scrapes.WATTS else table.columns[column]
+                known = ~np.isnan(values)
+                unix_ms = table.unix_ms[known]
+                first = np.searchsorted(unix_ms, spans.start_ms - margin_ms + delay_ms)
+                stop = np.searchsorted(unix_ms, spans.end_ms + margin_ms, "right")
+                found = np.fmax(found, range_max(values[known], first, stop, np.nan))
+        return found
+
+    def is_skewed(self, spans: Spans) -> Flags:
+        """Return whether the exporter's clock was off in a window (w,)."""
+        skewed = np.zeros(len(spans), np.bool_)
+        for table in self.tables:
+            unix_ms = table.unix_ms[table.read_ms()[2]]
+            first = np.searchsorted(unix_ms, spans.start_ms)
+            skewed |= np.searchsorted(unix_ms, spans.end_ms, "right") > first
+        return skewed
 
     def fault_counts(self, spans: Spans) -> tuple[Counts, Counts]:
-        """How many bad and how many conflicting samples (w,) lie in each window."""
-        every = [*self.faults, *self.power.faults, *(self.zeus.faults if self.zeus else ())]
+        """Return how many bad and how many conflicting samples (w,) lie in each window."""
+        every = list(self.faults)
+        for trace in (self.power, self.zeus):
+            every += trace.faults if trace else ()
         return within((one.bad for one in every), spans), within((one.conflicts for one in every), spans)
 
 
@@ -95,123 +234,19 @@ class NodeReadings:
     """What CodeCarbon says of one node: joules by component, grams, and when they were measured."""
 
     name: str
-    series: dict[str, list[Series]] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
 
-    def of(self, spec: MetricSpec) -> list[Series]:
-        return self.series.get(spec.name, [])
-
-    def joules(self, component: str, spans: Spans) -> "Iterator[tuple[Index, Counter]]":
-        """The joules of a component (cpu, gpu, ram)."""
-        energy = self.of(metrics.CODECARBON_ENERGY)
-        return self._counters([one for one in energy if one.labels.get("component") == component], spans)
-
-    def grams(self, spans: Spans) -> "Iterator[tuple[Index, Counter]]":
-        """The grams, counted as joules are."""
-        return self._counters(self.of(metrics.CODECARBON_EMISSIONS), spans)
-
-    def _counters(self, series: Sequence[Series], spans: Spans) -> "Iterator[tuple[Index, Counter]]":
-        """A counter that restarts with its exporter, and covers no time in which it restarted or moved."""
-        read_times = _by_key(self.of(metrics.CODECARBON_TIMESTAMP))
-        for windows, chain in chains(series, spans):
-            rows, moved, size = list[_Rows](), list[int](), 0
-            for number, one in enumerate(chain):
-                key = key_of(one, "component")
-                rows.append(_Rows.of(one).at_read_times(read_times.get(key)))
-                if number and key != key_of(chain[number - 1], "component"):
-                    moved.append(size)
-                size += len(rows[-1].unix_ms)
-            if not size:
-                continue
-            every = _together(rows)
-            counting_s = np.diff(every.unix_ms, prepend=every.unix_ms[:1]) / 1000
-            counting_s *= np.diff(every.columns[0], prepend=every.columns[0][:1]) >= 0
-            # Between two label sets it may be another worker's count, whatever it shows.
-            counting_s[[at for at in moved if 0 < at < size]] = _ANOTHER_S
-            yield (
-                windows,
-                Counter(
-                    every.unix_ms,
-                    every.columns[0],
-                    integrated_s=np.cumsum(counting_s),
-                    unread=every.unread,
-                    skipped=every.unread > 0,
-                ),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Readings:
-    """GPUs by uuid, and the nodes on which CodeCarbon runs by instance."""
-
-    gpus: dict[str, GpuReadings] = field(default_factory=dict)
-    nodes: dict[str, NodeReadings] = field(default_factory=dict)
-
-
-def arranged(plain: Plain, power: dict[str, PowerTrace], zeus: dict[str, CounterTrace]) -> Readings:
-    """By GPU and by node: a GPU is its uuid, across instance, job, pod and renumbering."""
-    readings = Readings()
-
-    def gpu_of(uuid: str) -> GpuReadings:
-        return readings.gpus.setdefault(uuid, GpuReadings(uuid))
-
-    for uuid, trace in power.items():
-        gpu_of(uuid).power = trace
-    for uuid, counter in zeus.items():
-        gpu_of(uuid).zeus = counter
-    for spec in _PER_GPU:
-        for one in plain.of(spec):
-            if name := one.labels.get("uuid"):
-                gpu = gpu_of(name)
-                gpu.series.setdefault(spec.name, []).append(one)
-                gpu.faults += plain.faults.get((spec.name, key_of(one)), [])
-    for spec in _PER_NODE:
-        for one in plain.of(spec):
-            instance = one.labels.get("instance", "")
-            node = readings.nodes.setdefault(instance, NodeReadings(instance))
-            node.series.setdefault(spec.name, []).append(one)
-    return readings
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """Readings (n,) of one label set: columns (n,), and how many before each only the store looked at."""
-
-    unix_ms: Times
-    columns: tuple[Values, ...]
-    unread: Counts
-
-    @classmethod
-    def of(cls, one: Series) -> "_Rows":
-        unread = np.zeros(len(one), np.int64) if one.unread is None else one.unread
-        return cls(one.unix_ms, (one.values,), unread)
-
-    def beside(self, other: Series) -> "_Rows":
-        """The scrapes that both have; the other's values are the last column."""
-        shared, mine, others = np.intersect1d(
-            self.unix_ms, other.unix_ms, assume_unique=True, return_indices=True
-        )
-        columns = (*(column[mine] for column in self.columns), other.values[others])
-        return _Rows(shared, columns, self.unread[mine])
-
-    def at_read_times(self, read_times: Series | None) -> "_Rows":
-        """The columns at the times they were read, each once; at the scrapes' own where none is known."""
-        if read_times is None:
-            return self
-        joined = self.beside(read_times)
-        own_ms = np.rint(joined.columns[-1] * 1000).astype(np.int64)
-        own_ms, first = np.unique(own_ms, return_index=True)
-        return _Rows(own_ms, tuple(column[first] for column in joined.columns[:-1]), joined.unread[first])
-
-
-def _together(rows: Sequence[_Rows]) -> _Rows:
-    """Those that follow each other, ascending."""
-    unix_ms = np.concatenate([one.unix_ms for one in rows])
-    order = np.argsort(unix_ms, kind="stable")
-    columns = tuple(
-        np.concatenate(column)[order] for column in zip(*(one.columns for one in rows), strict=True)
-    )
-    return _Rows(unix_ms[order], columns, np.concatenate([one.unread for one in rows])[order])
-
-
-def _by_key(series: Sequence[Series]) -> dict[Key, Series]:
-    return {key_of(one): one for one in series}
+    def counters(self, column: str, spans: Spans) -> Iterator[tuple[Index, CounterReadings]]:
+        """Yield the joules of a component (cpu, gpu, ram), or the grams."""
+        readings = [
+            counter_readings(table, column, process_covered)
+            for table in self.tables
+            if column in table.columns
+        ]
+        for windows, chain in chains(readings, spans):
+            if chain:
+                # Between two label sets it may be another worker's count, whatever it shows.
+                same = [number > 0 and chain[number - 1].name == one.name for number, one in enumerate(chain)]
+                for one, goes_on in zip(chain, same, strict=True):
+                    one.goes_on[:1] = goes_on
+                yield windows, together(chain)

@@ -1,34 +1,23 @@
 """What a GPU is called in each window, whether it is there at all, and its limit and highest gauge."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from llem_core import metrics
-from llem_core.metrics import MetricSpec
 from llem_integrator.energy.integral import Flags, Floats
 from llem_integrator.energy.kinds import kinds
-from llem_integrator.energy.ranges import range_max
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
-from llem_integrator.plain import MARGIN_MS
-from llem_integrator.series.samples import Series, Times
-from llem_integrator.traces import MARGIN_MS as TRACE_MARGIN_MS
-from llem_integrator.traces import Seen
+from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.energy.traces import Seen
+from llem_integrator.series import scrapes
+from llem_integrator.series.samples import Times
+from llem_integrator.series.scrapes import MARGIN_MS, Presence
 from llem_integrator.windows.spans import Index, Spans
 
 _PEAK_MS: Final = 60_000
 """How far llem_gpu_power_peak_watts looks back."""
-
-_SHOWING: Final = (
-    metrics.GPU_ZEUS_ENERGY,
-    metrics.GPU_NVML_ENERGY,
-    metrics.GPU_INTEGRATED,
-    metrics.GPU_SAMPLE_TIMESTAMP,
-    metrics.GPU_POWER,
-)
-"""Whose samples show that a GPU is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +43,17 @@ class Facts:
     limit_watts: Floats
     peak_watts: Floats
 
+    def take(self, windows: Index) -> "Facts":
+        """Return the same for some of the windows."""
+        limits, peaks = self.limit_watts[windows], self.peak_watts[windows]
+        return replace(self, identity=self.identity[windows], limit_watts=limits, peak_watts=peaks)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Near:
     """The samples of a label set by windows (w,), in ms: the last to the end, the first from the start."""
 
-    metric: str
+    source: str
     labels: Mapping[str, str]
     before_end: Times
     after_start: Times
@@ -67,12 +61,15 @@ class _Near:
 
 
 def facts(gpu: GpuReadings, spans: Spans) -> Facts:
-    """A GPU is there where any per-GPU series reaches into a window or across it, or llem_gpu_info does."""
+    """Return what is known of a GPU.
+
+    It is there where any per-GPU series reaches into a window or across it, or llem_gpu_info does.
+    """
     near = list(_near(gpu, spans))
     reached = _reached(near, spans)
-    infos = gpu.of(metrics.GPU_INFO)
-    around = [_reach(one, spans, MARGIN_MS) for one in infos]
-    inside = [_reach(one, spans, 0) for one in infos]
+    around_ms = spans.start_ms - MARGIN_MS, spans.end_ms + MARGIN_MS
+    around = [info.reaches(*around_ms) for info in gpu.infos]
+    inside = [info.reaches(spans.start_ms, spans.end_ms) for info in gpu.infos]
     present = reached.copy()
     for mask in inside:
         present |= mask
@@ -84,51 +81,51 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
         examples, kind = kinds([column[rows] for column in (*choice, *around, *inside, newest)])
         identity[rows] = kind
         for row in rows[examples].tolist():
-            shown = [one for one, mask in zip(infos, around, strict=True) if mask[row]]
-            within = [one for one, mask in zip(infos, inside, strict=True) if mask[row]]
+            shown = [info for info, mask in zip(gpu.infos, around, strict=True) if mask[row]]
+            within = [info for info, mask in zip(gpu.infos, inside, strict=True) if mask[row]]
             chosen = [one.labels for one, mask in zip(near, choice, strict=True) if mask[row]]
             own = near[newest[row]].labels if chosen else {}
             identities.append(_identity(own, chosen, shown, within))
-    peaks = _highest(gpu, metrics.GPU_POWER, spans.start_ms, spans.end_ms)
     # The peak gauge looks back: in the window's first minute it may show a peak of before.
-    peaks = np.fmax(peaks, _highest(gpu, metrics.GPU_POWER_PEAK, spans.start_ms + _PEAK_MS, spans.end_ms))
-    limits = _highest(gpu, metrics.GPU_POWER_LIMIT, spans.start_ms - MARGIN_MS, spans.end_ms + MARGIN_MS)
+    peaks = np.fmax(gpu.highest(scrapes.WATTS, spans), gpu.highest(scrapes.PEAK, spans, delay_ms=_PEAK_MS))
+    limits = gpu.highest(scrapes.LIMIT, spans, MARGIN_MS)
     return Facts(gpu.uuid, identities, identity, limits, peaks)
 
 
 def divided(gpu: GpuReadings, spans: Spans) -> Flags:
     """Return whether the GPU had MIG slices in windows (w,)."""
-    return _reached(
-        [_plain(metrics.GPU_MIG_INFO.name, one, spans) for one in gpu.of(metrics.GPU_MIG_INFO)], spans
-    )
+    near = [_scraped("", presence.labels, presence.unix_ms, spans) for presence in gpu.slices]
+    return _reached(near, spans)
 
 
 def node_shown(node: NodeReadings, spans: Spans) -> Flags:
-    """Whether CodeCarbon's series of a node reach into windows (w,)."""
-    near = [_plain(name, one, spans) for name, found in node.series.items() for one in found]
+    """Return whether CodeCarbon's series of a node reach into windows (w,)."""
+    near = [_scraped("", table.labels, table.unix_ms, spans) for table in node.tables]
     return _reached(near, spans)
 
 
 def _near(gpu: GpuReadings, spans: Spans) -> Iterator[_Near]:
-    for one in gpu.power.seen.values():
-        yield _traced(metrics.GPU_POWER_TRACE, one, spans)
-    for one in gpu.zeus.seen if gpu.zeus else ():
-        yield _traced(metrics.GPU_ZEUS_TRACE, one, spans)
-    for spec in _SHOWING:
-        for series in gpu.of(spec):
-            yield _plain(spec.name, series, spans)
+    for seen in gpu.power.seen.values() if gpu.power else ():
+        yield _traced("power", seen, spans)
+    for seen in gpu.zeus.seen.values() if gpu.zeus else ():
+        yield _traced("zeus", seen, spans)
+    for table in gpu.tables:
+        showing = np.zeros(len(table), np.bool_)
+        for column in scrapes.SHOWING:
+            showing |= table.has(column)
+        yield _scraped("scrapes", table.labels, table.unix_ms[showing], spans)
 
 
-def _traced(spec: MetricSpec, one: Seen, spans: Spans) -> _Near:
-    before_us, after_us = one.at(spans.end_us)[0], one.at(spans.start_us)[1]
-    return _Near(spec.name, one.labels, before_us // 1000, after_us // 1000, TRACE_MARGIN_MS)
+def _traced(source: str, seen: Seen, spans: Spans) -> _Near:
+    before_us, after_us = seen.at(spans.end_us)[0], seen.at(spans.start_us)[1]
+    return _Near(source, seen.labels, before_us // 1000, after_us // 1000, TRACE_MARGIN_MS)
 
 
-def _plain(metric: str, one: Series, spans: Spans) -> _Near:
-    before = np.searchsorted(one.unix_ms, spans.end_ms, "right") - 1
-    after = np.searchsorted(one.unix_ms, spans.start_ms)
-    times = np.concatenate([[-(2**52)], one.unix_ms, [2**52]])
-    return _Near(metric, one.labels, times[before + 1], times[after + 1], MARGIN_MS)
+def _scraped(source: str, labels: Mapping[str, str], unix_ms: Times, spans: Spans) -> _Near:
+    before = np.searchsorted(unix_ms, spans.end_ms, "right") - 1
+    after = np.searchsorted(unix_ms, spans.start_ms)
+    times = np.concatenate([[-(2**52)], unix_ms, [2**52]])
+    return _Near(source, labels, times[before + 1], times[after + 1], MARGIN_MS)
 
 
 def _ends(one: _Near, spans: Spans) -> tuple[Flags, Flags]:
@@ -144,8 +141,8 @@ def _reached(near: Sequence[_Near], spans: Spans) -> Flags:
     either: dict[str, tuple[Flags, Flags]] = {}
     none = np.zeros(len(spans), np.bool_)
     for one in near:
-        ends, before = _ends(one, spans), either.get(one.metric, (none, none))
-        either[one.metric] = before[0] | ends[0], before[1] | ends[1]
+        ends, before = _ends(one, spans), either.get(one.source, (none, none))
+        either[one.source] = before[0] | ends[0], before[1] | ends[1]
     found = none.copy()
     for first, last in either.values():
         found |= first & last
@@ -169,8 +166,8 @@ def _chosen(near: Sequence[_Near], spans: Spans, reached: Flags) -> tuple[list[F
 def _identity(
     own: Mapping[str, str],
     chosen: Sequence[Mapping[str, str]],
-    infos: Sequence[Series],
-    within: Sequence[Series],
+    infos: Sequence[Presence],
+    within: Sequence[Presence],
 ) -> Identity:
     """Of several infos (a card that was renumbered, a pod that moved) the one that goes with the samples says
     name and scope; what lies in the window comes first.
@@ -182,19 +179,3 @@ def _identity(
     every = (*chosen, *(one.labels for one in within))
     instances = {one.get("instance", "") for one in every}
     return Identity(labels, every or (labels,), tuple(sorted(instances - {""})))
-
-
-def _reach(one: Series, spans: Spans, margin_ms: int) -> Flags:
-    """Whether a label set has samples in or around each window (w,)."""
-    first = np.searchsorted(one.unix_ms, spans.start_ms - margin_ms)
-    return np.searchsorted(one.unix_ms, spans.end_ms + margin_ms, "right") > first
-
-
-def _highest(gpu: GpuReadings, spec: MetricSpec, start_ms: Times, end_ms: Times) -> Floats:
-    """The highest value (w,) of any label set between two times; NaN where there is none."""
-    found = np.full(len(start_ms), np.nan)
-    for one in gpu.of(spec):
-        first = np.searchsorted(one.unix_ms, start_ms)
-        stop = np.searchsorted(one.unix_ms, end_ms, "right")
-        found = np.fmax(found, range_max(one.values, first, stop, np.nan))
-    return found

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from llem_core.energy import GAP_INTERVALS
 
 Times = NDArray[np.int64]
+Key = tuple[tuple[str, str], ...]
+"""The labels of a series, sorted by name."""
+
 Values = NDArray[np.float64]
 
 LARGEST: Final = 1e15
@@ -62,6 +65,28 @@ class Series:
     def conflicts(self) -> int:
         """The number of times with conflicting samples."""
         return len(self.conflict_ms)
+
+    @property
+    def key(self) -> Key:
+        """The labels, sorted by name."""
+        return tuple(sorted(self.labels.items()))
+
+    def after(self, earlier: "Series") -> "Series":
+        """Return these samples, and before them those of another series, which are earlier."""
+        unix_ms = np.concatenate([earlier.unix_ms, self.unix_ms])
+        return replace(self, unix_ms=unix_ms, values=np.concatenate([earlier.values, self.values]))
+
+    def between(self, first_ms: int, last_ms: int) -> "Series":
+        """Return the samples in [first_ms, last_ms]."""
+        unix_ms = self.unix_ms
+        wrong = len(self.bad_ms) or len(self.conflict_ms)
+        if len(unix_ms) and first_ms <= unix_ms[0] and unix_ms[-1] <= last_ms and not wrong:
+            return self
+        first, stop = np.searchsorted(unix_ms, [first_ms, last_ms + 1]).tolist()
+        bad_ms, conflict_ms = (
+            times[(times >= first_ms) & (times <= last_ms)] for times in (self.bad_ms, self.conflict_ms)
+        )
+        return replace(self.part(first, stop), bad_ms=bad_ms, conflict_ms=conflict_ms)
 
     def part(self, first: int, stop: int) -> "Series":
         """Return the series with the samples [first, stop) only."""

@@ -1,6 +1,6 @@
 """What a store of samples is to the integrator."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -59,6 +59,10 @@ class Source(Protocol):
 
         `metric` is the name of a metric, or several names joined by "|".
         """
+        ...
+
+    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+        """Return values without a time that match any of the selectors, each as one sample at time 0."""
         ...
 
     def summary(

@@ -1,6 +1,6 @@
 """The URL of an exporter itself: its history is the store, and no Prometheus is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -42,6 +42,9 @@ class ExporterSource:
     ) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms] that the exporter still has."""
         return self._history(start_ms).pieces(metric, selector, start_ms, end_ms, progress)
+
+    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+        return self._page.timeless(selectors) if self._page else ()
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary

@@ -1,7 +1,7 @@
 """A source whose samples were all loaded at first: those of a file or of an exporter's history."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -9,7 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from llem_core.metrics import SAMPLER_INTERVAL
 from llem_integrator.series.matchers import Selector
+from llem_integrator.series.routing import of_exporters, selects
 from llem_integrator.series.samples import Series, Values, joined, make_series
 from llem_integrator.stores.base import Piece, Progress, Summary
 from llem_integrator.stores.spool import Spool
@@ -48,6 +50,14 @@ class LoadedSource:
                 found.append(joined(labels, parts, spool.metrics[number]))
             yield Piece(first, last, tuple(series for series in found if len(series) or series.bad))
             progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
+
+    def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
+        """Yield the facts that match any of the selectors, each as one sample at time 0."""
+        for metric, facts in self._facts.items():
+            own = of_exporters(selectors) if metric == SAMPLER_INTERVAL.name else selectors
+            for fact in facts:
+                if selects(own, fact.labels):
+                    yield replace(fact, metric=metric)
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary

@@ -1,6 +1,6 @@
 """Prometheus, and stores with its API: chunks by remote read, or JSON if remote read is not available."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -59,6 +59,9 @@ class PrometheusSource:
             except NotOfferedError:
                 self._remote = None
         yield from self._promql.pages(metric, selector, start_ms, end_ms, progress)
+
+    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+        return ()
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary

@@ -6,7 +6,7 @@ Source: https://docs.victoriametrics.com/victoriametrics/#how-to-export-data-in-
 import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -72,6 +72,9 @@ class VictoriaMetricsSource:
             for piece in ahead:
                 yield piece
                 progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+
+    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+        return ()
 
     def summary(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary

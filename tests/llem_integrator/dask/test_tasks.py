@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llem_integrator.dask.tasks import LONGEST_MS, Store, inside, shares, stretches
+from llem_integrator.dask.tasks import LONGEST_MS, Store, shares, stretches
+from llem_integrator.energy.traces import edges_inside
 from llem_integrator.http.access import HttpConfig
 
 
@@ -56,7 +57,7 @@ def test_real_uuids_are_shared_out_evenly() -> None:
 def test_a_task_has_the_edges_inside_it(stretch: tuple[int, int], expected: list[int]) -> None:
     """A task also has an edge at its beginning."""
     edges_us = np.array([0, 999, 1000, 1001, 3999, 4000])
-    assert inside(edges_us, stretch).tolist() == expected
+    assert edges_inside(edges_us, stretch).tolist() == expected
 
 
 def test_a_store_travels_with_its_secrets_and_shows_none() -> None:

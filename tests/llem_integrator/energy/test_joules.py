@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llem_core import energy
 from llem_integrator.energy.counter import Counter, counted
 from llem_integrator.energy.joules import trapezoid
+from llem_integrator.series.scrapes import integrated_steps
 from llem_integrator.windows.window import Window
 
 Array = NDArray[Any]
@@ -150,17 +151,24 @@ def test_scale_and_bounds(trace: tuple[Array, Array], factor: float, start_us: i
     assert one.low <= one.joules <= one.high
 
 
-def counter(offsets_ms: list[int], joules: list[float], seconds: list[float] | None = None) -> Counter:
-    integrated = None if seconds is None else np.array(seconds)
-    return Counter(
-        times(*offsets_ms), np.array(joules, np.float64), integrated, interval_ms=100 if seconds else 0
-    )
+def counter(
+    offsets_ms: list[int],
+    joules: list[float],
+    seconds: list[float] | None = None,
+    max_gap_ms: float = 15_000,
+) -> Counter:
+    unix_ms, values = times(*offsets_ms), np.array(joules, np.float64)
+    if seconds is None:
+        return Counter(unix_ms, values, max_gap_ms=max_gap_ms)
+    units = values * energy.COUNTER_UNITS_PER_JOULE
+    _, covered_ms, reset = integrated_steps(unix_ms, units, np.array(seconds))
+    return Counter(unix_ms, values, covered_ms, reset, interval_ms=100, max_gap_ms=max_gap_ms)
 
 
 def test_a_hardware_counter_between_scrapes() -> None:
     """Edges within a step are interpolated. The bounds are the readings around them."""
     read = counter([0, 5000, 10000, 15000, 20000], [1000, 2000, 4000, 4500, 6000])
-    result = counted(read, window(2500, 12500), 15000, 700)
+    result = counted(read, window(2500, 12500), 700)
     assert (result.joules, result.coverage, result.method) == (500 + 2000 + 250, 1.0, "counter")
     assert (result.low, result.high) == (2000 - 1 / 8, 3500 + 1 / 8)
 
@@ -168,7 +176,7 @@ def test_a_hardware_counter_between_scrapes() -> None:
 def test_the_counter_may_lag_at_both_edges() -> None:
     """A reading closer to an edge than the lag does not tighten the bounds."""
     read = counter([0, 1000, 1400, 9000, 9200, 10000], [0, 100, 140, 900, 920, 1000])
-    result = counted(read, window(1000, 9000), 15000, 700)
+    result = counted(read, window(1000, 9000), 700)
     assert (result.joules, result.low, result.high) == (800.0, 0.0, 900 + 1 / 8)
 
 
@@ -178,70 +186,70 @@ def test_a_reading_outside_that_is_missing_is_bounded_by_the_limit() -> None:
     Without a limit there is none.
     """
     read = counter([0, 5000, 10000], [0, 500, 1000])
-    result = counted(read, window(0, 10000), 15000, 700)
+    result = counted(read, window(0, 10000), 700)
     assert (result.joules, result.high) == (1000.0, 1000 + 0.5 * 700 + 1 / 8)
-    assert counted(read, window(0, 10000), 15000, None).high is None
+    assert counted(read, window(0, 10000), None).high is None
 
 
 def test_a_step_that_an_edge_cuts_is_no_invented_energy() -> None:
     """A step longer than max_gap counts only if it is completely inside the window. A part of it is a gap."""
-    read = counter([0, 1000, 61000, 62000], [0, 100, 7000, 7100])
-    cut = counted(read, window(500, 31000), 3000, 700)
+    read = counter([0, 1000, 61000, 62000], [0, 100, 7000, 7100], max_gap_ms=3000)
+    cut = counted(read, window(500, 31000), 700)
     assert (cut.joules, cut.covered_s, cut.gap_s, cut.largest_gap_s) == (50.0, 0.5, 30.0, 30.0)
-    whole = counted(read, window(500, 61500), 3000, 700)
+    whole = counted(read, window(500, 61500), 700)
     assert (whole.joules, whole.coverage) == (50 + 6900 + 50, 1.0)
-    inside = counted(read, window(20000, 30000), 3000, 700)
+    inside = counted(read, window(20000, 30000), 700)
     assert (inside.joules, inside.coverage) == (None, 0.0)
 
 
 def test_a_reset_counts_the_value_after_it() -> None:
     """A restarted hardware counter adds its new value. The upper bound adds the limit over that step."""
     read = counter([0, 5000, 10000, 15000], [50_000, 51_000, 300, 1300])
-    result = counted(read, window(0, 14000), 15000, 700)
+    result = counted(read, window(0, 14000), 700)
     assert (result.joules, result.resets, result.late) == (1000 + 300 + 800, 1, 0)
     assert result.high == 1000 + 300 + 1000 + 5 * 700 + 1 / 8
 
 
 def test_a_small_fall_of_a_hardware_counter_is_a_late_value() -> None:
     """A fall of less than limit x 2 s is a late value: the running maximum is used."""
-    read = counter([0, 100, 200, 300], [50_000, 50_100, 50_050, 50_200])
-    result = counted(read, window(0, 300), 300, 700)
+    read = counter([0, 100, 200, 300], [50_000, 50_100, 50_050, 50_200], max_gap_ms=300)
+    result = counted(read, window(0, 300), 700)
     assert (result.joules, result.resets, result.late) == (200.0, 0, 1)
 
 
 def test_a_young_counter_that_restarts_is_reset_not_late() -> None:
     """A fall below limit x 2 s is a reset if the next readings do not exceed the old value."""
-    read = counter([0, 20_000, 40_000, 60_000, 80_000], [800, 1200, 0, 400, 800])
-    result = counted(read, window(0, 80_000), 60_000, 700)
+    read = counter([0, 20_000, 40_000, 60_000, 80_000], [800, 1200, 0, 400, 800], max_gap_ms=60_000)
+    result = counted(read, window(0, 80_000), 700)
     assert (result.joules, result.resets, result.late) == (400 + 0 + 400 + 400, 1, 0)
 
 
 def test_a_young_counter_that_restarts_and_soon_counts_higher_is_reset() -> None:
     """A reset is also detected if the counter soon exceeds the old value."""
     read = counter([0, 1000, 2000, 3000, 4000], [600, 700, 0, 500, 1000])
-    result = counted(read, window(0, 4000), 3000, 700)
+    result = counted(read, window(0, 4000), 700)
     assert (result.joules, result.resets, result.late) == (100 + 0 + 500 + 500, 1, 0)
 
 
 def test_a_young_counter_that_is_higher_three_seconds_after_a_restart_is_reset() -> None:
     """Late values are at most 2 s old. This one is above half of the old value, and soon exceeds it."""
     read = counter([0, 100, 3400, 3500, 4500], [1050, 1085, 735, 770, 1120])
-    result = counted(read, window(0, 4500), 3500, 700)
+    result = counted(read, window(0, 4500), 700)
     assert (result.joules, result.resets, result.late) == (35 + 735 + 35 + 350, 1, 0)
 
 
 def test_a_fall_with_no_limit_known_is_still_told_from_a_late_value() -> None:
     """Without a limit, a small fall is a late value and a deep one is a reset."""
-    late = counted(counter([0, 100, 200], [3e9, 3e9 - 100, 3e9 + 50]), window(0, 200), 300, None)
+    late = counted(counter([0, 100, 200], [3e9, 3e9 - 100, 3e9 + 50]), window(0, 200), None)
     assert (late.joules, late.late) == (50.0, 1)
-    reset = counted(counter([0, 100, 200], [3e9, 10, 60]), window(0, 200), 300, None)
+    reset = counted(counter([0, 100, 200], [3e9, 10, 60]), window(0, 200), None)
     assert (reset.joules, reset.resets) == (60.0, 1)
 
 
 def test_an_exporters_counter_covers_what_its_seconds_say() -> None:
     """A restart is a gap. The upper bound includes the power limit over its seconds."""
     read = counter([0, 5000, 20000, 25000], [1000, 1500, 300, 800], [10, 15, 3, 8])
-    result = counted(read, window(0, 25000), 45000, 700)
+    result = counted(read, window(0, 25000), 700)
     assert (result.joules, result.covered_s, result.gap_s, result.largest_gap_s) == (1300.0, 13.0, 12.0, 12.0)
     assert result.resets == 1
     widening, edges = 25 / 16, 700 * 0.1
@@ -253,7 +261,7 @@ def test_an_exporters_counter_covers_what_its_seconds_say() -> None:
 def test_an_exporters_small_fall_is_a_reset_too() -> None:
     """Only a hardware counter has late values. The exporter's counter falls only at a restart."""
     read = counter([0, 5000], [20, 10], [0.2, 0.1])
-    assert counted(read, window(0, 5000), 15000, 700).resets == 1
+    assert counted(read, window(0, 5000), 700).resets == 1
 
 
 @given(
@@ -264,7 +272,7 @@ def test_counter_is_additive(steps: list[int], edges_ms: list[int]) -> None:
     """J[a,c] = J[a,b] + J[b,c] holds for bridged counter steps."""
     read = counter([5000 * i for i in range(len(steps))], (np.cumsum(steps) / 8).tolist())
     a, b, c = sorted(edges_ms)
-    whole, left, right = (counted(read, window(*w), 15000, 700) for w in ((a, c), (a, b), (b, c)))
+    whole, left, right = (counted(read, window(*w), 700) for w in ((a, c), (a, b), (b, c)))
     assert (whole.joules or 0.0) == pytest.approx((left.joules or 0.0) + (right.joules or 0.0), abs=1e-7)
 
 
@@ -276,7 +284,7 @@ def test_counter_is_additive(steps: list[int], edges_ms: list[int]) -> None:
 def test_counter_bounds_hold_the_joules(steps: list[int], start_ms: int, length_ms: int) -> None:
     """For any window, low <= joules <= high."""
     read = counter([5000 * i for i in range(len(steps))], (np.cumsum(steps) / 8).tolist())
-    result = counted(read, window(start_ms, start_ms + length_ms), 15000, 700)
+    result = counted(read, window(start_ms, start_ms + length_ms), 700)
     if result.joules is not None:
         assert result.low is not None
         assert result.high is not None
@@ -293,5 +301,8 @@ def test_the_exporters_trapezoid_and_its_counter_agree_to_the_bit() -> None:
     seconds = (unix_ms - unix_ms[0]) / 1000
     span = Window(int(unix_ms[100]) * 1000, int(unix_ms[4900]) * 1000)
     scraped = slice(0, 5000, 50)
-    read = Counter(unix_ms[scraped], published[scraped], seconds[scraped], 100)
-    assert counted(read, span, 45000, 700).joules == trapezoid(unix_ms, values, span, 300, 700).joules
+    steps = integrated_steps(
+        unix_ms[scraped], published[scraped] * energy.COUNTER_UNITS_PER_JOULE, seconds[scraped]
+    )
+    read = Counter(unix_ms[scraped], published[scraped], *steps[1:], interval_ms=100)
+    assert counted(read, span, 700).joules == trapezoid(unix_ms, values, span, 300.0, 700).joules

@@ -1,6 +1,6 @@
 """Sums made elsewhere, put together: the same as if one program had seen all samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llem_integrator import Request, Source, Window
-from llem_integrator.dask.tasks import inside, shares
+from llem_integrator.dask.tasks import Store, tasks
 from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.joules import RunningSums
 from llem_integrator.integration import integrate
-from llem_integrator.plan import Stretch
-from llem_integrator.power import Read, Reader, reader
+from llem_integrator.reading import Question, Reader, read_here
 from llem_integrator.series.samples import Times, Values
-from llem_integrator.stores import Progress, Selector
-from llem_integrator.traces import PowerTraces
+from llem_integrator.stores import Progress
+from llem_integrator.stores.fetch import quiet
 from llem_integrator.windows.spans import spans_of
 from tests.llem_integrator.clusters import T0, intervals, store
 from tests.llem_integrator.clusters import trace as noisy
@@ -47,13 +46,13 @@ def windows(draw: st.DrawFn) -> list[Window]:
 
 def parted(unix_ms: Times, watts: Values, edges_us: Times, cuts_ms: Sequence[int]) -> RunningSums:
     """The sums of stretches between cuts, each made with the edges inside it alone, put together."""
-    total = RunningSums(edges_us, MAX_GAP_MS)
+    total = RunningSums(edges_us)
     for first, stop in pairwise([0, *sorted(cuts_ms), LAST_MS * 2]):
         inside = slice(*np.searchsorted(unix_ms, [first, stop]).tolist())
         within = edges_us[(edges_us > first * 1000) & (edges_us < stop * 1000)]
-        part = RunningSums(np.concatenate([[first * 1000], within]), MAX_GAP_MS)
+        part = RunningSums(np.concatenate([[first * 1000], within]))
         for piece in np.array_split(np.arange(inside.start, inside.stop), 2):
-            part.add(unix_ms[piece], watts[piece])
+            part.add(unix_ms[piece], watts[piece], MAX_GAP_MS)
         total.extend(part)
     return total
 
@@ -70,8 +69,8 @@ def test_any_split_by_time_gives_the_whole(
     unix_ms, watts = trace
     spans = spans_of(asked)
     edges_us = spans.edges_us()
-    whole = RunningSums(edges_us, MAX_GAP_MS)
-    whole.add(unix_ms, watts)
+    whole = RunningSums(edges_us)
+    whole.add(unix_ms, watts, MAX_GAP_MS)
     limits = np.full(len(spans), 700.0)
     found = parted(unix_ms, watts, edges_us, cuts_ms).integrals(spans, limits, 30_000)
     expected = columns(whole.integrals(spans, limits, 30_000))
@@ -81,23 +80,18 @@ def test_any_split_by_time_gives_the_whole(
 def in_parts(source: Source, cuts_ms: Sequence[int], count: int) -> Reader:
     """Reads each stretch between cuts, and each share of the GPUs, by itself, as workers do."""
 
-    def read(
-        selectors: Sequence[Selector], whole: Stretch, power: PowerTraces, progress: Progress
-    ) -> Iterator[Read]:
-        inner = [cut for cut in sorted(set(cuts_ms)) if whole[0] < cut <= whole[1]]
-        for first, stop in pairwise([whole[0], *inner, whole[1] + 1]):
-            samples = 0
-            for share in shares(count):
-                part = PowerTraces(inside(power.edges_us, (first, stop - 1)), power.gaps.copy())
-                mine = [(*selector, *share) for selector in selectors]
-                read_here = reader(source)(mine, (first, stop - 1), part, progress)
-                samples += sum(read.samples for read in read_here)
-                power.extend(part)
-            yield Read(stop - 1, samples)
+    def read(question: Question, _: Progress) -> None:
+        for begin, end in question.stretches():
+            inner = [cut for cut in sorted(set(cuts_ms)) if begin < cut <= end]
+            for first, stop in pairwise([begin, *inner, end + 1]):
+                for task in tasks(STORE, question, (first, stop - 1), count):
+                    read_here(source, task.question, quiet)
+                    question.extend(task.question, (first, stop - 1))
 
     return read
 
 
+STORE = Store("not asked")
 RNG = np.random.default_rng(3)
 NODE = store(
     intervals(300),

@@ -1,14 +1,12 @@
-"""Series of several selectors from a source, each once, in pieces that ascend in time."""
+"""One question to a store for series of several selectors: each series once, in pieces that ascend in time."""
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from llem_core.metrics import MetricSpec
-from llem_integrator.series.samples import Series
-from llem_integrator.stores import Matcher, Piece, Progress, Selector, Source, Summary, whole
-
-Key = tuple[tuple[str, str], ...]
+from llem_integrator.series.matchers import Matcher, Selector
+from llem_integrator.series.samples import Key, Series
+from llem_integrator.stores.base import Piece, Progress, Source, whole
 
 _SLICE_MS: Final = 3_600_000
 """Several selectors are read side by side, so much at a time."""
@@ -19,10 +17,6 @@ LONGEST_PATTERN: Final = 4000
 
 def quiet(_: float) -> None:
     """No progress is shown."""
-
-
-def key_of(labels: Series, without: str = "") -> Key:
-    return tuple(sorted(pair for pair in labels.labels.items() if pair[0] != without))
 
 
 def combined(selectors: Sequence[Selector]) -> tuple[Selector, ...]:
@@ -62,33 +56,24 @@ def _escaped(value: str) -> str:
 
 def fetch(
     source: Source,
-    spec: MetricSpec,
+    metric: str,
     selectors: Sequence[Selector],
     start_ms: int,
     end_ms: int,
     progress: Progress,
 ) -> Iterator[Piece]:
-    """Every sample of any selector in [start_ms, end_ms], each label set once."""
+    """Yield every sample of any selector in [start_ms, end_ms], each series once.
+
+    `metric` is the name of a metric, or several names joined by "|".
+    """
     if len(selectors) == 1:
-        yield from source.pieces(spec.name, selectors[0], start_ms, end_ms, progress)
+        yield from source.pieces(metric, selectors[0], start_ms, end_ms, progress)
         return
     for first in range(start_ms, end_ms + 1, _SLICE_MS):
         last = min(first + _SLICE_MS - 1, end_ms)
-        found: dict[Key, Series] = {}
+        series: dict[tuple[str, Key], Series] = {}
         for selector in selectors:
-            for one in whole(source.pieces(spec.name, selector, first, last, quiet)):
-                found.setdefault(key_of(one), one)
-        yield Piece(first, last, tuple(found.values()))
+            for one in whole(source.pieces(metric, selector, first, last, quiet)):
+                series.setdefault((one.metric, one.key), one)
+        yield Piece(first, last, tuple(series.values()))
         progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
-
-
-def summary(
-    source: Source, spec: MetricSpec, selectors: Sequence[Selector], start_ms: int, end_ms: int, kind: Summary
-) -> dict[Key, Series]:
-    """One value a label set."""
-    found: dict[Key, Series] = {}
-    for selector in selectors:
-        for one in source.summary(spec.name, selector, start_ms, end_ms, kind):
-            if len(one):
-                found.setdefault(key_of(one), one)
-    return found

@@ -1,0 +1,349 @@
+"""The traces of GPUs as they come: power is summed up between edges, of zeus's counter few readings are kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from llem_core import metrics
+from llem_core.energy import GAP_INTERVALS, LATE_SECONDS, SENSOR_LAG_SECONDS
+from llem_integrator.energy.faults import Fault, faults_of
+from llem_integrator.energy.gaps import CONTEXT_STEPS, Intervals, local_gaps_ms, may_be_gaps
+from llem_integrator.energy.integral import Counts, Flags, Floats
+from llem_integrator.energy.joules import RunningSums
+from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
+from llem_integrator.series.samples import Key, Series, Times, Values, merge
+from llem_integrator.windows.spans import Spans, distinct
+
+MARGIN_MS: Final = 30_000
+"""How far outside a window a trace may serve its edges."""
+
+READ_MS: Final = 60_000
+"""How far around an edge traces are read."""
+
+_CONTEXT_MS: Final = READ_MS - MARGIN_MS
+_LONG_AGO: Final = -(2**62)
+_NEVER: Final = 2**62
+_BESIDE: Final = CONTEXT_STEPS + 2
+_AFTER_EDGE_MS: Final = round(1000 * max(SENSOR_LAG_SECONDS, LATE_SECONDS)) + 100
+
+
+class Seen:
+    """The samples of one label set next to each edge (e,): when there was one before, and when after."""
+
+    def __init__(self, labels: Mapping[str, str], edges_us: Times) -> None:
+        self.labels = labels
+        self._edges_us = edges_us
+        self._passed = 0
+        self._newest_us = _LONG_AGO
+        self._before_us = np.full(len(edges_us), _LONG_AGO)
+        self._after_us = np.full(len(edges_us), _NEVER)
+
+    def add(self, unix_ms: Times) -> None:
+        """Add samples (n,), later than all before."""
+        newest_us = int(unix_ms[-1]) * 1000
+        reached = int(np.searchsorted(self._edges_us, newest_us, "right"))
+        if reached == self._passed:
+            self._newest_us = newest_us
+            return
+        edges = slice(self._passed, reached)
+        edges_us = self._edges_us[edges]
+        after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
+        self._after_us[edges] = unix_ms[after] * 1000
+        before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
+        self._before_us[edges] = np.where(before >= 0, unix_ms[before] * 1000, self._newest_us)
+        self._passed, self._newest_us = reached, newest_us
+
+    def extend(self, later: "Seen") -> None:
+        """Add the next samples, seen elsewhere, at edges as RunningSums.extend has them."""
+        self.add(later._after_us[:1] // 1000)
+        begun = int(np.searchsorted(later._edges_us, self._newest_us, "right"))
+        own = slice(self._passed, self._passed + later._passed - begun)
+        self._before_us[own] = later._before_us[begun : later._passed]
+        self._after_us[own] = later._after_us[begun : later._passed]
+        self._passed, self._newest_us = own.stop, later._newest_us
+
+    def at(self, edges_us: Times) -> tuple[Times, Times]:
+        """Return unix us (w,) of the last sample up to each edge, and of the first from it on."""
+        self._before_us[self._passed :] = self._newest_us
+        index = np.searchsorted(self._edges_us, edges_us)
+        return self._before_us[index], self._after_us[index]
+
+
+@dataclass(slots=True)
+class PowerTrace:
+    """One GPU's power: sums over all its label sets together, when each was seen, and its faults."""
+
+    sums: RunningSums
+    edges_us: Times
+    seen: dict[Key, Seen] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    waiting: Series | None = None
+    """The newest samples, where what is a gap depends on the steps that follow."""
+
+    known: int = 0
+    """So many samples of those waiting are summed up already: they are what the next ones are compared with."""
+
+    def add(self, series: Sequence[Series], max_gap_ms: "MaxGaps") -> None:
+        """Add the next samples of all label sets."""
+        for one in series:
+            if one.key not in self.seen:
+                self.seen[one.key] = Seen(one.labels, self.edges_us)
+            self.seen[one.key].add(one.unix_ms)
+        merged = series[0] if len(series) == 1 else merge(series)
+        if merged is not None:
+            self.faults += faults_of(merged)
+            self._add(merged, max_gap_ms)
+
+    def _add(self, series: Series, max_gap_ms: "MaxGaps") -> None:
+        limits_ms = max_gap_ms(series)
+        if self.waiting is None and isinstance(limits_ms, float) and limits_ms == limits_ms:
+            self.sums.add(series.unix_ms, series.values, limits_ms)
+            return
+        if self.waiting is not None:
+            series = series.after(self.waiting)
+        self._sum_up(series, max_gap_ms, max(self.known, len(series) - CONTEXT_STEPS))
+
+    def _sum_up(self, series: Series, max_gap_ms: "MaxGaps", stop: int) -> None:
+        """Sum up the samples [known, stop), of which the steps on both sides are known."""
+        limits_ms = _local_limits(series, max_gap_ms, self.edges_us)
+        new = slice(self.known, stop)
+        self.sums.add(series.unix_ms[new], series.values[new], limits_ms[new])
+        first = max(0, stop - CONTEXT_STEPS - 1)
+        self.waiting, self.known = series.part(first, len(series)), stop - first
+
+    def finish(self, max_gap_ms: "MaxGaps") -> None:
+        """Sum up what is waiting: nothing follows."""
+        if self.waiting is not None and self.known < len(self.waiting):
+            self._sum_up(self.waiting, max_gap_ms, len(self.waiting))
+        self.waiting, self.known = None, 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaxGaps:
+    """The longest step of a trace that is no gap: as given, or by the intervals that exporters published."""
+
+    given_ms: float | None
+    intervals: Mapping[str, Intervals]
+
+    def __call__(self, series: Series) -> Floats | float:
+        """Return one limit for all samples of a series, or one for each (n,); NaN where it is not known."""
+        if self.given_ms is not None:
+            return self.given_ms
+        intervals = self.intervals.get(series.labels.get("instance", ""))
+        return np.nan if intervals is None else intervals.max_gaps_ms(series.unix_ms)
+
+
+def _local_limits(series: Series, max_gap_ms: MaxGaps, edges_us: Times) -> Floats:
+    """Return the longest step (n,) that is no gap, by the steps around where nothing is published."""
+    unix_ms = series.unix_ms
+    limits_ms = np.broadcast_to(np.asarray(max_gap_ms(series), np.float64), len(series)).copy()
+    unknown = np.isnan(limits_ms)
+    limits_ms[unknown] = np.inf
+    at_edges = np.clip(np.searchsorted(unix_ms, -(-edges_us // 1000)), 1, len(series) - 1)
+    index = distinct(np.concatenate([may_be_gaps(unix_ms), at_edges]))
+    index = index[(index > 0) & unknown[index]]
+    limits_ms[index] = local_gaps_ms(unix_ms, index, _CONTEXT_MS)
+    if unknown[0] and len(series) > 1:
+        limits_ms[0] = limits_ms[1]
+    return limits_ms
+
+
+class PowerTraces:
+    """The power traces of GPUs by uuid, for windows with edges (e,), and more of them for some GPUs."""
+
+    def __init__(
+        self,
+        edges_us: Times,
+        max_gaps: MaxGaps,
+        more_us: Mapping[str, Times],
+        ceilings: Mapping[str, PowerCeiling],
+    ) -> None:
+        self.edges_us, self.max_gaps = edges_us, max_gaps
+        self._more_us, self._ceilings = more_us, ceilings
+        self.by_uuid: dict[str, PowerTrace] = {}
+
+    def fresh(self, stretch: tuple[int, int]) -> "PowerTraces":
+        """Return the same without samples, with the edges in a stretch."""
+        more_us = {uuid: edges_inside(edges_us, stretch) for uuid, edges_us in self._more_us.items()}
+        return PowerTraces(edges_inside(self.edges_us, stretch), self.max_gaps, more_us, self._ceilings)
+
+    def of(self, uuid: str) -> PowerTrace:
+        """Return the trace of a GPU, a new one if nothing is known of it."""
+        if uuid not in self.by_uuid:
+            edges_us = self.edges_us
+            if uuid in self._more_us:
+                edges_us = distinct(np.concatenate([edges_us, self._more_us[uuid]]))
+            self.by_uuid[uuid] = PowerTrace(RunningSums(edges_us), edges_us)
+        return self.by_uuid[uuid]
+
+    def add(self, series: Sequence[Series]) -> None:
+        """Add the next samples."""
+        for uuid, of_gpu in by_uuid(series).items():
+            self.of(uuid).add(_possible(of_gpu, self._ceilings.get(uuid, NO_LIMIT)), self.max_gaps)
+
+    def extend(self, later: "PowerTraces") -> None:
+        """Add the next samples, summed up elsewhere, at edges as RunningSums.extend has them."""
+        later.finish()
+        for uuid, other in later.by_uuid.items():
+            trace = self.of(uuid)
+            for key, seen in other.seen.items():
+                if key not in trace.seen:
+                    trace.seen[key] = Seen(seen.labels, trace.edges_us)
+                trace.seen[key].extend(seen)
+            trace.faults += other.faults
+            trace.finish(self.max_gaps)
+            trace.sums.extend(other.sums)
+
+    def finish(self) -> None:
+        """Sum up what is waiting: nothing follows."""
+        for trace in self.by_uuid.values():
+            trace.finish(self.max_gaps)
+
+
+def edges_inside(edges_us: Times, stretch: tuple[int, int]) -> Times:
+    """Return the edges in a stretch, and one at its begin."""
+    first_us = stretch[0] * 1000
+    inside = slice(*np.searchsorted(edges_us, [first_us + 1, (stretch[1] + 1) * 1000]).tolist())
+    return np.concatenate([[first_us], edges_us[inside]])
+
+
+def _possible(series: Sequence[Series], ceiling: PowerCeiling) -> list[Series]:
+    return [
+        ceiling.without_impossible(one) if one.metric == metrics.GPU_POWER_TRACE.name else one
+        for one in series
+    ]
+
+
+def by_uuid(series: Sequence[Series]) -> dict[str, list[Series]]:
+    """Return the series that have samples, by the GPU's uuid."""
+    found: dict[str, list[Series]] = {}
+    for one in series:
+        if len(one) and (uuid := one.labels.get("uuid")):
+            found.setdefault(uuid, []).append(one)
+    return found
+
+
+@dataclass(slots=True)
+class CounterTrace:
+    """Zeus's counter of one GPU: readings near edges and where anything happened, and what lies between.
+
+    `unix_ms` (n,) and `joules` (n,); `unread` (n,) counts the readings since the one before that were left
+    out, and `power_joules` (n,) is the energy of the power trace since then, if it was read along.
+    """
+
+    edges_us: Times
+    seen: dict[Key, Seen] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    _parts: list[tuple[Times, Values, Counts, Floats]] = field(default_factory=list)
+    has_power: bool = True
+
+    def add(self, series: Sequence[Series], power: Series | None) -> None:
+        """Add the next readings of all label sets, and the power samples of the same time."""
+        for one in series:
+            if one.key not in self.seen:
+                self.seen[one.key] = Seen(one.labels, self.edges_us)
+            self.seen[one.key].add(one.unix_ms)
+        merged = series[0] if len(series) == 1 else merge(series)
+        if merged is None or not len(merged):
+            return
+        self.faults += faults_of(merged)
+        unix_ms = merged.unix_ms
+        joules = np.zeros(len(merged))
+        if power is None:
+            self.has_power = False
+        else:
+            running = np.concatenate([[0.0], np.cumsum(_trapezoids(power))])
+            at = np.interp(unix_ms, power.unix_ms, running)
+            joules = np.diff(at, prepend=at[:1])
+        rows = np.flatnonzero(self._kept(unix_ms, merged.values))
+        starts = np.concatenate([[0], rows[:-1] + 1])
+        unread = np.diff(rows, prepend=-1) - 1
+        self._parts.append((unix_ms[rows], merged.values[rows], unread, np.add.reduceat(joules, starts)))
+
+    def _kept(self, unix_ms: Times, values: Values) -> Flags:
+        """Return the readings (n,) near edges, near falls, where a rise begins or ends, and the ends."""
+        edges_ms = self.edges_us // 1000
+        at = np.searchsorted(unix_ms, edges_ms)
+        after = np.searchsorted(unix_ms, edges_ms + _AFTER_EDGE_MS)
+        falls = np.flatnonzero(np.diff(values) < 0)
+        after_falls = np.searchsorted(unix_ms, unix_ms[falls] + _AFTER_EDGE_MS, "right")
+        marks = np.zeros(len(unix_ms) + 1, np.int64)
+        np.add.at(marks, np.maximum(np.append(at - _BESIDE, falls), 0), 1)
+        stops = np.append(np.maximum(after, at) + _BESIDE, after_falls + 1)
+        np.add.at(marks, np.minimum(stops, len(unix_ms)), -1)
+        kept: Flags = np.cumsum(marks[:-1]) > 0
+        long_flat = _long_flat(unix_ms, values)
+        kept[:1] = kept[-1:] = True
+        kept[long_flat] = True
+        return kept
+
+    def rows(self) -> tuple[Times, Values, Counts, Floats | None]:
+        """Return times, joules, how many readings were left out before each, and the energy of power since."""
+        columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        return columns[0], columns[1], columns[2], columns[3] if self.has_power else None
+
+    def near(self, spans: Spans) -> Flags:
+        """Return whether it has readings in or around each window (w,)."""
+        unix_ms = np.concatenate([part[0] for part in self._parts])
+        first = np.searchsorted(unix_ms, spans.start_ms - MARGIN_MS)
+        return np.searchsorted(unix_ms, spans.end_ms + MARGIN_MS, "right") > first
+
+    def extend(self, later: "CounterTrace") -> None:
+        """Add the next readings, gathered elsewhere."""
+        for key, seen in later.seen.items():
+            if key not in self.seen:
+                self.seen[key] = Seen(seen.labels, self.edges_us)
+            self.seen[key].extend(seen)
+        self.faults += later.faults
+        self.has_power &= later.has_power
+        self._parts += later._parts
+
+
+_LONG_FLAT_MS: Final = 5000
+
+
+def _long_flat(unix_ms: Times, values: Values) -> Counts:
+    """Return the first and last readings of stretches in which the counter stood still for long."""
+    changes = np.flatnonzero(np.diff(values)) + 1
+    starts, stops = np.append(0, changes), np.append(changes, len(values)) - 1
+    long = unix_ms[stops] - unix_ms[starts] >= _LONG_FLAT_MS
+    long[:1] = long[-1:] = True  # they may go on in what was read before, or is read next
+    return np.concatenate([starts[long], stops[long]])
+
+
+def _trapezoids(power: Series) -> Floats:
+    """Return the joules (n - 1,) of each pair of power samples that are near each other."""
+    steps_ms = np.diff(power.unix_ms)
+    near = steps_ms <= GAP_INTERVALS * 1000
+    joules: Floats = (power.values[1:] + power.values[:-1]) * steps_ms * near / 2000
+    return joules
+
+
+class CounterTraces:
+    """Zeus's traces of GPUs by uuid, for windows with edges (e,)."""
+
+    def __init__(self, edges_us: Times, ceilings: Mapping[str, PowerCeiling]) -> None:
+        self._edges_us, self._ceilings = edges_us, ceilings
+        self.by_uuid: dict[str, CounterTrace] = {}
+
+    def fresh(self, stretch: tuple[int, int]) -> "CounterTraces":
+        """Return the same without samples, with the edges in a stretch."""
+        return CounterTraces(edges_inside(self._edges_us, stretch), self._ceilings)
+
+    def _of(self, uuid: str) -> CounterTrace:
+        return self.by_uuid.setdefault(uuid, CounterTrace(self._edges_us))
+
+    def add(self, series: Sequence[Series]) -> None:
+        """Add the next samples of zeus's traces, and of the power traces of the same time."""
+        power = by_uuid([one for one in series if one.metric == metrics.GPU_POWER_TRACE.name])
+        counters = by_uuid([one for one in series if one.metric == metrics.GPU_ZEUS_TRACE.name])
+        for uuid, of_gpu in counters.items():
+            watts = _possible(power.get(uuid, []), self._ceilings.get(uuid, NO_LIMIT))
+            self._of(uuid).add(of_gpu, watts[0] if len(watts) == 1 else merge(watts))
+
+    def extend(self, later: "CounterTraces") -> None:
+        """Add the next samples, gathered elsewhere."""
+        for uuid, trace in later.by_uuid.items():
+            self._of(uuid).extend(trace)

@@ -1,0 +1,63 @@
+"""Power that no GPU draws: a failing sensor still returns values, which must not be integrated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from llem_integrator.energy.integral import Floats
+from llem_integrator.series.samples import STALE_MS, Series, Times
+from llem_integrator.series.scrapes import LIMIT, Table
+
+TIMES_LIMIT: Final = 2.0
+CEILING_WATTS: Final = 5000.0
+"""As the exporter rejects its readings: above twice the limit, or where none is known, above this."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PowerCeiling:
+    """The power limits of one GPU: `limit_watts` (n,), scraped at `unix_ms` (n,)."""
+
+    unix_ms: Times
+    limit_watts: Floats
+
+    def without_impossible(self, series: Series) -> Series:
+        """Return power samples without those above the ceiling, which count as bad samples."""
+        highest = float(series.values.max(initial=0.0))
+        lowest = TIMES_LIMIT * float(self.limit_watts.min(initial=np.inf))
+        if highest <= min(lowest, CEILING_WATTS):
+            return series
+        impossible = series.values > self._most_watts(series.unix_ms)
+        if not impossible.any():
+            return series
+        bad_ms = np.append(series.bad_ms, series.unix_ms[impossible])
+        unix_ms, values = series.unix_ms[~impossible], series.values[~impossible]
+        return replace(series, unix_ms=unix_ms, values=values, bad_ms=bad_ms)
+
+    def _most_watts(self, unix_ms: Times) -> Floats:
+        """Return the ceiling (n,) at each time, by the higher of the limits scraped before and after."""
+        if not len(self.unix_ms):
+            return np.full(len(unix_ms), CEILING_WATTS)
+        after = np.searchsorted(self.unix_ms, unix_ms)
+        found = np.zeros(len(unix_ms))
+        for at in (np.maximum(after - 1, 0), np.minimum(after, len(self.unix_ms) - 1)):
+            near = np.abs(self.unix_ms[at] - unix_ms) <= STALE_MS
+            found = np.maximum(found, np.where(near, self.limit_watts[at], 0.0))
+        return np.where(found > 0, TIMES_LIMIT * found, CEILING_WATTS)
+
+
+NO_LIMIT: Final = PowerCeiling(np.zeros(0, np.int64), np.zeros(0))
+"""Nothing is known of the limit."""
+
+
+def ceiling_of(tables: Sequence[Table]) -> PowerCeiling:
+    """Return the ceiling by the limits that were scraped of one GPU."""
+    times = [np.zeros(0, np.int64), *(table.unix_ms[table.has(LIMIT)] for table in tables)]
+    limits = [
+        np.zeros(0),
+        *(table.columns[LIMIT][table.has(LIMIT)] for table in tables if LIMIT in table.columns),
+    ]
+    unix_ms, limit_watts = np.concatenate(times), np.concatenate(limits)
+    order = np.argsort(unix_ms, kind="stable")
+    return PowerCeiling(unix_ms[order], limit_watts[order])
