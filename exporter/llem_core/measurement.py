@@ -16,6 +16,7 @@ class WarningCode(StrEnum):
     COUNTER_RESET = "counter_reset"
     COUNTER_LATE = "counter_late"
     COUNTER_STUCK = "counter_stuck"
+    CLOCK_SKEW = "clock_skew"
     CONFLICTING_SAMPLES = "conflicting_samples"
     BAD_SAMPLES = "bad_samples"
     BACKENDS_DISAGREE = "backends_disagree"

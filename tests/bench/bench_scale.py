@@ -31,13 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llem_integrator import Request, open_source
 from llem_integrator.dask.cluster import DaskCluster
-from llem_integrator.dask.tasks import LONGEST_MS, Store, inside
-from llem_integrator.energy.gaps import Gaps
+from llem_integrator.dask.tasks import LONGEST_MS, Store
 from llem_integrator.energy.result import WindowResult
+from llem_integrator.energy.traces import MaxGaps, PowerTraces
 from llem_integrator.integration import integrate
 from llem_integrator.series.samples import make_series
-from llem_integrator.stores import Piece
-from llem_integrator.traces import PowerTraces
 from tests.bench.bench_integrator import best, serving, whole, window
 from tests.bench.bench_storage import stored
 from tests.bench.clusters import T0_MS, Cluster
@@ -88,20 +86,20 @@ def merging(gpus: int = 1000) -> tuple[float, float]:
     unix_ms = T0_MS + np.arange(0, PART_S * 1000, 1000)
     watts = np.random.default_rng(1).integers(800, 5600, len(unix_ms)) / 8
     edges_us = (T0_MS + np.linspace(0, 2 * PART_S * 1000, 2 * EDGES).astype(np.int64)) * 1000 + 1
-    parts, gaps = [], Gaps(3000.0)
+    parts, empty = [], PowerTraces(edges_us, MaxGaps(3000.0, {}), {}, {})
     for number in range(2):
         first = T0_MS + number * PART_S * 1000
-        part = PowerTraces(inside(edges_us, (first, first + PART_S * 1000 - 1)), gaps)
+        part = empty.fresh((first, first + PART_S * 1000 - 1))
         series = [
             make_series({"uuid": f"GPU-{gpu}", "gpu": "0"}, unix_ms + number * PART_S * 1000, watts)
             for gpu in range(gpus)
         ]
-        part.add(Piece(first, first + PART_S * 1000 - 1, tuple(series)))
+        part.add(series)
         parts.append(pickle.dumps(part, pickle.HIGHEST_PROTOCOL))
 
     def merge() -> float:
         started_s = time.process_time()  # one thread's work, whatever else the machine does
-        total = PowerTraces(edges_us, gaps)
+        total = PowerTraces(edges_us, MaxGaps(3000.0, {}), {}, {})
         for part in parts:
             total.extend(pickle.loads(part))  # noqa: S301 (made above)
         return time.process_time() - started_s

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llem_core.backend import Backend
 from llem_integrator.energy.chains import chains
@@ -131,9 +132,8 @@ def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Cou
         return Counter(trace_ms, joules, lag_ms=lag_ms, unread=unread, power_joules=power, scrapes=times)
     unix_ms, first = np.unique(np.concatenate([trace_ms, scraped.unix_ms]), return_index=True)
 
-    def column(of_trace: Values, of_scrapes: Values) -> Values:
-        merged: Values = np.concatenate([of_trace, of_scrapes])[first]
-        return merged
+    def column(of_trace: NDArray[Any], of_scrapes: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([of_trace, of_scrapes])[first]
 
     power_joules = scraped.power_joules
     if power_joules is not None:
@@ -146,7 +146,7 @@ def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Cou
         column(joules, scraped.joules),
         lag_ms=lag_ms,
         blur_ms=column(np.zeros(len(trace_ms)), scraped.blur_ms),
-        unread=column(unread, scraped.unread).astype(np.int64),
+        unread=column(unread, scraped.unread),
         power_joules=power_joules,
         scrapes=(trace_ms, *scraped.scrapes),
     )

@@ -19,6 +19,15 @@ from llem_integrator.series.facts import Identity
 from llem_integrator.windows.spans import Index, Spans
 
 _DISAGREEMENT: Final = 0.05
+_STUCK: Final = (
+    "the hardware energy counter stood still while the GPU drew power; that time is not covered by zeus "
+    "(see nvidia-smi -q -d POWER, and reload the driver)"
+)
+_SKEWED: Final = (
+    "the exporter's clock differs from the scraper's by more than 5 s; the time of the scrape is used "
+    "(synchronise the clocks, for example by chrony)"
+)
+_TOLERANCE: Final = 1e-9
 _FIGURES: Final = 4
 """Fields at the end of GpuEnergy that are worked out later, see figures.py."""
 
@@ -147,8 +156,10 @@ def _peaks(one: Measured, found: Integrals) -> Floats:
         traced = nvml.present & ~np.isnan(nvml.peak_watts)
         peaks = np.where(traced, nvml.peak_watts, peaks)
     with np.errstate(invalid="ignore"):
-        missed = peaks * found.covered_s < found.joules
-    return np.where(missed, np.nan, peaks)
+        means = found.joules / found.covered_s
+        missed = peaks < means * (1 - _TOLERANCE)
+    # A mean of constant power may be above it by a rounding error.
+    return np.where(missed, np.nan, np.fmax(peaks, np.where(np.isnan(peaks), np.nan, means)))
 
 
 def faults(one: Measured, chosen: Index, min_coverage: float) -> dict[int, list[MeasurementWarning]]:
@@ -157,11 +168,15 @@ def faults(one: Measured, chosen: Index, min_coverage: float) -> dict[int, list[
     if found is None:
         return said
     apart = _apart(one, min_coverage)
-    wrong = (found.gap_s > 0) | (found.resets > 0) | (found.late > 0) | apart
+    zeus = one.by_backend.get(Backend.ZEUS)
+    stuck = np.zeros(len(found), np.bool_) if zeus is None else zeus.stuck
+    wrong = (found.gap_s > 0) | (found.resets > 0) | (found.late > 0) | apart | stuck | found.skewed
     wrong |= (one.bad > 0) | (one.conflicts > 0)
-    for row in np.flatnonzero(wrong & found.known).tolist():
-        for code, text in _said(one, found, row):
-            said[row].append(MeasurementWarning(code, text, one.uuid))
+    for row in np.flatnonzero(wrong & (found.known | stuck)).tolist():
+        if found.known[row]:
+            said[row] += [MeasurementWarning(code, text, one.uuid) for code, text in _said(one, found, row)]
+        if stuck[row]:
+            said[row].append(MeasurementWarning(WarningCode.COUNTER_STUCK, _STUCK, one.uuid))
         if apart[row]:
             said[row].append(MeasurementWarning(*_disagreement(one, row), one.uuid))
     return said
@@ -202,6 +217,8 @@ def _said(one: Measured, found: Integrals, row: int) -> Iterator[tuple[WarningCo
         yield WarningCode.COUNTER_RESET, f"the energy counter restarted {integral.resets} times"
     if integral.late:
         yield WarningCode.COUNTER_LATE, f"{integral.late} counter values fell a little, and were held"
+    if integral.skewed:
+        yield WarningCode.CLOCK_SKEW, _SKEWED
     if conflicts := int(one.conflicts[row]):
         yield WarningCode.CONFLICTING_SAMPLES, f"{conflicts} times carry unlike values; the larger was kept"
     if bad := int(one.bad[row]):

@@ -12,7 +12,7 @@ from llem_integrator.report import About, require, writer
 from llem_integrator.report.figures import about, with_figures
 
 if TYPE_CHECKING:
-    from llem_integrator.power import Reader
+    from llem_integrator.reading import Reader
     from llem_integrator.stores import Progress, Source
     from llem_integrator.windows.window import Window
 

@@ -1,0 +1,172 @@
+"""Inputs after public reports, on which a confident answer would be wrong."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from llem_core.backend import Backend
+from llem_integrator.energy.request import Request
+from llem_integrator.energy.result import WindowResult
+from llem_integrator.integration import integrate
+from llem_integrator.stores import open_source
+from llem_integrator.text.openmetrics import parse
+from llem_integrator.windows.window import Window, parse_window
+from tests.llem_integrator.pages import T0, page, scraped, series, trace
+
+CASES = Path(__file__).parent / "cases"
+TEN_MINUTES = "1795503600,+10m"
+
+
+def result_of(case: str, window: str, request: Request | None = None) -> WindowResult:
+    windows = [parse_window(window, 0, None)]
+    return next(integrate(open_source(str(CASES / f"{case}.om.gz")), windows, request or Request()))
+
+
+def codes(result: WindowResult) -> list[str]:
+    return [str(warning.code) for warning in result.warnings]
+
+
+@pytest.mark.parametrize("case", ["zero-counter", "frozen-counter"])
+def test_a_counter_that_stands_still_has_not_measured_anything(case: str) -> None:
+    """A counter of 0 J, or of a constant value, beside 247 W does not win. nvml does, with a warning."""
+    result = result_of(case, TEN_MINUTES)
+    assert (result.backend, result.total_j, codes(result)) == ("nvml", 148_200.0, ["counter_stuck"])
+    named = result_of(case, TEN_MINUTES, Request(backend=Backend.ZEUS))
+    assert (named.total_j, named.valid) == (None, False)
+
+
+def test_a_clock_that_is_ahead_is_not_believed() -> None:
+    """If read times and scrape times differ by 90 s, the times of the scrapes count."""
+    right, ahead = (result_of(case, TEN_MINUTES) for case in ("clock-right", "clock-ahead90"))
+    assert right.total_j == pytest.approx(419_970)
+    assert (codes(right), codes(ahead)) == ([], ["clock_skew"])
+    assert ahead.total_j == pytest.approx(420_000)
+    low, high = ahead.gpus[0].joules_low, ahead.gpus[0].joules_high
+    assert low is not None
+    assert high is not None
+    assert low < 419_970 < high
+
+
+def test_an_exporters_counter_without_its_seconds_counts_by_its_steps() -> None:
+    """Without llem_gpu_integrated_seconds_total, a regular step of nvml's counter is covered."""
+    result = result_of("nvml-only", "1795503600,+1h", Request(backend=Backend.NVML))
+    assert (result.total_j, result.valid) == (1_440_000.0, True)
+
+
+def test_a_window_has_the_same_joules_alone_and_together() -> None:
+    """The exporter that covers all of the window is chosen, whichever other windows are asked for."""
+    window = parse_window("1795507546,1795550686", 0, None)
+    step_us = (window.end_us - window.start_us) // 13
+    others = [Window(window.start_us + n * step_us, window.start_us + (n + 1) * step_us) for n in range(12)]
+    source = open_source(str(CASES / "alone-or-together.om.gz"))
+    (alone,) = integrate(source, [window], Request(backend=Backend.NVML))
+    *_, together = integrate(source, [*others, window], Request(backend=Backend.NVML))
+    assert alone.total_j == together.total_j == pytest.approx(16_031_134.55, abs=0.01)
+    assert alone == together
+
+
+def test_a_counter_that_stands_still_for_a_part_covers_the_rest() -> None:
+    """For 60 of 120 s the counter is frozen: that time is not covered, and power does not fill it."""
+    seconds = list(range(0, 301, 5))
+    lines = scraped(0, zeus=False, seconds=seconds)
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    joules = [(s * 1000, 1e6 + 100.0 * (min(s, 90) + max(0, s - 150))) for s in seconds]
+    lines += series("llem_gpu_zeus_energy_joules_total", labels, joules)
+    windows = [Window((T0 + 60_000) * 1000, (T0 + 180_000) * 1000)]
+    request = Request(backend=Backend.ZEUS, min_coverage=0.4)
+    (result,) = integrate(parse(page(lines), "page"), windows, request)
+    (gpu,) = result.gpus
+    assert (gpu.joules, gpu.covered_s) == (pytest.approx(6000, abs=50), pytest.approx(60, abs=1))
+    assert "counter_stuck" in codes(result)
+
+
+def test_a_trace_without_scrapes_shows_a_counter_that_stands_still() -> None:
+    """An exporter's history has no scraped series. The power trace beside it gives the verdict."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    times = range(0, 120_000, 100)
+    frozen = series("llem_gpu_zeus_energy_trace_joules_total", labels, [(ms, 5e6) for ms in times])
+    text = page(frozen, trace(0, [(ms, 247.0) for ms in times]))
+    (result,) = integrate(
+        parse(text, "page"), [Window((T0 + 30_000) * 1000, (T0 + 90_000) * 1000)], Request()
+    )
+    assert (result.backend, result.total_j) == ("nvml", pytest.approx(247 * 60))
+    assert "counter_stuck" in codes(result)
+
+
+@pytest.mark.parametrize(("before_ms", "after_ms"), [(500, 100), (100, 500)])
+def test_an_exporter_restarted_with_another_interval_covers_both_parts(before_ms: int, after_ms: int) -> None:
+    """max_gap follows the interval that held at the time, also between the restart and the next scrape."""
+    change, end = 100_000, 400_000
+    times = [*range(0, change, before_ms), *range(change, end, after_ms)]
+    holed = [ms for ms in times if not 250_000 < ms < 251_700]
+    interval = [(s * 1000, (before_ms if s * 1000 < change else after_ms) / 1000) for s in range(10, 400, 15)]
+    text = "\n".join(
+        [
+            *series("llem_sampler_interval_seconds", {"instance": "n1:9955"}, interval),
+            *trace(0, [(ms, 100.0) for ms in holed]),
+            "# EOF\n",
+        ]
+    )
+    (result,) = integrate(
+        parse(text, "page"), [Window((T0 + 50_000) * 1000, (T0 + 350_000) * 1000)], Request()
+    )
+    (gpu,) = result.gpus
+    hole_s = (min(ms for ms in holed if ms > 251_000) - max(ms for ms in holed if ms < 251_000)) / 1000
+    assert gpu.gap_s == pytest.approx(hole_s)
+    assert gpu.joules == pytest.approx(100 * (300 - hole_s))
+
+
+def test_a_gauge_that_is_scraped_more_slowly_has_all_its_joules() -> None:
+    """A gauge at 15 s, then at 60 s, is integrated over all of the time, and bounds only by the limit."""
+    seconds = [*range(0, 901, 15), *range(960, 3001, 60)]
+    lines = [
+        line for line in scraped(0, seconds=seconds) if line.startswith(("llem_gpu_info", "llem_gpu_power"))
+    ]
+    (result,) = integrate(
+        parse(page(lines), "page"), [Window((T0 + 300_000) * 1000, (T0 + 2_700_000) * 1000)], Request()
+    )
+    (gpu,) = result.gpus
+    assert (gpu.joules, gpu.coverage) == (pytest.approx(240_000), 1.0)
+    assert (gpu.joules_low, gpu.joules_high) == (0.0, pytest.approx(2400 * 700))
+
+
+def test_a_sample_above_any_limit_is_a_bad_sample() -> None:
+    """One reading of 1e14 W beside a limit of 700 W is not integrated."""
+    samples = [(ms, 1e14 if ms == 60_000 else 100.0) for ms in range(0, 120_000, 100)]
+    request = Request(backend=Backend.NVML)
+    text = page(scraped(0), trace(0, samples))
+    (result,) = integrate(parse(text, "page"), [Window((T0 + 30_000) * 1000, (T0 + 90_000) * 1000)], request)
+    assert result.total_j == pytest.approx(6000)
+    assert "bad_samples" in codes(result)
+
+
+def test_the_peak_of_a_constant_load_is_its_power() -> None:
+    """A rounding error of the mean does not hide the peak, and the mean is never above it."""
+    watts = 560.1
+    for start in range(40, 60):
+        window = Window((T0 + start * 1000 + 300) * 1000, (T0 + start * 1000 + 30_417) * 1000)
+        (result,) = integrate(parse(page(scraped(0, watts=watts)), "page"), [window], Request())
+        (gpu,) = result.gpus
+        assert gpu.peak_watts == pytest.approx(watts)
+        assert gpu.mean_watts is not None
+        assert gpu.peak_watts is not None
+        assert gpu.mean_watts <= gpu.peak_watts
+
+
+def test_companions_that_are_missing_affect_only_their_readings() -> None:
+    """Read times that end in the middle of the window: later readings use the time of the scrape."""
+    lines = [
+        line
+        for line in scraped(0)
+        if not (
+            line.startswith("llem_gpu_sample_timestamp") and float(line.split()[-1]) > (T0 + 60_000) / 1000
+        )
+    ]
+    request = Request(backend=Backend.ZEUS)
+    (result,) = integrate(
+        parse(page(lines), "page"), [Window((T0 + 20_000) * 1000, (T0 + 100_000) * 1000)], request
+    )
+    (gpu,) = result.gpus
+    assert gpu.coverage == 1.0
+    assert gpu.joules == pytest.approx(8000, abs=30)
