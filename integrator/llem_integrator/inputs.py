@@ -14,7 +14,7 @@ from llem_integrator.report import calibration, printable
 from llem_integrator.windows.window import Window, parse_duration_us, parse_window
 
 if TYPE_CHECKING:
-    from llem_integrator.power import Reader
+    from llem_integrator.reading import Reader
     from llem_integrator.stores import Source
 
 

@@ -1,4 +1,4 @@
-"""From a source and windows to joules: scrapes first, then traces at edges, and in whole where they decide."""
+"""From a source and windows to joules: scrapes first, then traces at edges, in whole where they decide."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +45,7 @@ def integrate(
     given = done = 0
     for numbers in _clusters(every, request):
         run = _Run(source, every, numbers, request, reader or partial(read_here, source))
-        for number, result in run.results(part(progress, done, len(numbers))):
-            waiting[number] = result
+        waiting |= dict(run.results(part(progress, done, len(numbers))))
         done += len(numbers)
         progress(done)
         while given in waiting:

@@ -1,6 +1,5 @@
 """Inputs after public reports, on which a confident answer would be wrong."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,8 @@ def test_a_counter_that_stands_still_for_a_part_covers_the_rest() -> None:
     request = Request(backend=Backend.ZEUS, min_coverage=0.4)
     (result,) = integrate(parse(page(lines), "page"), windows, request)
     (gpu,) = result.gpus
-    assert (gpu.joules, gpu.covered_s) == (pytest.approx(6000, abs=50), pytest.approx(60, abs=1))
+    assert gpu.joules == pytest.approx(6000, abs=50)
+    assert gpu.covered_s == pytest.approx(60, abs=1)
     assert "counter_stuck" in codes(result)
 
 
@@ -90,7 +90,8 @@ def test_a_trace_without_scrapes_shows_a_counter_that_stands_still() -> None:
     (result,) = integrate(
         parse(text, "page"), [Window((T0 + 30_000) * 1000, (T0 + 90_000) * 1000)], Request()
     )
-    assert (result.backend, result.total_j) == ("nvml", pytest.approx(247 * 60))
+    assert result.backend == "nvml"
+    assert result.total_j == pytest.approx(247 * 60)
     assert "counter_stuck" in codes(result)
 
 
@@ -127,8 +128,8 @@ def test_a_gauge_that_is_scraped_more_slowly_has_all_its_joules() -> None:
         parse(page(lines), "page"), [Window((T0 + 300_000) * 1000, (T0 + 2_700_000) * 1000)], Request()
     )
     (gpu,) = result.gpus
-    assert (gpu.joules, gpu.coverage) == (pytest.approx(240_000), 1.0)
-    assert (gpu.joules_low, gpu.joules_high) == (0.0, pytest.approx(2400 * 700))
+    assert gpu.joules == pytest.approx(240_000)
+    assert (gpu.coverage, gpu.joules_low, gpu.joules_high) == (1.0, 0.0, 2400 * 700.0)
 
 
 def test_a_sample_above_any_limit_is_a_bad_sample() -> None:

@@ -247,7 +247,7 @@ def by_uuid(found: WindowResult) -> dict[str, GpuEnergy]:
 def test_thinned_scrapes_say_what_all_of_them_say(
     resets: bool, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A window of over a day has the same result, to the bit, whether or not scrapes far from events are kept."""
+    """A window of over a day has the same result, to the bit, whether or not all scrapes are kept."""
     held = days_of_counters(np.random.default_rng(8), resets)
     asked = window(2 * HOUR + 3.3, 34 * HOUR + 1.1)
     (every,) = integrate(held, [asked], Request(backend))

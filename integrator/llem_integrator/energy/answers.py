@@ -50,7 +50,15 @@ def zeus_is_short(group: Group, request: Request) -> Flags:
 def measuring(group: Group, known: Facts, request: Request) -> GpuMeasuring:
     """Return what is known to measure a GPU by."""
     gpu = group.gpus[known.uuid]
-    return GpuMeasuring(gpu, known, group.spans, group.intervals, request.max_gap_ms, request.min_coverage)
+    return GpuMeasuring(
+        gpu,
+        known,
+        group.spans,
+        group.is_read_whole(),
+        group.intervals,
+        request.max_gap_ms,
+        request.min_coverage,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter, rises
 from llem_integrator.energy.gaps import Intervals, local_gaps_ms, may_be_gaps
 from llem_integrator.energy.integral import Flags, Floats, Integrals, better, joined, placed
-from llem_integrator.energy.joules import trapezoids
+from llem_integrator.energy.joules import RunningSums, trapezoids
 from llem_integrator.energy.readings import (
     CounterReadings,
     GpuReadings,
@@ -37,6 +37,9 @@ class GpuMeasuring:
     gpu: GpuReadings
     facts: Facts
     spans: Spans
+    is_whole: Flags
+    """Whether the power trace was read in the whole of each window (w,), or around its edges only."""
+
     intervals: Mapping[str, Intervals]
     max_gap_ms: float | None
     min_coverage: float
@@ -67,7 +70,8 @@ class GpuMeasuring:
         """Return the same for some of the windows."""
         if len(windows) == len(self.spans):
             return self
-        return replace(self, facts=self.facts.take(windows), spans=self.spans.take(windows))
+        few = self.facts.take(windows), self.spans.take(windows), self.is_whole[windows]
+        return replace(self, facts=few[0], spans=few[1], is_whole=few[2])
 
 
 def measure(measuring: GpuMeasuring) -> dict[Backend, Integrals]:
@@ -139,14 +143,12 @@ def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Cou
     if power_joules is not None:
         running = np.interp(unix_ms, scraped.unix_ms, np.cumsum(power_joules))
         power_joules = np.diff(running, prepend=running[:1])
-    assert not isinstance(scraped.blur_ms, float)
-    assert scraped.unread is not None
     return Counter(
         unix_ms,
         column(joules, scraped.joules),
         lag_ms=lag_ms,
-        blur_ms=column(np.zeros(len(trace_ms)), scraped.blur_ms),
-        unread=column(unread, scraped.unread),
+        blur_ms=column(np.zeros(len(trace_ms)), np.broadcast_to(scraped.blur_ms, len(scraped.unix_ms))),
+        unread=column(unread, np.zeros(1) if scraped.unread is None else scraped.unread),
         power_joules=power_joules,
         scrapes=(trace_ms, *scraped.scrapes),
     )
@@ -162,7 +164,7 @@ def _nvml(measuring: GpuMeasuring) -> Integrals | None:
     traced = trace.sums.integrals(measuring.spans, limits, measuring.trace_margin_ms) if trace else None
     enough = np.zeros(every, np.bool_)
     if traced is not None:
-        enough = traced.known & (traced.coverage >= measuring.min_coverage)
+        enough = traced.known & (traced.coverage >= measuring.min_coverage) & measuring.is_whole
         if enough.all():
             return traced
     parts = [(np.flatnonzero(enough), traced.take(enough))] if traced is not None else []
@@ -179,6 +181,7 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
     """What the exporter's counter gives where the trace is not enough, and the gauge where neither is."""
     parts: list[tuple[Index, Integrals]] = []
     edged: list[tuple[Index, Integrals]] = []
+    trace = measuring.gpu.power
     for windows, readings in measuring.gpu.counters(scrapes.NVML, measuring.spans, integrated_covered):
         counter = counter_of(readings, integrated_covered)
         counter = replace(counter, interval_ms=interval_ms, max_gap_ms=measuring.max_gap_ms)
@@ -187,11 +190,13 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
         parts.append((windows, found))
         if traced is not None:
             near = np.flatnonzero(traced.present[windows] & found.present)
-            if len(near):
-                edged.append((windows[near], _edged(few.take(near), counter)))
+            if len(near) and trace is not None:
+                edged.append((windows[near], _edged(few.take(near), counter, trace.sums)))
     every = len(measuring.spans)
     # Of equals, better() keeps the first: a traced edge is closer than an interpolated one.
-    best = better(better(placed(edged, every), placed(parts, every)), traced)
+    best = better(placed(edged, every), placed(parts, every))
+    if traced is not None:
+        best = better(best, replace(traced, present=traced.present & measuring.is_whole))
     missing = np.flatnonzero(~best.present) if best is not None else np.arange(every)
     gauge = _gauge(measuring.take(missing)) if len(missing) else None
     if gauge is None or best is None or not len(missing):
@@ -200,10 +205,9 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
     return placed([(kept, best.take(kept)), (missing, gauge)], every)
 
 
-def _edged(measuring: GpuMeasuring, counter: Counter) -> Integrals:
+def _edged(measuring: GpuMeasuring, counter: Counter, sums: RunningSums) -> Integrals:
     """The counter from its first to its last reading in each window, the trace from there to the edges."""
-    spans, limits, trace = measuring.spans, measuring.facts.limit_watts, measuring.gpu.power
-    assert trace is not None
+    spans, limits = measuring.spans, measuring.facts.limit_watts
     first_us, last_us, enough = _inner(counter.unix_ms * 1000, spans)
     first_us, last_us = np.where(enough, first_us, spans.start_us), np.where(enough, last_us, spans.end_us)
     head, middle, tail = (
@@ -212,9 +216,9 @@ def _edged(measuring: GpuMeasuring, counter: Counter) -> Integrals:
         Spans(last_us, spans.end_us),
     )
     parts = [
-        trace.sums.integrals(head, limits, measuring.trace_margin_ms),
+        sums.integrals(head, limits, measuring.trace_margin_ms),
         _rises(replace(measuring, spans=middle), counter),
-        trace.sums.integrals(tail, limits, measuring.trace_margin_ms),
+        sums.integrals(tail, limits, measuring.trace_margin_ms),
     ]
     used = [head.end_us > head.start_us, enough, tail.end_us > tail.start_us]
     found = joined(parts, used)

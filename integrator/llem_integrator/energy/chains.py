@@ -43,8 +43,9 @@ R = TypeVar("R", bound=Readings)
 def chains(readings: Iterable[R], spans: Spans) -> list[tuple[Index, list[R]]]:
     """Return for each window the label sets that follow each other in time; of those that overlap, the best.
 
-    The best is the one whose steps cover most of the window. Of a set that is passed over, what lies before or
-    after those taken is kept. Windows for which the choice is the same share a chain, which ascends in time.
+    The best is the one whose steps cover most of the window. Of a set that is passed over, what lies before
+    or after those taken is kept. Windows for which the choice is the same share a chain, which ascends in
+    time.
     """
     parts = sorted(
         (part for one in readings if len(one.unix_ms) for part in _unbroken(one)),

@@ -26,8 +26,8 @@ from llem_integrator.windows.window import Window
 STUCK_SECONDS: Final = 10.0
 STUCK_UPDATES: Final = 3
 STUCK_JOULES: Final = 10.0
-"""A hardware counter is stuck if it stands still for so long, and for so many of its update periods, while the
-power of the same time makes more joules than this. Ten steps of its resolution, 1/8 J, are less."""
+"""A hardware counter is stuck if it stands still for so long, and for so many of its update periods, while
+the power of the same time makes more joules than this. Ten steps of its resolution, 1/8 J, are less."""
 
 _LATE_MS: Final = round(1000 * energy.LATE_SECONDS)
 _ANY_MARGIN_MS: Final = 2**49
@@ -40,10 +40,10 @@ class Counter:
     A hardware counter misses nothing between two readings. Of one that the exporter integrated, `covered_ms`
     (n,) says what the step that ends at each reading covers, and `reset` (n,) whether it was reset in it; its
     samples were `interval_ms` apart. Values may trail the truth by `lag_ms`, one for all windows or one for
-    each, and their times be off by `blur_ms` (n,). `unread` (n,) counts the readings since the one before that
-    are not held here, and `hole_ms` (n,) is the longest gap among their steps. `power_joules` (n,) is the
-    energy by power readings in each step, None if there are none. What a gap is at the edges follows from the
-    times of `scrapes`, unless `max_gap_ms` is given.
+    each, and their times be off by `blur_ms` (n,). `unread` (n,) counts the readings since the one before
+    that are not held here, and `hole_ms` (n,) is the longest gap among their steps. `power_joules` (n,) is
+    the energy by power readings in each step, None if there are none. What a gap is at the edges follows
+    from the times of `scrapes`, unless `max_gap_ms` is given.
     """
 
     unix_ms: Times
@@ -78,7 +78,7 @@ def counted(counter: Counter, window: Window, limit_watts: float | None) -> Inte
 
 
 def rises(counter: Counter, spans: Spans, limit_watts: Floats, margin_ms: int) -> Integrals:
-    """Return the same in many windows, by readings up to `margin_ms` around each; limits (w,), NaN unknown."""
+    """Return the same in many windows, by readings up to `margin_ms` around; limits (w,), NaN unknown."""
     parts: list[tuple[Index, Integrals]] = []
     for limit in np.unique(limit_watts).tolist():
         known = limit == limit
@@ -175,7 +175,7 @@ class _Steps:
 def _by_stuck(
     counter: Counter, cut: _Cut, rows: Index, lags_ms: Floats, limit_watts: float | None
 ) -> Iterator[tuple[Index, Integrals]]:
-    """Yield the results of windows `rows`, those together in which the counter stood still in the same steps."""
+    """Yield the results of windows `rows`, together where the counter stood still in the same steps."""
     steps = _steps(counter, cut.steps_ms, limit_watts)
     runs = list(_flat_runs(counter, steps))
     verdicts = np.array([_is_stuck(counter, cut, run, lags_ms) for run in runs]).reshape(len(runs), len(rows))
@@ -208,8 +208,7 @@ def _flat_runs(counter: Counter, steps: _Steps) -> Iterator[tuple[int, int]]:
 
 def _is_stuck(counter: Counter, cut: _Cut, run: tuple[int, int], lags_ms: Floats) -> Flags:
     """Return in which windows (w,) the counter is stuck in a run, by the readings in reach of the window."""
-    assert counter.power_joules is not None
-    power = np.cumsum(counter.power_joules)
+    power = np.cumsum(np.zeros(1) if counter.power_joules is None else counter.power_joules)
     first, last = np.maximum(run[0], cut.low), np.minimum(run[1], cut.high - 1)
     first = np.minimum(first, len(power) - 1)
     seconds = (counter.unix_ms[last] - counter.unix_ms[first]) / 1000
@@ -292,7 +291,7 @@ def _diff(column: Floats) -> Floats:
 def _bounds(
     counter: Counter, cut: _Cut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
 ) -> tuple[Floats, Floats]:
-    """Return joules (low, high) (w,): the counter read outside the edges, and inside them, its lag allowed for.
+    """Return joules (low, high) (w,): the counter read outside the edges and inside them, less its lag.
 
     Where a reading outside is missing, the limit bounds what it would say; NaN where there is none.
     """

@@ -98,7 +98,7 @@ class Intervals:
         return energy.GAP_INTERVALS * np.where(changed, np.nan, found)
 
     def longest(self, spans: Spans) -> Floats:
-        """Return the longest interval (w,) in each window or within 5 minutes of it, NaN where there is none."""
+        """Return the longest interval (w,) in each window or within 5 minutes of it, NaN for none."""
         first = np.searchsorted(self.unix_ms, spans.start_ms - STALE_MS)
         stop = np.searchsorted(self.unix_ms, spans.end_ms + STALE_MS, "right")
         return range_max(self.interval_ms, first, stop, np.nan)

@@ -62,7 +62,7 @@ class Group:
         return union(self.spans.start_ms - around_ms, self.spans.end_ms + around_ms)
 
     def trace_stretches(self, is_whole: Flags) -> list[Stretch]:
-        """Return where traces are needed: in the whole of some windows (w,), around the edges of the others."""
+        """Return where traces are needed: in the whole of some windows (w,), at the edges of others."""
         around_ms = max(TRACE_READ_MS, int(self.max_gap_ms or 0))
         whole, others = self.spans.take(np.flatnonzero(is_whole)), self.spans.take(np.flatnonzero(~is_whole))
         first_ms = np.concatenate([whole.start_ms, others.start_ms, others.end_ms])
@@ -117,6 +117,10 @@ class Group:
             every &= counted | ~there
             some |= counted
         return every & some
+
+    def is_read_whole(self) -> Flags:
+        """Return whether the power trace was read in the whole of each window (w,): short ones always are."""
+        return self.is_whole | (self.spans.duration_ms <= 2 * TRACE_READ_MS)
 
     def gpu(self, uuid: str) -> GpuReadings:
         """Return what is known of a GPU, nothing yet if it is new."""

@@ -73,7 +73,7 @@ class RunningSums:
     def add(self, unix_ms: Times, watts: Values, max_gap_ms: Floats | float) -> None:
         """The next samples (n,): ascending, and later than all before.
 
-        `max_gap_ms` is one for all steps, or (n,): the longest step that is no gap, where each sample ends one.
+        `max_gap_ms` is one for all steps, or (n,): the longest that is no gap, where each sample ends one.
         """
         if not len(unix_ms):
             return

@@ -111,7 +111,7 @@ def _steps_ms(readings: CounterReadings) -> Floats:
 
 
 def hardware_covered(readings: CounterReadings) -> tuple[Floats, Flags]:
-    """Return what each step (n,) covers, all of it: a hardware counter misses nothing. It is never reset here."""
+    """Return what each step (n,) covers: all of it, since a hardware counter misses nothing; no resets."""
     return _steps_ms(readings), np.zeros(len(readings.unix_ms), np.bool_)
 
 

@@ -1,4 +1,4 @@
-"""The traces of GPUs as they come: power is summed up between edges, of zeus's counter few readings are kept."""
+"""The traces of GPUs: power is summed up between edges, and of zeus's counter few readings are kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +83,7 @@ class PowerTrace:
     """The newest samples, where what is a gap depends on the steps that follow."""
 
     known: int = 0
-    """So many samples of those waiting are summed up already: they are what the next ones are compared with."""
+    """So many samples of those waiting are summed up already: the next ones are compared with them."""
 
     def add(self, series: Sequence[Series], max_gap_ms: "MaxGaps") -> None:
         """Add the next samples of all label sets."""
@@ -280,7 +280,7 @@ class CounterTrace:
         return kept
 
     def rows(self) -> tuple[Times, Values, Counts, Floats | None]:
-        """Return times, joules, how many readings were left out before each, and the energy of power since."""
+        """Return times, joules, how many readings were left out before each, and the energy by power."""
         columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         return columns[0], columns[1], columns[2], columns[3] if self.has_power else None
 

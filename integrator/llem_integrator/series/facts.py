@@ -94,8 +94,10 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
 
 def divided(gpu: GpuReadings, spans: Spans) -> Flags:
     """Return whether the GPU had MIG slices in windows (w,)."""
-    near = [_scraped("", presence.labels, presence.unix_ms, spans) for presence in gpu.slices]
-    return _reached(near, spans)
+    flags = np.zeros(len(spans), np.bool_)
+    for presence in gpu.slices:
+        flags |= presence.reaches(spans.start_ms - MARGIN_MS, spans.end_ms + MARGIN_MS)
+    return flags
 
 
 def node_shown(node: NodeReadings, spans: Spans) -> Flags:

@@ -1,7 +1,7 @@
 """One target's scrapes of one GPU as a table: a row for each scrape, a column for each metric.
 
-A long table is thinned as it grows: of regular scrapes far from every edge of a window, and from anything that
-happened to a counter, only sums are kept.
+A long table is thinned as it grows: of regular scrapes far from every edge of a window, and from anything
+that happened to a counter, only sums are kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ READ_MS: Final = CONTEXT_MS + 2 * MARGIN_MS
 """How far around a window scrapes are read: what a gap is follows from an hour of scrapes around it."""
 
 MAX_SKEW_MS: Final = 5000
-"""A reading whose own time is further from the scrape's has it from another clock: the scrape's time counts."""
+"""A reading whose time is further from that of the scrape has it from a clock that is off."""
 
 _NOT_COUNTED: Final = frozenset((READ_S, WATTS, LIMIT, PEAK, UPDATE_S))
 
@@ -201,7 +201,6 @@ class GrowingTable:
 
 def thinned(table: Table, edges_ms: Times) -> Table:
     """Return the rows near edges and events; the last rows are kept, since more may follow."""
-    rows = len(table)
     kept = _near(table.unix_ms, edges_ms) | _eventful(table)
     kept[: _BESIDE_ROWS + 1] = kept[-_BESIDE_ROWS:] = True
     if np.all(kept):

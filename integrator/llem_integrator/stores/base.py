@@ -61,7 +61,7 @@ class Source(Protocol):
         """
         ...
 
-    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+    def timeless(self, selectors: Sequence[Selector], /) -> Iterable[Series]:
         """Return values without a time that match any of the selectors, each as one sample at time 0."""
         ...
 

@@ -1,4 +1,4 @@
-"""One question to a store for series of several selectors: each series once, in pieces that ascend in time."""
+"""One question to a store for series of several selectors: each once, in pieces that ascend in time."""
 
 import re
 from collections.abc import Iterator, Sequence

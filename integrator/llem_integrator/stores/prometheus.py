@@ -60,7 +60,7 @@ class PrometheusSource:
                 self._remote = None
         yield from self._promql.pages(metric, selector, start_ms, end_ms, progress)
 
-    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+    def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
 
     def summary(

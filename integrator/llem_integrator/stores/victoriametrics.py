@@ -73,7 +73,7 @@ class VictoriaMetricsSource:
                 yield piece
                 progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
 
-    def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
+    def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
 
     def summary(
