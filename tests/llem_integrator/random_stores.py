@@ -1,4 +1,4 @@
-"""Random stores and windows: label sets that move, replicas, holes, resets, restarts, frozen counters, jobs."""
+"""Random stores and windows: label sets that move, replicas, holes, resets, restarts, frozen counters."""
 
 import numpy as np
 
@@ -29,9 +29,11 @@ def random_store(rng: np.random.Generator) -> PieceStore:
 def _random_gpu(gpu: int, rng: np.random.Generator) -> list[Columns]:
     columns: list[Columns] = []
     if rng.random() < 0.5:
-        replica = {"replica": "a"} if rng.random() < 0.3 else {}
+        seconds, holes = int(rng.integers(60, SECONDS)), int(rng.integers(0, 5))
         columns.append(
-            trace(gpu, int(rng.integers(60, SECONDS)), rng, holes=int(rng.integers(0, 5)), **replica)
+            trace(gpu, seconds, rng, holes=holes, replica="a")
+            if rng.random() < 0.3
+            else trace(gpu, seconds, rng, holes=holes)
         )
     for replica in ("a", "b")[: int(rng.integers(0, 3))]:
         moved_s = int(rng.integers(60, SECONDS - 60))

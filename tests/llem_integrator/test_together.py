@@ -14,7 +14,7 @@ BACKENDS = (None, Backend.ZEUS, Backend.NVML)
 
 
 def differing(seed: int) -> list[WindowResult]:
-    """The windows of a random case whose results alone, in another order or from a store without pieces differ."""
+    """The windows of a random case whose results differ alone, in another order, or without pieces."""
     rng = np.random.default_rng(seed)
     held, windows = random_store(rng), random_windows(rng)
     request = Request(BACKENDS[seed % len(BACKENDS)], min_coverage=0.5)
@@ -32,5 +32,5 @@ def differing(seed: int) -> list[WindowResult]:
 
 @given(st.integers(0, 2**40))
 def test_alone_together_in_any_order_and_in_any_pieces(seed: int) -> None:
-    """Random label sets, replicas, holes, resets, restarts, frozen counters and matchers: equal to the bit."""
+    """Label sets, replicas, holes, resets, restarts, frozen counters and matchers: equal to the bit."""
     assert differing(seed) == []
