@@ -13,7 +13,7 @@ from llem_core.errors import ConfigError, LLEMError
 from llem_integrator.options import GROUPS, GroupedCommand, Options, with_options
 
 if TYPE_CHECKING:
-    from llem_integrator.report.presentation import Presentation
+    from llem_integrator.presentation import Presentation
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -50,7 +50,7 @@ below --min-coverage (the result is printed), 130 Ctrl-C.
 @click.version_option(__version__, prog_name="llem-integrate")
 @with_options
 def command(given: Options) -> int:
-    from llem_integrator.report.presentation import presentation
+    from llem_integrator.presentation import presentation
 
     if not (_names_windows(given) or given.list or given.demo):
         return _no_window()
@@ -77,9 +77,9 @@ def _no_window() -> int:
 def _integrate(given: Options, presented: "Presentation") -> int:
     from llem_integrator import inputs
     from llem_integrator.plot.reading import Asked
+    from llem_integrator.presentation import EXIT_NO_JOULES
     from llem_integrator.progress import bar
     from llem_integrator.report.figures import about
-    from llem_integrator.report.presentation import EXIT_NO_JOULES
     from llem_integrator.report.results import stream
 
     request = inputs.request_of(given)
@@ -98,8 +98,8 @@ def _list(given: Options, presented: "Presentation") -> int:
     """Print what the source contains, or what it contains in the windows if there are any."""
     from llem_integrator import inputs
     from llem_integrator.contents import contents
+    from llem_integrator.presentation import EXIT_NO_JOULES
     from llem_integrator.report import listing, output
-    from llem_integrator.report.presentation import EXIT_NO_JOULES
 
     if presented.form not in ("table", "json"):
         raise ConfigError(f"--list has the formats table and json, not {presented.form}")
@@ -116,9 +116,9 @@ def _list(given: Options, presented: "Presentation") -> int:
 def _demo(given: Options, presented: "Presentation") -> int:
     from llem_integrator import demo, inputs
     from llem_integrator.plot.reading import Asked
+    from llem_integrator.presentation import terminated
     from llem_integrator.progress import bar
     from llem_integrator.report.figures import about
-    from llem_integrator.report.presentation import terminated
 
     if _names_windows(given) or given.list:
         raise ConfigError("--demo chooses its own window; omit --window, --windows, --job and --list")

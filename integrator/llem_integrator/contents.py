@@ -25,7 +25,7 @@ _OF_OTHERS: Final = (
     "all_smi_gpu_utilization",
     "up",
 )
-"""Metrics of other programs, which tell a server without llem-exporter from an empty server."""
+"""Metrics of other programs. One of them is named if there are no metrics of llem-exporter."""
 
 _LOOK_BACK_MS: Final = 400 * 86_400_000
 _AHEAD_MS: Final = 600_000
@@ -171,7 +171,7 @@ class Explainer:
         now_ms = time.time_ns() // 1_000_000
         pieces = _pieces(self._source, _OF_OTHERS, (), now_ms - _LOOK_BACK_MS, now_ms)
         names = next((sorted({series.metric for series in piece.series}) for piece in pieces), [])
-        return f", only metrics of other programs, for example {names[0]}" if names else " and is empty"
+        return f", only metrics of other programs, for example {names[0]}" if names else ""
 
 
 def _outside(result: WindowResult, contents: Contents) -> str:

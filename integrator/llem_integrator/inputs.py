@@ -1,6 +1,7 @@
 """From the options of llem-integrate to the request, the source, and the windows."""
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import tzinfo
 from typing import TYPE_CHECKING
@@ -50,39 +51,53 @@ def source_and_windows(given: Options, request: Request) -> "tuple[Source, list[
         raise ConfigError(f"--node-label is not the name of a label: {given.node_label!r}")
     zone = _zone(given.timezone)
     windows = [parse_window(text, now_us, zone) for text in given.windows]
-    left_out: tuple[str, ...] = ()
-    if given.window_list is not None:
-        from llem_integrator.windows.lists import read_windows
-
-        if given.window_list == given.source == "-":
-            raise ConfigError("--windows and --source cannot both be standard input")
-        listed = read_windows(
-            given.window_list, zone, node_label=given.node_label, selectors=request.selectors, now_us=now_us
-        )
-        windows += listed.windows
-        left_out = listed.left_out
-        for line in left_out:
-            click.echo(f"left out {printable(line)}", err=True)
+    listed, left_out = _listed(given, request, now_us, zone)
+    windows += listed
     source = _open(given)
-    if given.job is not None:
-        from llem_integrator.progress import bar
-        from llem_integrator.windows.job_lookup import find_job
-
-        with bar(given.progress, f"looking for job {given.job}", 1) as shown:
-            windows += find_job(
-                source,
-                given.job,
-                request.selectors,
-                node_label=given.node_label,
-                now_us=now_us,
-                progress=shown.advance,
-            )
+    windows += _of_job(given, request, now_us, source)
     if wait_s is not None and windows:
         from llem_integrator.windows.wait import wait_for_samples
 
-        wait_for_samples(lambda: _open(given), max(w.end_us for w in windows), wait_s, request.selectors)
+        end_us = max(window.end_us for window in windows)
+        wait_for_samples(lambda: _open(given), end_us, wait_s, request.selectors)
         source = _open(given)
-    return source, windows, bool(left_out)
+    return source, windows, left_out
+
+
+def _listed(
+    given: Options, request: Request, now_us: int, zone: tzinfo | None
+) -> tuple[Sequence[Window], bool]:
+    """Return the windows of --windows, and whether rows were left out, which are reported."""
+    if given.window_list is None:
+        return (), False
+    from llem_integrator.windows.lists import read_windows
+
+    if given.window_list == given.source == "-":
+        raise ConfigError("--windows and --source cannot both be standard input")
+    listed = read_windows(
+        given.window_list, zone, node_label=given.node_label, selectors=request.selectors, now_us=now_us
+    )
+    for line in listed.left_out:
+        click.echo(f"left out {printable(line)}", err=True)
+    return listed.windows, bool(listed.left_out)
+
+
+def _of_job(given: Options, request: Request, now_us: int, source: "Source") -> Sequence[Window]:
+    """Return the windows of --job."""
+    if given.job is None:
+        return ()
+    from llem_integrator.progress import bar
+    from llem_integrator.windows.job_lookup import find_job
+
+    with bar(given.progress, f"looking for job {given.job}", 1) as shown:
+        return find_job(
+            source,
+            given.job,
+            request.selectors,
+            node_label=given.node_label,
+            now_us=now_us,
+            progress=shown.advance,
+        )
 
 
 def reader(given: Options, source: "Source") -> "AbstractContextManager[Reader | None]":

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from llem_core.errors import ConfigError, LLEMError
+from llem_core.errors import LLEMError
 
 STDOUT: Final = "-"
 
@@ -20,13 +20,13 @@ class OutputError(LLEMError):
 
 @contextmanager
 def opened(path: str, *, binary: bool) -> Iterator[IO[Any]]:
-    """Yield a stream to a file, or to standard output for "-". Raises OutputError and ConfigError.
+    """Yield a stream to a file, or to standard output for "-". Raises OutputError.
 
     The file gets its name when the block ends without an error. After an error, it does not exist, or has
     its old content. A pipe or device is written directly.
     """
     if path == STDOUT:
-        yield _stdout(binary=binary)
+        yield sys.stdout.buffer if binary else sys.stdout
         return
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -71,11 +71,3 @@ def _stream(path: Path, mode: str, *, binary: bool) -> IO[Any]:
     if binary:
         return path.open(f"{mode}b")
     return path.open(mode, encoding="utf-8", errors="replace", newline="\n")
-
-
-def _stdout(*, binary: bool) -> IO[Any]:
-    if not binary:
-        return sys.stdout
-    if sys.stdout.isatty():
-        raise ConfigError("this format is binary; use --output FILE, or pipe the output")
-    return sys.stdout.buffer

@@ -118,9 +118,7 @@ def test_what_only_one_can_read_is_refused(workers: Cluster, tmp_path: Path) -> 
         )
     assert "standard input is not" in one_line(done, 2)
     demo = [sys.executable, "-m", "llem_integrator", "--demo", "--dask", workers.address]
-    assert "omit --dask" in one_line(
-        subprocess.run(demo, capture_output=True, text=True, check=False), 2
-    )
+    assert "omit --dask" in one_line(subprocess.run(demo, capture_output=True, text=True, check=False), 2)
 
 
 @pytest.mark.full

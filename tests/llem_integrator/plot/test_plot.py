@@ -273,7 +273,7 @@ def test_without_windows_that_have_gpus_there_is_still_a_plot(
 
 def test_matplotlib_is_loaded_only_for_a_picture() -> None:
     """Reading data and writing an HTML page do not import matplotlib."""
-    code = "import sys, llem_integrator.plot.page, llem_integrator.report.presentation as _; "
+    code = "import sys, llem_integrator.plot.page, llem_integrator.presentation as _; "
     code += "print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
