@@ -39,14 +39,25 @@ def document(body: bytes) -> Any:
 
 def _pairs(text: bytes) -> Values:
     """Return samples, written as [unix seconds,"value"] and separated by commas, as an array (n, 2)."""
-    numbers = text.translate(None, _PUNCTUATION)
     try:
-        pairs = np.fromstring(numbers, sep=",").reshape(-1, 2)
-    except (ValueError, DeprecationWarning) as exc:  # numpy 1 warns of text that is not a number
+        return numbers(text).reshape(-1, 2)
+    except ValueError as exc:
         raise _not_samples(text) from exc
-    if pairs.size != numbers.count(b",") + 1:  # numpy 1 stops there
-        raise _not_samples(text)
-    return pairs
+
+
+def numbers(text: bytes) -> Values:
+    """Return the numbers (n,) of a JSON array, of which some may be quoted (as "NaN" and "+Inf" are).
+
+    Raises ValueError for anything else.
+    """
+    plain = text.translate(None, _PUNCTUATION)
+    try:
+        values = np.fromstring(plain, sep=",")
+    except DeprecationWarning as exc:  # numpy 1 warns of text that is not a number
+        raise ValueError("not a number") from exc
+    if plain and len(values) != plain.count(b",") + 1:  # numpy 1 stops there
+        raise ValueError("not a number")
+    return values
 
 
 def series_in(result: Any, start_ms: int = 0, end_ms: int = 2**62) -> Series:
