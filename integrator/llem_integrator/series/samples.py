@@ -22,7 +22,7 @@ STALE_MS: Final = 300_000
 """A series that has been silent for longer is stale. Source: Prometheus, --query.lookback-delta."""
 _FIRST_STEPS: Final = 100
 _NEVER: Final[Times] = np.empty(0, np.int64)
-_ANY_TIME: Final = (-(2**63), 2**63 - 1)
+_ANY_TIME: Final = (-(2**62), 2**62)
 _STALE_MARKER: Final = np.uint64(0x7FF0000000000002)
 """The NaN that ends a series. Source: Prometheus, model/value/value.go."""
 _END_UNIX_S: Final = 2**53 / 1000
@@ -107,12 +107,16 @@ def make_series(
 
     Samples outside `within_ms` (first and last time) are left out.
     """
-    inside = (unix_ms >= within_ms[0]) & (unix_ms <= within_ms[1])
-    if not inside.all():
-        unix_ms, values = unix_ms[inside], values[inside]
-    good = (values >= 0) & (values <= LARGEST)
-    if good.all() and (unix_ms[1:] > unix_ms[:-1]).all():
+    ascending = bool((unix_ms[1:] > unix_ms[:-1]).all())
+    inside: slice | NDArray[np.bool_]
+    if ascending:
+        inside = slice(*np.searchsorted(unix_ms, (within_ms[0], within_ms[1] + 1)))
+    else:
+        inside = (unix_ms >= within_ms[0]) & (unix_ms <= within_ms[1])
+    unix_ms, values = unix_ms[inside], values[inside]
+    if ascending and values.min(initial=0.0) >= 0 and values.max(initial=0.0) <= LARGEST:  # NaN is neither
         return Series(labels, unix_ms, values, metric=metric)
+    good = (values >= 0) & (values <= LARGEST)
     stale = values.view(np.uint64) == _STALE_MARKER
     bad_ms = unix_ms[~good & ~stale]
     unix_ms, values = unix_ms[good], values[good]

@@ -17,7 +17,8 @@ def whole_lines(chunks: Iterable[bytes], origin: str) -> Iterator[bytes]:
     """
     bom = _BOM
     for block in _blocks(chunks, origin):
-        yield block.removeprefix(bom).replace(b"\r\n", b"\n")  # newlines in labels are escaped
+        text = block.removeprefix(bom)
+        yield text.replace(b"\r\n", b"\n") if b"\r" in text else text  # newlines in labels are escaped
         bom = b""
 
 

@@ -24,7 +24,7 @@ _ESCAPE: Final = re.compile(rb'\\([\\n"])')
 _QUOTED_TO_END: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?+')
 _HEAD: Final = re.compile(rb"(?![\d.+-]+$)[^\s{}][^{}]*(?:\{[^{}]*\})?|\{[^{}]*\}")
 """Name and labels of another program, without what was in quotes: not a number, and braces in pairs."""
-_NUMERIC: Final = b"0123456789.+-eENanIf"
+_NUMERIC: Final = b"0123456789.+-eENanIf \n"
 
 
 class Sample(NamedTuple):
@@ -61,11 +61,13 @@ def number(token: bytes) -> float:
     raise ValueError("not a sample")
 
 
-def numbers(tokens: Sequence[bytes]) -> Values:
-    """Return values or times (n,); raises ValueError if any is not a number in its plainest form."""
-    if b"".join(tokens).translate(None, _NUMERIC):
+def pairs(tails: Sequence[bytes]) -> Values:
+    """Return values and times (2, n) of lines' ends; raises ValueError if any is not in its plainest form."""
+    text = b"".join(tails)
+    tokens = text.split()
+    if text.translate(None, _NUMERIC) or len(tokens) != 2 * len(tails):
         raise ValueError("not samples")
-    return np.array(list(map(float, tokens)), np.float64)
+    return np.array(list(map(float, tokens)), np.float64).reshape(-1, 2).T
 
 
 def parse_series(series: bytes) -> ParsedSeries:

@@ -13,10 +13,11 @@ from llem_core.errors import SourceError
 from llem_integrator.series.samples import Series, Values, make_series
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.stores.spool import Spool
-from llem_integrator.text.line import Sample, has_shape_of_sample, number, numbers, parse_line, parse_series
+from llem_integrator.text.line import Sample, has_shape_of_sample, number, pairs, parse_line, parse_series
 
 _MOST_KNOWN: Final = 100_000
 """Spellings of series that are remembered."""
+_SPACE, _NEWLINE = b" \n"
 _NOT_KEPT: Final = -1
 _UNUSUAL: Final = -9
 _LEAST_MS: Final = 1e11
@@ -24,6 +25,7 @@ _LEAST_MS: Final = 1e11
 _END_MS: Final = 1e14
 
 
+Places = NDArray[np.int64]
 Codes = NDArray[np.int64]
 """For each sample twice the number of its series (_NOT_KEPT for other programs'), plus 1 if it is dumped."""
 
@@ -52,27 +54,27 @@ class Page:
 
     def feed(self, text: bytes) -> None:
         """Add lines. Only the very last line of a text may lack its newline."""
-        *lines, rest = text.split(b"\n")
-        if rest:
-            lines.append(rest)
-        self._complete = not rest
+        self._complete = text.endswith(b"\n")
+        if not self._complete:
+            text += b"\n"
         if stripped := text.rstrip():
             self._ended = stripped[stripped.rfind(b"\n") + 1 :].strip() == b"# EOF"
-        fields = [line.rsplit(b" ", 2) for line in lines]
-        codes = self._codes([field[0] if len(field) == 3 else b"" for field in fields])
+        starts, tails, ends = _places(text)
+        changes = _changes(text, starts, tails)
+        codes = self._codes(_slices(text, starts[changes], tails[changes]))
+        codes = np.repeat(codes, np.diff(changes, append=len(starts)))
         unusual = np.flatnonzero(codes == _UNUSUAL).tolist()
         for rows, add in (
             (np.flatnonzero(codes >= 0), self._add),
             (np.flatnonzero((codes < 0) & (codes != _UNUSUAL)), self._note_others),
         ):
             try:
-                values, times = (numbers([fields[row][column] for row in rows.tolist()]) for column in (1, 2))
-                add(codes[rows], values, times)
+                add(codes[rows], *pairs(_slices(text, tails[rows], ends[rows] + 1)))
             except ValueError:
                 unusual += rows.tolist()
         for row in sorted(unusual):
-            self._read_alone(lines[row], self._lines + row + 1)
-        self._lines += len(lines)
+            self._read_alone(text[starts[row] : ends[row]], self._lines + row + 1)
+        self._lines += len(starts)
 
     def source(self, *, maybe_empty: bool) -> LoadedSource:
         """Return the source; raises SourceError if the text is truncated or has no timestamps."""
@@ -124,7 +126,7 @@ class Page:
         self._in_ms |= bool(in_ms.any())
         self._in_seconds |= not in_ms.all()
         series = codes >> 1
-        self._timed.update(series.tolist())
+        self._timed.update(np.unique(series).tolist())
         real = ~np.isnan(values)  # stale markers are printed as NaN
         self._spool.add(series[real], np.rint(unix_ms[real]).astype(np.int64), values[real])
 
@@ -158,6 +160,34 @@ class Page:
             add(np.array([code]), np.array([value]), np.array([number(sample.time)]))
         elif code >= 0:
             self._facts[code >> 1] = value
+
+
+def _places(text: bytes) -> tuple[Places, Places, Places]:
+    """Return where each line (n,) starts, where its last but one space is, and where it ends.
+
+    A line with fewer than two spaces has its start instead.
+    """
+    raw = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(raw == _NEWLINE)
+    starts = np.append(0, ends[:-1] + 1)
+    spaces = np.concatenate([[-1, -1], np.flatnonzero(raw == _SPACE)])
+    tails = spaces[np.searchsorted(spaces, ends) - 2]
+    return starts, np.maximum(tails, starts), ends
+
+
+def _changes(text: bytes, starts: Places, tails: Places) -> Places:
+    """Return the rows that may be of another series than the row before: all of them if widths differ."""
+    widths = np.unique(tails - starts)
+    if len(widths) != 1 or not widths[0]:
+        return np.arange(len(starts))
+    raw = np.frombuffer(text, np.uint8)
+    series = np.lib.stride_tricks.sliding_window_view(raw, int(widths[0]))[starts]
+    return np.flatnonzero(np.append(True, (series[1:] != series[:-1]).any(axis=1)))
+
+
+def _slices(text: bytes, starts: Places, ends: Places) -> list[bytes]:
+    # Lists of tokens, one per line, would keep the garbage collector busy for most of the time.
+    return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def _fault(line: bytes, error: ValueError) -> str:
