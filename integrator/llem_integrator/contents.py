@@ -167,11 +167,12 @@ class Explainer:
 
     def _others(self) -> str:
         if isinstance(self._source, LoadedSource):
-            return ""
-        now_ms = time.time_ns() // 1_000_000
-        pieces = _pieces(self._source, _OF_OTHERS, (), now_ms - _LOOK_BACK_MS, now_ms)
-        names = next((sorted({series.metric for series in piece.series}) for piece in pieces), [])
-        return f", only metrics of other programs, for example {names[0]}" if names else ""
+            name = self._source.other_metric
+        else:
+            now_ms = time.time_ns() // 1_000_000
+            pieces = _pieces(self._source, _OF_OTHERS, (), now_ms - _LOOK_BACK_MS, now_ms)
+            name = next((min(series.metric for series in piece.series) for piece in pieces), "")
+        return f", only metrics of other programs, for example {name}" if name else ""
 
 
 def _outside(result: WindowResult, contents: Contents) -> str:

@@ -155,9 +155,13 @@ def test_a_backend_without_data(tmp_path: Path) -> None:
 
 
 def test_a_file_of_other_programs(tmp_path: Path) -> None:
-    """A source without any metric of llem-exporter says so."""
+    """A file with metrics of other programs names one. It is told from an empty file."""
     where = written(tmp_path, "\n".join([*DCGM, "# EOF", ""]))
-    assert explained(where, 40, 80) == f"{where} contains no metrics of llem-exporter"
+    message = f"{where} contains no metrics of llem-exporter"
+    assert explained(where, 40, 80) == (
+        f"{message}, only metrics of other programs, for example DCGM_FI_DEV_POWER_USAGE"
+    )
+    assert explained(written(tmp_path, "# EOF\n"), 40, 80) == message
 
 
 def test_a_server_of_other_programs(tmp_path: Path, prometheus_release: PrometheusRelease) -> None:

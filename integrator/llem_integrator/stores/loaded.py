@@ -24,12 +24,17 @@ class LoadedSource:
     """A source of spooled samples.
 
     `facts` are the series without timestamps, by metric. They hold for any window, but are not samples of it.
+    `other_metric` is a metric of the source that is not loaded, or "" if there is none.
     """
 
     def __init__(
-        self, address: str, spool: Spool, facts: Mapping[str, Sequence[Series]] | None = None
+        self,
+        address: str,
+        spool: Spool,
+        facts: Mapping[str, Sequence[Series]] | None = None,
+        other_metric: str = "",
     ) -> None:
-        self.address = address
+        self.address, self.other_metric = address, other_metric
         self.warnings: tuple[str, ...] = ()
         self._spool, self._facts = spool, facts or {}
 

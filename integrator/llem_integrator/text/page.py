@@ -49,6 +49,7 @@ class Page:
         self._facts: dict[int, float] = {}
         self._timed: set[int] = set()
         self._lines = 0
+        self._other_metric = ""
         self._any_samples = self._in_seconds = self._in_ms = False
         self._ended, self._complete = False, True
 
@@ -95,7 +96,7 @@ class Page:
             fact = make_series(self._spool.labels[series], np.zeros(1, np.int64), np.array([value]))
             if len(fact) and series not in self._timed:
                 facts.setdefault(self._spool.metrics[series], []).append(fact)
-        return LoadedSource(self._origin, self._spool, facts)
+        return LoadedSource(self._origin, self._spool, facts, self._other_metric)
 
     def _codes(self, written: Sequence[bytes]) -> Codes:
         """Return the code of each series as it is written, and _UNUSUAL for what is not a series."""
@@ -113,6 +114,8 @@ class Page:
             series = _NOT_KEPT
             if self._names is None or metric in self._names:
                 series = self._spool.number(metric, {**labels, **self._extra_labels})
+            else:
+                self._other_metric = self._other_metric or metric
             self._known[written] = 2 * series + dumped
         return self._known[written]
 
