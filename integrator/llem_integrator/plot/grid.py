@@ -1,6 +1,5 @@
 """Samples reduced to the minimum, maximum and mean in each of many equal columns of time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,9 +90,12 @@ class Envelope:
     def points(self) -> Points:
         """Return a point for each column that has samples."""
         used = np.flatnonzero(self.counts)
+        # The line also ends in a column without samples that follows.
+        ended = np.concatenate([[0], np.cumsum(self.ends)])
+        breaks = 1 + np.flatnonzero(np.diff(ended[used]) > 0)
         unix_ms = self.grid.start_ms + self.times[used] / self.counts[used]
-        mean = self.sums[used] / self.counts[used]
-        return _interrupted(used, self.ends, (unix_ms, self.low[used], self.high[used], mean))
+        columns = unix_ms, self.low[used], self.high[used], self.sums[used] / self.counts[used]
+        return Points(*(np.insert(column, breaks, np.nan) for column in columns))
 
     def gaps_ms(self) -> list[tuple[float, float]]:
         """Return the spans without samples, in unix ms, at the resolution of a column."""
@@ -101,27 +103,3 @@ class Envelope:
         flags = np.concatenate([[False], self.gap_ms > 0, [False]])
         changes = np.flatnonzero(flags[1:] != flags[:-1]).tolist()
         return [(float(edges[a]), float(edges[b])) for a, b in zip(changes[::2], changes[1::2], strict=True)]
-
-
-def band(envelopes: Sequence[Envelope]) -> Points:
-    """Return several GPUs as one line: the minimum and maximum of all, and the mean of their means.
-
-    The line is interrupted only where no GPU has samples. A column that is merely shorter than the sample
-    interval does not interrupt it.
-    """
-    counts = np.sum([one.counts > 0 for one in envelopes], axis=0)
-    used = np.flatnonzero(counts)
-    with np.errstate(invalid="ignore"):
-        means = np.nansum([one.sums / one.counts for one in envelopes], axis=0)[used] / counts[used]
-    ends = np.all([one.ends | (one.counts == 0) for one in envelopes], axis=0) & (counts > 0)
-    edges = envelopes[0].grid.edges_ms()
-    low = np.min([one.low for one in envelopes], axis=0)[used]
-    high = np.max([one.high for one in envelopes], axis=0)[used]
-    return _interrupted(used, ends, ((edges[:-1] + edges[1:])[used] / 2, low, high, means))
-
-
-def _interrupted(used: NDArray[np.intp], ends: Flags, columns: tuple[Values, ...]) -> Points:
-    """Return points with NaN wherever the line ends in a used column, or in an empty column after it."""
-    ended = np.concatenate([[0], np.cumsum(ends)])
-    breaks = 1 + np.flatnonzero(np.diff(ended[used]) > 0)
-    return Points(*(np.insert(column, breaks, np.nan) for column in columns))

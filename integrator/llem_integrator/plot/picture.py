@@ -1,15 +1,12 @@
-"""The plot as a PNG or SVG picture by matplotlib. Each GPU has a row.
-
-If there are many GPUs, those with the most energy have a row each, and the others share one.
-"""
+"""The plot as a PNG or SVG picture by matplotlib, with a row for each of the GPUs with the most energy."""
 
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from llem_integrator.plot.gathered import Gathered, Gpu, Span, merged, shown_j
-from llem_integrator.plot.grid import Envelope, Grid, Points, band
+from llem_integrator.plot.gathered import Gathered, merged, shown_j
+from llem_integrator.plot.grid import Envelope, Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +33,6 @@ _SETTINGS: Final[dict[Any, Any]] = {
     "timezone": "UTC",
 }
 
-_Row = tuple[str, Points, Sequence[Span]]
-"""The caption, points and gaps of a row."""
-
 
 def draw(
     gathered: Gathered, envelopes: Mapping[str, Envelope], grid: Grid, out: IO[bytes], kind: str
@@ -49,42 +43,24 @@ def draw(
 
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a box is drawn instead
-        rows = _rows(gathered, envelopes)
-        count = max(1, len(rows))
+        most = sorted(gathered.gpus.values(), key=lambda gpu: -(gpu.joules or 0.0))[:MOST_ROWS]
+        gpus = [gpu for gpu in gathered.gpus.values() if gpu in most]
+        count = max(1, len(gpus))
         height = 1.3 + (2.6 if count == 1 else 1.25) * count
         figure = Figure(figsize=(12, height), dpi=130, layout="constrained")
-        figure.suptitle(gathered.title(), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        others = len(gathered.gpus) - len(gpus)
+        title = gathered.title() + (f" (without {others} GPUs that used less)" if others else "")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         axes: list[Axes] = list(figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0])
         for axis in axes:
             _draw_windows(axis, gathered)
-        for axis, row in zip(axes, rows, strict=False):
-            _draw_row(axis, row)
+        for axis, gpu in zip(axes, gpus, strict=False):
+            _draw_gpu(axis, gathered.caption(gpu), envelopes[gpu.uuid])
         _draw_scales(axes, grid)
         _draw_names(axes[0], gathered)
         _draw_legend(figure)
         metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
         figure.savefig(out, format=kind, metadata=metadata)
-
-
-def _rows(gathered: Gathered, envelopes: Mapping[str, Envelope]) -> list[_Row]:
-    """Return a row for each GPU, or for those with the most joules and one for the others."""
-    gpus = list(gathered.gpus.values())
-    shown = gpus
-    if len(gpus) > MOST_ROWS:
-        largest = sorted(gpus, key=lambda gpu: -(gpu.joules or 0.0))[: MOST_ROWS - 1]
-        shown = [gpu for gpu in gpus if gpu in largest]
-    rows: list[_Row] = [
-        (gathered.caption(gpu), envelopes[gpu.uuid].points(), envelopes[gpu.uuid].gaps_ms()) for gpu in shown
-    ]
-    if others := [gpu for gpu in gpus if gpu not in shown]:
-        rows.append((_caption_of_others(others), band([envelopes[gpu.uuid] for gpu in others]), ()))
-    return rows
-
-
-def _caption_of_others(others: Sequence[Gpu]) -> str:
-    known = [gpu.joules for gpu in others if gpu.joules is not None]
-    joules = shown_j(sum(known) if len(known) == len(others) else None)
-    return f"the other {len(others)} GPUs: {joules}; minimum, maximum and mean (gaps are not shown)"
 
 
 def _draw_windows(axis: "Axes", gathered: Gathered) -> None:
@@ -97,15 +73,15 @@ def _draw_windows(axis: "Axes", gathered: Gathered) -> None:
             axis.axvline(window.end_ms / _MS_A_DAY, **style)
 
 
-def _draw_row(axis: "Axes", row: _Row) -> None:
-    caption, points, gaps_ms = row
+def _draw_gpu(axis: "Axes", caption: str, envelope: Envelope) -> None:
+    points = envelope.points()
     axis.set_title(caption, loc="left", fontsize=9, pad=3)
     days = points.unix_ms / _MS_A_DAY
     # A single point between two gaps needs a marker, because a line there has no length.
     marker = "." if len(days) <= COLUMNS / 4 else ""
     axis.fill_between(days, points.low, points.high, color=_BAND, linewidth=0.5, zorder=2)
     axis.plot(days, points.mean, color=_LINE, linewidth=0.9, zorder=3, marker=marker, markersize=2)
-    for start, end in gaps_ms:
+    for start, end in envelope.gaps_ms():
         axis.axvspan(start / _MS_A_DAY, end / _MS_A_DAY, **_HATCHED, linewidth=0, zorder=1)
     axis.set_ylabel("W")
 

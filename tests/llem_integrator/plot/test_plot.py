@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llem_integrator import Window, open_source
 from llem_integrator.plot.gathered import Gathered
-from llem_integrator.plot.grid import Envelope, Grid, band
+from llem_integrator.plot.grid import Envelope, Grid
 from llem_integrator.plot.reading import Asked, grid_of, read
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import Piece
@@ -124,21 +124,6 @@ def test_two_servers_hold_one_trace(tmp_path: Path) -> None:
     assert np.sum(envelope.counts) == pytest.approx(600, rel=0.1)
 
 
-def test_many_gpus_are_a_band(tmp_path: Path) -> None:
-    """The band is from the minimum to the maximum of all GPUs. It has a gap only if no GPU has samples."""
-    parts = [
-        trace(gpu, [(ms, 100.0 * (gpu + 1)) for ms, _ in SAMPLES if gpu or ms < 50_000]) for gpu in range(3)
-    ]
-    envelopes = plotted(file_of(tmp_path, *parts), (30, 90))
-    points = band(list(envelopes.values()))
-    assert not np.any(np.isnan(points.low))
-    early = points.unix_ms / 1000 - BEGIN < 49
-    assert (set(points.low[early]), set(points.high[early])) == ({100.0}, {300.0})
-    assert points.mean[early] == pytest.approx(200)
-    late = points.unix_ms / 1000 - BEGIN > 51
-    assert set(points.low[late]) == {200.0}
-
-
 def test_a_store_gives_the_plot_of_the_file(
     tmp_path: Path, servers: ExitStack, prometheus_release: PrometheusRelease
 ) -> None:
@@ -232,7 +217,7 @@ def test_svg_says_in_text_what_it_shows(tmp_path: Path, plot: Callable[..., byte
 
 
 def test_png_of_many_gpus_is_not_endless(tmp_path: Path, plot: Callable[..., bytes]) -> None:
-    """Of 64 GPUs, the largest have a row each. The others share a row."""
+    """Of 64 GPUs, the nine with the most energy have a row each. The title says so."""
     parts = [trace(gpu, [(ms, 100.0 + gpu) for ms in range(0, 120_000, 5000)]) for gpu in range(64)]
     source, bridged = file_of(tmp_path, *parts), ("--max-gap", "15s")
     png = plot(source, tmp_path / "a.png", *bridged)
@@ -240,9 +225,10 @@ def test_png_of_many_gpus_is_not_endless(tmp_path: Path, plot: Callable[..., byt
     width, height = struct.unpack(">II", png[16:24])
     assert (width, height < 2000) == (1560, True)
     text = plot(source, tmp_path / "a.svg", *bridged).decode()
-    assert text.count("on n1:9955") == 8
+    assert text.count("on n1:9955") == 9
     assert "GPU 63" in text
-    assert "the other 56 GPUs" in text
+    assert "GPU 54:" not in text
+    assert "(without 55 GPUs that used less)" in text
 
 
 def test_names_are_no_markup(tmp_path: Path, llem_integrate: Callable[..., Done]) -> None:
