@@ -21,7 +21,7 @@ from llem_integrator.http.urls import without_secrets
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=120)
 _TRANSFERS: Final = 5
 """A transfer that breaks is attempted this many times in all."""
-MOST_BYTES: Final = 256 << 20
+_MOST_BYTES: Final = 256 << 20
 """The largest body that is read as a whole, decompressed."""
 _LONGEST_S: Final = 900.0
 """The longest time for such a body: one byte a minute never runs into a timeout."""
@@ -37,10 +37,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response; `headers` are by lower-case name."""
+    """The status and the whole body of a response."""
 
     status: int
-    headers: Mapping[str, str]
     body: bytes
 
     @property
@@ -90,16 +89,15 @@ class Http:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        most_bytes: int = MOST_BYTES,
     ) -> Answer:
         """Return the whole answer, whatever its status.
 
-        Raises SourceError if there is none, if it is incomplete, or if it is larger than `most_bytes`.
+        Raises SourceError if there is none, if it is incomplete, or if it is larger than 256 MiB.
         """
 
         def ask() -> Answer:
             with self.open(method, path, fields, body=body, headers=headers) as stream:
-                return Answer(stream.status, stream.headers, stream.rest(most_bytes))
+                return stream.answer()
 
         return self.patiently(ask)
 
@@ -190,11 +188,11 @@ class Stream:
 
     def answer(self) -> Answer:
         """Return the answer as a whole."""
-        return Answer(self.status, self.headers, self.rest())
+        return Answer(self.status, self.rest())
 
-    def rest(self, most_bytes: int = MOST_BYTES) -> bytes:
+    def rest(self) -> bytes:
         """Return the rest of the body. Raises SourceError if it is too large."""
-        return b"".join(self.blocks(most_bytes))
+        return b"".join(self.blocks(_MOST_BYTES))
 
     def blocks(self, most_bytes: int) -> Iterator[bytes]:
         """Yield the rest of the body as it arrives. Raises SourceError if it is too large."""

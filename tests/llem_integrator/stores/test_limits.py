@@ -123,10 +123,10 @@ def test_messages_of_limits_are_recognised(subtests: pytest.Subtests) -> None:
     for status, text in LIMITS:
         for body in (text, json.dumps({"status": "error", "error": text})):
             with subtests.test(text=text), pytest.raises(TooMuchError, match=f"{status}: "):
-                refuse_too_much(Answer(status, {}, body.encode()))
+                refuse_too_much(Answer(status, body.encode()))
     for status, text in NO_LIMITS:
         with subtests.test(text=text):
-            refuse_too_much(Answer(status, {}, text.encode()))
+            refuse_too_much(Answer(status, text.encode()))
 
 
 @pytest.mark.parametrize("remote_read", [True, False])
