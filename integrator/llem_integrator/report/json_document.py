@@ -6,7 +6,7 @@ indent, it would be five times slower.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import IO, Any, Final
 
 from llem_integrator.energy.result import GpuEnergy, WindowResult
@@ -37,7 +37,9 @@ def _window(result: WindowResult, names: Sequence[str]) -> str:
             case "gpus":
                 text = _list([{name: getattr(gpu, name) for name in names} for gpu in value])
             case "considered" | "warnings":
-                text = _list([asdict(item) for item in value])
+                text = _list(
+                    [{each.name: getattr(item, each.name) for each in fields(item)} for item in value]
+                )
             case _:
                 text = _encode(value)
         lines.append(f'      "{field.name}": {text}')

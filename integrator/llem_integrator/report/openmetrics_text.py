@@ -75,22 +75,29 @@ def _temporary_file() -> "tempfile.SpooledTemporaryFile[str]":
 def _add(result: WindowResult, window: str, files: _Files) -> None:
     """Add the samples of a window, each to the file of its metric."""
 
-    def add(name: str, value: float, **labels: str) -> None:
-        body = ",".join(f'{label}="{_escaped(text)}"' for label, text in {"window": window, **labels}.items())
-        files[name].write(f"llem_window_{name}{{{body}}} {value!r}\n")
+    def add(name: str, labels: str, value: float) -> None:
+        files[name].write(f"llem_window_{name}{{{labels}}} {value!r}\n")
 
+    of_window = _labels(window=window)
     for gpu in result.gpus:
-        labels = {"gpu": gpu.gpu, "uuid": gpu.uuid, "node": ",".join(gpu.instances), "backend": gpu.backend}
+        labels = _labels(
+            window=window, gpu=gpu.gpu, uuid=gpu.uuid, node=",".join(gpu.instances), backend=gpu.backend
+        )
         for field, (name, _) in _GPU_GAUGES.items():
             if (value := getattr(gpu, field)) is not None:
-                add(name, float(value), **labels)
-    add("start_timestamp_seconds", result.start)
-    add("end_timestamp_seconds", result.end)
+                add(name, labels, float(value))
+    add("start_timestamp_seconds", of_window, result.start)
+    add("end_timestamp_seconds", of_window, result.end)
     if result.total_j is not None:
-        add("all_energy_joules", result.total_j, backend=result.backend, scope=result.scope)
-    add("valid", int(result.valid))
+        labels = _labels(window=window, backend=result.backend, scope=result.scope)
+        add("all_energy_joules", labels, result.total_j)
+    add("valid", of_window, int(result.valid))
     for reason in result.reasons:
-        add("invalid_info", 1, reason=reason)
+        add("invalid_info", _labels(window=window, reason=reason), 1)
+
+
+def _labels(**labels: str) -> str:
+    return ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
 
 
 def _label(result: WindowResult, taken: dict[str, int]) -> str:
