@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llem_core.backend import Backend
     from llem_core.errors import ConfigError, LLEMError, SourceError
     from llem_core.measurement import MeasurementWarning, WarningCode
+    from llem_integrator.contents import Contents, list_contents
     from llem_integrator.energy.request import Correction, Request
     from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
     from llem_integrator.http.access import HttpConfig, Tls, http_config
@@ -32,6 +33,7 @@ __all__ = [
     "Backend",
     "ConfigError",
     "Considered",
+    "Contents",
     "Correction",
     "GpuEnergy",
     "HttpConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "__version__",
     "find_job",
     "http_config",
+    "list_contents",
     "open_source",
     "parse_selector",
     "parse_window",
@@ -64,6 +67,7 @@ _MODULES: Final = {
     "llem_core.backend": ("Backend",),
     "llem_core.errors": ("ConfigError", "LLEMError", "SourceError"),
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
+    "llem_integrator.contents": ("Contents", "list_contents"),
     "llem_integrator.energy.request": ("Correction", "Request"),
     "llem_integrator.energy.result": ("Considered", "GpuEnergy", "WindowResult"),
     "llem_integrator.http.access": ("HttpConfig", "Tls", "http_config"),

@@ -97,7 +97,7 @@ def _integrate(given: Options, presented: "Presentation") -> int:
 def _list(given: Options, presented: "Presentation") -> int:
     """Print what the source contains, or what it contains in the windows if there are any."""
     from llem_integrator import inputs
-    from llem_integrator.contents import contents
+    from llem_integrator.contents import list_contents
     from llem_integrator.presentation import EXIT_NO_JOULES
     from llem_integrator.report import listing, output
 
@@ -107,7 +107,7 @@ def _list(given: Options, presented: "Presentation") -> int:
     source, windows, left_out = inputs.source_and_windows(given, request)
     start_ms = min((window.start_us // 1000 for window in windows), default=None)
     end_ms = max((-(-window.end_us // 1000) for window in windows), default=None)
-    listed = contents(source, request.selectors, start_ms, end_ms)
+    listed = list_contents(source, request.selectors, start_ms, end_ms)
     with output.opened(presented.path, binary=False) as out:
         listing.write(listed, source.address, presented.form, out)
     return EXIT_NO_JOULES if left_out or listed is None else 0

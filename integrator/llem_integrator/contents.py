@@ -83,7 +83,7 @@ class Contents:
         return f"{gpus}{f' on {nodes}' if nodes else ''}, with samples from {first} to {last}{lacking}"
 
 
-def contents(
+def list_contents(
     source: Source,
     selectors: Sequence[Selector] = ((),),
     start_ms: int | None = None,
@@ -162,7 +162,7 @@ class Explainer:
 
     def _contents(self, selectors: tuple[Selector, ...]) -> Contents | None:
         if selectors not in self._known:
-            self._known[selectors] = contents(self._source, selectors)
+            self._known[selectors] = list_contents(self._source, selectors)
         return self._known[selectors]
 
     def _others(self) -> str:

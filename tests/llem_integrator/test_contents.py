@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llem_integrator import Request, Window, open_source, run
-from llem_integrator.contents import Contents, ListedGpu, contents
+from llem_integrator.contents import Contents, ListedGpu, list_contents
 from llem_integrator.http.client import Http
 from llem_integrator.series.matchers import parse_selector
 from llem_integrator.stores.prometheus import PrometheusSource
@@ -55,7 +55,7 @@ def explained(
 
 def test_a_file_and_a_server_contain_the_same(tmp_path: Path, server: Prometheus) -> None:
     """The times are those of the first and last sample. The GPUs are those of the last 5 minutes."""
-    found = [contents(open_source(where)) for where in (written(tmp_path, TWO_NODES), server.url)]
+    found = [list_contents(open_source(where)) for where in (written(tmp_path, TWO_NODES), server.url)]
     assert found[0] == found[1]
     assert found[0] is not None
     assert (found[0].first_ms, found[0].last_ms) == (T0, T0 + 120_000)
@@ -74,27 +74,27 @@ def test_a_file_and_a_server_contain_the_same(tmp_path: Path, server: Prometheus
 def test_json_gives_the_same(server: Prometheus) -> None:
     """A Prometheus without remote read contains the same."""
     json_only = PrometheusSource(Http(server.url), remote_read=False)
-    assert contents(json_only) == contents(open_source(server.url))
+    assert list_contents(json_only) == list_contents(open_source(server.url))
 
 
 @pytest.mark.full
 def test_a_victoriametrics_contains_the_same(tmp_path: Path) -> None:
     """The contents of a VictoriaMetrics are those of a file."""
-    expected = contents(open_source(written(tmp_path, TWO_NODES)))
+    expected = list_contents(open_source(written(tmp_path, TWO_NODES)))
     with VictoriaMetrics(tmp_path) as victoria:
         put_text(victoria, in_ms(TWO_NODES))
-        assert contents(open_source(victoria.url)) == expected
+        assert list_contents(open_source(victoria.url)) == expected
 
 
 def test_matchers_and_times_restrict_the_contents(server: Prometheus) -> None:
     """Only what matches any selector between two times is listed."""
     source = open_source(server.url)
     selectors = [parse_selector('instance="n2:9955"'), parse_selector('uuid="GPU-9"')]
-    found = contents(source, selectors)
+    found = list_contents(source, selectors)
     assert isinstance(found, Contents)
     assert (found.last_ms, found.gpus) == (T0 + 60_000, (ListedGpu("0", "GPU-2", "n2:9955"),))
-    assert contents(source, selectors, T0 + 61_000, T0 + 90_000) is None
-    part = contents(source, [()], T0 + 61_000, T0 + 90_000)
+    assert list_contents(source, selectors, T0 + 61_000, T0 + 90_000) is None
+    part = list_contents(source, [()], T0 + 61_000, T0 + 90_000)
     assert isinstance(part, Contents)
     assert (part.first_ms, part.last_ms, part.instances) == (T0 + 65_000, T0 + 90_000, ("n1:9955",))
 
@@ -102,7 +102,7 @@ def test_matchers_and_times_restrict_the_contents(server: Prometheus) -> None:
 def test_old_samples_are_found(tmp_path: Path) -> None:
     """The last sample is found however long ago it was, with gaps of any length before it."""
     parts = [trace(0, [(hours * 3_600_000, 100.0)]) for hours in (0, 3, 5000, 90_000)]
-    found = contents(open_source(written(tmp_path, page(*parts))))
+    found = list_contents(open_source(written(tmp_path, page(*parts))))
     assert isinstance(found, Contents)
     assert (found.first_ms, found.last_ms) == (T0, T0 + 90_000 * 3_600_000)
 
@@ -139,7 +139,7 @@ def test_a_wrong_gpu(tmp_path: Path) -> None:
 def test_an_exporter_explains_itself() -> None:
     """The history of an exporter is listed, and a window before its start says so."""
     with Exporter(args=["--replay", "demo"]) as exporter:
-        wait_until(lambda: contents(open_source(exporter.url)) is not None, "samples in the history")
+        wait_until(lambda: list_contents(open_source(exporter.url)) is not None, "samples in the history")
         text = explained(exporter.url, 40, 80)
     assert text.startswith(
         f"the window ends before the first sample: {exporter.url} contains 2 GPUs (0, 1) on 127.0.0.1:"

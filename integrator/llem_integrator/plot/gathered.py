@@ -12,7 +12,7 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class PlottedWindow:
     """A window of the plot, in unix ms."""
 
     start_ms: float
@@ -22,7 +22,7 @@ class Marked:
 
 
 @dataclass(slots=True)
-class Gpu:
+class PlottedGpu:
     """A GPU of the plot, and the windows in which it was.
 
     `joules` is the sum over all windows, or None if the joules of a window are unknown.
@@ -50,14 +50,14 @@ class Gpu:
 class Gathered:
     """All windows so far, and their GPUs by UUID."""
 
-    windows: list[Marked] = field(default_factory=list)
-    gpus: dict[str, Gpu] = field(default_factory=dict)
+    windows: list[PlottedWindow] = field(default_factory=list)
+    gpus: dict[str, PlottedGpu] = field(default_factory=dict)
 
     def add(self, result: WindowResult) -> None:
         start_ms, end_ms = result.start * 1000, result.end * 1000
-        self.windows.append(Marked(start_ms, end_ms, printable(result.name or ""), result.total_j))
+        self.windows.append(PlottedWindow(start_ms, end_ms, printable(result.name or ""), result.total_j))
         for energy in result.gpus:
-            gpu = self.gpus.setdefault(energy.uuid, Gpu(energy.uuid, energy))
+            gpu = self.gpus.setdefault(energy.uuid, PlottedGpu(energy.uuid, energy))
             gpu.newest = energy
             gpu.joules = None if energy.joules is None or gpu.joules is None else gpu.joules + energy.joules
             gpu.spans.append((start_ms, end_ms))
@@ -73,7 +73,7 @@ class Gathered:
         name = f"{window.name}: " if window.name else ""
         return f"{name}{start} to {end}: {shown_j(window.total_j)} in all"
 
-    def caption(self, gpu: Gpu) -> str:
+    def caption(self, gpu: PlottedGpu) -> str:
         """Return a line with the name of a GPU, its joules, and how they were measured."""
         energy = gpu.newest
         node = f" on {', '.join(energy.instances)}" if energy.instances else ""

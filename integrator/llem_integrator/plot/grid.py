@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from llem_integrator.series.samples import Times, Values
 
-Flags = NDArray[np.bool_]
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -59,7 +57,7 @@ class Envelope:
     times: Values = field(init=False)
     counts: Values = field(init=False)
     gap_ms: Values = field(init=False)
-    ends: Flags = field(init=False)
+    ends: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         n = self.grid.columns

@@ -9,7 +9,7 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.metrics import MetricSpec
-from llem_integrator.plot.gathered import Gathered, Gpu, Span, merged
+from llem_integrator.plot.gathered import Gathered, PlottedGpu, Span, merged
 from llem_integrator.plot.grid import Envelope, Grid
 from llem_integrator.series.samples import Series, Times, Values, auto_max_gap_ms, merge
 from llem_integrator.stores import Piece, Selector, Source
@@ -72,7 +72,7 @@ def _groups(asked: Asked) -> Iterator[tuple[tuple[Selector, ...], list[Span]]]:
 class _Reading:
     """The samples of one metric, as far as they have come."""
 
-    def __init__(self, asked: Asked, spec: MetricSpec, wanted: dict[str, Gpu], grid: Grid) -> None:
+    def __init__(self, asked: Asked, spec: MetricSpec, wanted: dict[str, PlottedGpu], grid: Grid) -> None:
         self.envelopes: dict[str, Envelope] = {}
         self._asked = asked
         self._spec = spec
@@ -148,7 +148,7 @@ class _Reading:
 class _Strand:
     """One GPU's samples along one stretch, and the gaps between them."""
 
-    def __init__(self, envelope: Envelope, gpu: Gpu, max_gap_ms: float, start_ms: float) -> None:
+    def __init__(self, envelope: Envelope, gpu: PlottedGpu, max_gap_ms: float, start_ms: float) -> None:
         self._envelope = envelope
         self._gpu = gpu
         self._max_gap_ms = max_gap_ms

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, require
-from llem_integrator.report.columns import Kind, Row, columns, rows
+from llem_integrator.report.columns import ColumnType, Row, columns, rows
 
 _ROWS: Final = 8_192
 """The number of rows in a batch, and so in a row group of Parquet."""
@@ -15,12 +15,12 @@ def schema(about: About) -> Any:
     """Return the types of the columns. The metadata contain the source and the notes."""
     pa = require("pyarrow", "Arrow", "pyarrow")
     types = {
-        Kind.TEXT: pa.string(),
-        Kind.TEXTS: pa.list_(pa.string()),
-        Kind.NUMBER: pa.float64(),
-        Kind.COUNT: pa.int64(),
-        Kind.FLAG: pa.bool_(),
-        Kind.TIME: pa.timestamp("us", tz="UTC"),
+        ColumnType.TEXT: pa.string(),
+        ColumnType.TEXTS: pa.list_(pa.string()),
+        ColumnType.NUMBER: pa.float64(),
+        ColumnType.COUNT: pa.int64(),
+        ColumnType.FLAG: pa.bool_(),
+        ColumnType.TIME: pa.timestamp("us", tz="UTC"),
     }
     notes = {name: {"note": note} for name, note in about.notes.items()}
     fields = [
@@ -44,7 +44,7 @@ def batches(results: Iterable[WindowResult], about: About) -> Iterator[Any]:
         yield _batch(waiting, kinds, types)
 
 
-def _batch(batch: list[Row], kinds: Iterable[Kind], types: Any) -> Any:
+def _batch(batch: list[Row], kinds: Iterable[ColumnType], types: Any) -> Any:
     pa = require("pyarrow", "Arrow", "pyarrow")
     arrays = [
         pa.array([_cell(value, kind) for value in values], field.type)
@@ -53,13 +53,13 @@ def _batch(batch: list[Row], kinds: Iterable[Kind], types: Any) -> Any:
     return pa.record_batch(arrays, schema=types)
 
 
-def _cell(value: Any, kind: Kind) -> Any:
+def _cell(value: Any, kind: ColumnType) -> Any:
     match kind:
-        case Kind.TIME:
+        case ColumnType.TIME:
             return round(value * 1e6)
-        case Kind.TEXT if value is not None:
+        case ColumnType.TEXT if value is not None:
             return _encodable(value)
-        case Kind.TEXTS if value is not None:
+        case ColumnType.TEXTS if value is not None:
             return [_encodable(text) for text in value]
         case _:
             return value

@@ -14,8 +14,8 @@ from llem_integrator.energy.result import GpuEnergy, WindowResult
 Row = tuple[Any, ...]
 
 
-class Kind(StrEnum):
-    """The kinds of values. A time is in unix seconds, and TEXTS is a tuple of texts."""
+class ColumnType(StrEnum):
+    """The types of values. A time is in unix seconds, and TEXTS is a tuple of texts."""
 
     TEXT = "text"
     TEXTS = "texts"
@@ -30,15 +30,15 @@ class Column:
     """A column, and the function that returns its value for a window and one of its GPUs, if there is any."""
 
     name: str
-    kind: Kind
+    kind: ColumnType
     of: Callable[[WindowResult, GpuEnergy | None], Any]
 
 
-def _window(field: str, kind: Kind, name: str = "") -> Column:
+def _window(field: str, kind: ColumnType, name: str = "") -> Column:
     return Column(name or field, kind, lambda result, _: getattr(result, field))
 
 
-def _gpu(field: str, kind: Kind, name: str = "") -> Column:
+def _gpu(field: str, kind: ColumnType, name: str = "") -> Column:
     return Column(name or field, kind, lambda _, gpu: None if gpu is None else getattr(gpu, field))
 
 
@@ -46,7 +46,7 @@ def _joules_by(backend: Backend) -> Column:
     def joules(_: WindowResult, gpu: GpuEnergy | None) -> float | None:
         return None if gpu is None else gpu.joules_by_backend.get(backend)
 
-    return Column(f"joules_{backend}", Kind.NUMBER, joules)
+    return Column(f"joules_{backend}", ColumnType.NUMBER, joules)
 
 
 def _warnings(result: WindowResult, gpu: GpuEnergy | None) -> tuple[str, ...]:
@@ -57,45 +57,45 @@ def _warnings(result: WindowResult, gpu: GpuEnergy | None) -> tuple[str, ...]:
 
 
 COLUMNS: Final = (
-    _window("name", Kind.TEXT, "window"),
-    _window("start", Kind.TIME),
-    _window("end", Kind.TIME),
-    _window("duration_sec", Kind.NUMBER),
-    _window("valid", Kind.FLAG),
-    _window("reasons", Kind.TEXTS),
-    _window("backend", Kind.TEXT, "window_backend"),
-    _window("scope", Kind.TEXT),
-    _window("total_j", Kind.NUMBER),
-    _gpu("uuid", Kind.TEXT),
-    _gpu("gpu", Kind.TEXT),
-    _gpu("name", Kind.TEXT, "gpu_name"),
-    _gpu("instances", Kind.TEXTS),
-    _gpu("joules", Kind.NUMBER),
-    _gpu("joules_low", Kind.NUMBER),
-    _gpu("joules_high", Kind.NUMBER),
-    _gpu("mean_watts", Kind.NUMBER),
-    _gpu("peak_watts", Kind.NUMBER),
-    _gpu("backend", Kind.TEXT),
-    _gpu("method", Kind.TEXT),
-    _gpu("coverage", Kind.NUMBER),
-    _gpu("covered_s", Kind.NUMBER),
-    _gpu("gap_s", Kind.NUMBER),
-    _gpu("largest_gap_s", Kind.NUMBER),
-    _gpu("max_gap_s", Kind.NUMBER),
-    _gpu("sample_count", Kind.COUNT),
-    _gpu("resets", Kind.COUNT),
+    _window("name", ColumnType.TEXT, "window"),
+    _window("start", ColumnType.TIME),
+    _window("end", ColumnType.TIME),
+    _window("duration_sec", ColumnType.NUMBER),
+    _window("valid", ColumnType.FLAG),
+    _window("reasons", ColumnType.TEXTS),
+    _window("backend", ColumnType.TEXT, "window_backend"),
+    _window("scope", ColumnType.TEXT),
+    _window("total_j", ColumnType.NUMBER),
+    _gpu("uuid", ColumnType.TEXT),
+    _gpu("gpu", ColumnType.TEXT),
+    _gpu("name", ColumnType.TEXT, "gpu_name"),
+    _gpu("instances", ColumnType.TEXTS),
+    _gpu("joules", ColumnType.NUMBER),
+    _gpu("joules_low", ColumnType.NUMBER),
+    _gpu("joules_high", ColumnType.NUMBER),
+    _gpu("mean_watts", ColumnType.NUMBER),
+    _gpu("peak_watts", ColumnType.NUMBER),
+    _gpu("backend", ColumnType.TEXT),
+    _gpu("method", ColumnType.TEXT),
+    _gpu("coverage", ColumnType.NUMBER),
+    _gpu("covered_s", ColumnType.NUMBER),
+    _gpu("gap_s", ColumnType.NUMBER),
+    _gpu("largest_gap_s", ColumnType.NUMBER),
+    _gpu("max_gap_s", ColumnType.NUMBER),
+    _gpu("sample_count", ColumnType.COUNT),
+    _gpu("resets", ColumnType.COUNT),
     _joules_by(Backend.ZEUS),
     _joules_by(Backend.NVML),
     _joules_by(Backend.CODECARBON),
-    _gpu("emissions_g", Kind.NUMBER),
-    Column("warnings", Kind.TEXTS, _warnings),
+    _gpu("emissions_g", ColumnType.NUMBER),
+    Column("warnings", ColumnType.TEXTS, _warnings),
 )
 
 
 def columns(added: tuple[str, ...] = ()) -> tuple[Column, ...]:
     """Return all columns in their order. The columns of requested figures are the last."""
-    kinds = {"calibrated": Kind.FLAG}
-    return (*COLUMNS, *(_gpu(name, kinds.get(name, Kind.NUMBER)) for name in added))
+    kinds = {"calibrated": ColumnType.FLAG}
+    return (*COLUMNS, *(_gpu(name, kinds.get(name, ColumnType.NUMBER)) for name in added))
 
 
 def rows(result: WindowResult, wanted: tuple[Column, ...]) -> Iterator[Row]:
