@@ -7,20 +7,12 @@ from typing import Any, Final
 
 from llem_core.measurement import EnergyMeasurement, WarningCode
 from llem_measure.block import Measured
+from llem_measure.nvml.discovery import Gpu
 
 SCHEMA: Final = 1
 
 _UUID_CHARACTERS: Final = 12
 """The table shows "GPU-" and eight digits of a UUID: enough for --gpus."""
-
-
-@dataclass(frozen=True, slots=True)
-class NamedGpu:
-    """A GPU: NVML's index, UUID and model. The model is None if it cannot be read."""
-
-    index: int
-    uuid: str
-    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +32,7 @@ class CommandRun:
     start_unix_s: float
     duration_s: float
     measured: Measured
-    gpus: tuple[NamedGpu, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
     amounts: tuple[Amount, ...] = ()
 
 
@@ -79,14 +71,16 @@ def document(run: CommandRun) -> dict[str, Any]:
     }
 
 
-def _row(measurement: EnergyMeasurement, gpu: NamedGpu) -> dict[str, Any]:
+def _row(measurement: EnergyMeasurement, gpu: Gpu) -> dict[str, Any]:
     """Return the figures of one GPU."""
     joules = (measurement.per_gpu_j or {}).get(gpu.index)
     low, high = (measurement.per_gpu_bounds_j or {}).get(gpu.index, (None, None))
     coverage = (measurement.per_gpu_coverage or {}).get(gpu.index, measurement.coverage)
     covered_s = measurement.duration_sec * coverage
     return {
-        **asdict(gpu),
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "name": gpu.name,
         "joules": joules,
         "joules_low": low,
         "joules_high": high if high is not None and math.isfinite(high) else None,

@@ -7,7 +7,8 @@ from math import inf
 from llem_core.backend import Backend
 from llem_core.measurement import EnergyMeasurement, MeasurementWarning, WarningCode
 from llem_measure.block import Measured
-from llem_measure.report import Amount, CommandRun, NamedGpu, document, table
+from llem_measure.nvml.discovery import Gpu
+from llem_measure.report import Amount, CommandRun, document, table
 
 MEASUREMENT = EnergyMeasurement(
     total_j=600.0,
@@ -27,7 +28,7 @@ RUN = CommandRun(
     exit_code=0,
     start_unix_s=999.0,
     duration_s=4.0,
-    gpus=(NamedGpu(0, "GPU-0", "A\x1b[31m\n"), NamedGpu(1, "GPU-1")),
+    gpus=(Gpu(0, "GPU-0", "A\x1b[31m\n"), Gpu(1, "GPU-1")),
     measured=Measured(MEASUREMENT),
     amounts=(Amount("tokens", 100),),
 )

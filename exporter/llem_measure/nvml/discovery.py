@@ -3,13 +3,13 @@
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, SupportsIndex
 
 from llem_core.errors import ConfigError, DeviceError
 from llem_measure.nvml.calls import DRIVER_SECONDS, call
-from llem_measure.nvml.handles import count_gpus, handle_of, index_of_mig, uuid_of
+from llem_measure.nvml.handles import ask, count_gpus, handle_of, index_of_mig, uuid_of
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
@@ -22,10 +22,14 @@ class UnknownGpuError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by NVML's index and its UUID. `mig` is True if it was named by one of its MIG slices."""
+    """A GPU: NVML's index, UUID and model. The model is None if it cannot be read.
+
+    `mig` is True if the GPU was named by one of its MIG slices.
+    """
 
     index: int
     uuid: str
+    name: str | None = None
     mig: bool = False
 
 
@@ -38,9 +42,9 @@ def find_gpus(gpu_indices: Sequence[int] | None, driver_timeout_s: float = DRIVE
     if gpu_indices is not None:
         indices = dict.fromkeys(map(whole_number, gpu_indices))
         return tuple(_named(index, count, driver_timeout_s) for index in indices)
-    uuids = dict(_openable(count, driver_timeout_s))
+    gpus = _openable(count, driver_timeout_s)
     return visible(
-        os.environ.get(VISIBLE), uuids, lambda uuid: call(None, lambda: index_of_mig(uuid), driver_timeout_s)
+        os.environ.get(VISIBLE), gpus, lambda uuid: call(None, lambda: index_of_mig(uuid), driver_timeout_s)
     )
 
 
@@ -65,8 +69,8 @@ def indices_of(names: Sequence[str], driver_timeout_s: float = DRIVER_SECONDS) -
     """
     count = call(None, count_gpus, driver_timeout_s)
     by_index = all(name.isdecimal() for name in names)  # then a GPU that hangs beside them does no harm
-    uuids = {} if by_index else dict(_openable(count, driver_timeout_s))
-    return [_index_named(name, count, uuids) for name in names]
+    gpus = {} if by_index else _openable(count, driver_timeout_s)
+    return [_index_named(name, count, gpus) for name in names]
 
 
 def whole_number(index: SupportsIndex) -> int:
@@ -80,10 +84,9 @@ def whole_number(index: SupportsIndex) -> int:
 
 
 def visible(
-    value: str | None, uuids: Mapping[int, str], index_of_mig: Callable[[str], int | None]
+    value: str | None, gpus: Mapping[int, Gpu], index_of_mig: Callable[[str], int | None]
 ) -> tuple[Gpu, ...]:
-    """Return the GPUs in `uuids` (NVML index -> UUID) that a value of CUDA_VISIBLE_DEVICES leaves, in its
-    order.
+    """Return those of `gpus`, by NVML's index, that a value of CUDA_VISIBLE_DEVICES leaves, in its order.
 
     As in CUDA, the first entry that is not a GPU hides itself and all later entries. Numbers are treated as
     NVML's indices, which are CUDA's if CUDA_DEVICE_ORDER is PCI_BUS_ID or all GPUs are of one model.
@@ -91,36 +94,32 @@ def visible(
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables".
     """
     if value is None:
-        return tuple(Gpu(index, uuid) for index, uuid in uuids.items())
-    gpus: dict[int, Gpu] = {}
+        return tuple(gpus.values())
+    left: dict[int, Gpu] = {}
     for entry in (part.strip() for part in value.split(",")):
-        index = _index_of(entry, uuids, index_of_mig)
-        if index is None or index not in uuids:
+        index = _index_of(entry, gpus, index_of_mig)
+        if index is None or index not in gpus:
             break
-        gpus.setdefault(index, Gpu(index, uuids[index], entry.startswith("MIG-")))
-    return tuple(gpus.values())
+        left.setdefault(index, replace(gpus[index], mig=entry.startswith("MIG-")))
+    return tuple(left.values())
 
 
-def _index_of(entry: str, uuids: Mapping[int, str], index_of_mig: Callable[[str], int | None]) -> int | None:
+def _index_of(entry: str, gpus: Mapping[int, Gpu], index_of_mig: Callable[[str], int | None]) -> int | None:
     if entry.isdecimal():
         return int(entry)
-    if entry.startswith("MIG-GPU-"):  # MIG-GPU-<uuid>/<instance>/<instance>: slices in drivers before 470
-        return _only(entry.removeprefix("MIG-").split("/")[0], uuids)
-    if entry.startswith("MIG-"):
+    if entry.startswith("MIG-") and not entry.startswith("MIG-GPU-"):
         return index_of_mig(entry)
-    return _only(entry, uuids) if entry.startswith("GPU-") else None
+    if entry.startswith("MIG-GPU-"):  # MIG-GPU-<uuid>/<instance>/<instance>: slices in drivers before 470
+        entry = entry.removeprefix("MIG-").split("/")[0]
+    matches = [gpu.index for gpu in gpus.values() if gpu.uuid.startswith(entry)]
+    return matches[0] if entry.startswith("GPU-") and len(matches) == 1 else None
 
 
-def _only(prefix: str, uuids: Mapping[int, str]) -> int | None:
-    matches = [index for index, uuid in uuids.items() if uuid.startswith(prefix)]
-    return matches[0] if len(matches) == 1 else None
-
-
-def _index_named(name: str, count: int, uuids: Mapping[int, str]) -> int:
-    index = _index_of(name, uuids, lambda _: None)
+def _index_named(name: str, count: int, gpus: Mapping[int, Gpu]) -> int:
+    index = _index_of(name, gpus, lambda _: None)
     if index is not None and index < count:
         return index
-    matches = [uuid for uuid in uuids.values() if uuid.startswith(name)]
+    matches = [gpu.uuid for gpu in gpus.values() if gpu.uuid.startswith(name)]
     if len(matches) > 1:
         raise UnknownGpuError(f"{name!r} matches several GPUs: {', '.join(matches)}")
     raise UnknownGpuError(
@@ -129,23 +128,29 @@ def _index_named(name: str, count: int, uuids: Mapping[int, str]) -> int:
     )
 
 
-def _openable(count: int, driver_timeout_s: float) -> Iterable[tuple[int, str]]:
-    """Return the GPUs that can be opened. CUDA does not show a GPU that is lost, either."""
+def _openable(count: int, driver_timeout_s: float) -> dict[int, Gpu]:
+    """Return the GPUs that can be opened, by index. CUDA does not show a GPU that is lost, either."""
+    gpus: dict[int, Gpu] = {}
     for index in range(count):
         try:
-            yield index, _uuid_at(index, driver_timeout_s)
+            gpus[index] = _gpu_at(index, driver_timeout_s)
         except DeviceError as exc:
             _log.warning("GPU %d cannot be opened and is left out: %s", index, exc)
+    return gpus
 
 
 def _named(index: int, count: int, driver_timeout_s: float) -> Gpu:
     if index not in range(count):
         raise ConfigError(f"GPU {index} not found: the number of GPUs is {count}, and the first has index 0")
     try:
-        return Gpu(index, _uuid_at(index, driver_timeout_s))
+        return _gpu_at(index, driver_timeout_s)
     except DeviceError as exc:
         raise ConfigError(f"GPU {index} cannot be opened: {exc}") from exc
 
 
-def _uuid_at(index: int, driver_timeout_s: float) -> str:
-    return call(index, lambda: uuid_of(handle_of(index)), driver_timeout_s)
+def _gpu_at(index: int, driver_timeout_s: float) -> Gpu:
+    def read() -> Gpu:
+        handle = handle_of(index)
+        return Gpu(index, uuid_of(handle), ask(handle, "nvmlDeviceGetName"))
+
+    return call(index, read, driver_timeout_s)

@@ -10,6 +10,7 @@ from tests.fake_nvml import FakeDriver
 from tests.llem_measure.child import ask
 
 UUIDS = {0: "GPU-aaaa-1", 1: "GPU-aabb-2", 2: "GPU-cccc-3", 4: "GPU-dddd-5"}
+GPUS = {index: Gpu(index, uuid) for index, uuid in UUIDS.items()}
 SLICES = {"MIG-1234": 2, "MIG-5678": 2}
 
 
@@ -38,14 +39,14 @@ VISIBLE: list[tuple[str | None, list[int]]] = [
 
 def test_forms_of_cuda_visible_devices() -> None:
     """Numbers, UUIDs, unique UUID prefixes and MIG slices are read. The first invalid entry ends the list."""
-    found = {value: visible(value, UUIDS, SLICES.get) for value, _ in VISIBLE}
+    found = {value: visible(value, GPUS, SLICES.get) for value, _ in VISIBLE}
     assert {value: [gpu.index for gpu in found[value]] for value in found} == dict(VISIBLE)
     assert all(gpu.uuid == UUIDS[gpu.index] for gpus in found.values() for gpu in gpus)
 
 
 def test_a_slice_is_known_as_one() -> None:
     """A GPU that is visible through a MIG slice is marked as such."""
-    assert visible("MIG-1234,0", UUIDS, SLICES.get) == (Gpu(2, "GPU-cccc-3", mig=True), Gpu(0, "GPU-aaaa-1"))
+    assert visible("MIG-1234,0", GPUS, SLICES.get) == (Gpu(2, "GPU-cccc-3", mig=True), Gpu(0, "GPU-aaaa-1"))
 
 
 def test_only_a_whole_number_names_a_gpu() -> None:
