@@ -9,7 +9,6 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_core.metrics import MetricSpec
 from llem_exporter.collectors.builder import Family, MetricBuilder
-from llem_measure.sampling.devices import DeviceInfo
 from llem_measure.sampling.gpu_sampler import GpuSampler
 from llem_measure.sampling.ledger import GpuSnapshot
 from llem_measure.sampling.sampler import Sampler
@@ -64,7 +63,10 @@ class GpuCollector(Collector):
 
 
 def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, shown: GpuSnapshot) -> None:
-    builder.add(metrics.GPU_INFO, (*labels, *_details(gpu.device.info, gpu.counter.scope)), 1)
+    info = gpu.device.info
+    identity = (info.name, info.driver_version, info.pci_bus_id, info.minor_number, info.power_source)
+    scopes = (info.module, "" if info.power_source == "none" else "gpu", gpu.counter.scope)
+    builder.add(metrics.GPU_INFO, (*labels, *identity, *scopes), 1)
     for spec, value_of in _VALUES:
         builder.add(spec, labels, value_of(shown))
     source = gpu.counter.source
@@ -77,17 +79,3 @@ def _add_gpu(builder: MetricBuilder, labels: tuple[str, str], gpu: GpuSampler, s
         builder.add(metrics.GPU_THROTTLE, (*labels, reason), active)
     for part in shown.status.slices:
         builder.add(metrics.GPU_MIG_INFO, (*labels, part.uuid, part.profile), 1)
-
-
-def _details(info: DeviceInfo, energy_scope: str) -> tuple[str, ...]:
-    """Return the labels of llem_gpu_info after gpu and uuid, in its order."""
-    return (
-        info.name,
-        info.driver_version,
-        info.pci_bus_id,
-        info.minor_number,
-        info.power_source,
-        info.module,
-        "" if info.power_source == "none" else "gpu",
-        energy_scope,
-    )

@@ -45,6 +45,12 @@ class Listing:
     jobs: tuple[Job, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def problem(self) -> str:
+        """The first problem and the number of the others; empty if every file was read."""
+        others = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        return f"{self.problems[0]}{others}" if self.problems else ""
+
 
 def read_jobs(directory: str, uuids: Collection[str]) -> Listing:
     """Return the jobs of the GPUs with these UUIDs (lower case). Raises ConfigError for the directory."""

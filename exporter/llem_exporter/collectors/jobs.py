@@ -4,8 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.registry import Collector
 
@@ -23,12 +22,10 @@ STALE_SECONDS: Final = 3.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """The jobs, when they were read, and how long that took. `problem` is empty if every file was read."""
+class _Reading(NamedTuple):
+    """The jobs, when they were read, and how long that took."""
 
     listing: Listing
-    problem: str
     monotonic_s: float
     duration_s: float
 
@@ -51,7 +48,7 @@ class JobsCollector(Collector):
         self._read, self._gpus = read, gpus
         self._period_s, self._monotonic_s = period_s, monotonic_s
         self._stopped = threading.Event()
-        self._reading = _Reading(Listing(), "", float("-inf"), 0.0)
+        self._reading = _Reading(Listing(), float("-inf"), 0.0)
 
     def start(self) -> None:
         """Start the thread that reads the jobs every `period_s`."""
@@ -63,20 +60,17 @@ class JobsCollector(Collector):
 
     def read(self) -> None:
         """Read the jobs once. Log a problem when it appears, changes or ends."""
-        start_s = self._monotonic_s()
-        listing = Listing()
+        start_s, before = self._monotonic_s(), self._reading.listing.problem
         try:
             listing = self._read({info.uuid.lower() for info in self._gpus()})
-            problem = _summary(listing.problems)
         except LLEMError as exc:
-            problem = str(exc)
-        if problem != self._reading.problem:
-            if problem:
-                _log.warning("jobs: %s", problem)
-            else:
-                _log.info("jobs: every job file can be read again")
+            listing = Listing(problems=(str(exc),))
+        if listing.problem and listing.problem != before:
+            _log.warning("jobs: %s", listing.problem)
+        elif before and not listing.problem:
+            _log.info("jobs: every job file can be read again")
         now_s = self._monotonic_s()
-        self._reading = _Reading(listing, problem, now_s, now_s - start_s)
+        self._reading = _Reading(listing, now_s, now_s - start_s)
 
     def collect(self) -> Iterator[Family]:
         """Return the jobs that were read last, unless they are stale."""
@@ -92,7 +86,7 @@ class JobsCollector(Collector):
     def state(self) -> CollectorState:
         """Return whether every job file was read in the last seconds, and how long the last reading took."""
         reading = self._reading
-        success = self._is_fresh(reading) and not reading.problem
+        success = self._is_fresh(reading) and not reading.listing.problem
         return CollectorState(COLLECTOR, success, reading.duration_s)
 
     def _is_fresh(self, reading: _Reading) -> bool:
@@ -102,9 +96,3 @@ class JobsCollector(Collector):
         while not self._stopped.is_set():
             self.read()
             self._stopped.wait(self._period_s)
-
-
-def _summary(problems: tuple[str, ...]) -> str:
-    """Return the first problem and the number of the others."""
-    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{problems[0]}{others}" if problems else ""

@@ -32,11 +32,8 @@ class NvmlDevice:
         self._handle: Any = None
         self.wanted: Collection[str] = ()
 
-    def open(self) -> bool:
-        """Open the GPU, and find out how to read it. Raises DeviceError.
-
-        Returns True: a GPU can always be read, unlike an energy counter, which may not exist.
-        """
+    def open(self) -> None:
+        """Open the GPU, and find out how to read it. Raises DeviceError."""
         uuid = self.info.uuid
         if uuid and self._may_shut_down():
             shut_down()
@@ -48,7 +45,6 @@ class NvmlDevice:
             self.info = self._read_info(module_of(self._handle) if module_power else "")
         except nvml.NVMLError as exc:
             raise device_error(exc) from exc
-        return True
 
     def read_watts(self, unix_ms: int) -> float:  # noqa: ARG002 - a sensor knows only the present
         """Return the GPU's own power, without the rest of a superchip's module. Raises DeviceError."""

@@ -57,11 +57,8 @@ class Device(Protocol):
     @property
     def info(self) -> DeviceInfo: ...
 
-    def open(self) -> bool:
-        """Open the GPU, or open it again after it was lost. Raises DeviceError.
-
-        Returns True: a GPU can always be read, unlike an energy counter, which may not exist.
-        """
+    def open(self) -> object:
+        """Open the GPU, or open it again after it was lost. Raises DeviceError."""
         ...
 
     def read_watts(self, unix_ms: int) -> float:

@@ -26,7 +26,7 @@ class RetryingReader:
     def __init__(
         self,
         label: Callable[[], str],
-        open_: Callable[[], bool],
+        open_: Callable[[], object],
         read: Callable[[int], float],
         steps_per_unit: int,
     ) -> None:
@@ -44,7 +44,7 @@ class RetryingReader:
         opened_now = False
         try:
             if not self._is_open:
-                self.absent = not self._open()
+                self.absent = self._open() is False
                 self._is_open = opened_now = True
                 if self.absent:
                     _log.info("%s is not supported by this GPU", self._label())
