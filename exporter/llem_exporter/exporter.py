@@ -94,8 +94,11 @@ def _serve(
     zeus_failed: bool,
 ) -> None:
     """Register the collectors, and serve until SIGTERM or SIGINT."""
-    codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
-    background = [collector for collector in (codecarbon, jobs) if collector]
+    codecarbon = _codecarbon(settings, sampler)
+    background: list[CodeCarbonCollector | JobsCollector] = [codecarbon] if codecarbon else []
+    if settings.jobs_dir is not None:
+        read = partial(read_jobs, settings.jobs_dir)
+        background.append(JobsCollector(read, lambda: [gpu.device.info for gpu in sampler.gpus]))
     cursors = ScraperCursors(
         lambda: [gpu.ledger.ring for gpu in sampler.gpus],
         settings.interval_ms / 1000,
@@ -210,11 +213,3 @@ def _codecarbon(settings: Settings, sampler: Sampler) -> CodeCarbonCollector | N
         )
 
     return CodeCarbonCollector(gpu_indices, settings.country_iso_code, gpus_fresh=gpus_fresh)
-
-
-def _jobs(settings: Settings, sampler: Sampler) -> JobsCollector | None:
-    if settings.jobs_dir is None:
-        return None
-    return JobsCollector(
-        partial(read_jobs, settings.jobs_dir), lambda: [gpu.device.info for gpu in sampler.gpus]
-    )

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from llem_measure.backends.sampled_gpu import SampledGpu, check_interval, start_sampler
+from llem_measure.backends.sampled_gpu import check_interval, new_sampler, start_sampling
 from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS
+from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import find_some_gpus
 from llem_measure.sampling.devices import Status
 from llem_measure.sampling.ledger import Reading
@@ -70,8 +71,8 @@ class PowerThermalSampler:
         def keep(reading: Reading, status: Status, found: bool) -> None:
             samples.append(_sample(reading, status if found else Status()))
 
-        sampled = SampledGpu(gpu, self._interval_ms, clock, keep)
-        self._sampler = start_sampler([sampled], self._interval_ms, clock, self._driver_timeout_s)
+        sampler = new_sampler(NvmlDevice(gpu.index), self._interval_ms, clock, keep)
+        self._sampler = start_sampling([sampler], self._interval_ms, clock, self._driver_timeout_s)
         self._samples = samples
 
     def stop(self) -> None:

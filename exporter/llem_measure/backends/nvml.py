@@ -10,7 +10,7 @@ from llem_core.measurement import EnergyMeasurement
 from llem_measure.backends import measurement_warnings
 from llem_measure.backends.base import GpuBackend, Tracker
 from llem_measure.backends.measured_gpu import GpuResult, for_each, list_indices, measurement_of
-from llem_measure.backends.sampled_gpu import SampledGpu, check_interval, start_sampler
+from llem_measure.backends.sampled_gpu import check_interval, new_sampler, start_sampling
 from llem_measure.nvml.calls import CALL_SECONDS, DRIVER_SECONDS, call
 from llem_measure.nvml.device import NvmlDevice
 from llem_measure.nvml.discovery import Gpu, find_some_gpus
@@ -28,8 +28,9 @@ class PowerWindow:
     """
 
     def __init__(self, gpu: Gpu, interval_ms: int, clock: WallClock) -> None:
-        self.sampled = SampledGpu(gpu, interval_ms, clock, self.on_reading)
-        self.gpu, self.ledger = gpu, self.sampled.ledger
+        self.gpu, self.device = gpu, NvmlDevice(gpu.index)
+        self.sampler = new_sampler(self.device, interval_ms, clock, self.on_reading)
+        self.ledger = self.sampler.ledger
         self.persistence_mode: bool | None = None
         self.celsius: list[float] = []
         self.peak_watts = 0.0
@@ -113,13 +114,12 @@ class NVMLTracker(Tracker):
         super().__init__()
         self._clock = WallClock(interval_ms)
         self._windows = [PowerWindow(gpu, interval_ms, self._clock) for gpu in gpus]
-        sampled = [window.sampled for window in self._windows]
-        self._sampler = start_sampler(sampled, interval_ms, self._clock, driver_timeout_s)
+        samplers = [window.sampler for window in self._windows]
+        self._sampler = start_sampling(samplers, interval_ms, self._clock, driver_timeout_s)
         self._end_when_forgotten(self._sampler.stop)
         for window in self._windows:
-            window.persistence_mode = call(
-                window.gpu.index, window.sampled.device.persistence_mode, driver_timeout_s
-            )
+            read_mode = window.device.persistence_mode
+            window.persistence_mode = call(window.gpu.index, read_mode, driver_timeout_s)
         # A GPU has no data before its first sample, so the window begins when each GPU has one.
         firsts_ms = [window.first_samples[0][0] for window in self._windows if window.first_samples]
         self._start_ms = max(firsts_ms, default=float(self._clock.now_ms()))
@@ -131,11 +131,11 @@ class NVMLTracker(Tracker):
         stopped_ms = float(self._clock.now_ms())
         self._sampler.stop()
         silent = self._sampler.wait_last(CALL_SECONDS)
-        hanging = {window.gpu.index for window in self._windows if window.sampled.sampler in silent}
+        hanging = {window.gpu.index for window in self._windows if window.sampler in silent}
         lasts_ms = [w.last_ms for w in self._windows if w.gpu.index not in hanging and w.last_ms is not None]
         end_ms = max(self._start_ms, min((ms for ms in lasts_ms if ms >= stopped_ms - 1), default=stopped_ms))
         results = [_result(window, end_ms, hangs=window.gpu.index in hanging) for window in self._windows]
-        averaged = any(window.sampled.device.info.power_source == "average" for window in self._windows)
+        averaged = any(window.device.info.power_source == "average" for window in self._windows)
         warnings = measurement_warnings.of_window((end_ms - self._start_ms) / 1000, averaged=averaged)
         return measurement_of(Backend.NVML, (self._start_ms / 1000, end_ms / 1000), results, warnings)
 

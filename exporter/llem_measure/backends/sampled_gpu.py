@@ -1,17 +1,15 @@
 """A GPU whose power is sampled in a thread: how sampling starts, and when it has started."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from llem_core.energy import GAP_INTERVALS
 from llem_core.errors import ConfigError
 from llem_measure.nvml.calls import CALL_SECONDS, no_answer, note_asked
 from llem_measure.nvml.device import NvmlDevice
-from llem_measure.nvml.discovery import Gpu
-from llem_measure.sampling.devices import Status
-from llem_measure.sampling.gpu_sampler import GpuSampler, exact
-from llem_measure.sampling.ledger import GpuLedger, Reading
+from llem_measure.sampling.gpu_sampler import GpuSampler, OnReading, exact
+from llem_measure.sampling.ledger import GpuLedger
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
 from llem_measure.sampling.ticks import WallClock
@@ -32,42 +30,28 @@ def check_interval(sample_interval_ms: float) -> int:
     return int(sample_interval_ms)
 
 
-class SampledGpu:
-    """A GPU, and the sampler that reads it into a ledger of its own.
-
-    `on_reading` is called with each reading, the newest status, and whether the GPU could be reached.
-    """
-
-    def __init__(
-        self,
-        gpu: Gpu,
-        interval_ms: int,
-        clock: WallClock,
-        on_reading: Callable[[Reading, Status, bool], None],
-    ) -> None:
-        self.gpu, self.device = gpu, NvmlDevice(gpu.index)
-        ring = Ring(int(1000 * CALL_SECONDS / interval_ms) + _END_SAMPLES, exact_times=True)
-        self.ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
-        self.sampler = GpuSampler(
-            self.device, None, self.ledger, clock, interval_ms, on_reading=on_reading, publish_ms=exact
-        )
+def new_sampler(device: NvmlDevice, interval_ms: int, clock: WallClock, on_reading: OnReading) -> GpuSampler:
+    """Return a sampler that reads a GPU into a ledger of its own."""
+    ring = Ring(int(1000 * CALL_SECONDS / interval_ms) + _END_SAMPLES, exact_times=True)
+    ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
+    return GpuSampler(device, None, ledger, clock, interval_ms, on_reading=on_reading, publish_ms=exact)
 
 
-def start_sampler(
-    gpus: Sequence[SampledGpu], interval_ms: int, clock: WallClock, driver_timeout_s: float
+def start_sampling(
+    gpus: Sequence[GpuSampler], interval_ms: int, clock: WallClock, driver_timeout_s: float
 ) -> Sampler:
     """Start to read GPUs, and wait for the first reading of each. Raises ConfigError."""
-    sampler = Sampler([gpu.sampler for gpu in gpus], clock, interval_ms)
+    sampler = Sampler(gpus, clock, interval_ms)
     sampler.start()
     try:
         silent_gpus = sampler.wait_first(driver_timeout_s)
         for gpu in gpus:
-            note_asked(gpu.gpu.index)
+            note_asked(gpu.index)
         for silent in silent_gpus:
             raise no_answer(silent.index, driver_timeout_s)
         for gpu in gpus:
-            if not gpu.sampler.is_open:
-                raise ConfigError(f"GPU {gpu.gpu.index} cannot be opened: {', '.join(gpu.ledger.errors)}")
+            if not gpu.is_open:
+                raise ConfigError(f"GPU {gpu.index} cannot be opened: {', '.join(gpu.ledger.errors)}")
     except ConfigError:
         sampler.stop()
         raise

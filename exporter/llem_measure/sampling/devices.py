@@ -22,6 +22,9 @@ class DeviceInfo:
     power_source: str = "none"
     module: str = ""
 
+    def __str__(self) -> str:
+        return f"GPU {self.index} ({self.uuid})" if self.uuid else f"GPU {self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class MigSlice:

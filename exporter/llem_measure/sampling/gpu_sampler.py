@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from llem_core.energy import GAP_INTERVALS, STEPS_PER_WATT
@@ -40,6 +39,9 @@ def exact(unix_s: float, tick: Tick) -> float:  # noqa: ARG001 - see on_grid()
     return unix_s * 1000
 
 
+OnReading = Callable[[Reading, Status, bool], None]
+"""Called with a reading, the newest status, and whether the GPU could be reached."""
+
 Observe = Callable[[str, float], None]
 """Called with what the sampler measures of itself: "lateness", the seconds of a reading after its tick, or
 "power", "energy" or "status", the seconds of a call."""
@@ -49,8 +51,7 @@ class GpuSampler:
     """Reads one GPU into its ledger, by one thread at a time.
 
     The GPU and its counter are opened by their first reading. `publish_ms` maps a reading's unix seconds and
-    its tick to the time to publish in unix ms. `on_reading` is called with each reading, the newest status,
-    and whether the GPU could be reached.
+    its tick to the time to publish in unix ms.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class GpuSampler:
         interval_ms: int,
         *,
         observe: Observe = lambda _what, _seconds: None,
-        on_reading: Callable[[Reading, Status, bool], None] | None = None,
+        on_reading: OnReading | None = None,
         publish_ms: Callable[[float, Tick], float] = on_grid,
     ) -> None:
         self.device, self.ledger = device, ledger
@@ -76,14 +77,11 @@ class GpuSampler:
         interval_s, stagger = interval_ms / 1000, 1 - device.info.index % SPREAD / SPREAD
         self._slow_s = GAP_INTERVALS * interval_s
         self._reading: Reading | None = None
-        self._power = RetryingReader(
-            partial(self._label, "power"), device.open, device.read_watts, STEPS_PER_WATT
-        )
-        self._slow = SlowReadings(device, partial(self._label, "status"), interval_s, stagger)
+        self._power = RetryingReader(device, "power", device.open, device.read_watts, STEPS_PER_WATT)
+        self._slow = SlowReadings(device, interval_s, stagger)
         self.counter = CounterReader(
             counter,
             device,
-            partial(self._label, "energy counter"),
             lambda: self._slow.limit_watts,
             lambda: ledger.power_joules,
             clock.monotonic_s,
@@ -148,13 +146,13 @@ class GpuSampler:
         hangs = since_s is not None and self._clock.monotonic_s() - since_s > max(HANG_SECONDS, self._slow_s)
         if hangs and not self.hangs:
             self.ledger.add_error(READ_TOO_SLOW)
-            text = self._label(
-                "a driver call has not returned. The GPU is read again when it returns. "
-                "Check dmesg for Xid errors."
+            _log.warning(
+                "%s: a driver call has not returned. The GPU is read again when it returns. "
+                "Check dmesg for Xid errors.",
+                self.device.info,
             )
-            _log.warning("%s", text)
         elif self.hangs and not hangs:
-            _log.info("%s", self._label("the driver call has returned"))
+            _log.info("%s: the driver call has returned", self.device.info)
         self.hangs = hangs
 
     def _read_values(self, tick: Tick, start_s: float) -> Reading | None:
@@ -209,7 +207,3 @@ class GpuSampler:
         self.slow_reads, self.fast_reads = (self.slow_reads + 1, 0) if slow else (0, self.fast_reads + 1)
         if watts is not None:
             self.power_period.add(monotonic_s, watts)
-
-    def _label(self, what: str) -> str:
-        info = self.device.info
-        return f"GPU {info.index}{f' ({info.uuid})' if info.uuid else ''}: {what}"

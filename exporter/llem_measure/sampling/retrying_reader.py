@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from llem_core.errors import DeviceError, DeviceLostError
+from llem_measure.sampling.devices import Device
 from llem_measure.sampling.validation import NOT_A_SAMPLE, rounded
 
 REOPEN_FAILURES: Final = 10
@@ -16,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class RetryingReader:
-    """Reads one value of a GPU (power, or the energy counter) at every tick.
+    """Reads one value of a GPU at every tick: `what` is "power" or "energy counter".
 
     The value is opened before the first reading. After it is lost, opening is retried once a second. `open_`
     returns False if the GPU does not have this value; then `absent` is True and nothing is read.
@@ -25,12 +26,14 @@ class RetryingReader:
 
     def __init__(
         self,
-        label: Callable[[], str],
+        device: Device,
+        what: str,
         open_: Callable[[], object],
         read: Callable[[int], float],
         steps_per_unit: int,
     ) -> None:
-        self._label, self._open, self._read, self._steps_per_unit = label, open_, read, steps_per_unit
+        self._device, self._what, self._open, self._read = device, what, open_, read
+        self._steps_per_unit = steps_per_unit
         self.absent = self.found = self._is_open = False
         self._retry_s = float("-inf")
         self._failures, self._error = 0, ""
@@ -47,7 +50,7 @@ class RetryingReader:
                 self.absent = self._open() is False
                 self._is_open = opened_now = True
                 if self.absent:
-                    _log.info("%s is not supported by this GPU", self._label())
+                    _log.info("%s: %s is not supported by this GPU", self._device.info, self._what)
                     return None
             value = self._read(unix_ms)
         except Exception as exc:  # noqa: BLE001 - an unexpected library error must not end the reading thread
@@ -74,6 +77,6 @@ class RetryingReader:
             return
         self._error = error
         if error:
-            _log.warning("%s cannot be read: %s", self._label(), message)
+            _log.warning("%s: %s cannot be read: %s", self._device.info, self._what, message)
         else:
-            _log.info("%s works again", self._label())
+            _log.info("%s: %s works again", self._device.info, self._what)

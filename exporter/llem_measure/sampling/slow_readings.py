@@ -1,7 +1,6 @@
 """Read a GPU's status, for example temperature and memory, about once a second."""
 
 import logging
-from collections.abc import Callable
 from math import inf
 from typing import Final
 
@@ -20,11 +19,11 @@ class SlowReadings:
     `stagger`, from 0 to 1, makes the readings of several GPUs come at different times.
     """
 
-    def __init__(self, device: Device, label: Callable[[], str], interval_s: float, stagger: float) -> None:
+    def __init__(self, device: Device, interval_s: float, stagger: float) -> None:
         self.newest = Status()
         # A replayed trace may have any power, so its counter may rise by any amount.
         self.limit_watts: float | None = inf if device.info.power_source == "replay" else None
-        self._device, self._label, self._interval_s, self._stagger = device, label, interval_s, stagger
+        self._device, self._interval_s, self._stagger = device, interval_s, stagger
         self._due_s = -inf
 
     def is_due(self, now_s: float) -> bool:
@@ -49,9 +48,10 @@ class SlowReadings:
         except Exception as exc:  # noqa: BLE001 - an unexpected library error must not end the reading thread
             status, message = Status(errors=(type(exc).__name__,)), f" ({exc})"
         if status.errors and status.errors != self.newest.errors:
-            _log.warning("%s cannot be read: %s%s", self._label(), ", ".join(status.errors), message)
+            names = ", ".join(status.errors)
+            _log.warning("%s: status cannot be read: %s%s", self._device.info, names, message)
         elif self.newest.errors and not status.errors:
-            _log.info("%s works again", self._label())
+            _log.info("%s: status works again", self._device.info)
         self.limit_watts = status.limit_watts or self.limit_watts
         self.newest = status
         return status

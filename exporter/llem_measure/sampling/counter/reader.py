@@ -45,7 +45,6 @@ class CounterReader:
         self,
         counter: EnergyCounter | None,
         device: Device,
-        label: Callable[[], str],
         limit_watts: Callable[[], float | None],
         power_joules: Callable[[], float],
         monotonic_s: Callable[[], float],
@@ -59,7 +58,9 @@ class CounterReader:
         self._filter = CounterFilter(
             counter or _NoCounter(), limit_watts, power_joules, lambda: self.period.seconds, monotonic_s
         )
-        self._reader = RetryingReader(label, self._filter.open, self._filter.read_joules, STEPS_PER_JOULE)
+        self._reader = RetryingReader(
+            device, "energy counter", self._filter.open, self._filter.read_joules, STEPS_PER_JOULE
+        )
         self._reader.absent = counter is None
         self._scope = EnergyScope(interval_s)
         self._due_s, self._calls_s = 0.0, list[float]()
