@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from llem_core.errors import ConfigError, LLEMError, SourceError
     from llem_core.measurement import MeasurementWarning, WarningCode
     from llem_integrator.contents import Contents, list_contents
-    from llem_integrator.energy.request import Correction, Request
-    from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
     from llem_integrator.http.access import HttpConfig, Tls, http_config
-    from llem_integrator.report.results import Results, run, stream
+    from llem_integrator.library import Results, run, stream
+    from llem_integrator.results.fields import Considered, GpuEnergy, WindowResult
+    from llem_integrator.results.request import Correction, Request
     from llem_integrator.stores import Source, open_source, parse_selector
     from llem_integrator.windows.job_lookup import find_job
     from llem_integrator.windows.lists import WindowList, parse_windows, read_windows
@@ -68,10 +68,10 @@ _MODULES: Final = {
     "llem_core.errors": ("ConfigError", "LLEMError", "SourceError"),
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
     "llem_integrator.contents": ("Contents", "list_contents"),
-    "llem_integrator.energy.request": ("Correction", "Request"),
-    "llem_integrator.energy.result": ("Considered", "GpuEnergy", "WindowResult"),
     "llem_integrator.http.access": ("HttpConfig", "Tls", "http_config"),
-    "llem_integrator.report.results": ("Results", "run", "stream"),
+    "llem_integrator.library": ("Results", "run", "stream"),
+    "llem_integrator.results.fields": ("Considered", "GpuEnergy", "WindowResult"),
+    "llem_integrator.results.request": ("Correction", "Request"),
     "llem_integrator.stores": ("Source", "open_source", "parse_selector"),
     "llem_integrator.windows.job_lookup": ("find_job",),
     "llem_integrator.windows.lists": ("WindowList", "parse_windows", "read_windows"),

@@ -76,11 +76,11 @@ def _no_window() -> int:
 
 def _integrate(given: Options, presented: "Presentation") -> int:
     from llem_integrator import inputs
+    from llem_integrator.library import stream
     from llem_integrator.plot.reading import Asked
     from llem_integrator.presentation import EXIT_NO_JOULES
     from llem_integrator.progress import bar
     from llem_integrator.report.figures import about
-    from llem_integrator.report.results import stream
 
     request = inputs.request_of(given)
     source, windows, left_out = inputs.source_and_windows(given, request)

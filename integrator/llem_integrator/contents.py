@@ -8,7 +8,7 @@ from typing import Final
 from llem_core import metrics
 from llem_core.errors import SourceError
 from llem_core.metrics import Kind
-from llem_integrator.energy.result import WindowResult
+from llem_integrator.results.fields import WindowResult
 from llem_integrator.series.matchers import Selector
 from llem_integrator.stores import Piece, Source
 from llem_integrator.stores.loaded import LoadedSource

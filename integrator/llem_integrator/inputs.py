@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from llem_core.errors import ConfigError
-from llem_integrator.energy.request import Request
 from llem_integrator.options import Options
 from llem_integrator.report import calibration, printable
+from llem_integrator.results.request import Request
 from llem_integrator.windows.window import Window, parse_duration_us, parse_window
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.backend import Backend
-from llem_integrator.energy.answers import Answers, nothing_asked, zeus_is_short
 from llem_integrator.energy.group import POWER_TRACE, ZEUS_TRACE, Group
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.reading import Question, Reader, Wanted, part, read_here
+from llem_integrator.results.assembly import Answers, nothing_asked, zeus_is_short
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.series import scrapes
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters

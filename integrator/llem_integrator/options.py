@@ -8,8 +8,8 @@ from typing import Any, Final
 import click
 
 from llem_core.backend import Backend
-from llem_integrator.energy.request import LIMITS
 from llem_integrator.report import FORMATS
+from llem_integrator.results.request import LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from llem_core.errors import ConfigError
 from llem_integrator import report
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.options import Options
 from llem_integrator.plot import Plot, plot_to
 from llem_integrator.plot.gathered import Gathered
 from llem_integrator.plot.reading import Asked
 from llem_integrator.report import About, output
+from llem_integrator.results.fields import WindowResult
 
 if TYPE_CHECKING:
     from llem_integrator.progress import Bar

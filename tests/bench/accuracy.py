@@ -25,8 +25,8 @@ from llem_core.energy import GAP_INTERVALS
 from llem_core.metrics import Kind
 from llem_integrator.energy.integral import Integral
 from llem_integrator.energy.joules import trapezoid
-from llem_integrator.energy.request import Request
 from llem_integrator.integration import integrate
+from llem_integrator.results.request import Request
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import Matcher, open_source, whole
 from llem_integrator.stores.loaded import LoadedSource, load

@@ -41,11 +41,11 @@ from prometheus_api_client import PrometheusConnect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
 from llem_integrator.remote_read.messages import HEADERS, request
 from llem_integrator.report import About, writer
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.stores import Matcher, Source, open_source
 from llem_integrator.windows.window import Window
 from tests.bench.clusters import CACHE, T0_MS, Cluster

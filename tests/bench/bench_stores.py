@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llem_integrator.energy.request import Request
 from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
+from llem_integrator.results.request import Request
 from llem_integrator.stores import Source, open_source
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.bench.bench_integrator import EDGE_S, RUNS, by_api_client, nvml_joules, window

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from llem_core.backend import Backend
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.stores import open_source
 from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.window import Window, parse_window

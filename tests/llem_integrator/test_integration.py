@@ -4,9 +4,9 @@ import pytest
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.stores import parse_selector
 from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.window import Window

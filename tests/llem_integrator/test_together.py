@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.backend import Backend
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from tests.llem_integrator.random_stores import random_store, random_windows
 
 BACKENDS = (None, Backend.ZEUS, Backend.NVML)

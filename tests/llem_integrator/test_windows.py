@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
 from llem_integrator.energy.joules import RunningSums
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.results.fields import GpuEnergy, WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.series import scrapes
 from llem_integrator.series.samples import Series
+from llem_integrator.series.spans import spans_of
 from llem_integrator.stores import Matcher, Piece, Progress, Selector, parse_selector
 from llem_integrator.stores.fetch import combined
 from llem_integrator.windows.hosts import Hosts
-from llem_integrator.windows.spans import spans_of
 from llem_integrator.windows.window import Window
 from tests.llem_integrator.clusters import T0, PieceStore, intervals, labels, scraped, store, trace
 

@@ -6,9 +6,8 @@ from typing import Final, Protocol, TypeVar
 
 import numpy as np
 
-from llem_integrator.energy.integral import Floats
-from llem_integrator.series.samples import STALE_MS, Times
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.samples import STALE_MS, Floats, Times
+from llem_integrator.series.spans import Index, Spans
 
 _ROUNDING_MS: Final = 1000
 """What an exporter covered is known to about a second: it may have been read between two samples."""

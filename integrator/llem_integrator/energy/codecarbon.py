@@ -7,10 +7,11 @@ from typing import Final
 import numpy as np
 
 from llem_integrator.energy.counter import rises
-from llem_integrator.energy.integral import Floats, Integrals, added, placed
+from llem_integrator.energy.integral import Integrals, added, placed
 from llem_integrator.energy.readings import CounterReadings, NodeReadings, counter_of, process_covered
+from llem_integrator.series.samples import Floats
 from llem_integrator.series.scrapes import GRAMS, MARGIN_MS
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.spans import Index, Spans
 
 GPU: Final = ("gpu",)
 REST: Final = ("cpu", "ram")

@@ -8,19 +8,10 @@ import numpy as np
 
 from llem_core import energy
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.integral import (
-    Counts,
-    Flags,
-    Floats,
-    Integral,
-    Integrals,
-    either,
-    nothing,
-    placed,
-)
-from llem_integrator.energy.ranges import range_max
-from llem_integrator.series.samples import Times, Values
-from llem_integrator.windows.spans import Index, Spans, spans_of
+from llem_integrator.energy.integral import Integral, Integrals, either, nothing, placed
+from llem_integrator.series.ranges import range_max
+from llem_integrator.series.samples import Counts, Flags, Floats, Times, Values
+from llem_integrator.series.spans import Index, Spans, spans_of
 from llem_integrator.windows.window import Window
 
 STUCK_SECONDS: Final = 10.0

@@ -6,9 +6,8 @@ from typing import Final
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.energy.integral import Flags, Floats
-from llem_integrator.series.samples import Times, Values
-from llem_integrator.windows.spans import Spans
+from llem_integrator.series.samples import Flags, Floats, Times, Values
+from llem_integrator.series.spans import Spans
 
 LONG_AGO: Final = -(2**62)
 """A time in unix microseconds that is earlier than any sample."""

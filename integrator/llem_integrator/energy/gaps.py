@@ -1,21 +1,18 @@
 """The longest step between two samples that is no gap: 3 x the sample interval that held at that time."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.energy.integral import Flags, Floats
-from llem_integrator.energy.ranges import range_max
-from llem_integrator.series.samples import STALE_MS, Times
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.intervals import CONTEXT_MS
+from llem_integrator.series.samples import STALE_MS, Floats, Times
+from llem_integrator.series.spans import Index
 
 CONTEXT_STEPS: Final = 50
-"""Unless the interval is published, a step is compared with this many steps before it and after it,"""
-
-CONTEXT_MS: Final = 3_600_000
-"""as far as they are at most this far away. Traces are read around edges only: there it is half a minute."""
+"""Unless the interval is published, a step is compared with this many steps before it and after it,
+as far as they are in the hour before and after. Traces are read around edges only: there it is half a minute.
+"""
 
 _FEW_STEPS: Final = 3
 """Fewer steps on one side say nothing by themselves: then the median is that of both sides together."""
@@ -65,40 +62,3 @@ def may_be_gaps(unix_ms: Times) -> Index:
         return np.zeros(0, np.int64)
     longest_ms = min(energy.GAP_INTERVALS * int(steps_ms.min()), STALE_MS)
     return np.flatnonzero(steps_ms > longest_ms) + 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Intervals:
-    """The sample interval that an exporter published: `interval_ms` (n,), scraped at `unix_ms` (n,)."""
-
-    unix_ms: Times
-    interval_ms: Floats
-
-    def max_gaps_ms(self, unix_ms: Times) -> Floats | float:
-        """Return the longest step that is no gap at each time (k,): one number if it is the same for all.
-
-        It is NaN where nothing was published within 5 minutes, and between two scrapes that differ: the
-        exporter restarted between them, and nobody knows when.
-        """
-        if not len(self.unix_ms) or not len(unix_ms):
-            return np.nan
-        first, last = np.searchsorted(self.unix_ms, [unix_ms[0] - STALE_MS, unix_ms[-1] + STALE_MS + 1])
-        times_ms, interval_ms = self.unix_ms[first:last], self.interval_ms[first:last]
-        if not len(times_ms):
-            return np.nan
-        silent = np.diff(times_ms, prepend=unix_ms[0], append=unix_ms[-1]) > STALE_MS
-        if interval_ms.min() == interval_ms.max() and not silent.any():
-            return energy.GAP_INTERVALS * float(interval_ms[0])
-        after = np.searchsorted(times_ms, unix_ms, "left")
-        before, after = np.maximum(after - 1, 0), np.minimum(after, len(times_ms) - 1)
-        near_before = (times_ms[before] <= unix_ms) & (unix_ms - times_ms[before] <= STALE_MS)
-        near_after = (times_ms[after] >= unix_ms) & (times_ms[after] - unix_ms <= STALE_MS)
-        found = np.where(near_before, interval_ms[before], np.where(near_after, interval_ms[after], np.nan))
-        changed: Flags = near_before & near_after & (interval_ms[before] != interval_ms[after])
-        return energy.GAP_INTERVALS * np.where(changed, np.nan, found)
-
-    def longest(self, spans: Spans) -> Floats:
-        """Return the longest interval (w,) in each window or within 5 minutes of it, NaN for none."""
-        first = np.searchsorted(self.unix_ms, spans.start_ms - STALE_MS)
-        stop = np.searchsorted(self.unix_ms, spans.end_ms + STALE_MS, "right")
-        return range_max(self.interval_ms, first, stop, np.nan)

@@ -8,17 +8,16 @@ import numpy as np
 from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator.energy.backends import counter_edges_us
-from llem_integrator.energy.gaps import Intervals
-from llem_integrator.energy.integral import Flags
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
 from llem_integrator.energy.traces import READ_MS as TRACE_READ_MS
 from llem_integrator.energy.traces import CounterTraces, MaxGaps, PowerTraces
 from llem_integrator.series import scrapes
 from llem_integrator.series.ceiling import PowerCeiling, ceiling_of
+from llem_integrator.series.intervals import Intervals
 from llem_integrator.series.matchers import Selector
-from llem_integrator.series.samples import Times
+from llem_integrator.series.samples import Flags, Times
 from llem_integrator.series.scrapes import Scrapes
-from llem_integrator.windows.spans import Index, Spans, distinct, spans_of
+from llem_integrator.series.spans import Index, Spans, distinct, spans_of
 from llem_integrator.windows.stretches import Stretch, union
 from llem_integrator.windows.window import Window
 

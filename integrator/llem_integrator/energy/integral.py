@@ -7,11 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llem_integrator.windows.spans import Index, Spans
-
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+from llem_integrator.series.samples import Counts, Flags, Floats
+from llem_integrator.series.spans import Index, Spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import numpy as np
 
 from llem_core import energy
 from llem_integrator.energy.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
-from llem_integrator.energy.integral import Floats, Integral, Integrals
-from llem_integrator.energy.ranges import range_max
-from llem_integrator.series.samples import Times, Values
-from llem_integrator.windows.spans import Index, Spans, spans_of
+from llem_integrator.energy.integral import Integral, Integrals
+from llem_integrator.series.ranges import range_max
+from llem_integrator.series.samples import Floats, Times, Values
+from llem_integrator.series.spans import Index, Spans, spans_of
 from llem_integrator.windows.window import Window
 
 _ANY_MARGIN_MS: Final = 2**49

@@ -9,15 +9,14 @@ import numpy as np
 from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter
-from llem_integrator.energy.faults import Fault, within
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.integral import Counts, Flags, Floats
-from llem_integrator.energy.ranges import range_max
 from llem_integrator.energy.traces import CounterTrace, PowerTrace
 from llem_integrator.series import scrapes
-from llem_integrator.series.samples import Times, Values
+from llem_integrator.series.faults import Fault, within
+from llem_integrator.series.ranges import range_max
+from llem_integrator.series.samples import Counts, Flags, Floats, Times, Values
 from llem_integrator.series.scrapes import Presence, Table
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.spans import Index, Spans
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,13 +8,13 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.energy import GAP_INTERVALS, LATE_SECONDS, SENSOR_LAG_SECONDS
-from llem_integrator.energy.faults import Fault, faults_of
-from llem_integrator.energy.gaps import CONTEXT_STEPS, Intervals, local_gaps_ms, may_be_gaps
-from llem_integrator.energy.integral import Counts, Flags, Floats
+from llem_integrator.energy.gaps import CONTEXT_STEPS, local_gaps_ms, may_be_gaps
 from llem_integrator.energy.joules import RunningSums
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
-from llem_integrator.series.samples import Key, Series, Times, Values, merge
-from llem_integrator.windows.spans import Spans, distinct
+from llem_integrator.series.faults import Fault, faults_of
+from llem_integrator.series.intervals import Intervals
+from llem_integrator.series.samples import Counts, Flags, Floats, Key, Series, Times, Values, merge
+from llem_integrator.series.spans import Spans, distinct
 
 MARGIN_MS: Final = 30_000
 """How far outside a window a trace may serve its edges."""

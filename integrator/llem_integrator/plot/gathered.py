@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import printable
+from llem_integrator.results.fields import GpuEnergy, WindowResult
 from llem_integrator.windows.window import rfc3339
 
 Span = tuple[float, float]

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import IO, Any, Final
 
 from llem_core.errors import ConfigError
-from llem_integrator.energy.result import WindowResult
+from llem_integrator.results.fields import WindowResult
 
 
 @dataclass(frozen=True, slots=True)

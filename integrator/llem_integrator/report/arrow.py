@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, require
 from llem_integrator.report.columns import ColumnType, Row, columns, rows
+from llem_integrator.results.fields import WindowResult
 
 _ROWS: Final = 8_192
 """The number of rows in a batch, and so in a row group of Parquet."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from llem_core.errors import ConfigError
-from llem_integrator.energy.request import Correction
+from llem_integrator.results.request import Correction
 
 _LIMITS: Final = {"gain": (0.1, 10.0), "offset_watts": (-1000.0, 1000.0)}
 """A value outside these limits is a mistake in the file, not a property of a sensor."""

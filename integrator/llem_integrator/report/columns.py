@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from llem_core.backend import Backend
-from llem_integrator.energy.result import GpuEnergy, WindowResult
+from llem_integrator.results.fields import GpuEnergy, WindowResult
 
 Row = tuple[Any, ...]
 

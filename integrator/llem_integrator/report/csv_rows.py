@@ -4,9 +4,9 @@ import csv
 from collections.abc import Iterable
 from typing import IO, Any
 
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About
 from llem_integrator.report.columns import columns, rows
+from llem_integrator.results.fields import WindowResult
 
 
 def write(results: Iterable[WindowResult], out: IO[str], about: About) -> None:

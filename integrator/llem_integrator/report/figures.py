@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
+from llem_integrator.results.fields import GpuEnergy, WindowResult
+from llem_integrator.results.request import Request
 
 _JOULES_PER_KWH: Final = 3.6e6
 

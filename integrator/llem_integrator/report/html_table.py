@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from html import escape
 
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About
 from llem_integrator.report.table import cells, remarks, title
+from llem_integrator.results.fields import WindowResult
 
 
 def tables(results: Iterable[WindowResult], about: About) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import IO, Any, Final
 
-from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About
+from llem_integrator.results.fields import GpuEnergy, WindowResult
 
 _IF_REQUESTED: Final = ("price", "idle_j", "active_j", "calibrated")
 _ALWAYS: Final = tuple(name for name in GpuEnergy._fields if name not in _IF_REQUESTED)

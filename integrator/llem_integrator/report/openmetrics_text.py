@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import IO, Final
 
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About
+from llem_integrator.results.fields import WindowResult
 from llem_integrator.windows.window import rfc3339
 
 _IN_MEMORY_BYTES: Final = 1 << 20

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import IO, Any
 
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, arrow, require
+from llem_integrator.results.fields import WindowResult
 
 
 class _Counted:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Final
 
 from llem_core.measurement import MeasurementWarning
-from llem_integrator.energy.result import GpuEnergy, WindowResult
 from llem_integrator.report import About, printable
+from llem_integrator.results.fields import GpuEnergy, WindowResult
 from llem_integrator.windows.window import rfc3339
 
 _SENSOR_NOTE: Final = (

@@ -6,8 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from llem_integrator.energy.integral import Floats
-from llem_integrator.series.samples import STALE_MS, Series, Times
+from llem_integrator.series.samples import STALE_MS, Floats, Series, Times
 from llem_integrator.series.scrapes import LIMIT, Table
 
 TIMES_LIMIT: Final = 2.0

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from llem_core.energy import GAP_INTERVALS
 
 Times = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Key = tuple[tuple[str, str], ...]
 """The labels of a series, sorted by name."""
 

@@ -12,11 +12,20 @@ import numpy as np
 
 from llem_core import metrics
 from llem_core.energy import COUNTER_UNITS_PER_JOULE
-from llem_integrator.energy.faults import Fault, faults_of
-from llem_integrator.energy.gaps import CONTEXT_MS, Intervals
-from llem_integrator.energy.integral import Counts, Flags, Floats
-from llem_integrator.series.samples import STALE_MS, Key, Series, Times, Values, make_series
-from llem_integrator.windows.spans import distinct
+from llem_integrator.series.faults import Fault, faults_of
+from llem_integrator.series.intervals import CONTEXT_MS, Intervals
+from llem_integrator.series.samples import (
+    STALE_MS,
+    Counts,
+    Flags,
+    Floats,
+    Key,
+    Series,
+    Times,
+    Values,
+    make_series,
+)
+from llem_integrator.series.spans import distinct
 
 ZEUS: Final = metrics.GPU_ZEUS_ENERGY.name
 NVML: Final = metrics.GPU_NVML_ENERGY.name

@@ -12,11 +12,11 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.dask.cluster import DaskCluster
 from llem_integrator.dask.tasks import Store
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.integration import integrate
+from llem_integrator.library import Results
 from llem_integrator.report.figures import about
-from llem_integrator.report.results import Results
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.stores import open_source
 from llem_integrator.windows.window import Window
 from tests.llem_integrator.dask.processes import Cluster, cluster

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llem_integrator.energy.chains import chains
-from llem_integrator.energy.integral import Floats
-from llem_integrator.series.samples import Times
-from llem_integrator.windows.spans import Spans
+from llem_integrator.series.samples import Floats, Times
+from llem_integrator.series.spans import Spans
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from llem_integrator.energy.joules import RunningSums
 from llem_integrator.integration import integrate
 from llem_integrator.reading import Question, Reader, read_here
 from llem_integrator.series.samples import Times, Values
+from llem_integrator.series.spans import spans_of
 from llem_integrator.stores import Progress
 from llem_integrator.stores.fetch import quiet
-from llem_integrator.windows.spans import spans_of
 from tests.llem_integrator.clusters import T0, intervals, store
 from tests.llem_integrator.clusters import trace as noisy
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from llem_core.backend import Backend
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.http.client import Http
 from llem_integrator.integration import integrate
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 from llem_integrator.stores import Source, open_source
 from llem_integrator.stores.exporter import ExporterSource
 from llem_integrator.stores.prometheus import PrometheusSource

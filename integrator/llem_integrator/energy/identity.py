@@ -6,15 +6,13 @@ from typing import Final
 
 import numpy as np
 
-from llem_integrator.energy.integral import Flags, Floats
-from llem_integrator.energy.kinds import kinds
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
 from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
 from llem_integrator.energy.traces import Seen
 from llem_integrator.series import scrapes
-from llem_integrator.series.samples import Times
+from llem_integrator.series.samples import Flags, Floats, Times
 from llem_integrator.series.scrapes import MARGIN_MS, Presence
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.series.spans import Index, Spans, group_alike
 
 _PEAK_MS: Final = 60_000
 """How far llem_gpu_power_peak_watts looks back."""
@@ -78,7 +76,7 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
     rows = np.flatnonzero(present)
     if len(rows):
         choice, newest = _chosen(near, spans, reached)
-        examples, kind = kinds([column[rows] for column in (*choice, *around, *inside, newest)])
+        examples, kind = group_alike([column[rows] for column in (*choice, *around, *inside, newest)])
         identity[rows] = kind
         for row in rows[examples].tolist():
             shown = [info for info, mask in zip(gpu.infos, around, strict=True) if mask[row]]

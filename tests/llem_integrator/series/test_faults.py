@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from llem_core.measurement import WarningCode
-from llem_integrator.energy.faults import Marks, within
-from llem_integrator.windows.spans import Spans
+from llem_integrator.series.faults import Marks, within
+from llem_integrator.series.spans import Spans
 from tests.llem_integrator.measured import file_of, results_of
 from tests.llem_integrator.pages import scraped, trace
 

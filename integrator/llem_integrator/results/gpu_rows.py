@@ -12,11 +12,12 @@ from llem_core.backend import PRIORITY, Backend
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
-from llem_integrator.energy.integral import Counts, Flags, Floats, Integrals, either, nothing
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import GpuEnergy
-from llem_integrator.series.facts import Identity
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.energy.identity import Identity
+from llem_integrator.energy.integral import Integrals, either, nothing
+from llem_integrator.results.fields import GpuEnergy
+from llem_integrator.results.request import Request
+from llem_integrator.series.samples import Counts, Flags, Floats
+from llem_integrator.series.spans import Index, Spans
 
 _DISAGREEMENT: Final = 0.05
 _STUCK: Final = (

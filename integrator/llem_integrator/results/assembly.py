@@ -12,20 +12,20 @@ from llem_core import metrics
 from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.energy import codecarbon, node
+from llem_integrator.energy import codecarbon
 from llem_integrator.energy.backends import GpuMeasuring, measure, measure_zeus
-from llem_integrator.energy.gpu import Measured
 from llem_integrator.energy.group import Group
-from llem_integrator.energy.integral import Flags, Integrals
-from llem_integrator.energy.kinds import kinds
-from llem_integrator.energy.lazy import Gpus
-from llem_integrator.energy.node import NodeAnswer
+from llem_integrator.energy.identity import Facts, Identity, divided, facts, node_shown
+from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.readings import NodeReadings
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import Considered, GpuEnergy, WindowResult
-from llem_integrator.series.facts import Facts, Identity, divided, facts, node_shown
+from llem_integrator.results import nodes as node
+from llem_integrator.results.fields import Considered, GpuEnergy, WindowResult
+from llem_integrator.results.gpu_rows import Measured
+from llem_integrator.results.nodes import NodeAnswer
+from llem_integrator.results.request import Request
+from llem_integrator.series.samples import Flags
+from llem_integrator.series.spans import Index, group_alike
 from llem_integrator.windows.hosts import Hosts
-from llem_integrator.windows.spans import Index
 from llem_integrator.windows.window import Window
 
 _OF_GPUS = frozenset(metrics.GPU_INFO.labels)
@@ -82,7 +82,7 @@ class Answers:
         options = [self._options(window) for window in group.windows]
         numbers = {option: number for number, option in enumerate(dict.fromkeys(options))}
         wishes = np.array([numbers[option] for option in options])
-        examples, kind = kinds([wishes, *(known.identity for known in every), *shown.values()])
+        examples, kind = group_alike([wishes, *(known.identity for known in every), *shown.values()])
         found: list[WindowResult | None] = [None] * len(group.windows)
         for number, row in enumerate(examples.tolist()):
             rows = np.flatnonzero(kind == number)
@@ -268,7 +268,7 @@ def _together(answers: Sequence[NodeAnswer]) -> NodeAnswer:
         joules=math.fsum(joules) if answers and len(joules) == len(answers) else None,
         candidates=(),
         per_gpu_j={uuid: joules for answer in answers for uuid, joules in answer.per_gpu_j.items()},
-        gpus=Gpus.together([answer.gpus for answer in answers]),
+        gpus=tuple([gpu for answer in answers for gpu in answer.gpus]),
         reasons=tuple(dict.fromkeys([reason for answer in answers for reason in answer.reasons])),
         warnings=tuple([warning for answer in answers for warning in answer.warnings]),
     )

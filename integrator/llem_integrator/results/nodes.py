@@ -12,12 +12,11 @@ from llem_core.backend import PRIORITY, Backend, Candidate, choose
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
-from llem_integrator.energy.gpu import Measured, energies, faults
 from llem_integrator.energy.integral import nothing
-from llem_integrator.energy.kinds import kinds
-from llem_integrator.energy.lazy import Batch, Gpus
-from llem_integrator.energy.request import Request
-from llem_integrator.windows.spans import Index, Spans
+from llem_integrator.results.fields import GpuEnergy
+from llem_integrator.results.gpu_rows import Measured, energies, faults
+from llem_integrator.results.request import Request
+from llem_integrator.series.spans import Index, Spans, group_alike
 
 Candidates = tuple[Candidate, ...]
 
@@ -33,7 +32,7 @@ class NodeAnswer(NamedTuple):
     joules: float | None
     candidates: Candidates
     per_gpu_j: Mapping[str, float | None] = MappingProxyType({})
-    gpus: Gpus = Gpus(())
+    gpus: tuple[GpuEnergy, ...] = ()
     reasons: tuple[str, ...] = ()
     warnings: tuple[MeasurementWarning, ...] = ()
 
@@ -54,7 +53,7 @@ def of_gpus(
     short_rows = np.logical_or.reduce(short).tolist()
     warnings = _warnings(measured, said, carbon, request)
     uuids = tuple(one.uuid for one in measured)
-    batch = Batch(uuids, lambda: list(zip(*[column.rows() for column in columns], strict=True)))
+    gpus = list(zip(*[column.rows() for column in columns], strict=True))
     answers: list[NodeAnswer] = []
     for row, choice in enumerate(number.tolist()):
         backend, candidates = choices[choice]
@@ -63,9 +62,11 @@ def of_gpus(
             total, reasons = None if math.isnan(totals[row]) else totals[row], ("no_gpu_split", *reasons)
         elif total is None:
             reasons = ("no_data", *reasons)
-        per_gpu_j, gpus = dict(zip(uuids, joules[row], strict=True)), Gpus(((batch, row),))
+        per_gpu_j = dict(zip(uuids, joules[row], strict=True))
         said_here = warnings.get(row, ())
-        answers.append(NodeAnswer(backend, "gpu", total, candidates, per_gpu_j, gpus, reasons, said_here))
+        answers.append(
+            NodeAnswer(backend, "gpu", total, candidates, per_gpu_j, gpus[row], reasons, said_here)
+        )
     return answers
 
 
@@ -109,7 +110,7 @@ def _choices(
         there = np.stack([one.present(backend, count) for one in measured])
         rows += [np.min(coverage, axis=0), np.mean(coverage, axis=0), worst, there[worst, np.arange(count)]]
     rows.append(np.zeros(count) if carbon.gpu is None else carbon.gpu.coverage)
-    examples, number = kinds(rows)
+    examples, number = group_alike(rows)
     choices = []
     for row in np.stack(rows, axis=1)[examples].tolist():
         candidates = _candidates(measured, row, request.backend)

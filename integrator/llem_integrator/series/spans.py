@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llem_integrator.series.samples import Times
-from llem_integrator.windows.window import Window
+
+if TYPE_CHECKING:
+    from llem_integrator.windows.window import Window
 
 Index = NDArray[np.int64]
 
@@ -51,7 +54,21 @@ def distinct(times: Times) -> Times:
     return first
 
 
-def spans_of(windows: Sequence[Window]) -> Spans:
+def spans_of(windows: "Sequence[Window]") -> Spans:
     """Return the edges of the windows, in their order."""
     edges = np.array([(window.start_us, window.end_us) for window in windows], np.int64).reshape(-1, 2)
     return Spans(edges[:, 0].copy(), edges[:, 1].copy())
+
+
+def group_alike(columns: Sequence[NDArray[np.generic]]) -> tuple[Index, Index]:
+    """Return an example (k,) of each distinct row of the columns (w,), and the number (w,) of each row.
+
+    Windows that are alike in all columns have the same number, so that each kind is looked at once.
+    """
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        if not np.all(column == column[0]):
+            values, own = np.unique(column, return_inverse=True)
+            number = np.unique(number * len(values) + own, return_inverse=True)[1]
+    _, examples, number = np.unique(number, return_index=True, return_inverse=True)
+    return examples, number

@@ -6,9 +6,8 @@ from typing import Final, Self
 
 import numpy as np
 
-from llem_integrator.energy.integral import Counts
-from llem_integrator.series.samples import Series, Times
-from llem_integrator.windows.spans import Spans
+from llem_integrator.series.samples import Counts, Series, Times
+from llem_integrator.series.spans import Spans
 
 _MOST: Final = 256
 """Of more in one piece, neighbours are put together: a store may be full of them."""

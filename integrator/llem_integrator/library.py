@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from llem_core.measurement import MeasurementWarning, WarningCode
-from llem_integrator.energy.request import Request
-from llem_integrator.energy.result import WindowResult
 from llem_integrator.report import About, require, writer
 from llem_integrator.report.figures import about, with_figures
+from llem_integrator.results.fields import WindowResult
+from llem_integrator.results.request import Request
 
 if TYPE_CHECKING:
     from llem_integrator.reading import Reader

@@ -1,6 +1,5 @@
 """What the integrator answers, field by field as the JSON shows it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,7 +55,6 @@ class WindowResult:
     """The energy of one window, [start, end) in unix seconds; `backend` is "mixed" where nodes differ.
 
     `scope` is "gpu", or "node" if the joules are those of CPU and memory.
-    `gpus` may be made when they are first looked at; they are a sequence that never changes.
     """
 
     name: str | None
@@ -69,7 +67,7 @@ class WindowResult:
     scope: str
     total_j: float | None
     per_gpu_j: dict[str, float | None]
-    gpus: Sequence[GpuEnergy]
+    gpus: tuple[GpuEnergy, ...]
     considered: tuple[Considered, ...]
     warnings: tuple[MeasurementWarning, ...]
 

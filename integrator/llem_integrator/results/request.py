@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError
-from llem_integrator.energy.result import GpuEnergy
+from llem_integrator.results.fields import GpuEnergy
 from llem_integrator.series.matchers import Selector, parse_selector
 
 LIMITS: Final = {

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from llem_integrator.windows.spans import Index
+from llem_integrator.series.spans import Index
 
 _FEW: int = 32
 """For fewer ranges than this, looking at each is cheaper than a table of all."""
