@@ -1,13 +1,13 @@
 """A small cluster's series as a store would hold them, and a store that hands them out in pieces."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from llem_integrator.series.samples import Series, Times, Values, make_series
-from llem_integrator.stores import Piece, Progress, Selector, Summary, whole
+from llem_integrator.stores import Piece, Progress, Selector, whole
 from llem_integrator.stores.loaded import LoadedSource, load
 
 T0 = 1_795_507_500_000
@@ -24,7 +24,6 @@ class PieceStore:
     cuts_ms: Sequence[int] = ()
     samples: int = 0
     pieces_read: int = 0
-    questions: list[tuple[str, str]] = field(default_factory=list)
     address: str = "memory"
     warnings: tuple[str, ...] = ()
 
@@ -41,12 +40,6 @@ class PieceStore:
 
     def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
         return self.held.timeless(selectors)
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        self.questions.append((metric, str(kind)))
-        return self.held.summary(metric, selector, start_ms, end_ms, kind)
 
 
 def store(*columns: Columns, cuts_ms: Sequence[int] = ()) -> PieceStore:

@@ -204,9 +204,6 @@ class Endless:
     def timeless(self, _: object) -> Iterator[Series]:
         return iter(())
 
-    def summary(self, *_: object) -> Iterator[Series]:
-        return iter(())
-
 
 def test_memory_does_not_grow_with_the_windows_length() -> None:
     """Ten days of a trace need no more memory than six hours."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from llem_core.errors import SourceError
 from llem_integrator.series.matchers import Matcher, Selector, parse_selector
-from llem_integrator.stores.base import Piece, Progress, Source, Summary, whole
+from llem_integrator.stores.base import Piece, Progress, Source, whole
 
 if TYPE_CHECKING:
     from llem_integrator.http.access import HttpConfig
@@ -18,7 +18,6 @@ __all__ = [
     "Progress",
     "Selector",
     "Source",
-    "Summary",
     "open_source",
     "parse_selector",
     "whole",

@@ -8,7 +8,7 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series
-from llem_integrator.stores.base import Piece, Progress, Summary
+from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.text.openmetrics import read
 
@@ -45,12 +45,6 @@ class ExporterSource:
 
     def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
         return self._page.timeless(selectors) if self._page else ()
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield one value for each label set with samples in [start_ms, end_ms], and the facts."""
-        return self._history(start_ms).summary(metric, selector, start_ms, end_ms, kind)
 
     def _history(self, start_ms: int) -> LoadedSource:
         if self._page is None or start_ms < self._since_ms:

@@ -1,26 +1,22 @@
-"""One question to a store for series of several selectors: each once, in pieces that ascend in time."""
+"""Reads the series of several selectors from a store, each series once."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from llem_integrator.series.matchers import Matcher, Selector
+from llem_integrator.series.matchers import Matcher, Selector, any_of
 from llem_integrator.series.samples import Key, Series
 from llem_integrator.stores.base import Piece, Progress, Source, whole
 
 _SLICE_MS: Final = 3_600_000
-"""Several selectors are read side by side, so much at a time."""
-
-LONGEST_PATTERN: Final = 4000
-"""Characters of a regular expression that stands for many selectors."""
+"""The length of time for which several selectors are read, one after the other."""
 
 
 def quiet(_: float) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 def combined(selectors: Sequence[Selector]) -> tuple[Selector, ...]:
-    """The same series by fewer selectors: those that ask one label for one value each become one pattern."""
+    """Return fewer selectors of the same series: values of one label become a regular expression."""
     values: dict[str, dict[str, None]] = {}
     others: dict[Selector, None] = {}
     for selector in selectors:
@@ -30,28 +26,10 @@ def combined(selectors: Sequence[Selector]) -> tuple[Selector, ...]:
             values.setdefault(selector[0].label, {})[selector[0].value] = None
         else:
             others[selector] = None
-    return (*others, *(one for label, found in values.items() for one in _patterns(label, list(found))))
-
-
-def _patterns(label: str, values: Sequence[str]) -> Iterator[Selector]:
-    first, length = 0, 0
-    for number, value in enumerate(values):
-        length += len(_escaped(value)) + 1
-        if length > LONGEST_PATTERN and number > first:
-            yield _any_of(label, values[first:number])
-            first, length = number, len(_escaped(value)) + 1
-    yield _any_of(label, values[first:])
-
-
-def _any_of(label: str, values: Sequence[str]) -> Selector:
-    if len(values) == 1:
-        return (Matcher(label, "=", values[0]),)
-    return (Matcher(label, "=~", "|".join(map(_escaped, values))),)
-
-
-def _escaped(value: str) -> str:
-    """The value as a regular expression, for RE2 as for Python; re.escape writes what RE2 does not know."""
-    return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", value)
+    for label, own in values.items():
+        matchers = [Matcher(label, "=", *own)] if len(own) == 1 else any_of(label, own)
+        others |= {(matcher,): None for matcher in matchers}
+    return tuple(others)
 
 
 def fetch(

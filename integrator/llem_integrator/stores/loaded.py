@@ -1,7 +1,6 @@
 """A source whose samples were all loaded at first: those of a file or of an exporter's history."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from llem_core.metrics import SAMPLER_INTERVAL
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters, selects
-from llem_integrator.series.samples import Series, Values, joined, make_series
-from llem_integrator.stores.base import Piece, Progress, Summary
+from llem_integrator.series.samples import Series, joined, make_series
+from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.spool import Spool
 
 _PIECE_SAMPLES: Final = 1_000_000
@@ -23,20 +22,16 @@ _PIECE_SAMPLES: Final = 1_000_000
 class LoadedSource:
     """A source of spooled samples.
 
-    `facts` are the series without timestamps, by metric. They hold for any window, but are not samples of it.
+    `facts` are the series without timestamps. They hold for any window, but are not samples of it.
     `other_metric` is a metric of the source that is not loaded, or "" if there is none.
     """
 
     def __init__(
-        self,
-        address: str,
-        spool: Spool,
-        facts: Mapping[str, Sequence[Series]] | None = None,
-        other_metric: str = "",
+        self, address: str, spool: Spool, facts: Sequence[Series] = (), other_metric: str = ""
     ) -> None:
         self.address, self.other_metric = address, other_metric
         self.warnings: tuple[str, ...] = ()
-        self._spool, self._facts = spool, facts or {}
+        self._spool, self._facts = spool, facts
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
@@ -45,74 +40,24 @@ class LoadedSource:
         spool, chunks = self._spool, self._spool.chunks(metric, selector)
         for first, last in _slabs(chunks, start_ms, end_ms):
             inside = chunks[(chunks["last_ms"] >= first) & (chunks["first_ms"] <= last)]
-            found: list[Series] = []
+            series: list[Series] = []
             for number, rows in groupby(inside.tolist(), itemgetter(0)):
                 labels = spool.labels[number]
                 parts = [
                     make_series(labels, *spool.read(start, count), within_ms=(first, last))
                     for _, start, count, *_ in rows
                 ]
-                found.append(joined(labels, parts, spool.metrics[number]))
-            yield Piece(first, last, tuple(series for series in found if len(series) or series.bad))
+                series.append(joined(labels, parts, spool.metrics[number]))
+            yield Piece(first, last, tuple(one for one in series if len(one) or one.bad))
             progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
 
     def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
         """Yield the facts that match any of the selectors, each as one sample at time 0."""
-        for metric, facts in self._facts.items():
-            own = of_exporters(selectors) if metric == SAMPLER_INTERVAL.name else selectors
-            for fact in facts:
-                if selects(own, fact.labels):
-                    yield replace(fact, metric=metric)
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield one value for each label set with samples in [start_ms, end_ms], and the facts."""
-        summed: dict[int, _Summed] = {}
-        for piece in self.pieces(metric, selector, start_ms, end_ms, lambda _: None):
-            for series in piece.series:
-                if len(series):
-                    # The labels of a series are one object for all pieces.
-                    summed.setdefault(id(series.labels), _Summed(series.labels)).add(series)
-        for one in summed.values():
-            yield Series(one.labels, np.array([one.last_ms]), np.array([one.value(kind)]))
-        if kind in (Summary.LAST, Summary.MAX):
-            for fact in self._facts.get(metric, ()):
-                if all(matcher(fact.labels) for matcher in selector):
-                    yield fact
-
-
-@dataclass(slots=True)
-class _Summed:
-    """The summary of a series' samples so far."""
-
-    labels: Mapping[str, str]
-    last_ms: int = 0
-    last: float = 0.0
-    highest: float = -np.inf
-    count: int = 0
-    resets: int = 0
-
-    def add(self, series: Series) -> None:
-        """Add the samples that follow."""
-        values: Values = series.values
-        fell_before = self.count > 0 and values[0] < self.last
-        self.resets += int(np.count_nonzero(values[1:] < values[:-1])) + int(fell_before)
-        self.last_ms, self.last = int(series.unix_ms[-1]), float(values[-1])
-        self.highest = max(self.highest, float(values.max()))
-        self.count += len(values)
-
-    def value(self, kind: Summary) -> float:
-        """Return the summary of one kind."""
-        match kind:
-            case Summary.LAST:
-                return self.last
-            case Summary.MAX:
-                return self.highest
-            case Summary.COUNT:
-                return float(self.count)
-            case Summary.RESETS:
-                return float(self.resets)
+        of_exporters_only = of_exporters(selectors)
+        for fact in self._facts:
+            own = of_exporters_only if fact.metric == SAMPLER_INTERVAL.name else selectors
+            if selects(own, fact.labels):
+                yield fact
 
 
 def _slabs(chunks: NDArray[np.void], start_ms: int, end_ms: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from llem_integrator.http.client import Http
 from llem_integrator.remote_read.client import NotOfferedError, RemoteRead
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series
-from llem_integrator.stores.base import Piece, Progress, Summary
+from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.slabs import TARGET_SAMPLES
 
@@ -18,9 +18,6 @@ _THANOS: Final = {"dedup": "false", "partial_response": "false", "max_source_res
 
 class PrometheusSource:
     """A Prometheus or a Mimir."""
-
-    at_once: Final = 2
-    """A connection belongs to one thread while it reads; threads set what they share to the same values."""
 
     def __init__(
         self,
@@ -49,10 +46,9 @@ class PrometheusSource:
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms]."""
-        remote = self._remote  # another thread may set it to None meanwhile
-        if remote is not None:
+        if self._remote is not None:
             try:
-                for piece in remote.pieces(metric, selector, start_ms, end_ms, progress):
+                for piece in self._remote.pieces(metric, selector, start_ms, end_ms, progress):
                     yield self._without_external(piece, metric, selector)
                     start_ms = piece.end_ms + 1
                 return
@@ -62,12 +58,6 @@ class PrometheusSource:
 
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield one value per label set that has samples in [start_ms, end_ms]."""
-        return self._promql.summary(metric, selector, start_ms, end_ms, kind)
 
     def _without_external(self, piece: Piece, metric: str, selector: Selector) -> Piece:
         """Return the piece without the server's external labels, which only remote read adds."""

@@ -1,29 +1,22 @@
-"""Prometheus's query API: raw samples by range selectors, and one value per series by instant queries.
+"""Prometheus's query API: raw samples by instant queries with range selectors.
 
 `query_range` is not used: it resamples, and repeats values over gaps.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final
-
-import numpy as np
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.series.matchers import Selector, query
-from llem_integrator.series.samples import STALE_MS, Series
 from llem_integrator.stores.ahead import Ahead
-from llem_integrator.stores.base import Piece, Progress, Summary
+from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.query_result import document, series_in
 from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
 
-RANGE: Final = "$range"
-"""Stands for the range selector in an expression."""
-
 _QUERY: Final = "/api/v1/query"
 _LABELS: Final = "/api/v1/labels"
-_SHORTEST_PART_MS: Final = 1000
 _SAMPLES_A_PAGE: Final = 200_000
 _HELD_PAGES: Final = 2
 
@@ -37,7 +30,7 @@ class Promql:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings in the server's answers so far, sorted, because threads may add them in any order."""
+        """The warnings in the server's answers so far, sorted, because they come in any order."""
         return tuple(sorted(self._warnings))
 
     def pages(
@@ -79,76 +72,8 @@ class Promql:
         """
         wanted = (query(name, selector) for name in metric.split("|"))
         counts = (f"(sum(count_over_time({series}[{length_ms}ms])) or vector(0))" for series in wanted)
-        return sum(int(series_in(result).values.sum()) for result in self.query(" + ".join(counts), end_ms))
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield one value per label set that has samples in [start_ms, end_ms]."""
-        function = "resets" if kind is Summary.RESETS else f"{kind}_over_time"
-        return self.over_range(f"{function}({RANGE})", query(metric, selector), start_ms, end_ms, kind)
-
-    def over_range(
-        self, expression: str, wanted: str, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield the value of an expression over RANGE, each series' samples in [start_ms, end_ms].
-
-        If the range exceeds a limit of the server, its parts are combined as `kind` says.
-        """
-        best: dict[tuple[tuple[str, str], ...], Series] = {}
-        for series in self._in_parts(expression, wanted, start_ms, end_ms, kind):
-            if len(series):
-                key = _key(series)
-                best[key] = _combined(best[key], series, kind) if key in best else series
-        yield from best.values()
-
-    def _in_parts(
-        self, expression: str, wanted: str, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield the values of the range, or of its parts in their order if it exceeds a limit."""
-        range_ms = max(1, end_ms - start_ms + self._left_open)
-        try:
-            results = self.query(expression.replace(RANGE, f"{wanted}[{range_ms}ms]"), end_ms)
-        except TooMuchError as exc:
-            if range_ms <= _SHORTEST_PART_MS:
-                what = f"{wanted} of {self._http.address}"
-                raise SourceError(f"{what} cannot be evaluated even over {range_ms} ms: {exc}") from exc
-        else:
-            yield from map(series_in, results)  # max_over_time drops the metric's name; the caller knows it
-            return
-        middle_ms = (start_ms + end_ms) // 2
-        yield from self._in_parts(expression, wanted, start_ms, middle_ms, kind)
-        yield from self._in_parts(expression, wanted, middle_ms + 1, end_ms, kind)
-        reach_ms = min(STALE_MS, (end_ms - start_ms) // 4)
-        around = max(start_ms, middle_ms - reach_ms), middle_ms, min(end_ms, middle_ms + reach_ms)
-        yield from self._across(expression, wanted, around, kind)
-
-    def _across(
-        self, expression: str, wanted: str, around: tuple[int, int, int], kind: Summary
-    ) -> Iterator[Series]:
-        """Yield what happened between two parts: from the last sample of one to the first of the other.
-
-        A series that is silent for longer than Prometheus looks back begins again.
-        """
-        first, middle, last = around
-        if kind is Summary.MAX:  # the expression may compare neighbouring samples
-            yield from self.over_range(expression, wanted, first, last, kind)
-        if kind is not Summary.RESETS:
-            return
-        sides = [
-            {_key(series): series for series in self.over_range(expression, wanted, *side, kind)}
-            for side in ((first, middle), (middle + 1, last))
-        ]
-        for series in self.over_range(expression, wanted, first, last, kind):
-            key = _key(series)
-            inside = sum((side[key].values for side in sides if key in side), np.zeros(1))
-            yield Series(series.labels, series.unix_ms, series.values - inside)
-
-    @cached_property
-    def _left_open(self) -> bool:
-        """Whether a range leaves out its first ms, as since Prometheus 3: [1s:1s] has one tick, not two."""
-        results = self.query("count_over_time(vector(1)[1s:1s])", 1_000_000)
-        return [series_in(result).values.tolist() for result in results] != [[2.0]]
+        results = self._results(self._ask(" + ".join(counts), end_ms))
+        return sum(int(series_in(result).values.sum()) for result in results)
 
     def label_names(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> set[str] | None:
         """Return the names of the labels stored with these series, or None if the server does not say."""
@@ -165,10 +90,6 @@ class Promql:
             case {"status": "success", "data": list(names)}:
                 return set(names)
         return None
-
-    def query(self, expression: str, time_ms: int) -> list[Any]:
-        """Return the result's elements. Raises TooMuchError if the query exceeds a limit of the server."""
-        return self._results(self._ask(expression, time_ms))
 
     def _ask(self, expression: str, time_ms: int) -> Answer:
         # Compression costs the server four times as much as the rest of the answer.
@@ -200,19 +121,3 @@ class Promql:
                 self._warnings.update({text: None for text in texts if isinstance(text, str)})
         if content.get("isPartial") is True:  # a cluster of VictoriaMetrics
             self._warnings["the answer is partial: some of the store's nodes did not respond"] = None
-
-
-def _key(series: Series) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(series.labels.items()))
-
-
-def _combined(earlier: Series, later: Series, kind: Summary) -> Series:
-    """Return the value of two parts of a range together."""
-    values = earlier.values, later.values
-    match kind:
-        case Summary.LAST:
-            return later
-        case Summary.MAX:
-            return Series(later.labels, later.unix_ms, np.maximum(*values))
-        case Summary.COUNT | Summary.RESETS:
-            return Series(later.labels, later.unix_ms, np.add(*values))

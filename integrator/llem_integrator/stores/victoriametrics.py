@@ -14,10 +14,9 @@ import numpy as np
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.series.matchers import Selector, query
-from llem_integrator.series.samples import Series, joined, make_series, whole_ms
+from llem_integrator.series.samples import Key, Series, joined, make_series, whole_ms
 from llem_integrator.stores.ahead import Ahead
-from llem_integrator.stores.base import Piece, Progress, Summary
-from llem_integrator.stores.promql import RANGE, Promql
+from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.query_result import numbers
 from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
 
@@ -35,21 +34,13 @@ _LONGEST_LINE: Final = 1 << 24
 _VALUES: Final = b'},"values":['
 """No label contains this: its quotes would be escaped."""
 _TIMES: Final = b'],"timestamps":['
-_FALLS_INSIDE: Final = f"increase_prometheus({RANGE}) != bool delta_prometheus({RANGE})"
-"""Neither function looks at the sample before the range. They are equal to the last bit if no value falls."""
-
-Key = tuple[tuple[str, str], ...]
 
 
 class VictoriaMetricsSource:
     """A VictoriaMetrics, single or as a cluster (the URL then ends with /select/TENANT/prometheus)."""
 
-    at_once: Final = 2
-    """A connection belongs to one thread while it reads; threads share nothing else that changes."""
-
     def __init__(self, http: Http) -> None:
         self._http = http
-        self._promql = Promql(http, _PARAMETERS)
 
     @property
     def address(self) -> str:
@@ -58,8 +49,8 @@ class VictoriaMetricsSource:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings in the server's answers so far."""
-        return self._promql.warnings
+        """Return nothing: an export is complete or an error."""
+        return ()
 
     def pieces(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
@@ -75,31 +66,6 @@ class VictoriaMetricsSource:
 
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
-
-    def summary(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, kind: Summary
-    ) -> Iterator[Series]:
-        """Yield one value per label set that has samples in [start_ms, end_ms]."""
-        summaries = self._promql.summary(metric, selector, start_ms, end_ms, kind)
-        if kind is not Summary.RESETS:
-            return summaries
-        return self._inner_resets(list(summaries), query(metric, selector), start_ms, end_ms)
-
-    def _inner_resets(
-        self, summaries: list[Series], wanted: str, start_ms: int, end_ms: int
-    ) -> Iterator[Series]:
-        """Yield the resets inside the range: resets() also counts a fall from the sample before the range.
-
-        _FALLS_INSIDE says whether a value falls inside at all. If one falls inside and one at the beginning,
-        the count is one too high.
-        """
-        inside: dict[Key, bool] = {}
-        if any(series.values[0] for series in summaries):
-            falls = self._promql.over_range(_FALLS_INSIDE, wanted, start_ms, end_ms, Summary.MAX)
-            inside = {_key(series.labels): bool(series.values[0]) for series in falls}
-        for series in summaries:
-            counts = series.values if inside.get(_key(series.labels)) else np.zeros(1)
-            yield Series(series.labels, series.unix_ms, counts)
 
     def _piece(self, wanted: str, abort: Abort, start_ms: int, end_ms: int, limit: int) -> tuple[Piece, int]:
         """Return the samples in [start_ms, end_ms] and their number; raises TooMuchError beyond `limit`."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llem_core.errors import SourceError
-from llem_integrator.series.samples import Series, Values, make_series
+from llem_integrator.series.samples import Values, make_series
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.stores.spool import Spool
 from llem_integrator.text.line import Sample, has_shape_of_sample, number, pairs, parse_line, parse_series
@@ -91,12 +91,14 @@ class Page:
         if not self._ended and not self._complete:
             raise SourceError(f"{self._origin}: truncated: its last line, {self._lines}, has no newline")
         self._spool.close()
-        facts: dict[str, list[Series]] = {}
-        for series, value in self._facts.items():
-            fact = make_series(self._spool.labels[series], np.zeros(1, np.int64), np.array([value]))
-            if len(fact) and series not in self._timed:
-                facts.setdefault(self._spool.metrics[series], []).append(fact)
-        return LoadedSource(self._origin, self._spool, facts, self._other_metric)
+        labels, metrics = self._spool.labels, self._spool.metrics
+        facts = (
+            make_series(labels[number], np.zeros(1, np.int64), np.array([value]), metrics[number])
+            for number, value in self._facts.items()
+            if number not in self._timed
+        )
+        own_facts = [fact for fact in facts if len(fact)]
+        return LoadedSource(self._origin, self._spool, own_facts, self._other_metric)
 
     def _codes(self, written: Sequence[bytes]) -> Codes:
         """Return the code of each series as it is written, and _UNUSUAL for what is not a series."""

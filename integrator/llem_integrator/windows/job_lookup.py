@@ -13,15 +13,13 @@ from llem_core.errors import ConfigError, SourceError
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.series.matchers import any_of
 from llem_integrator.series.samples import Series, Times, auto_max_gap_ms
-from llem_integrator.stores import Matcher, Progress, Selector, Source, Summary, whole
+from llem_integrator.stores import Matcher, Progress, Selector, Source, whole
+from llem_integrator.stores.fetch import quiet
 from llem_integrator.windows.job_runs import SLACK_MS, Stretch, runs, stretches
 from llem_integrator.windows.window import Window
 
 LOOK_BACK_DAYS: Final = 400
 """Jobs are searched for this far back. Most stores keep less."""
-
-_STEP_MS: Final = 30 * 86_400_000
-"""One query covers no more, because Mimir and Cortex usually allow 32 days."""
 
 _INFO: Final = metrics.GPU_JOB_INFO.name
 _OWNER: Final = ("user", "account", "partition")
@@ -89,28 +87,16 @@ def _job_series(
 ) -> list[Series]:
     """Return the series of the job in everything that the store has."""
     wanted = [(*selector, Matcher("job_id", "=", job_id)) for selector in selectors]
-    series: list[Series] = []
-    for step in _steps(now_ms):
-        shown = [selector for selector in wanted if _is_shown(source, _INFO, selector, step)]
-        series += _samples(source, _INFO, shown, *step)
-        progress(1 - (now_ms - step[1]) / (LOOK_BACK_DAYS * 86_400_000))
-    return series
+    return _samples(source, _INFO, wanted, _first_ms(now_ms), now_ms, progress)
 
 
-def _steps(now_ms: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and last ms of each step, oldest first."""
-    first_ms = max(0, now_ms - LOOK_BACK_DAYS * 86_400_000)
-    for start_ms in range(first_ms, now_ms + 1, _STEP_MS):
-        yield start_ms, min(start_ms + _STEP_MS - 1, now_ms)
-
-
-def _is_shown(source: Source, metric: str, selector: Selector, step: tuple[int, int]) -> bool:
-    """Return whether there is any such sample, which is quickly answered."""
-    return any(True for _ in source.summary(metric, selector, *step, Summary.LAST))
+def _first_ms(now_ms: int) -> int:
+    return max(0, now_ms - LOOK_BACK_DAYS * 86_400_000)
 
 
 def _not_found(source: Source, job_id: str, now_ms: int) -> str:
-    if any(_is_shown(source, _INFO, (), step) for step in _steps(now_ms)):
+    pieces = source.pieces(_INFO, (), _first_ms(now_ms), now_ms, quiet)
+    if any(len(series) for piece in pieces for series in piece.series):
         return f"{source.address} shows no job {job_id!r} in {_INFO} of the last {LOOK_BACK_DAYS} days"
     return (
         f"{source.address} has no {_INFO} of the last {LOOK_BACK_DAYS} days: "
@@ -238,13 +224,9 @@ def _shared(source: Source, stretch: Stretch, job: _Job) -> Iterator[Measurement
 
 def _divided(source: Source, stretch: Stretch) -> Iterator[MeasurementWarning]:
     """Yield a warning for each GPU that had MIG slices."""
-    uuids = {
-        series.labels.get("uuid")
-        for gpus in any_of("uuid", stretch.runs)
-        for series in source.summary(
-            metrics.GPU_MIG_INFO.name, (gpus,), stretch.start_ms, stretch.end_ms, Summary.LAST
-        )
-    }
+    wanted = [(gpus,) for gpus in any_of("uuid", stretch.runs)]
+    slices = _samples(source, metrics.GPU_MIG_INFO.name, wanted, stretch.start_ms, stretch.end_ms)
+    uuids = {series.labels["uuid"] for series in slices}
     for uuid in stretch.runs:
         if uuid in uuids:
             text = "this GPU was divided into MIG slices; the joules are those of the whole GPU"
@@ -252,12 +234,17 @@ def _divided(source: Source, stretch: Stretch) -> Iterator[MeasurementWarning]:
 
 
 def _samples(
-    source: Source, metric: str, selectors: Iterable[Selector], start_ms: int, end_ms: int
+    source: Source,
+    metric: str,
+    selectors: Sequence[Selector],
+    start_ms: int,
+    end_ms: int,
+    progress: Progress = quiet,
 ) -> list[Series]:
     """Return the series of any of the selectors, each label set once."""
     by_labels: dict[_Key, Series] = {}
     for selector in selectors:
-        for series in whole(source.pieces(metric, selector, start_ms, end_ms, lambda _: None)):
+        for series in whole(source.pieces(metric, selector, start_ms, end_ms, progress)):
             if len(series) and series.labels.get("uuid"):
                 by_labels.setdefault(tuple(sorted(series.labels.items())), series)
     return list(by_labels.values())

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from llem_core import energy, metrics
-from llem_integrator.stores import Selector, Source, Summary
+from llem_integrator.stores import Selector, Source
 
 POLL_SECONDS: Final = 1.0
 BEFORE_MS: Final = 120_000
@@ -14,11 +14,13 @@ BEFORE_MS: Final = 120_000
 _AFTER_MS: Final = int(energy.SENSOR_LAG_SECONDS * 1000)
 """A counter includes the energy up to the end only after this delay."""
 
-_AWAITED: Final = (
-    metrics.GPU_POWER_TRACE,
-    metrics.GPU_ZEUS_TRACE,
-    metrics.GPU_NVML_ENERGY,
-    metrics.GPU_ZEUS_ENERGY,
+_AWAITED: Final = "|".join(
+    [
+        metrics.GPU_POWER_TRACE.name,
+        metrics.GPU_ZEUS_TRACE.name,
+        metrics.GPU_NVML_ENERGY.name,
+        metrics.GPU_ZEUS_ENERGY.name,
+    ]
 )
 
 
@@ -36,25 +38,26 @@ def wait_for_samples(
     Returns False if they do not within `timeout_s`. The source is opened anew for each query, because a
     source that keeps its samples gives the same answer again. Raises SourceError.
     """
-    deadline_s = monotonic_s() + timeout_s
-    while _missing(open_source(), selectors, -(-end_us // 1000)):
+    deadline_s, end_ms = monotonic_s() + timeout_s, -(-end_us // 1000)
+    source = open_source()
+    awaited = _reaching(source, selectors, end_ms - BEFORE_MS, end_ms)
+    while awaited - _reaching(source, selectors, end_ms + _AFTER_MS, end_ms + BEFORE_MS):
         left_s = deadline_s - monotonic_s()
         if left_s <= 0:
             return False
         sleep(min(POLL_SECONDS, left_s))
+        source = open_source()
     return True
 
 
-def _missing(source: Source, selectors: Sequence[Selector], end_ms: int) -> bool:
-    """Return whether any series reaches `end_ms` and has no sample after it yet."""
-    return any(
-        _uuids(source, spec.name, selector, end_ms - BEFORE_MS, end_ms)
-        - _uuids(source, spec.name, selector, end_ms + _AFTER_MS, end_ms + BEFORE_MS)
-        for spec in _AWAITED
+def _reaching(
+    source: Source, selectors: Sequence[Selector], start_ms: int, end_ms: int
+) -> set[tuple[str, str]]:
+    """Return metric and UUID of the series with samples in [start_ms, end_ms]."""
+    return {
+        (series.metric, series.labels.get("uuid", ""))
         for selector in selectors
-    )
-
-
-def _uuids(source: Source, name: str, selector: Selector, start_ms: int, end_ms: int) -> set[str]:
-    latest = source.summary(name, selector, max(0, start_ms), end_ms, Summary.LAST)
-    return {series.labels.get("uuid", "") for series in latest}
+        for piece in source.pieces(_AWAITED, selector, max(0, start_ms), end_ms, lambda _: None)
+        for series in piece.series
+        if len(series)
+    }

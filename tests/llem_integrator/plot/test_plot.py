@@ -159,9 +159,6 @@ class Hours:
     def timeless(self, _: object) -> Iterator[Series]:
         return iter(())
 
-    def summary(self, *_: object) -> Iterator[Series]:
-        return iter(())
-
 
 def test_memory_does_not_grow_with_the_window(tmp_path: Path) -> None:
     """An hour needs as much memory as a quarter of an hour. All samples are included."""

@@ -6,7 +6,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
-from llem_integrator.stores import Summary, whole
+from llem_integrator.stores import whole
 from llem_integrator.stores.exporter import ExporterSource
 from tests.llem_integrator.stand_ins import Reply, StandIn, always, answering
 from tests.llem_integrator.traces import T0
@@ -20,7 +20,6 @@ def test_an_exporters_history_is_fetched_once() -> None:
         source = ExporterSource(Http(server.url))
         for margin_ms in (30_000, 300_000, 30_000, 300_000):
             assert len(list(whole(source.pieces(POWER, (), T0 - margin_ms, T0, lambda _: None)))) == 1
-            assert len(list(source.summary(POWER, (), T0 - margin_ms, T0, Summary.LAST))) == 1
         assert len(server.asked) == 1
         assert list(whole(source.pieces(POWER, (), 0, 5, lambda _: None))) == []
         assert len(server.asked) == 2
@@ -31,7 +30,7 @@ def test_an_exporter_without_samples_has_no_data() -> None:
     with answering(200, b"llem_gpu_info 1\n# EOF\n") as url:
         source = ExporterSource(Http(url))
         assert list(whole(source.pieces(POWER, (), T0, T0 + 5, lambda _: None))) == []
-        assert len(list(source.summary("llem_gpu_info", (), T0, T0 + 5, Summary.LAST))) == 1
+        assert [fact.metric for fact in source.timeless([()])] == ["llem_gpu_info"]
 
 
 PAGE = b"".join(b"llem_gpu_power_watts %d %d.5\n" % (i, T0 // 1000 + i) for i in range(5000)) + b"# EOF\n"

@@ -12,14 +12,13 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.remote_read.wire import fields, read_varint
-from llem_integrator.stores import Summary
 from llem_integrator.stores.prometheus import PrometheusSource
 from llem_integrator.stores.slabs import TooMuchError, refuse_too_much
 from llem_integrator.windows.job_lookup import find_job
 from tests.llem_integrator.pages import T0, page
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, between
-from tests.llem_integrator.traces import POWER, fetch
 from tests.llem_integrator.traces import T0 as TRACE_T0
+from tests.llem_integrator.traces import fetch
 from tests.llem_integrator.windows.test_job_lookup import NOW_US, ran
 from tests.servers import Prometheus, PrometheusRelease
 
@@ -79,15 +78,12 @@ def test_400_days_are_read_in_parts_of_32(
 
 @pytest.mark.parametrize("remote_read", [True, False])
 def test_a_limit_on_the_length_hides_no_sample(traced: Prometheus, remote_read: bool) -> None:
-    """With queries of at most 100 s, the samples, the maximum and the last value are the same."""
+    """With queries of at most 100 s, the samples are the same."""
     end_ms = TRACE_T0 + 1_000_000
     with between(traced.url, before=refusing(100_000)) as proxy:
         source = PrometheusSource(Http(proxy.url), remote_read=remote_read)
         series = fetch(source, TRACE_T0, end_ms)
         assert [one.unix_ms.tolist() for one in series] == [list(range(TRACE_T0, end_ms + 1, 100))] * 2
-        for kind, values in ((Summary.MAX, [96, 97]), (Summary.LAST, [9, 10]), (Summary.COUNT, [10_001] * 2)):
-            summary = source.summary(POWER, (), TRACE_T0, end_ms, kind)
-            assert sorted(float(one.values[0]) for one in summary) == values
 
 
 LIMITS = [

@@ -1,4 +1,4 @@
-"""Samples as JSON and summaries, from a real Prometheus, and from servers that answer badly."""
+"""Samples as JSON, from a real Prometheus, and from servers that answer badly."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
-from llem_integrator.stores import Summary, parse_selector, whole
+from llem_integrator.stores import parse_selector, whole
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, answering
 from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
@@ -35,8 +35,6 @@ def test_prometheus_gives_every_sample_once_over_many_pages(traced: Prometheus) 
     inner = fetch(source, T0 + 1000, T0 + 2000)
     assert inner[1].unix_ms.tolist() == [T0 + 1000 + 100 * i for i in range(11)]
     assert fetch(source, T0 - 5000, T0 - 1) == []
-    highest = source.summary(POWER, (), T0, T0 + 1000, Summary.MAX)
-    assert sorted(float(one.values[0]) for one in highest) == [10, 11]
 
 
 def test_prometheus_matches_labels(traced: Prometheus) -> None:
@@ -97,22 +95,6 @@ def test_prometheus_sample_limit_halves_the_page(limited: Prometheus) -> None:
     assert [len(one) for one in fetch(by_json(limited.url), T0, T0 + 2_000_000)] == [9_700, 9_700]
 
 
-def test_a_summary_of_more_than_a_server_evaluates_is_put_together(limited: Prometheus) -> None:
-    """If the whole range exceeds a limit, its parts give the same last value and maximum."""
-    for kind in (Summary.MAX, Summary.LAST):
-        found = list(by_json(limited.url).summary(POWER, (), T0, T0 + 2_000_000, kind))
-        assert sorted(float(one.values[0]) for one in found) == [96, 97], kind
-
-
-def test_a_fall_between_two_parts_of_a_range_is_counted_once(limited: Prometheus) -> None:
-    """If a range is queried in parts, each fall is counted once, also between parts."""
-    source = by_json(limited.url)
-    middle = 40 * 97 * 100  # a sample that is lower than the one before: the first of a part
-    for end in (2 * middle - 1, 2 * middle - 3, 2 * middle - 101, 2 * middle + 1, 969_900):
-        found = list(source.summary(POWER, (), T0, T0 + end, Summary.RESETS))
-        assert [float(one.values[0]) for one in found] == [end // 100 // 97] * 2, end
-
-
 def result_of(one: object) -> bytes:
     """A successful answer with one series."""
     return json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [one]}}).encode()
@@ -144,8 +126,6 @@ def test_answers_that_are_not_samples(subtests: pytest.Subtests) -> None:
             source = by_json(url)
             with pytest.raises(SourceError, match=message):
                 fetch(source, T0, T0 + 1000)
-            with pytest.raises(SourceError, match=message):
-                list(source.summary(POWER, (), T0, T0 + 1000, Summary.MAX))
 
 
 def test_half_a_response_is_an_error() -> None:
@@ -159,21 +139,14 @@ def test_half_a_response_is_an_error() -> None:
 
 
 def test_a_servers_warnings_are_kept() -> None:
-    """Warnings of the server are warnings of the source."""
-    body = json.dumps(SUCCESS | {"data": {"result": []}, "warnings": ["half of me is down"]}).encode()
-    with answering(200, body) as url:
-        source = by_json(url)
-        fetch(source, T0, T0 + 1000)
-    assert source.warnings == ("half of me is down",)
-
-
-def test_a_summary_without_a_number_is_none() -> None:
-    """NaN, infinite, negative and too large summaries are skipped. Warnings may be null."""
-    found = [{"metric": {"gpu": value}, "value": [1, value]} for value in ("NaN", "+Inf", "-1", "1e300", "7")]
-    body = json.dumps(SUCCESS | {"data": {"result": found}, "warnings": None}).encode()
-    with answering(200, body) as url:
-        source = by_json(url)
-        assert [one.labels["gpu"] for one in source.summary(POWER, (), T0, T0 + 1000, Summary.MAX)] == ["7"]
+    """Warnings of the server are warnings of the source. So is that a vmselect's answer is partial."""
+    for noted, warning in (({"warnings": ["half of me is down"]}, "half"), ({"isPartial": True}, "partial")):
+        body = json.dumps(SUCCESS | {"data": {"result": []}, "infos": None, **noted}).encode()
+        with answering(200, body) as url:
+            source = by_json(url)
+            fetch(source, T0, T0 + 1000)
+        (text,) = source.warnings
+        assert warning in text
 
 
 def test_escapes_are_promqls(traced: Prometheus) -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.access import HttpConfig
-from llem_integrator.stores import Summary, open_source
+from llem_integrator.stores import open_source
 from llem_integrator.stores.exporter import ExporterSource
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.remote_read.test_client import READ
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
-from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
+from tests.llem_integrator.traces import T0, fetch, same, trace_text
 from tests.servers import Exporter, Prometheus, PrometheusRelease
 
 BUILD = "/api/v1/status/buildinfo"
@@ -43,7 +43,6 @@ def test_a_prometheus_under_a_path(tmp_path: Path, prometheus_release: Prometheu
     with PrefixedPrometheus.on_blocks(tmp_path, text, args=args, release=prometheus_release) as server:
         source = open_source(f"{server.url}/prom/a/")
         assert [len(one) for one in fetch(source, T0, T0 + 5000)] == [10, 10]
-        assert len(list(source.summary(POWER, (), T0, T0 + 5000, Summary.MAX))) == 2
 
 
 class PrefixedPrometheus(Prometheus):
@@ -107,8 +106,6 @@ def test_a_thanos_is_asked_for_every_raw_sample(traced: Prometheus) -> None:
     with between(traced.url, before=thanos.before) as proxy:
         source = open_source(proxy.url)
         assert same(fetch(source, T0, T0 + 300_000), fetch(open_source(traced.url), T0, T0 + 300_000))
-        for kind in Summary:
-            assert len(list(source.summary(POWER, (), T0, T0 + 300_000, kind))) == 2
         assert READ not in {asked.path for asked in proxy.asked}
         assert not source.warnings
         thanos.warn = True

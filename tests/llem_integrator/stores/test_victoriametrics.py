@@ -1,45 +1,30 @@
-"""A real VictoriaMetrics: recognised, and its samples and summaries those that were put in."""
+"""A real VictoriaMetrics: recognised, and its samples those that were put in."""
 
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import urllib3
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
-from llem_integrator.series.samples import Values
-from llem_integrator.stores import Source, Summary, open_source, whole
+from llem_integrator.stores import open_source, whole
 from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
-from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, answering, between, cut_at
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, answering, between, cut_at
 from tests.llem_integrator.traces import POWER, T0, fetch
 from tests.servers import VictoriaMetrics
 
 STEP_MS = 100
 SAMPLES = 40_000
 END = T0 + SAMPLES * STEP_MS
-COUNTER = "llem_gpu_zeus_energy_joules_total"
 
 
 def watts(gpu: int) -> list[float]:
     """Of which some are large, some small, and all have at most 12 digits."""
     noise = random.Random(gpu)
     return [round(noise.gauss(300, 40) * 8) / 8 for _ in range(SAMPLES)]
-
-
-def joules(gpu: int) -> list[float]:
-    """A counter read each 5 s that falls now and then."""
-    noise, value, found = random.Random(gpu), 2e9, []
-    for _ in range(SAMPLES // 50):
-        value = (
-            round(noise.random() * 80) / 8 if noise.random() < 0.02 else value + round(noise.random() * 8) / 8
-        )
-        found.append(value)
-    return found
 
 
 def put(
@@ -62,7 +47,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaMetrics
         for gpu in range(2):
             labels = {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
             put(running, {"__name__": POWER, **labels}, range(T0, END, STEP_MS), watts(gpu))
-            put(running, {"__name__": COUNTER, **labels}, range(T0 + gpu, END, 50 * STEP_MS), joules(gpu))
         yield running
 
 
@@ -107,56 +91,6 @@ def test_every_sample_comes_back(server: VictoriaMetrics) -> None:
         expected = [ms for ms in range(T0, END, STEP_MS) if start_ms <= ms <= end_ms]
         found = fetch(source(server.url), start_ms, end_ms, 'gpu="0"')
         assert [ms for one in found for ms in one.unix_ms.tolist()] == expected
-
-
-def expected(values: Values, kind: Summary) -> float:
-    match kind:
-        case Summary.LAST:
-            return float(values[-1])
-        case Summary.MAX:
-            return float(values.max())
-        case Summary.COUNT:
-            return float(len(values))
-        case Summary.RESETS:
-            return float(np.count_nonzero(np.diff(values) < 0))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("kind", list(Summary))
-def test_summaries_are_of_the_range_alone(server: VictoriaMetrics, kind: Summary) -> None:
-    """MetricsQL functions look back. Samples before the range are not counted."""
-    cuts = random.Random(9)
-    store = source(server.url)
-    for _ in range(60):
-        start_ms = cuts.randrange(T0 - 20_000, END)
-        end_ms = start_ms + cuts.choice([1, 4_999, 5_000, 30_000, 600_000])
-        found = {one.labels["gpu"]: one for one in store.summary(COUNTER, (), start_ms, end_ms, kind)}
-        for gpu in range(2):
-            times = np.arange(T0 + gpu, END, 50 * STEP_MS)
-            values = np.array(joules(gpu))[(times >= start_ms) & (times <= end_ms)]
-            if not len(values):
-                assert str(gpu) not in found
-                continue
-            value, right = float(found[str(gpu)].values[0]), expected(values, kind)
-            falls_in = kind is Summary.RESETS and right > 0
-            assert value in ((right, right + 1) if falls_in else (right,)), (start_ms, end_ms)
-
-
-@pytest.mark.full
-def test_a_fall_between_two_parts_of_a_range_is_seen(tmp_path: Path) -> None:
-    """If a server limits the samples per query, falls between two parts are counted."""
-    # It counts whole blocks of 8192 samples.
-    with VictoriaMetrics(tmp_path, args=["-search.maxSamplesPerQuery=130000"]) as server:
-        times = range(T0, T0 + 40_000 * STEP_MS, STEP_MS)
-        falls = range(19_998, 20_002)
-        for at in falls:
-            values = [float(i + 100_000 * (i < at)) for i in range(len(times))]
-            put(server, {"__name__": COUNTER, "gpu": str(at)}, times, values)
-        for end_ms in range(times[-1] - 2 * STEP_MS, times[-1] + 2 * STEP_MS, STEP_MS // 2):
-            found = source(server.url).summary(COUNTER, (), T0, end_ms, Summary.RESETS)
-            assert {one.labels["gpu"]: float(one.values[0]) for one in found} == {
-                str(at): 1.0 for at in falls
-            }
 
 
 def test_stale_markers_and_infinity_are_no_samples() -> None:
@@ -220,19 +154,9 @@ def test_an_export_that_is_none(subtests: pytest.Subtests) -> None:
 
 
 def test_all_of_a_cluster_is_asked_for() -> None:
-    """Partial responses are denied. A response that is partial gives a warning."""
-    partial = b'{"status":"success","isPartial":true,"data":{"resultType":"vector","result":[]}}'
-
-    def reply(asked: Asked) -> Reply:
-        return Reply(body=partial if asked.path.endswith("query") else b"")
-
-    with StandIn(reply) as server:
-        store: Source = source(f"{server.url}/select/7/prometheus")
-        fetch(store, T0, T0 + 1000)
-        list(store.summary(POWER, (), T0, T0 + 1000, Summary.MAX))
-        assert all(b"deny_partial_response=1" in asked.body for asked in server.asked)
-        assert {asked.path for asked in server.asked} == {
-            "/select/7/prometheus/api/v1/export",
-            "/select/7/prometheus/api/v1/query",
-        }
-    assert "partial" in store.warnings[0]
+    """Partial responses are denied."""
+    with StandIn(always(Reply())) as server:
+        fetch(source(f"{server.url}/select/7/prometheus"), T0, T0 + 1000)
+        (asked,) = server.asked
+    assert asked.path == "/select/7/prometheus/api/v1/export"
+    assert b"deny_partial_response=1" in asked.body

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.errors import SourceError
-from llem_integrator.stores import Summary, open_source, whole
+from llem_integrator.stores import open_source, whole
 from llem_integrator.text.openmetrics import parse, read
 from tests.fake_nvml import FakeDriver
 from tests.llem_integrator.conftest import Done
@@ -40,7 +40,7 @@ def test_openmetrics_details() -> None:
     found = {one.labels["x"]: one for one in whole(source.pieces("m", (), 0, 20_000, lambda _: None))}
     assert found['a "b" } c\n\\'].unix_ms.tolist() == [12_345]
     assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
-    assert [one.labels for one in source.summary("i", (), 5, 6, Summary.LAST)] == [{"v": "1"}]
+    assert [(one.metric, one.labels) for one in source.timeless([()])] == [("i", {"v": "1"})]
     assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000, lambda _: None))] == [1]
 
 
@@ -58,8 +58,8 @@ def test_values_that_are_no_samples_of_ours() -> None:
     source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
     (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
     assert (one.values.tolist(), one.bad) == ([2], 1)
-    for name, count in (("n", 0), (f"{POWER}_limit", 0), ("fact", 0), ("fact2", 1)):
-        assert len(list(source.summary(name, (), 0, 20_000, Summary.MAX))) == count
+    assert list(whole(source.pieces("n", (), 0, 20_000, lambda _: None))) == []
+    assert [fact.metric for fact in source.timeless([()])] == ["fact2"]
 
 
 NO_PAGES = [

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_core.errors import SourceError
-from llem_integrator.stores import Summary, whole
+from llem_integrator.stores import whole
 from llem_integrator.text.openmetrics import read
 from tests.llem_integrator.text.dumps import dumped
 from tests.llem_integrator.traces import POWER
@@ -251,8 +251,8 @@ def test_of_other_programs_metrics_nothing_is_kept() -> None:
         + f'{{__name__="{POWER}"}} 5 1795507546000\n# EOF\n'.encode()
     )
     source = read([text], "page")
-    for name, count in (("h", 0), ("my.metric", 0), ("up", 0), (POWER, 1)):
-        assert len(list(source.summary(name, (), 0, END_MS, Summary.LAST))) == count
+    every = source.pieces(f"h|my.metric|up|{POWER}", (), 0, END_MS, lambda _: None)
+    assert [series.metric for series in whole(every)] == [POWER]
     with pytest.raises(SourceError, match="line 1: not a sample"):
         read([f'{{__name__="{POWER}"}} {{count:3}} 1795507546000\n'.encode()], "page")
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.pages import T0, page, scraped, series
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn
 
 BEGIN = T0 // 1000
 Run = Callable[..., Done]
@@ -133,3 +134,24 @@ def test_jobs_of_one_id_and_of_one_gpu(tmp_path: Path, llem_integrate: Run) -> N
     assert (bob["name"], bob["total_j"]) == ("7 (user=bob)", pytest.approx(8000))
     assert [(warning["code"], warning["uuid"]) for warning in bob["warnings"]] == [("gpu_shared", "GPU-1")]
     assert "at the same time: 8;" in bob["warnings"][0]["message"]
+
+
+def test_only_the_hosts_of_a_list_are_waited_for(tmp_path: Path, llem_integrate: Run) -> None:
+    """--wait with a list of jobs ignores other hosts, whose samples may come later."""
+    listed_host = scraped(0, seconds=range(0, 121, 5), host="n1")
+    other_host = scraped(1, seconds=range(0, 61, 5), host="n2")
+    history = page(listed_host, other_host).encode()
+
+    def exporter(asked: Asked) -> Reply:
+        if asked.path.startswith("/history"):
+            return Reply(body=history)
+        return Reply(body=b"llem-exporter") if asked.path == "/" else Reply(404)
+
+    (tmp_path / "jobs").write_text(
+        "\n".join(["JobID|Start|End|NodeList|AllocTRES", row("1", 20, 60, "gres/gpu=1"), ""])
+    )
+    with StandIn(exporter) as server:
+        list_options = ("--windows", str(tmp_path / "jobs"), "--timezone", "UTC", "--node-label", "host")
+        done = llem_integrate("--source", server.url, *list_options, "--wait", "60s", "--format", "csv")
+        assert (done.code, len(done.stdout.splitlines())) == (0, 2)
+        assert [asked.path for asked in server.asked].count("/") == 2  # opened to wait once, and to read
