@@ -56,10 +56,11 @@ def source_and_windows(given: Options, request: Request) -> "tuple[Source, list[
     source = _open(given)
     windows += _of_job(given, request, now_us, source)
     if wait_s is not None and windows:
+        from llem_integrator.windows.hosts import common_selectors
         from llem_integrator.windows.wait import wait_for_samples
 
-        end_us = max(window.end_us for window in windows)
-        wait_for_samples(lambda: _open(given), end_us, wait_s, request.selectors)
+        end_us, selectors = max(w.end_us for w in windows), common_selectors(windows, request.selectors)
+        wait_for_samples(lambda: _open(given), end_us, wait_s, selectors)
         source = _open(given)
     return source, windows, left_out
 

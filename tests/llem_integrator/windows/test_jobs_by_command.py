@@ -152,6 +152,6 @@ def test_only_the_hosts_of_a_list_are_waited_for(tmp_path: Path, llem_integrate:
     )
     with StandIn(exporter) as server:
         list_options = ("--windows", str(tmp_path / "jobs"), "--timezone", "UTC", "--node-label", "host")
-        done = llem_integrate("--source", server.url, *list_options, "--wait", "60s", "--format", "csv")
+        done = llem_integrate("--source", server.url, *list_options, "--wait", "20s", "--format", "csv")
         assert (done.code, len(done.stdout.splitlines())) == (0, 2)
-        assert [asked.path for asked in server.asked].count("/") == 2  # opened to wait once, and to read
+        assert [asked.path for asked in server.asked].count("/") == 3  # opened, to wait once, and to read
