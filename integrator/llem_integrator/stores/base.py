@@ -34,7 +34,7 @@ class Source(Protocol):
         ...
 
     def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
+        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress, /
     ) -> Iterable[Piece]:
         """Yield every sample in [start_ms, end_ms], in pieces of bounded size that ascend and do not overlap.
 
