@@ -6,6 +6,7 @@ with Exporter(args=["--replay", "trace.csv"]) as exporter:
 """
 
 from tests.servers.alertmanager import Alertmanager
+from tests.servers.cortex import Cortex
 from tests.servers.exporter import Exporter
 from tests.servers.process import Server, ServerError, free_port, program, wait_until
 from tests.servers.prometheus import (
@@ -17,10 +18,12 @@ from tests.servers.prometheus import (
 )
 from tests.servers.pushgateway import Pushgateway
 from tests.servers.query import QueryServer
+from tests.servers.thanos import ThanosQuerier, ThanosSidecar
 from tests.servers.victoriametrics import VictoriaMetrics
 
 __all__ = [
     "Alertmanager",
+    "Cortex",
     "Exporter",
     "Prometheus",
     "PrometheusRelease",
@@ -28,6 +31,8 @@ __all__ = [
     "QueryServer",
     "Server",
     "ServerError",
+    "ThanosQuerier",
+    "ThanosSidecar",
     "VictoriaMetrics",
     "free_port",
     "installed_prometheus",

@@ -39,6 +39,14 @@ def program(name: str, package: str) -> str:
     return path
 
 
+def built_program(name: str) -> str:
+    """Return the path of a program that tests/servers/build built; the variable LLEM_<NAME> has it."""
+    path = os.environ.get(variable := f"LLEM_{name.upper()}")
+    if path is None:
+        raise FileNotFoundError(f"{variable} is not set: 'bash tests/run --full' builds {name} and sets it")
+    return path
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 that is not in use now."""
     for port in random.sample(PORTS, PORT_TRIALS):

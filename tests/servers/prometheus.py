@@ -1,7 +1,6 @@
 """Prometheus 2 from Debian's package, and Prometheus 3 as built by `tests/run --full`."""
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from tests.servers.process import Server, ServerError, program
+from tests.servers.process import Server, ServerError, built_program, program
 from tests.servers.query import QueryServer
 
 
@@ -35,11 +34,7 @@ def installed_prometheus() -> PrometheusRelease:
 
 def built_prometheus() -> PrometheusRelease:
     """Return Prometheus 3, which `tests/run --full` builds. LLEM_PROMETHEUS3 is its path."""
-    prometheus = os.environ.get("LLEM_PROMETHEUS3")
-    if prometheus is None:
-        raise FileNotFoundError(
-            "LLEM_PROMETHEUS3 is not set: 'bash tests/run --full' builds Prometheus 3 and sets it"
-        )
+    prometheus = built_program("prometheus3")
     return PrometheusRelease(_version(prometheus), prometheus, str(Path(prometheus).with_name("promtool")))
 
 

@@ -1,8 +1,7 @@
 """Prometheus, and stores with its API: chunks by remote read, or JSON if remote read is not available."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
 
 from llem_integrator.http.client import Http
 from llem_integrator.remote_read.client import NotOfferedError, RemoteRead
@@ -12,9 +11,6 @@ from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.slabs import TARGET_SAMPLES
 
-_THANOS: Final = {"dedup": "false", "partial_response": "false", "max_source_resolution": "0s"}
-"""Replicas are not deduplicated, a store that is down is an error, and no value is downsampled."""
-
 
 class PrometheusSource:
     """A Prometheus or a Mimir."""
@@ -23,12 +19,12 @@ class PrometheusSource:
         self,
         http: Http,
         *,
-        parameters: Mapping[str, str] | None = None,
+        promql: Promql | None = None,
         remote_read: bool = True,
         slab_samples: int = TARGET_SAMPLES,
     ) -> None:
         self._http = http
-        self._promql = Promql(http, parameters)
+        self._promql = promql or Promql(http)
         self._remote = RemoteRead(http, slab_samples) if remote_read else None
         self._external: dict[str, str] | None = None
 
@@ -73,8 +69,3 @@ class PrometheusSource:
             piece.end_ms,
             tuple(replace(one, labels=dict(one.labels.items() - external)) for one in piece.series),
         )
-
-
-def thanos(http: Http) -> PrometheusSource:
-    """Return a Thanos querier: it has no remote read, and its replicas are merged by time here."""
-    return PrometheusSource(http, parameters=_THANOS, remote_read=False)

@@ -16,7 +16,8 @@ _BUILD_FIELDS: Final = ("goVersion", "revision", "application")
 def recognised(http: Http) -> Source:
     """Return the source at an address; raises SourceError if no known store answers."""
     from llem_integrator.stores.exporter import ExporterSource
-    from llem_integrator.stores.prometheus import PrometheusSource, thanos
+    from llem_integrator.stores.prometheus import PrometheusSource
+    from llem_integrator.stores.thanos import thanos
     from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
 
     build = http.request("GET", _BUILDINFO)

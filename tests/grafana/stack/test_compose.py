@@ -73,8 +73,8 @@ def test_images_are_pinned() -> None:
 
 def test_images_are_those_that_were_tested() -> None:
     """Prometheus has the version that the tests build. Grafana has the version of the schema tests."""
-    build = ROOT / "tests" / "servers" / "build_prometheus"
-    tested = re.search(r"\bversion=(\S+)", build.read_text())
+    build = ROOT / "tests" / "servers" / "build"
+    tested = re.search(r"prometheus\)\n.*?\bversion=(\S+)", build.read_text(), re.DOTALL)
     assert tested
     assert SERVICES["prometheus"]["image"].endswith(f":v{tested[1]}")
     manifest = json.loads((ROOT / "tests" / "grafana" / "dashboards" / "package.json").read_text())

@@ -19,8 +19,8 @@ from distributed import Client
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.dask.processes import Cluster, cluster
 from tests.llem_integrator.pages import T0, page, scraped, trace
+from tests.llem_integrator.remote_read.test_client import READ
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
-from tests.llem_integrator.stores.test_recognition import Thanos
 from tests.servers import Prometheus, free_port, installed_prometheus, wait_until
 
 BEGIN = T0 // 1000
@@ -179,8 +179,11 @@ def test_warnings_of_the_store_reach_the_user(workers: Cluster, prometheus: str)
         headers = {name: value for name, value in reply.headers.items() if "encoding" not in name.lower()}
         return replace(reply, body=json.dumps(said).encode(), headers=headers)
 
-    with between(prometheus, warned, Thanos().before) as thanos:
-        found = run(thanos.url, workers.address, "--backend", "nvml")
+    def off(asked: Asked) -> Reply | None:
+        return Reply(404) if asked.path == READ else None  # only JSON has warnings
+
+    with between(prometheus, warned, off) as store:
+        found = run(store.url, workers.address, "--backend", "nvml")
     assert found.returncode == 0, found.stderr
     (window,) = json.loads(found.stdout)["windows"]
     assert ("source_warning", "a store is down") in [

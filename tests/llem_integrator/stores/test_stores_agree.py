@@ -1,6 +1,5 @@
 """The same samples by every way in give the same joules."""
 
-import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -18,28 +17,16 @@ from llem_integrator.stores.exporter import ExporterSource
 from llem_integrator.stores.prometheus import PrometheusSource
 from llem_integrator.stores.victoriametrics import VictoriaMetricsSource
 from llem_integrator.windows.window import Window
-from tests.llem_integrator.pages import T0, page, scraped, trace
+from tests.llem_integrator.pages import T0
 from tests.llem_integrator.remote_read.test_client import by_remote_read
-from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, between
-from tests.llem_integrator.stores.test_recognition import Thanos
+from tests.llem_integrator.stand_ins import Asked, Reply, StandIn
+from tests.llem_integrator.stores.recorded import WINDOWS_MS, recorded
 from tests.llem_integrator.stores.test_victoriametrics import put_text
 from tests.llem_integrator.text.dumps import dumped, packed
 from tests.servers import Prometheus, PrometheusRelease, VictoriaMetrics
 
 DIGITS = 1e-12
 """What VictoriaMetrics keeps of a value."""
-
-
-def recorded() -> str:
-    """Two GPUs for two minutes: one with a trace with a gap, one with counters that restart."""
-    noise = random.Random(11)
-    steps = [ms for ms in range(0, 120_000, 100) if not 40_000 < ms < 47_000]
-    return page(
-        trace(0, [(ms, round(noise.gauss(400, 60) * 8) / 8) for ms in steps]),
-        scraped(0, watts=401.5, zeus=False),
-        scraped(1, watts=212.25),
-        scraped(2, watts=99.0, started_s=50, zeus=False),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +44,9 @@ def sources(
         prometheus = stack.enter_context(
             Prometheus.on_blocks(folder / "prometheus", text, release=prometheus_release)
         )
-        thanos = stack.enter_context(between(prometheus.url, before=Thanos().before))
         yield {
             "remote read": by_remote_read(prometheus.url),
             "json": PrometheusSource(Http(prometheus.url), remote_read=False),
-            "thanos": open_source(thanos.url),
             "exporter": open_source(stack.enter_context(StandIn(exporter)).url),
             "file": open_source(str(folder / "page.om")),
             **files(folder, text, prometheus_release),
@@ -87,16 +72,7 @@ def in_ms(text: str) -> str:
     return "".join(f"{sample} {round(float(unix_s) * 1000)}\n" for sample, _, unix_s in lines)
 
 
-WINDOWS = [
-    Window((T0 + start_ms) * 1000, (T0 + end_ms) * 1000)
-    for start_ms, end_ms in (
-        (0, 120_000),
-        (13_337, 98_765),
-        (41_000, 46_000),
-        (99_950, 100_050),
-        (60_000, 61_000),
-    )
-]
+WINDOWS = [Window((T0 + start_ms) * 1000, (T0 + end_ms) * 1000) for start_ms, end_ms in WINDOWS_MS]
 BACKENDS = [None, Backend.NVML, Backend.ZEUS]
 
 
