@@ -41,8 +41,10 @@ from prometheus_api_client import PrometheusConnect
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from llem_core.backend import Backend
 from llem_integrator.integration import integrate
-from llem_integrator.remote_read.messages import HEADERS, request
+from llem_integrator.remote_read.messages import HEADERS
+from llem_integrator.remote_read.messages import request as read_request
 from llem_integrator.report import About, writer
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
@@ -140,7 +142,7 @@ def bare_transfer(server: Prometheus, first_ms: int, last_ms: int) -> int:
     buffer = bytearray(1 << 20)
     for start_ms in range(first_ms, last_ms, SLICE_MS):
         end_ms = min(start_ms + SLICE_MS - 1, last_ms)
-        body = request((Matcher("__name__", "=", TRACE),), start_ms, end_ms)
+        body = read_request((Matcher("__name__", "=", TRACE),), start_ms, end_ms)
         question = urllib.request.Request(f"{server.url}/api/v1/read", data=body, headers=dict(HEADERS))
         with urllib.request.urlopen(question) as answer:
             while count := answer.readinto(buffer):
@@ -179,11 +181,12 @@ def integrator(board: Board, cluster: Cluster, cache: Path = CACHE) -> None:
     samples = cluster.gpus * round(asked.duration_s * 10)
     with serving(cluster, cache) as server:
         source = open_source(server.url)
-        found: list[WindowResult] = list(integrate(source, [asked], Request()))
+        request = Request(Backend.NVML)
+        found: list[WindowResult] = list(integrate(source, [asked], request))
         edges_ms = asked.start_us // 1000 - 30_000, asked.end_us // 1000 + 30_000
         ours, bare = in_turns(
             server,
-            lambda: found.__setitem__(slice(None), integrate(source, [asked], Request())),
+            lambda: found.__setitem__(slice(None), integrate(source, [asked], request)),
             lambda: bare_transfer(server, *edges_ms),
         )
         few = window(EDGE_S, min(cluster.hours, 2) * 3600 - EDGE_S)
@@ -191,7 +194,7 @@ def integrator(board: Board, cluster: Cluster, cache: Path = CACHE) -> None:
         started = time.perf_counter()
         theirs, theirs_samples = by_api_client(server, few, few_gpus)
         theirs_s = time.perf_counter() - started
-        (same,) = integrate(source, [few], Request())
+        (same,) = integrate(source, [few], request)
     rate, their_rate = samples / ours.wall_s / 1e6, theirs_samples / theirs_s / 1e6
     figure = f"{rate:.1f} M/s"
     board.say(f"integrator, {samples / 1e6:.1f} M samples, warm", figure, ">= 40 M/s", met=rate >= 40)

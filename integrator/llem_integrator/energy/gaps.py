@@ -42,17 +42,24 @@ def _local_gaps_ms(unix_ms: Times, index: Index, context_ms: int) -> Floats:
     is_after = (after < len(unix_ms)) & (last_ms - ends_ms[:, None] <= context_ms)
     left = np.where(is_before, steps_ms[np.clip(before, 0, None)], np.nan)
     right = np.where(is_after, steps_ms[np.clip(after, None, len(unix_ms) - 1)], np.nan)
-    both = np.concatenate([left, right], axis=1)
     counts = is_before.sum(axis=1), is_after.sum(axis=1)
-    alone = counts[0] + counts[1] == 0
-    both[alone, 0] = steps_ms[index[alone]]
-    median_ms = np.nanmedian(both, axis=1)
-    sided = (counts[0] >= _FEW_STEPS) & (counts[1] >= _FEW_STEPS)
-    if sided.any():
-        sides = np.nanmedian(left[sided], axis=1), np.nanmedian(right[sided], axis=1)
-        median_ms[sided] = np.maximum(*sides)
+    median_ms = np.maximum(_medians(left, counts[0]), _medians(right, counts[1]))
+    few = np.flatnonzero(np.minimum(*counts) < _FEW_STEPS)
+    if len(few):
+        own = np.where(counts[0] + counts[1] == 0, steps_ms[index], np.nan)
+        both = np.concatenate([left, right, own[:, None]], axis=1)[few]
+        median_ms[few] = _medians(both, np.maximum(counts[0] + counts[1], 1)[few])
     longest_ms: Floats = np.minimum(float(STALE_MS), energy.GAP_INTERVALS * median_ms)
     return longest_ms
+
+
+def _medians(values: Floats, counts: Index) -> Floats:
+    """Return the median of each row (k, n), of which `counts` (k,) values are not NaN."""
+    ascending = np.sort(values, axis=1)  # NaN comes last
+    rows = np.arange(len(values))
+    lower, upper = np.maximum(counts - 1, 0) // 2, counts // 2
+    medians: Floats = (ascending[rows, lower] + ascending[rows, np.minimum(upper, values.shape[1] - 1)]) / 2
+    return medians
 
 
 def may_be_gaps(unix_ms: Times) -> Index:
