@@ -106,7 +106,15 @@ def _rises(measuring: GpuMeasuring, counter: Counter) -> Integrals:
 
 
 def measure_zeus(measuring: GpuMeasuring) -> Integrals | None:
-    """Return what the hardware's counter rose by: scraped and traced values are readings of one register."""
+    """Return what the hardware's counter rose by; of the same windows it is worked out once."""
+    gpu, spans = measuring.gpu, measuring.spans
+    if gpu.zeus_risen is None or gpu.zeus_risen[0] is not spans:
+        gpu.zeus_risen = spans, _zeus(measuring)
+    return gpu.zeus_risen[1]
+
+
+def _zeus(measuring: GpuMeasuring) -> Integrals | None:
+    """Scraped and traced values are readings of one register."""
     gpu, spans, trace = measuring.gpu, measuring.spans, measuring.gpu.zeus
     traced = trace.near(spans) if trace else np.zeros(len(spans), np.bool_)
     lags_ms = gpu.lags_ms(spans)

@@ -143,7 +143,8 @@ class Group:
         )
         part.scrapes, part.zeus, part.nodes = self.scrapes, self.zeus, self.nodes
         part.gpus = {
-            uuid: replace(gpu, power=gpu.power if with_power else None) for uuid, gpu in self.gpus.items()
+            uuid: replace(gpu, power=gpu.power if with_power else None, zeus_risen=None)
+            for uuid, gpu in self.gpus.items()
         }
         part.intervals, part._ceilings = self.intervals, self._ceilings
         part.is_whole = self.is_whole[index]

@@ -10,6 +10,7 @@ from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter
 from llem_integrator.energy.gaps import local_gaps_ms
+from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.traces import CounterTrace, PowerTrace
 from llem_integrator.series import scrapes
 from llem_integrator.series.faults import Fault, within
@@ -175,6 +176,8 @@ class GpuReadings:
     power: PowerTrace | None = None
     zeus: CounterTrace | None = None
     faults: list[Fault] = field(default_factory=list)
+    zeus_risen: tuple[Spans, Integrals | None] | None = None
+    _counters: dict[str, list[CounterReadings]] = field(default_factory=dict)
 
     def counters(
         self, column: str, spans: Spans, covered: Covered
@@ -183,9 +186,11 @@ class GpuReadings:
 
         One for all windows for which the same label sets are the best.
         """
-        readings = [
-            counter_readings(table, column, covered) for table in self.tables if column in table.columns
-        ]
+        if column not in self._counters:
+            self._counters[column] = [
+                counter_readings(table, column, covered) for table in self.tables if column in table.columns
+            ]
+        readings = self._counters[column]
         for windows, chain in chains(readings, spans):
             if chain:
                 yield windows, together(chain)
