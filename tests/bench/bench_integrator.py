@@ -326,7 +326,8 @@ def _bytes_sent(server: Prometheus) -> float:
 
 
 def windows(board: Board, cluster: Cluster, many: int = MANY, cache: Path = CACHE) -> None:
-    """Thousands of windows inside a day beside that day."""
+    """Thousands of windows inside a day beside that day, by the trace: both read all of it."""
+    request = Request(Backend.NVML)
     rng = random.Random(1)
     asked = []
     for number in range(many):
@@ -334,19 +335,19 @@ def windows(board: Board, cluster: Cluster, many: int = MANY, cache: Path = CACH
         asked.append(window(start, start + rng.choice([30, 300, 3600]), f"w{number}"))
     with serving(cluster, cache) as server:
         source = open_source(server.url)
-        list(integrate(source, [whole(cluster.hours)], Request()))
+        list(integrate(source, [whole(cluster.hours)], request))
         day, many_, written = in_turns(
             server,
-            lambda: list(integrate(source, [whole(cluster.hours)], Request())),
-            lambda: _consumed(integrate(source, asked, Request())),
-            lambda: writer("csv")(integrate(source, asked, Request()), io.StringIO(), About("")),
+            lambda: list(integrate(source, [whole(cluster.hours)], request)),
+            lambda: _consumed(integrate(source, asked, request)),
+            lambda: writer("csv")(integrate(source, asked, request), io.StringIO(), About("")),
         )
         picked = rng.sample(asked, 20)
-        by_name = {one.name: one for one in integrate(source, asked, Request())}
+        by_name = {one.name: one for one in integrate(source, asked, request)}
         apart = max(
             abs((by_name[one.name].total_j or 0) / (alone.total_j or 1) - 1)
             for one in picked
-            for alone in integrate(source, [one], Request())
+            for alone in integrate(source, [one], request)
         )
     ratio = many_.wall_s / day.wall_s
     board.say(

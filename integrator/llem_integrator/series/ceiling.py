@@ -1,7 +1,7 @@
 """Power that no GPU draws: a failing sensor still returns values, which must not be integrated."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -14,18 +14,16 @@ CEILING_WATTS: Final = 5000.0
 """As the exporter rejects its readings: above twice the limit, or where none is known, above this."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class PowerCeiling:
     """The power limits of one GPU: `limit_watts` (n,), scraped at `unix_ms` (n,)."""
 
-    unix_ms: Times
-    limit_watts: Floats
+    def __init__(self, unix_ms: Times, limit_watts: Floats) -> None:
+        self.unix_ms, self.limit_watts = unix_ms, limit_watts
+        self._always_possible_watts = min(CEILING_WATTS, TIMES_LIMIT * limit_watts.min(initial=np.inf))
 
     def without_impossible(self, series: Series) -> Series:
         """Return power samples without those above the ceiling, which count as bad samples."""
-        highest = float(series.values.max(initial=0.0))
-        lowest = TIMES_LIMIT * float(self.limit_watts.min(initial=np.inf))
-        if highest <= min(lowest, CEILING_WATTS):
+        if series.values.max(initial=0.0) <= self._always_possible_watts:
             return series
         impossible = series.values > self._most_watts(series.unix_ms)
         if not impossible.any():

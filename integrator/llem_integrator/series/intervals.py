@@ -1,6 +1,5 @@
 """The sample interval that an exporter published, as a step function of time."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,12 +13,14 @@ CONTEXT_MS: Final = 3_600_000
 """Unless the interval is published, a step is compared with the steps of the hour before and after it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Intervals:
     """The sample interval that an exporter published: `interval_ms` (n,), scraped at `unix_ms` (n,)."""
 
-    unix_ms: Times
-    interval_ms: Floats
+    def __init__(self, unix_ms: Times, interval_ms: Floats) -> None:
+        self.unix_ms, self.interval_ms = unix_ms, interval_ms
+        self._is_constant = len(unix_ms) > 0 and not (
+            np.any(np.diff(unix_ms) > STALE_MS) or np.any(np.diff(interval_ms))
+        )
 
     def max_gaps_ms(self, unix_ms: Times) -> Floats | float:
         """Return the longest step that is no gap at each time (k,): one number if it is the same for all.
@@ -29,13 +30,13 @@ class Intervals:
         """
         if not len(self.unix_ms) or not len(unix_ms):
             return np.nan
+        reach = self.unix_ms[0] - STALE_MS <= unix_ms[0] and unix_ms[-1] <= self.unix_ms[-1] + STALE_MS
+        if self._is_constant and reach:
+            return energy.GAP_INTERVALS * float(self.interval_ms[0])
         first, last = np.searchsorted(self.unix_ms, [unix_ms[0] - STALE_MS, unix_ms[-1] + STALE_MS + 1])
         times_ms, interval_ms = self.unix_ms[first:last], self.interval_ms[first:last]
         if not len(times_ms):
             return np.nan
-        silent = np.diff(times_ms, prepend=unix_ms[0], append=unix_ms[-1]) > STALE_MS
-        if interval_ms.min() == interval_ms.max() and not silent.any():
-            return energy.GAP_INTERVALS * float(interval_ms[0])
         after = np.searchsorted(times_ms, unix_ms, "left")
         before, after = np.maximum(after - 1, 0), np.minimum(after, len(times_ms) - 1)
         near_before = (times_ms[before] <= unix_ms) & (unix_ms - times_ms[before] <= STALE_MS)
