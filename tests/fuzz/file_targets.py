@@ -29,11 +29,21 @@ def dump() -> bytes:
     return "\n".join([*lines, other, f'{{__name__="up"}} NaN {T0 * 1000}', ""]).encode()
 
 
+def text_format() -> bytes:
+    """The text format 0.0.4 with timestamps, and an unquoted UTF-8 name of another program."""
+    lines = [
+        f'llem_gpu_power_trace_watts{{gpu="0"}} {100 + tick / 8} {T0 * 1000 + 100 * tick}'
+        for tick in range(40)
+    ]
+    return "\n".join(["# TYPE m gauge", *lines, f'a.b{{c.d="e"}} 1 {T0 * 1000}', ""]).encode()
+
+
 _ZSTD: Final = bytes.fromhex("28b52ffd2000010000")
 """A frame that holds nothing."""
 
 TARGETS: Final = {
     "dump": Target(read_file, (dump(), dump() + openmetrics())),
+    "text": Target(read_file, (text_format(),)),
     "gzip": Target(read_gzipped, (gzip.compress(dump(), 1), gzip.compress(openmetrics()) * 2)),
     "zstd": Target(read_file, (_ZSTD, _ZSTD * 2, b"\x50\x2a\x4d\x18\4\0\0\0skip" + _ZSTD)),
 }

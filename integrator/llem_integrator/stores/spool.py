@@ -41,19 +41,21 @@ class Spool:
         self._pending_samples = 0
         self._chunks: list[NDArray[np.void]] = []
         self._numbers: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._of_metric: dict[str, list[int]] = {}
         self.metrics: list[str] = []
         self.labels: list[Mapping[str, str]] = []
 
     def number(self, metric: str, labels: Mapping[str, str]) -> int:
         """Return the number of a series, for labels in any order; raises SourceError for too many series."""
         key = metric, tuple(sorted(labels.items()))
-        if key not in self._numbers:
-            if len(self._numbers) >= _MOST_SERIES:
+        if (number := self._numbers.get(key)) is None:
+            number = self._numbers[key] = len(self._numbers)
+            if number >= _MOST_SERIES:
                 raise SourceError(f"{self._origin}: more than {_MOST_SERIES} series")
-            self._numbers[key] = len(self._numbers)
+            self._of_metric.setdefault(metric, []).append(number)
             self.metrics.append(metric)
             self.labels.append(dict(labels))
-        return self._numbers[key]
+        return number
 
     def add(self, series: Times, unix_ms: Times, values: Values) -> None:
         """Add samples (n,), `series` being their series' numbers; raises SourceError if the disk is full."""
@@ -70,11 +72,11 @@ class Spool:
 
     def chunks(self, metric: str, selector: Selector) -> NDArray[np.void]:
         """Return the chunks (c,) of the selected series of one or more metrics, of dtype _CHUNK."""
-        names = set(metric.split("|"))
         wanted = [
             number
-            for number, name in enumerate(self.metrics)
-            if name in names and all(matcher(self.labels[number]) for matcher in selector)
+            for name in metric.split("|")
+            for number in self._of_metric.get(name, ())
+            if all(matcher(self.labels[number]) for matcher in selector)
         ]
         (chunks,) = self._chunks
         return chunks[np.isin(chunks["series"], wanted)]

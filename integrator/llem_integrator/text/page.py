@@ -199,5 +199,5 @@ def _fault(line: bytes, error: ValueError) -> str:
     try:
         line.decode()
     except UnicodeDecodeError:
-        return "not text"
+        return "not UTF-8"
     return str(error)

@@ -62,7 +62,7 @@ HALVES = [
     (Reply(body=PAGE, headers={"Content-Encoding": "gzip"}), "cannot read the answer"),
     (Reply(body=b"<html>\n"), "/history: line 1: not a sample"),
     (Reply(404, b"no such page\nbut others"), "/history answered 404: no such page$"),
-    (Reply(body=b'llem_gpu_power_watts{x="\xff"} 1 2\n# EOF\n'), "line 1: not text"),
+    (Reply(body=b'llem_gpu_power_watts{x="\xff"} 1 2\n# EOF\n'), "line 1: not UTF-8"),
 ]
 
 

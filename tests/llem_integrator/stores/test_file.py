@@ -101,7 +101,7 @@ def test_compressed_files_that_are_cut_short(tmp_path: Path, subtests: pytest.Su
                 len(content) - 1,
             }:
                 path.write_bytes(content[:size])
-                with pytest.raises(SourceError, match=r"truncated|EOF|line 1|not text"):
+                with pytest.raises(SourceError, match=r"truncated|EOF|line 1|not UTF-8"):
                     open_source(str(path))
 
 
@@ -138,8 +138,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, message in (
         ("none", "cannot read"),
         (".", "cannot read"),
-        ("bytes", "not text"),
-        ("later", "line 2: not text"),
+        ("bytes", "not UTF-8"),
+        ("later", "line 2: not UTF-8"),
     ):
         with pytest.raises(SourceError, match=message):
             open_source(str(tmp_path / name))

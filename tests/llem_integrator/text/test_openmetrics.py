@@ -134,8 +134,8 @@ def test_an_export_of_victoriametrics_is_read(tmp_path: Path) -> None:
     """Its text export has milliseconds and no end mark."""
     with VictoriaMetrics(tmp_path) as server:
         put_text(server, in_ms(trace_text(600)))
-        fields = {"match[]": POWER}
-        page = urllib3.request("GET", f"{server.url}/api/v1/export/prometheus", fields=fields)
+        fields = {"match[]": POWER, "format": "prometheus"}
+        page = urllib3.request("GET", f"{server.url}/api/v1/export", fields=fields)
     (tmp_path / "page.txt").write_bytes(page.data)
     (tmp_path / "page.om").write_text(trace_text(600))
     paths = tmp_path / "page.txt", tmp_path / "page.om"
