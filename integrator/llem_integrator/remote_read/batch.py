@@ -141,7 +141,6 @@ def _uniform_chunks(data: bytes, sections: Sequence[Section]) -> tuple[Ints, Int
         np.array_equal(firsts, [section.begin for section in sections])
         and np.array_equal(lasts, [section.end for section in sections])
         and np.array_equal(offsets + lengths, ends)
-        and (lengths >= 2).all()
     ):
         return None
     return offsets, lengths, np.diff(np.concatenate([[-1], breaks, [len(tags) - 1]]))

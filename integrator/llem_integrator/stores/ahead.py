@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -12,11 +11,6 @@ Item = TypeVar("Item")
 
 _INTERRUPTS: Final = 20
 _INTERRUPT_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    error: BaseException
 
 
 class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
@@ -32,7 +26,8 @@ class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
         self._items, self._interrupt = items, interrupt
         self._permits = threading.Semaphore(held)
         self._done = threading.Event()
-        self._queue: SimpleQueue[Item | _Raised | None] = SimpleQueue()
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="llem-fetch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -52,11 +47,11 @@ class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         while (item := self._queue.get()) is not None:
-            if isinstance(item, _Raised):
-                raise item.error
             yield item
             del item
             self._permits.release()
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         try:
@@ -66,8 +61,9 @@ class Ahead(AbstractContextManager["Ahead[Item]"], Generic[Item]):
                     break
                 self._queue.put(next(self._items))
         except StopIteration:
-            self._queue.put(None)
+            pass
         except BaseException as error:  # noqa: BLE001 (raised again in the consumer's thread)
-            self._queue.put(_Raised(error))
+            self._error = error
         finally:
+            self._queue.put(None)
             self._items.close()
