@@ -1,4 +1,4 @@
-"""Cortex in one process, as built by `tests/run --full`. Mimir began as a copy of it and has the same API."""
+"""Cortex in one process, as built by `tests/run --full`. Mimir came from it, and has the same API."""
 
 import json
 import re
@@ -11,8 +11,6 @@ import cramjam
 import urllib3
 
 from tests.servers.process import Server, ServerError, built_program, free_port
-
-TENANT = "X-Scope-OrgID"
 
 
 class Cortex(Server):
@@ -29,12 +27,7 @@ class Cortex(Server):
         querier: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._config_file = directory / "cortex.yml"
-        limits_file = directory / "limits.yml"
-
-        def in_folder(name: str) -> dict[str, Any]:
-            return {"backend": "filesystem", "filesystem": {"dir": str(directory / name)}}
-
+        self._directory = directory
         config = {
             "server": {
                 "http_listen_address": "127.0.0.1",
@@ -50,21 +43,16 @@ class Cortex(Server):
                     "ring": {"kvstore": {"store": "inmemory"}, "replication_factor": 1},
                 }
             },
-            "blocks_storage": {
-                **in_folder("blocks"),
-                "tsdb": {"dir": str(directory / "tsdb")},
-                "bucket_store": {"sync_dir": str(directory / "sync")},
-            },
-            "compactor": {"data_dir": str(directory / "compactor")},
-            "ruler_storage": in_folder("rules"),
-            "alertmanager": {"external_url": self.url, "data_dir": str(directory / "alertmanager")},
-            "alertmanager_storage": in_folder("alerts"),
+            "blocks_storage": _in_folder("blocks"),
+            "ruler_storage": _in_folder("rules"),
+            "alertmanager": {"external_url": self.url},
+            "alertmanager_storage": _in_folder("alerts"),
             "querier": dict(querier or {}),
-            "runtime_config": {"file": str(limits_file)},
+            "runtime_config": {"file": "limits.yml"},
         }
         # JSON is YAML.
-        limits_file.write_text(json.dumps({"overrides": dict(tenants or {})}))
-        self._config_file.write_text(json.dumps(config))
+        (directory / "cortex.yml").write_text(json.dumps(config))
+        (directory / "limits.yml").write_text(json.dumps({"overrides": dict(tenants or {})}))
 
     @property
     def prometheus_url(self) -> str:
@@ -75,7 +63,7 @@ class Cortex(Server):
         """Store the samples of an OpenMetrics text by remote write."""
         body = bytes(cramjam.snappy.compress_raw(_write_request(openmetrics)))
         headers = {
-            TENANT: tenant,
+            "X-Scope-OrgID": tenant,
             "Content-Encoding": "snappy",
             "Content-Type": "application/x-protobuf",
             "X-Prometheus-Remote-Write-Version": "0.1.0",
@@ -85,10 +73,15 @@ class Cortex(Server):
             raise ServerError(f"Cortex answered {reply.status} to remote write: {reply.data.decode()}")
 
     def _command(self) -> Sequence[str]:
-        return [built_program("cortex"), f"-config.file={self._config_file}"]
+        # It writes into its working directory.
+        return ["env", f"--chdir={self._directory}", built_program("cortex"), "-config.file=cortex.yml"]
 
     def _ready(self) -> bool:
         return self._answers("/ready")
+
+
+def _in_folder(name: str) -> dict[str, Any]:
+    return {"backend": "filesystem", "filesystem": {"dir": name}}
 
 
 def _write_request(openmetrics: str) -> bytes:
