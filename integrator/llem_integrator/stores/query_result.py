@@ -6,6 +6,7 @@ import reprlib
 from typing import Any, Final
 
 import numpy as np
+import orjson
 
 from llem_core.errors import SourceError
 from llem_integrator.series.samples import Series, Values, make_series, whole_ms
@@ -46,16 +47,25 @@ def _pairs(text: bytes) -> Values:
 
 
 def numbers(text: bytes) -> Values:
-    """Return the numbers (n,) of a JSON array, of which some may be quoted (as "NaN" and "+Inf" are).
+    """Return the numbers (n,) of a JSON array, of which some may be quoted; null is NaN.
 
     Raises ValueError for anything else.
     """
     plain = text.translate(None, _PUNCTUATION)
     try:
+        return np.array(orjson.loads(b"[%b]" % plain), np.float64)
+    except orjson.JSONDecodeError:  # "NaN", "+Inf" and the like are numbers to numpy only
+        return _special_numbers(plain.replace(b"null", b"NaN"))
+    except TypeError as exc:
+        raise ValueError("not a number") from exc
+
+
+def _special_numbers(plain: bytes) -> Values:
+    try:
         values = np.fromstring(plain, sep=",")
     except DeprecationWarning as exc:  # numpy 1 warns of text that is not a number
         raise ValueError("not a number") from exc
-    if plain and len(values) != plain.count(b",") + 1:  # numpy 1 stops there
+    if len(values) != plain.count(b",") + 1:  # numpy 1 stops there
         raise ValueError("not a number")
     return values
 

@@ -128,7 +128,7 @@ def _part(line: bytes, address: str, start_ms: int, end_ms: int) -> tuple[Key, S
     try:
         head, _, samples = line.rpartition(_VALUES)
         values_text, _, times_text = samples.partition(_TIMES)
-        values = numbers(values_text.replace(b"null", b"NaN"))
+        values = numbers(values_text)
         unix_ms = whole_ms(numbers(times_text.removesuffix(b"]}")) / 1000)
         if not 0 < len(values) == len(unix_ms):
             raise ValueError("values and timestamps")

@@ -37,7 +37,8 @@ def put(
 
 def put_text(server: VictoriaMetrics, text: str, path: str = "/api/v1/import/prometheus") -> None:
     """Store samples as lines of text."""
-    assert urllib3.request("POST", server.url + path, body=text.encode(), retries=False).status == 204
+    answer = urllib3.request("POST", server.url + path, body=text.encode(), retries=False, timeout=120)
+    assert answer.status == 204
     server.flush()
 
 
