@@ -44,8 +44,7 @@ class Series:
     """The samples of one label set: `unix_ms` (n,) int64, strictly ascending, and `values` (n,) float64.
 
     `bad_ms` are the times of invalid readings (NaN, infinite, negative or above LARGEST). `conflict_ms` are
-    the times of conflicting samples, of which the larger was kept. `unread` (n,) counts the samples since
-    the previous one that only the store has read.
+    the times of conflicting samples, of which the larger was kept.
     """
 
     labels: Mapping[str, str]
@@ -53,7 +52,6 @@ class Series:
     values: Values
     bad_ms: Times = field(default_factory=lambda: _NEVER)
     conflict_ms: Times = field(default_factory=lambda: _NEVER)
-    unread: NDArray[np.int64] | None = None
     metric: str = ""
 
     def __len__(self) -> int:
@@ -94,8 +92,7 @@ class Series:
     def part(self, first: int, stop: int) -> "Series":
         """Return the series with the samples [first, stop) only."""
         cut = slice(first, stop)
-        unread = None if self.unread is None else self.unread[cut]
-        return replace(self, unix_ms=self.unix_ms[cut], values=self.values[cut], unread=unread)
+        return replace(self, unix_ms=self.unix_ms[cut], values=self.values[cut])
 
 
 def make_series(
@@ -134,7 +131,7 @@ def make_series(
 def joined(labels: Mapping[str, str], parts: Sequence[Series], metric: str = "") -> Series:
     """Return the samples of all parts as one series; the parts may be in any order and may overlap."""
     if len(parts) == 1:
-        return replace(parts[0], labels=labels, metric=metric, unread=None)
+        return replace(parts[0], labels=labels, metric=metric)
     unix_ms = np.concatenate([_NEVER, *(part.unix_ms for part in parts)])
     values = np.concatenate([np.empty(0), *(part.values for part in parts)])
     bad_ms = np.concatenate([_NEVER, *(part.bad_ms for part in parts)])
@@ -143,8 +140,8 @@ def joined(labels: Mapping[str, str], parts: Sequence[Series], metric: str = "")
     if all(before.unix_ms[-1] < after.unix_ms[0] for before, after in pairwise(filled)):
         return Series(labels, unix_ms, values, bad_ms, conflict_ms, metric=metric)
     merged = make_series(labels, unix_ms, values)
-    conflict_ms = np.concatenate([merged.conflict_ms, conflict_ms])
-    return Series(labels, merged.unix_ms, merged.values, bad_ms, conflict_ms, metric=metric)
+    conflict_ms = np.unique(np.concatenate([merged.conflict_ms, conflict_ms]))
+    return Series(labels, merged.unix_ms, merged.values, np.unique(bad_ms), conflict_ms, metric=metric)
 
 
 def merge(series: Sequence[Series]) -> Series | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llem_integrator.series.samples import Series, auto_max_gap_ms, make_series, merge
+from llem_integrator.series.samples import Series, auto_max_gap_ms, joined, make_series, merge
 
 STALE = np.array([0x7FF0000000000002], np.uint64).view(np.float64)[0]
 
@@ -41,6 +41,17 @@ def test_merging_replicas_gives_each_sample_once() -> None:
         0,
     )
     assert merged.labels == {"replica": "b"}
+
+
+def test_parts_may_overlap_and_be_in_any_order() -> None:
+    """Each sample, invalid reading and conflict is counted once, however a series was divided."""
+    times, values = [10, 20, 30, 30, 40, 50], [1, np.nan, 3, 4, -1, 6]
+    expected = series(times, values)
+    for first, second in ((slice(0, 3), slice(1, 6)), (slice(2, 6), slice(0, 5)), (slice(0, 6), slice(0, 6))):
+        found = joined({}, [series(times[part], values[part]) for part in (first, second)], "m")
+        for name in ("unix_ms", "values", "bad_ms", "conflict_ms"):
+            assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+        assert found.metric == "m"
 
 
 def test_auto_max_gap_is_three_times_the_median_of_the_first_hundred_steps() -> None:
