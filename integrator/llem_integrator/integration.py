@@ -19,6 +19,7 @@ from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters
 from llem_integrator.stores.base import Progress, Source
 from llem_integrator.stores.fetch import quiet
+from llem_integrator.windows.hosts import common_selectors
 from llem_integrator.windows.window import Window
 
 _SHARES: Final = (0.2, 0.1, 0.35, 0.35)
@@ -79,9 +80,13 @@ class _Run:
     request: Request
     reader: Reader
     groups: list[Group] = field(default_factory=list)
+    selectors: tuple[Selector, ...] = ()
+    """Of all that any group needs: the hosts of a job list become one regular expression."""
 
     def results(self, progress: Progress) -> Iterator[tuple[int, WindowResult]]:
         """Yield the result of each window and its number."""
+        windows = [self.windows[number] for number in self.numbers]
+        self.selectors = common_selectors(windows, self.request.selectors)
         by_selectors: dict[tuple[Selector, ...], list[int]] = {}
         for number in self.numbers:
             selectors = self.windows[number].selectors or self.request.selectors
@@ -112,8 +117,8 @@ class _Run:
         if [one.selectors for one in of_gpus] == [one.selectors for one in of_exporter]:
             names.append(interval)
         else:
-            self.reader(Question(interval, of_exporter), quiet)
-        self.reader(Question("|".join(names), of_gpus), progress)
+            self.reader(Question(interval, of_exporter, of_exporters(self.selectors)), quiet)
+        self.reader(Question("|".join(names), of_gpus, self.selectors), progress)
         for group in self.groups:
             group.scrapes.add_timeless(self.source.timeless(group.selectors))
             group.settle_scrapes(self.request.backend)
@@ -128,13 +133,14 @@ class _Run:
             for group, traced in zip(self.groups, alone, strict=True)
         ]
         is_alone = any(traced.any() for traced in alone)
-        self.reader(Question(f"{ZEUS_TRACE}|{POWER_TRACE}" if is_alone else ZEUS_TRACE, wanted), progress)
+        metric = f"{ZEUS_TRACE}|{POWER_TRACE}" if is_alone else ZEUS_TRACE
+        self.reader(Question(metric, wanted, self.selectors), progress)
 
     def _read_power(self, groups: Sequence[Group], progress: Progress) -> None:
         wanted = [
             Wanted(group.selectors, group.trace_stretches(group.is_whole), group.power) for group in groups
         ]
-        self.reader(Question(POWER_TRACE, wanted), progress)
+        self.reader(Question(POWER_TRACE, wanted, self.selectors), progress)
         for group in groups:
             group.settle_traces()
 

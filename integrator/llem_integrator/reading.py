@@ -39,18 +39,18 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Series of a metric, or of several, whose names are joined by "|", for some collectors."""
+    """Series of a metric, or of several, whose names are joined by "|", for some collectors.
+
+    `selectors` ask for all that any collector needs, and maybe for more.
+    """
 
     metric: str
     wanted: Sequence[Wanted]
+    selectors: Sequence[Selector]
 
     def stretches(self) -> list[Stretch]:
         """Return the stretches to ask for, ascending."""
         return questions([stretch for one in self.wanted for stretch in one.stretches])
-
-    def selectors(self) -> tuple[Selector, ...]:
-        """Return selectors of all that any collector needs."""
-        return combined(list(dict.fromkeys(selector for one in self.wanted for selector in one.selectors)))
 
     def inside(self, stretch: Stretch) -> "Question":
         """Return the question for a stretch of time, with collectors that have no samples yet."""
@@ -59,7 +59,7 @@ class Question:
             for one in self.wanted
             if (own := overlapping(one.stretches, *stretch))
         ]
-        return Question(self.metric, wanted)
+        return Question(self.metric, wanted, self.selectors)
 
     def extend(self, answered: "Question", stretch: Stretch) -> None:
         """Add the samples of a stretch, which were collected elsewhere by `inside(stretch)`."""
@@ -79,7 +79,7 @@ def part(progress: Progress, done: float, share: float) -> Progress:
 
 def read_here(source: Source, question: Question, progress: Progress) -> None:
     """Read the samples in this process, piece after piece."""
-    asked, selectors = question.stretches(), question.selectors()
+    asked, selectors = question.stretches(), combined(question.selectors)
     routing = Routing([one.selectors for one in question.wanted])
     total_ms, done_ms = sum(last + 1 - first for first, last in asked), 0
     for first, last in asked:

@@ -103,4 +103,5 @@ def tasks(store: Store, question: Question, stretch: Stretch, parts: int) -> Ite
             replace(one, selectors=[(*selector, *share) for selector in one.selectors])
             for one in inside.wanted
         ]
-        yield Task(store, Question(question.metric, wanted))
+        every = [(*selector, *share) for selector in question.selectors]
+        yield Task(store, Question(question.metric, wanted, every))
