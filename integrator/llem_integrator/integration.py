@@ -18,7 +18,7 @@ from llem_integrator.series import scrapes
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters
 from llem_integrator.stores.base import Progress, Source
-from llem_integrator.stores.fetch import quiet
+from llem_integrator.stores.fetch import combined, quiet
 from llem_integrator.windows.hosts import common_selectors
 from llem_integrator.windows.window import Window
 
@@ -100,6 +100,8 @@ class _Run:
         self._read_scrapes(steps[0])
         self._read_zeus(steps[1])
         self._read_power(self.groups, steps[2])
+        for group in self.groups:
+            group.settle_traces()
         for group in self._with_whole_traces(steps[3]):
             warnings = dict.fromkeys([*self.source.warnings, *getattr(self.reader, "warnings", ())])
             answers = Answers(group, self.request, tuple(warnings))
@@ -123,9 +125,15 @@ class _Run:
             group.scrapes.add_timeless(self.source.timeless(group.selectors))
             group.settle_scrapes(self.request.backend)
 
+    def _may_have(self, metric: str) -> bool:
+        """Return whether the source may have a trace in the time of the windows."""
+        start_ms = min(int(group.spans.start_ms.min()) for group in self.groups)
+        end_ms = max(int(group.spans.end_ms.max()) for group in self.groups)
+        return any(self.source.may_have(metric, one, start_ms, end_ms) for one in combined(self.selectors))
+
     def _read_zeus(self, progress: Progress) -> None:
         """Around edges, and in whole where nothing was scraped that shows a reset between them."""
-        if self.request.backend is Backend.CODECARBON:
+        if self.request.backend is Backend.CODECARBON or not self._may_have(ZEUS_TRACE):
             return
         alone = [group.without_counter() for group in self.groups]
         wanted = [
@@ -137,12 +145,12 @@ class _Run:
         self.reader(Question(metric, wanted, self.selectors), progress)
 
     def _read_power(self, groups: Sequence[Group], progress: Progress) -> None:
+        if not self._may_have(POWER_TRACE):
+            return
         wanted = [
             Wanted(group.selectors, group.trace_stretches(group.is_whole), group.power) for group in groups
         ]
         self.reader(Question(POWER_TRACE, wanted, self.selectors), progress)
-        for group in groups:
-            group.settle_traces()
 
     def _with_whole_traces(self, progress: Progress) -> Iterator[Group]:
         """Yield the groups; windows in which zeus covers too little have their power traces read in whole."""
@@ -158,4 +166,6 @@ class _Run:
                 yield group.part(np.flatnonzero(~short), with_power=True) if short.any() else group
         if again:
             self._read_power(again, progress)
-            yield from again
+            for group in again:
+                group.settle_traces()
+                yield group

@@ -38,6 +38,9 @@ class PieceStore:
             self.pieces_read += 1
             yield Piece(first, stop - 1, found)
 
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        return self.held.may_have(metric, selector, start_ms, end_ms)
+
     def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
         return self.held.timeless(selectors)
 

@@ -201,6 +201,9 @@ class Endless:
             found = (Series(labels(0), unix_ms, watts, metric=POWER),) if POWER in metric else ()
             yield Piece(first, last, found)
 
+    def may_have(self, *_: object) -> bool:
+        return True
+
     def timeless(self, _: object) -> Iterator[Series]:
         return iter(())
 

@@ -42,6 +42,10 @@ class Source(Protocol):
         """
         ...
 
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        """Return False if there is certainly no such sample in [start_ms, end_ms], without reading any."""
+        ...
+
     def timeless(self, selectors: Sequence[Selector], /) -> Iterable[Series]:
         """Return values without a time that match any of the selectors, each as one sample at time 0."""
         ...

@@ -43,6 +43,10 @@ class ExporterSource:
         """Yield every sample in [start_ms, end_ms] that the exporter still has."""
         return self._history(start_ms).pieces(metric, selector, start_ms, end_ms, progress)
 
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        """Return whether the history has such series."""
+        return self._history(start_ms).may_have(metric, selector, start_ms, end_ms)
+
     def timeless(self, selectors: Sequence[Selector]) -> Iterable[Series]:
         return self._page.timeless(selectors) if self._page else ()
 

@@ -51,6 +51,11 @@ class LoadedSource:
             yield Piece(first, last, tuple(one for one in series if len(one) or one.bad))
             progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
 
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        """Return whether any block of such series reaches into [start_ms, end_ms]."""
+        chunks = self._spool.chunks(metric, selector)
+        return bool(np.any((chunks["last_ms"] >= start_ms) & (chunks["first_ms"] <= end_ms)))
+
     def timeless(self, selectors: Sequence[Selector]) -> Iterator[Series]:
         """Yield the facts that match any of the selectors, each as one sample at time 0."""
         of_exporters_only = of_exporters(selectors)

@@ -52,6 +52,10 @@ class PrometheusSource:
                 self._remote = None
         yield from self._promql.pages(metric, selector, start_ms, end_ms, progress)
 
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        """Return whether the index has such series. If the server does not say, there may be some."""
+        return self._promql.label_names(metric, selector, start_ms, end_ms) != set()
+
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
 

@@ -17,6 +17,7 @@ from llem_integrator.series.matchers import Selector, query
 from llem_integrator.series.samples import Key, Series, joined, make_series, whole_ms
 from llem_integrator.stores.ahead import Ahead
 from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.query_result import numbers
 from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
 
@@ -63,6 +64,10 @@ class VictoriaMetricsSource:
             for piece in ahead:
                 yield piece
                 progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+        """Return whether the index has such series. If the server does not say, there may be some."""
+        return Promql(self._http).label_names(metric, selector, start_ms, end_ms) != set()
 
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()

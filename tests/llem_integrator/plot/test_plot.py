@@ -156,6 +156,9 @@ class Hours:
                 first, first + 60_000, tuple(Series({"uuid": f"GPU-{n}"}, times, watts) for n in traced)
             )
 
+    def may_have(self, *_: object) -> bool:
+        return True
+
     def timeless(self, _: object) -> Iterator[Series]:
         return iter(())
 

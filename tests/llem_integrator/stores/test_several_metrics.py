@@ -13,3 +13,11 @@ def test_each_series_names_its_metric() -> None:
         ("watts", 5.0),
         ("joules_total", 7.0),
     }
+
+
+def test_a_store_says_what_it_certainly_has_not() -> None:
+    """Before traces are read around a thousand edges, one question tells whether there are any."""
+    source = parse(PAGE, "page")
+    assert source.may_have("watts|nothing", (), 0, 5000)
+    assert not source.may_have("watts", (), 2000, 5000)
+    assert not source.may_have("nothing", (), 0, 5000)
