@@ -22,8 +22,8 @@ _LABEL: Final = re.compile(rb"\s*(?:" + _QUOTED + rb"|([^\s\"=,{}]+))(=" + _QUOT
 _NAME: Final = re.compile(rb"[^\s{}\"#\d.+-][^\s{}\"#]*")
 _ESCAPE: Final = re.compile(rb'\\([\\n"])')
 _QUOTED_TO_END: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?+')
-_HEAD: Final = re.compile(rb"(?![\d.+-]+$)[^\s{}][^{}]*(?:\{[^{}]*\})?|\{[^{}]*\}")
-"""Name and labels of another program, without what was in quotes: not a number, and braces in pairs."""
+_HEAD: Final = re.compile(rb"(?![\d.+-]+(?: |$))(?=.)(?:[^\s{}][^{}]*)?(?:\{[^{}]*\}[^{}]*){0,2}")
+"""Name, labels and value, without what was in quotes: not only numbers, and braces in pairs."""
 _NUMERIC: Final = b"0123456789.+-eENanIf \n"
 
 
@@ -77,9 +77,9 @@ def parse_series(series: bytes) -> ParsedSeries:
         series.decode()
         raise ValueError("not a series")
     name, escaped = bare, dict[bytes, bytes]()
-    body = body.removesuffix(b"}")
+    body = body.removesuffix(b"}").strip()
     position = 0
-    while brace and body[position:].strip():
+    while position < len(body):
         pair = _LABEL.match(body, position)
         if not pair:
             body.decode()
@@ -111,9 +111,9 @@ def has_shape_of_sample(line: bytes) -> bool:
 
     Such a line may be a sample of a metric or label with an unusual name, which promtool does not quote.
     """
-    head, *tokens = _QUOTED_TO_END.sub(b"", line).rsplit(b" ", 2)
+    head, _, last = _QUOTED_TO_END.sub(b"", line).rpartition(b" ")
     try:
-        number(tokens[-1])
-    except (IndexError, ValueError):
+        number(last)
+    except ValueError:
         return False
-    return bool(_HEAD.fullmatch(head)) and line.endswith(tokens[-1]) and b"\0" not in line
+    return bool(_HEAD.fullmatch(head)) and line.endswith(last) and b"\0" not in line

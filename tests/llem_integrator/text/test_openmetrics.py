@@ -1,13 +1,14 @@
 """Texts of samples as users have them: OpenMetrics, the text format, dumps, and what is none of these."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import urllib3
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llem_core.errors import SourceError
@@ -170,6 +171,24 @@ def test_a_line_of_another_program_is_skipped(other: str) -> None:
         source = read(["\n".join(lines).encode("latin-1")], "page")
         (series,) = whole(source.pieces(POWER, (), T0, T0 + 10_000, lambda _: None))
         assert series.values.tolist() == [100.5, 100.5]
+
+
+NAMES = st.from_regex(r"""\A[^\s#"{}\0][^\n\r"{}\0]{0,9}\Z""").filter(
+    lambda name: re.fullmatch(r"[\d.+-]+( .*)?", name, re.ASCII) is None
+)
+VALUES = st.from_regex(r"""\A([^"\\\n\ud800-\udfff]|\\"|\\\\|\\n){0,9}\Z""")
+
+
+@given(NAMES, st.dictionaries(NAMES, VALUES, max_size=3), st.floats() | st.just("{count:3, (0.5,1]:3}"))
+@example("a b", {"c d": "1 2"}, 3.0)
+def test_names_of_other_programs_may_be_any_utf8(
+    name: str, labels: dict[str, str], value: float | str
+) -> None:
+    """promtool 3.16 prints UTF-8 names without quotes. Such lines are skipped."""
+    pairs = ",".join(f'{label}="{text}"' for label, text in labels.items())
+    text = f"{OURS}\n{name}{{{pairs}}} {value} 1795507546.5\n{OURS}\n# EOF\n"
+    (series,) = whole(read([text.encode()], "page").pieces(POWER, (), T0, T0 + 10_000, lambda _: None))
+    assert series.values.tolist() == [100.5]
 
 
 DAMAGED = [
