@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
@@ -94,17 +95,8 @@ def _serve(
     zeus_failed: bool,
 ) -> None:
     """Register the collectors, and serve until SIGTERM or SIGINT."""
-    codecarbon = _codecarbon(settings, sampler)
-    background: list[CodeCarbonCollector | JobsCollector] = [codecarbon] if codecarbon else []
-    if settings.jobs_dir is not None:
-        read = partial(read_jobs, settings.jobs_dir)
-        background.append(JobsCollector(read, lambda: [gpu.device.info for gpu in sampler.gpus]))
-    cursors = ScraperCursors(
-        lambda: [gpu.ledger.ring for gpu in sampler.gpus],
-        settings.interval_ms / 1000,
-        settings.retention_ms / 1000,
-        sampler.clock.monotonic_s,
-    )
+    codecarbon, jobs = _codecarbon(settings, sampler), _jobs(settings, sampler)
+    background = [collector for collector in (codecarbon, jobs) if collector]
     backends = BackendCollector(
         sampler,
         "replay" if settings.replay else "nvml",
@@ -112,14 +104,33 @@ def _serve(
         [collector.state for collector in background],
         zeus_failed=zeus_failed,
     )
-    collectors = (GpuCollector(sampler), backends, SamplerCollector(sampler), ScraperCollector(cursors))
-    for collector in (*collectors, *background):
+    for collector in (GpuCollector(sampler), backends, SamplerCollector(sampler), *background):
         registry.register(collector)
+    try:
+        for collector in background:
+            collector.start()
+        asyncio.run(_pages(settings, config, sampler, registry))
+    finally:
+        for collector in background:
+            collector.stop()
+
+
+def _pages(
+    settings: Settings, config: LiveWebConfig, sampler: Sampler, registry: CollectorRegistry
+) -> Coroutine[Any, Any, None]:
+    """Return the server of the pages, not started."""
+    cursors = ScraperCursors(
+        lambda: [gpu.ledger.ring for gpu in sampler.gpus],
+        settings.interval_ms / 1000,
+        settings.retention_ms / 1000,
+        sampler.clock.monotonic_s,
+    )
+    registry.register(ScraperCollector(cursors))
     beside_traces = CollectorRegistry()
     for page_of in (GpuCollector, SamplerCollector):
         beside_traces.register(page_of(sampler, metrics.HISTORY_PAGE))
     history = HistoryHandler(sampler, cursors, beside_traces)
-    serving = serve(
+    return serve(
         routes(sampler, registry, history.answer),
         config,
         Connections(max_connections(), cursors.connections, cursors.connection_reset),
@@ -127,13 +138,6 @@ def _serve(
         partial(_every_second, sampler, settings),
         settings.notify_socket,
     )
-    try:
-        for collector in background:
-            collector.start()
-        asyncio.run(serving)
-    finally:
-        for collector in background:
-            collector.stop()
 
 
 def new_registry() -> CollectorRegistry:
@@ -213,3 +217,10 @@ def _codecarbon(settings: Settings, sampler: Sampler) -> CodeCarbonCollector | N
         )
 
     return CodeCarbonCollector(gpu_indices, settings.country_iso_code, gpus_fresh=gpus_fresh)
+
+
+def _jobs(settings: Settings, sampler: Sampler) -> JobsCollector | None:
+    if settings.jobs_dir is None:
+        return None
+    read = partial(read_jobs, settings.jobs_dir)
+    return JobsCollector(read, lambda: [gpu.device.info for gpu in sampler.gpus])

@@ -8,7 +8,7 @@ from llem_core.energy import GAP_INTERVALS
 from llem_core.errors import ConfigError
 from llem_measure.nvml.calls import CALL_SECONDS, no_answer, note_asked
 from llem_measure.nvml.device import NvmlDevice
-from llem_measure.sampling.gpu_sampler import GpuSampler, OnReading, exact
+from llem_measure.sampling.gpu_sampler import GpuSampler, OnReading
 from llem_measure.sampling.ledger import GpuLedger
 from llem_measure.sampling.ring import Ring
 from llem_measure.sampling.sampler import Sampler
@@ -34,7 +34,7 @@ def new_sampler(device: NvmlDevice, interval_ms: int, clock: WallClock, on_readi
     """Return a sampler that reads a GPU into a ledger of its own."""
     ring = Ring(int(1000 * CALL_SECONDS / interval_ms) + _END_SAMPLES, exact_times=True)
     ledger = GpuLedger(ring, GAP_INTERVALS * interval_ms)
-    return GpuSampler(device, None, ledger, clock, interval_ms, on_reading=on_reading, publish_ms=exact)
+    return GpuSampler(device, None, ledger, clock, interval_ms, on_reading=on_reading)
 
 
 def start_sampling(

@@ -28,17 +28,6 @@ READ_TOO_SLOW: Final = "READ_TOO_SLOW"
 _log = logging.getLogger(__name__)
 
 
-def on_grid(unix_s: float, tick: Tick) -> float:
-    """Return the time to publish in whole unix ms: the tick's, if the reading was within 2 ms of it."""
-    near = abs(unix_s - tick.unix_ms / 1000) <= ON_TICK_SECONDS
-    return round(tick.unix_ms) if near else round(unix_s * 1000)
-
-
-def exact(unix_s: float, tick: Tick) -> float:  # noqa: ARG001 - see on_grid()
-    """Return the time to publish in unix ms, not rounded."""
-    return unix_s * 1000
-
-
 OnReading = Callable[[Reading, Status, bool], None]
 """Called with a reading, the newest status, and whether the GPU could be reached."""
 
@@ -50,8 +39,8 @@ Observe = Callable[[str, float], None]
 class GpuSampler:
     """Reads one GPU into its ledger, by one thread at a time.
 
-    The GPU and its counter are opened by their first reading. `publish_ms` maps a reading's unix seconds and
-    its tick to the time to publish in unix ms.
+    The GPU and its counter are opened by their first reading. The times of readings are on the grid of the
+    ticks, unless the ledger's ring has exact times.
     """
 
     def __init__(
@@ -64,7 +53,6 @@ class GpuSampler:
         *,
         observe: Observe = lambda _what, _seconds: None,
         on_reading: OnReading | None = None,
-        publish_ms: Callable[[float, Tick], float] = on_grid,
     ) -> None:
         self.device, self.ledger = device, ledger
         self.first_read, self.last_read = threading.Event(), threading.Event()
@@ -72,7 +60,7 @@ class GpuSampler:
         self.busy_since_s: float | None = None
         self.fast_reads = self.slow_reads = 0
         self.hangs = False
-        self._clock, self._publish_ms, self._observe = clock, publish_ms, observe
+        self._clock, self._observe = clock, observe
         self._on_reading = on_reading
         interval_s, stagger = interval_ms / 1000, 1 - device.info.index % SPREAD / SPREAD
         self._slow_s = GAP_INTERVALS * interval_s
@@ -185,7 +173,7 @@ class GpuSampler:
         offset_s, clock_steps = self._clock.mapping
         return Reading(
             tick.unix_ms,
-            self._publish_ms(middle_s + offset_s, tick),
+            self._published_ms(middle_s + offset_s, tick),
             clock_steps,
             middle_s,
             watts,
@@ -195,6 +183,13 @@ class GpuSampler:
             tuple(errors),
             complete=not left_out,
         )
+
+    def _published_ms(self, unix_s: float, tick: Tick) -> float:
+        """Return unix ms: exact, or the tick's if the reading was within 2 ms of it, or rounded."""
+        if self.ledger.ring.exact_times:
+            return unix_s * 1000
+        near = abs(unix_s - tick.unix_ms / 1000) <= ON_TICK_SECONDS
+        return round(tick.unix_ms) if near else round(unix_s * 1000)
 
     def _report(self) -> None:
         reading, self._reading = self._reading, None

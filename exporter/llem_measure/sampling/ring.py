@@ -32,7 +32,7 @@ class Ring:
     """
 
     def __init__(self, capacity: int, *, exact_times: bool = False) -> None:
-        self._capacity = capacity
+        self.exact_times, self._capacity = exact_times, capacity
         self._times_ms: array[float] = array("d" if exact_times else "q", repeat(0, capacity))
         self._watts = array("d", repeat(nan, capacity))
         self._joules = array("d", repeat(nan, capacity))

@@ -68,7 +68,6 @@ class Sampler:
         self._stopped = _StopSignal()
         self._moving = threading.Lock()
         self._threads = [_ReadingThread(gpus)]
-        self._hanging = set[GpuSampler | None]()
 
     def start(self) -> None:
         """Start to read. The threads end after stop(), or with the process, even if a call hangs."""
@@ -158,10 +157,8 @@ class Sampler:
             if self._is_quiet():
                 continue
             self._move_gpus()
-            for gpu in {thread.current for thread in self._threads} | self._hanging:
-                if gpu is not None:
-                    gpu.check_hang()
-            self._hanging = {gpu for gpu in self.gpus if gpu.hangs}
+            for gpu in self.gpus:
+                gpu.check_hang()
         for _ in range(END_CHECKS):
             if all(gpu.last_read.wait(0) for gpu in self.gpus):
                 return
@@ -171,10 +168,9 @@ class Sampler:
     def _is_quiet(self) -> bool:
         """Return whether one thread reads all GPUs, is not reading now, and no GPU hangs or is slow."""
         return (
-            not self._hanging
-            and len(self._threads) == 1
+            len(self._threads) == 1
             and self._threads[0].current is None
-            and not any(gpu.slow_reads for gpu in self.gpus)
+            and not any(gpu.slow_reads or gpu.hangs for gpu in self.gpus)
         )
 
     def _move_gpus(self) -> None:
