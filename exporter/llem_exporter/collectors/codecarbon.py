@@ -9,9 +9,10 @@ from prometheus_client.registry import Collector
 
 from llem_core import metrics
 from llem_core.backend import Backend, Candidate
-from llem_core.errors import ConfigError, LLEMError
+from llem_core.errors import ConfigError
 from llem_exporter.codecarbon.process import Measurement, Worker
 from llem_exporter.collectors.builder import CollectorState, Family, MetricBuilder
+from llem_measure.backends.measurement_warnings import describe
 
 PERIOD_SECONDS: Final = 5.0
 STALE_PERIODS: Final = 3
@@ -100,10 +101,8 @@ class CodeCarbonCollector(Collector):
             except ConfigError as exc:
                 self._update(0.0, str(exc))
                 return
-            except LLEMError as exc:
-                self._pause(str(exc))
             except Exception as exc:  # noqa: BLE001 - another worker may succeed
-                self._pause(f"{type(exc).__name__}: {exc}")
+                self._pause(describe(exc))
 
     def _pause(self, reason: str) -> None:
         """Wait until another worker may start: after `restart_s`, and after this one has ended."""
@@ -114,11 +113,8 @@ class CodeCarbonCollector(Collector):
     def _run_worker(self) -> None:
         """Receive the measurements of one worker. Return when it must be replaced."""
         gpu_indices = list(self._gpu_indices())
-        settings = {
-            "gpu_indices": gpu_indices,
-            "country_iso_code": self._country_iso_code,
-            "period_s": self._period_s,
-        }
+        country = self._country_iso_code
+        settings = {"gpu_indices": gpu_indices, "country_iso_code": country, "period_s": self._period_s}
         timeout_s, lacks_gpu = self._start_s, False
         with Worker(settings) as self._worker:
             while not self._stopped.is_set():

@@ -1,8 +1,7 @@
 """The traces of /history as text: every sample with its own timestamp, in chunks."""
 
-from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 from llem_core.metrics import GPU_POWER_TRACE, GPU_ZEUS_TRACE, Kind, MetricSpec
 from llem_measure.sampling.devices import DeviceInfo
@@ -12,33 +11,24 @@ CHUNK_LINES: Final = 300
 """The maximum number of lines in a chunk. Making a chunk takes 0.2 ms, which can delay the sampler."""
 
 GpuSamples = tuple[DeviceInfo, Samples]
-Times: TypeAlias = "array[int] | array[float]"
 
 
 def trace_chunks(gpus: Sequence[GpuSamples], *, openmetrics: bool) -> Iterator[str]:
     """Return the power traces and then the energy traces, in OpenMetrics or in text format 0.0.4."""
     power = [(info, samples.times_ms, samples.watts) for info, samples in gpus]
     energy = [(info, samples.times_ms, samples.joules) for info, samples in gpus]
-    yield from _family(GPU_POWER_TRACE, power, openmetrics)
-    yield from _family(GPU_ZEUS_TRACE, energy, openmetrics)
+    for spec, traces in ((GPU_POWER_TRACE, power), (GPU_ZEUS_TRACE, energy)):
+        header = _header(spec, openmetrics)
+        for info, times_ms, values in traces:
+            series = f'{spec.name}{{gpu="{info.index}",uuid="{_escaped(info.uuid)}"}}'
+            for start in range(0, len(values), CHUNK_LINES):
+                end = start + CHUNK_LINES
+                if lines := _lines(series, times_ms[start:end], values[start:end], openmetrics):
+                    yield header + lines
+                    header = ""
 
 
-def _family(
-    spec: MetricSpec,
-    traces: Sequence[tuple[DeviceInfo, Times, "array[float]"]],
-    openmetrics: bool,
-) -> Iterator[str]:
-    header = _header(spec, openmetrics)
-    for info, times_ms, values in traces:
-        series = f'{spec.name}{{gpu="{info.index}",uuid="{_escaped(info.uuid)}"}}'
-        for start in range(0, len(values), CHUNK_LINES):
-            end = start + CHUNK_LINES
-            if lines := _lines(series, times_ms[start:end], values[start:end], openmetrics):
-                yield header + lines
-                header = ""
-
-
-def _lines(series: str, times_ms: Times, values: "array[float]", openmetrics: bool) -> str:
+def _lines(series: str, times_ms: Sequence[float], values: Sequence[float], openmetrics: bool) -> str:
     """Return a line for each value but NaN. Timestamps are seconds in OpenMetrics, else milliseconds."""
     pairs = zip(values, times_ms, strict=True)
     if openmetrics:
