@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 from llem_core.backend import Backend
 from llem_core.errors import ConfigError
@@ -26,6 +26,9 @@ from llem_measure.nvml.discovery import Gpu, find_gpus
 from llem_measure.nvml.handles import handle_of
 from llem_measure.sampling.counter.scope import GPU_SCOPE, MODULE_SCOPE
 from llem_measure.sampling.ticks import WallClock
+
+START_SECONDS: Final = 10.0
+"""CodeCarbon may take so long to start, however short the driver's timeout: it looks for all hardware."""
 
 
 class CodeCarbonTracker(Tracker):
@@ -157,10 +160,11 @@ def _start(
             tracker.stop()
         return tracker, totals, (begun_s + time.monotonic()) / 2
 
-    started = call_all({0: start}, driver_timeout_s).get(0)
+    timeout_s = max(driver_timeout_s, START_SECONDS)
+    started = call_all({0: start}, timeout_s).get(0)
     if started is None:
         given_up.set()
-        raise NoAnswerError(f"CodeCarbon has not started for {driver_timeout_s:g} s; see dmesg")
+        raise NoAnswerError(f"CodeCarbon has not started for {timeout_s:g} s; see dmesg")
     if isinstance(started, ConfigError):
         raise started
     if isinstance(started, Exception):
