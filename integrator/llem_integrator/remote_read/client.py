@@ -3,23 +3,24 @@
 Source: https://prometheus.io/docs/prometheus/latest/querying/remote_read_api/
 """
 
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.remote_read import xor
-from llem_integrator.remote_read.batch import EncodingError, batch
+from llem_integrator.remote_read.batch import ChunkBatch, EncodingError, batch
 from llem_integrator.remote_read.frames import FrameError, read_frames
 from llem_integrator.remote_read.messages import HEADERS, WireLabels, labels, request
 from llem_integrator.series.matchers import Selector, named
 from llem_integrator.series.samples import Series, joined
-from llem_integrator.stores.ahead import Ahead
+from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece, Progress
-from llem_integrator.stores.slabs import TARGET_SAMPLES, Slabs, TooMuchError, refuse_too_much
+from llem_integrator.stores.slabs import TARGET_SAMPLES, TooMuchError, in_one_slab, in_slabs, refuse_too_much
 
 _READ: Final = "/api/v1/read"
 _OFF: Final = (400, 403, 404, 405, 406, 415, 501)
@@ -27,36 +28,22 @@ _OFF: Final = (400, 403, 404, 405, 406, 415, 501)
 _HELD_SLABS: Final = 2
 _DECODERS: Final = 2
 
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
+_Decoded = Future[list[tuple[WireLabels, Series]]]
+_Decode = Callable[[tuple[int, int], ChunkBatch], _Decoded]
 
 
 class NotOfferedError(Exception):
     """The server does not answer remote read with XOR chunks; JSON is the alternative."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Slab:
     """The samples in [start_ms, end_ms], in parts that are still being decoded."""
 
     start_ms: int
     end_ms: int
-    limit: int
-    samples: int = 0
-    parts: list[Future[list[tuple[WireLabels, Series]]]] = field(default_factory=list)
-
-
-class _Here(Executor):
-    """Runs the work in the thread that submits it."""
-
-    def submit(self, fn: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Future[Result]:
-        future: Future[Result] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except SourceError as exc:
-            future.set_exception(exc)
-        return future
+    samples: int
+    parts: list[_Decoded]
 
 
 class RemoteRead:
@@ -72,62 +59,57 @@ class RemoteRead:
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         """Yield the samples in slabs; raises NotOfferedError if the rest must be read as JSON."""
-        matchers, abort = (named(metric), *selector), Abort()
-        slabs = Slabs(start_ms, end_ms, self._slab_samples)
-        if slabs.next() == (start_ms, end_ms):  # for a single slab, threads cost more than they save
-            for slab in self._fetched(matchers, slabs, _Here(), abort):
-                yield self._piece(slab)
-                progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
-            return
+        abort, what = Abort(), f"{metric} of {self._http.address}"
+        single = in_one_slab(start_ms, end_ms)  # for which threads cost more than they save
         with ThreadPoolExecutor(_DECODERS, "llem-decode") as pool:
-            fetched = self._fetched(matchers, slabs, pool, abort)
-            try:
-                with Ahead(fetched, _HELD_SLABS, abort) as ahead:
-                    for slab in ahead:
-                        yield self._piece(slab)
-                        progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+
+            def decode(bounds: tuple[int, int], chunks: ChunkBatch) -> _Decoded:
+                if not single:
+                    return pool.submit(chunks.decoded, *bounds, self._origin)
+                decoded: _Decoded = Future()
+                decoded.set_result(chunks.decoded(*bounds, self._origin))
+                return decoded
+
+            read = partial(self._slab, (named(metric), *selector), decode, abort)
+            fetched = in_slabs(start_ms, end_ms, self._slab_samples, read, what)
+            with closing(fetched if single else ahead(fetched, _HELD_SLABS, abort)) as slabs:
+                for slab in slabs:
+                    xor.expect(slab.samples * (end_ms - slab.end_ms) // (slab.end_ms - slab.start_ms + 1))
+                    yield self._piece(slab)
+                    progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+
+    def _slab(
+        self, matchers: Selector, decode: _Decode, abort: Abort, start_ms: int, end_ms: int, limit: int
+    ) -> tuple[_Slab, int]:
+        """Return a slab that has arrived and is being decoded, and its number of samples."""
+        bounds = start_ms, end_ms
+        fetch = partial(self._fetched, request(matchers, *bounds), partial(decode, bounds), abort, limit)
+        try:
+            parts, samples = self._http.patiently(fetch)
+        except FrameError as exc:
+            raise SourceError(f"{self._origin}: {exc}") from exc
+        except EncodingError as exc:
+            if exc.histogram:
+                what = "holds native histograms, which are not supported"
+                raise SourceError(f"{self._origin}: {matchers[0].value} {what}") from exc
+            raise NotOfferedError from exc
+        return _Slab(start_ms, end_ms, samples, parts), samples
 
     def _fetched(
-        self, matchers: Selector, slabs: Slabs, pool: Executor, abort: Abort
-    ) -> Generator[_Slab, None, None]:
-        """Yield each slab when it has arrived and its decoding has begun."""
-        metric = matchers[0].value
-        while bounds := slabs.next():
-            try:
-                slab = _Slab(*bounds, slabs.limit)
-                self._http.patiently(partial(self._fill, slab, matchers, pool, abort))
-            except TooMuchError as exc:
-                if not slabs.shorten():
-                    what = f"{metric} of {self._http.address}"
-                    raise SourceError(f"{what} cannot be read even in parts of 1 s: {exc}") from exc
-                continue
-            except EncodingError as exc:
-                if exc.histogram:
-                    what = "holds native histograms, which are not supported"
-                    raise SourceError(f"{self._origin}: {metric} {what}") from exc
-                raise NotOfferedError from exc
-            xor.expect(slabs.taken(slab.samples))
-            yield slab
-
-    def _fill(self, slab: _Slab, matchers: Selector, pool: Executor, abort: Abort) -> None:
-        """Fetch all chunks of the slab, and submit them for decoding."""
-        slab.samples, slab.parts = 0, []
-        body = request(matchers, slab.start_ms, slab.end_ms)
-        try:
-            with (
-                self._http.open("POST", _READ, body=body, headers=HEADERS) as stream,
-                abort.of(stream),
-            ):
-                self._check(stream)
-                self._chunks(stream, slab, pool)
-        except BaseException as exc:
-            for part in slab.parts:
-                part.cancel()
-            if isinstance(exc, FrameError):
-                raise SourceError(f"{self._origin}: {exc}") from exc
-            raise
+        self, body: bytes, decode: Callable[[ChunkBatch], _Decoded], abort: Abort, limit: int
+    ) -> tuple[list[_Decoded], int]:
+        """Return all parts of an answer, which are being decoded, and their number of samples."""
+        parts: list[_Decoded] = []
+        samples = 0
+        with self._http.open("POST", _READ, body=body, headers=HEADERS) as stream, abort.of(stream):
+            self._check(stream)
+            for data, frames in read_frames(stream.read):
+                chunks = batch(data, frames)
+                samples += chunks.samples
+                if samples > limit:
+                    raise TooMuchError(f"more than {limit} samples")
+                parts.append(decode(chunks))
+        return parts, samples
 
     def _check(self, stream: Stream) -> None:
         """Raise an error that fits if the answer does not hold chunks."""
@@ -143,14 +125,6 @@ class RemoteRead:
         if answer.status in _OFF and not self._answered:
             raise NotOfferedError
         raise self._http.refusal(_READ, answer)
-
-    def _chunks(self, stream: Stream, slab: _Slab, pool: Executor) -> None:
-        for data, frames in read_frames(stream.read):
-            chunks = batch(data, frames)
-            slab.samples += chunks.samples
-            if slab.samples > slab.limit:
-                raise TooMuchError(f"more than {slab.limit} samples")
-            slab.parts.append(pool.submit(chunks.decoded, slab.start_ms, slab.end_ms, self._origin))
 
     def _piece(self, slab: _Slab) -> Piece:
         by_labels: dict[WireLabels, list[Series]] = {}

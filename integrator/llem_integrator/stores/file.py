@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import IO, Any, Final, cast
 
 from llem_core.errors import SourceError
-from llem_integrator.stores.ahead import Ahead
+from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.text.blocks import BLOCK_BYTES
 from llem_integrator.text.openmetrics import read
@@ -24,7 +24,7 @@ _BLOCKS_AHEAD: Final = 3
 def read_file(path: str) -> LoadedSource:
     """Return the source of a file, or of standard input for "-"; raises SourceError."""
     origin = "standard input" if path == "-" else path
-    with Ahead(_blocks(path, origin), _BLOCKS_AHEAD, interrupt=lambda: None) as blocks:
+    with closing(ahead(_blocks(path, origin), _BLOCKS_AHEAD)) as blocks:
         return read(blocks, origin)
 
 

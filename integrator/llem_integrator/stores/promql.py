@@ -4,16 +4,17 @@
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any, Final
 
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.series.matchers import Selector, query
-from llem_integrator.stores.ahead import Ahead
+from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.query_result import document, series_in
-from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
+from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
 
 _QUERY: Final = "/api/v1/query"
 _LABELS: Final = "/api/v1/labels"
@@ -40,10 +41,9 @@ class Promql:
 
         While a page is parsed, the server evaluates the next one.
         """
-        slabs = Slabs(start_ms, end_ms, _SAMPLES_A_PAGE)
-        what = f"{metric} of {self._http.address}"
-        answers = in_slabs(slabs, partial(self._page, metric, selector), what)
-        with Ahead(answers, _HELD_PAGES, interrupt=lambda: None) as pages:
+        read, what = partial(self._page, metric, selector), f"{metric} of {self._http.address}"
+        answers = in_slabs(start_ms, end_ms, _SAMPLES_A_PAGE, read, what)
+        with closing(ahead(answers, _HELD_PAGES)) as pages:
             for first_ms, last_ms, answer in pages:
                 results = [] if answer is None else self._results(answer)
                 series = [series_in(result, first_ms, last_ms) for result in results]

@@ -41,60 +41,37 @@ def refuse_too_much(answer: Answer) -> None:
         raise TooMuchError(f"{answer.status}: {answer.reason[:SHOWN_REASON]}")
 
 
-class Slabs:
-    """Cuts [start_ms, end_ms] into ascending slabs of about `target` samples each."""
-
-    def __init__(
-        self, start_ms: int, end_ms: int, target: int = TARGET_SAMPLES, first_ms: int = _FIRST_MS
-    ) -> None:
-        self._at, self._end_ms, self._target = start_ms, end_ms, target
-        self._length_ms, self._growth = first_ms, _GROWTH
-
-    @property
-    def limit(self) -> int:
-        """The number of samples above which a slab is shortened and read again."""
-        return 2 * self._target
-
-    def next(self) -> tuple[int, int] | None:
-        """Return the first and last ms of the slab to read now, or None at the end."""
-        if self._at > self._end_ms:
-            return None
-        left_ms, length_ms = self._end_ms - self._at + 1, self._length_ms
-        return self._at, self._at + (left_ms if left_ms < _ROUNDING * length_ms else length_ms) - 1
-
-    def taken(self, samples: int) -> int:
-        """Go on after the slab, which had so many samples; return how many to expect of the rest."""
-        start_ms, end_ms = self.next() or (0, 0)
-        length_ms = end_ms - start_ms + 1
-        self._at = end_ms + 1
-        fitting_ms = length_ms * self._target // max(samples, 1)
-        self._length_ms = max(_SHORTEST_MS, min(length_ms * self._growth, fitting_ms))
-        return samples * max(0, self._end_ms - end_ms) // length_ms
-
-    def shorten(self) -> bool:
-        """Cut the slab, which is too much at once, to a quarter; return whether it could be shorter."""
-        start_ms, end_ms = self.next() or (0, 0)
-        length_ms = end_ms - start_ms + 1
-        self._length_ms = max(_SHORTEST_MS, length_ms // 4)
-        # A limit on the length of queries holds for the rest as well, one on samples only here.
-        self._growth = _CAREFUL_GROWTH
-        return length_ms > _SHORTEST_MS
-
-
 def in_slabs(
-    slabs: Slabs, read: Callable[[int, int, int], tuple[Item, int]], what: str
+    start_ms: int,
+    end_ms: int,
+    target: int,
+    read: Callable[[int, int, int], tuple[Item, int]],
+    what: str,
 ) -> Generator[Item, None, None]:
-    """Yield what `read` returns for each slab, of which it gets the first and last ms and the limit.
+    """Yield what `read` returns for each slab of [start_ms, end_ms], ascending, of about `target` samples.
 
-    `read` also returns the number of samples, and raises TooMuchError for a slab that must be shorter. `what`
-    names the store and the samples in the SourceError for a slab that cannot be shorter.
+    `read` gets the first and last ms of a slab and the limit of its samples. It also returns their number,
+    and raises TooMuchError if the slab must be shorter. `what` names the store and the samples in the
+    SourceError for a slab that cannot be shorter.
     """
-    while bounds := slabs.next():
+    length_ms, growth = _FIRST_MS, _GROWTH
+    while start_ms <= end_ms:
+        if in_one_slab(start_ms, end_ms, length_ms):
+            length_ms = end_ms - start_ms + 1
         try:
-            item, samples = read(*bounds, slabs.limit)
+            item, samples = read(start_ms, start_ms + length_ms - 1, 2 * target)
         except TooMuchError as exc:
-            if not slabs.shorten():
+            if length_ms <= _SHORTEST_MS:
                 raise SourceError(f"{what} cannot be read even in parts of 1 s: {exc}") from exc
+            # A limit on the length of queries holds for the rest as well, one on samples only here.
+            length_ms, growth = max(_SHORTEST_MS, length_ms // 4), _CAREFUL_GROWTH
             continue
-        slabs.taken(samples)
         yield item
+        start_ms += length_ms
+        fitting_ms = length_ms * target // max(samples, 1)
+        length_ms = max(_SHORTEST_MS, min(length_ms * growth, fitting_ms))
+
+
+def in_one_slab(start_ms: int, end_ms: int, length_ms: int = _FIRST_MS) -> bool:
+    """Return whether [start_ms, end_ms] is one slab, unless it has too many samples."""
+    return end_ms - start_ms + 1 < _ROUNDING * length_ms

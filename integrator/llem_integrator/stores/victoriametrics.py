@@ -6,6 +6,7 @@ Source: https://docs.victoriametrics.com/victoriametrics/#how-to-export-data-in-
 import json
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Final
 
@@ -15,11 +16,11 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.series.matchers import Selector, query
 from llem_integrator.series.samples import Key, Series, joined, make_series, whole_ms
-from llem_integrator.stores.ahead import Ahead
+from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece, Progress
 from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.query_result import numbers
-from llem_integrator.stores.slabs import Slabs, TooMuchError, in_slabs, refuse_too_much
+from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
 
 _EXPORT: Final = "/api/v1/export"
 _PARAMETERS: Final = {"deny_partial_response": "1", "nocache": "1"}
@@ -57,11 +58,11 @@ class VictoriaMetricsSource:
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
     ) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms]."""
-        abort, slabs = Abort(), Slabs(start_ms, end_ms, _TARGET_SAMPLES)
+        abort = Abort()
         read = partial(self._piece, query(metric, selector), abort)
-        fetched = in_slabs(slabs, read, f"{metric} of {self.address}")
-        with Ahead(fetched, _HELD_SLABS, abort) as ahead:
-            for piece in ahead:
+        fetched = in_slabs(start_ms, end_ms, _TARGET_SAMPLES, read, f"{metric} of {self.address}")
+        with closing(ahead(fetched, _HELD_SLABS, abort)) as pieces:
+            for piece in pieces:
                 yield piece
                 progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
 
