@@ -68,7 +68,7 @@ class VictoriaMetricsSource:
 
     def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
         """Return whether the index has such series. If the server does not say, there may be some."""
-        return Promql(self._http).label_names(metric, selector, start_ms, end_ms) != set()
+        return Promql(self._http, _PARAMETERS).label_names(metric, selector, start_ms, end_ms) != set()
 
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
