@@ -11,7 +11,7 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator.energy.group import POWER_TRACE, ZEUS_TRACE, Group
 from llem_integrator.reading import Question, Reader, Wanted, part, read_here
-from llem_integrator.results.assembly import Answers, nothing_asked, zeus_is_short
+from llem_integrator.results.assembly import assemble, without_backend, zeus_is_short
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
 from llem_integrator.series import scrapes
@@ -40,7 +40,7 @@ def integrate(
     """
     every = list(windows)
     if request.backend is Backend.NONE:
-        yield from (nothing_asked(window) for window in every)
+        yield from (without_backend(window, request) for window in every)
         return
     waiting: dict[int, WindowResult] = {}
     given = done = 0
@@ -104,8 +104,7 @@ class _Run:
             group.settle_traces()
         for group in self._with_whole_traces(steps[3]):
             warnings = dict.fromkeys([*self.source.warnings, *getattr(self.reader, "warnings", ())])
-            answers = Answers(group, self.request, tuple(warnings))
-            yield from zip(group.rows, answers.results(), strict=True)
+            yield from zip(group.rows, assemble(group, self.request, tuple(warnings)), strict=True)
 
     def _read_scrapes(self, progress: Progress) -> None:
         interval = metrics.SAMPLER_INTERVAL.name

@@ -184,7 +184,9 @@ def test_on_one_node_all_gpus_share_a_backend() -> None:
     result = answer(page(scraped(0), scraped(1, zeus=False)))
     assert result.backend == "nvml"
     assert not result.considered[0].usable
-    assert "GPU 1" in result.considered[0].reason
+    assert (
+        result.considered[0].reason == "no samples for GPU 1 (GPU-1); one backend serves all GPUs of a node"
+    )
 
 
 def test_a_named_backend_without_data_is_no_data() -> None:

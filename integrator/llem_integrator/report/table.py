@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import IO, Final
 
 from llem_core.measurement import MeasurementWarning
 from llem_integrator.report import About, printable
-from llem_integrator.results.fields import GpuEnergy, WindowResult
+from llem_integrator.results.fields import Considered, GpuEnergy, WindowResult
+from llem_integrator.results.selection import short_uuids
 from llem_integrator.windows.window import rfc3339
 
 _SENSOR_NOTE: Final = (
@@ -14,7 +16,6 @@ _SENSOR_NOTE: Final = (
     "and gain error (about ±5 %)"
 )
 _JOULES_PER_WATT_HOUR: Final = 3600
-_SHORTEST_UUID: Final = len("GPU-12345678")
 _FIGURES: Final = {
     "emissions_g": ("gCO2e", 3),
     "price": ("price", 4),
@@ -59,21 +60,21 @@ def cells(result: WindowResult, about: About, *, with_node: bool = True) -> tupl
     return headings, rows
 
 
-def short_uuids(uuids: Iterable[str]) -> dict[str, str]:
-    """Return the start of each UUID, as long as needed to tell them apart. --gpus accepts it."""
-    unique, length = set(uuids), _SHORTEST_UUID
-    while len({uuid[:length] for uuid in unique}) < len(unique):
-        length += 1
-    return {uuid: uuid[:length] for uuid in unique}
-
-
 def remarks(result: WindowResult) -> list[str]:
-    """Return the warnings of a window, and why it is not valid."""
+    """Return the warnings of a window, and why it is not valid or a higher backend is not used."""
     lines = [f"warning: {_subject(warning, result)}{warning.message}" for warning in result.warnings]
-    if not result.valid:
-        lines.append(f"not valid: {', '.join(result.reasons)}")
-        lines += [f"  {one.backend}: {one.reason}" for one in result.considered]
-    return lines
+    if result.valid:
+        return lines + [f"note: {one.backend}: {one.reason}" for one in _passed_over(result)]
+    lines.append(f"not valid: {', '.join(result.reasons)}")
+    return lines + [f"  {one.backend}: {one.reason}" for one in result.considered]
+
+
+def _passed_over(result: WindowResult) -> list[Considered]:
+    """Return the backends that measured a GPU and have a higher priority than those that are used."""
+    used = {gpu.backend for gpu in result.gpus}
+    measured = {backend for gpu in result.gpus for backend in gpu.joules_by_backend}
+    higher = takewhile(lambda one: one.backend not in used, result.considered)
+    return [one for one in higher if one.backend in measured]
 
 
 def title(result: WindowResult) -> str:

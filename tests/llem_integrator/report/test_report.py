@@ -102,6 +102,17 @@ def test_a_window_without_gpus_has_its_reasons_everywhere(results: list[WindowRe
     assert "not valid: no_data" in written("table", results)
 
 
+def test_the_table_says_why_a_backend_of_higher_priority_is_not_used(tmp_path: Path) -> None:
+    """A GPU without an energy counter makes its whole node use nvml. With --gpus 0, GPU 0 uses zeus."""
+    path = file_of(tmp_path, scraped(0), scraped(1, zeus=False))
+    text = written("table", results_of(path, (40, 80)))
+    note = "note: zeus: no samples for GPU 1 (GPU-1); one backend serves all GPUs of a node"
+    assert note in text.splitlines()
+    selected = written("table", results_of(path, (40, 80), request=Request(gpus="0")))
+    assert "backend zeus" in selected
+    assert "note:" not in selected
+
+
 def test_parquet_has_types(results: list[WindowResult]) -> None:
     """Numbers, flags, lists and times have their types. Columns have their notes."""
     table = pyarrow.parquet.read_table(io.BytesIO(written("parquet", results, EVERYTHING)))
