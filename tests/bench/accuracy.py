@@ -29,10 +29,11 @@ from llem_integrator.integration import integrate
 from llem_integrator.results.request import Request
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import Matcher, open_source, whole
-from llem_integrator.stores.loaded import LoadedSource, load
+from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.windows.window import Window
 from tests.bench.bench_exporter import Peer
 from tests.fake_nvml import FakeDriver
+from tests.llem_integrator.clusters import load
 from tests.servers import Exporter, Prometheus, scrape_config
 
 PEER_GAUGE: Final = "gpu_power_usage_W"

@@ -1,6 +1,6 @@
 """A small cluster's series as a store would hold them, and a store that hands them out in pieces."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from llem_integrator.series.samples import Series, Times, Values, make_series
 from llem_integrator.stores import Piece, Progress, Selector, whole
-from llem_integrator.stores.loaded import LoadedSource, load
+from llem_integrator.stores.loaded import LoadedSource
+from llem_integrator.stores.spool import Spool
 
 T0 = 1_795_507_500_000
 """Unix ms at which the series begin."""
@@ -123,3 +124,14 @@ def scraped(
         "llem_gpu_integrated_seconds_total": (started - started_s * 1000) / 1000,
     }
     return {name: [make_series(own, unix_ms, values)] for name, values in columns.items()}
+
+
+def load(address: str, series_by_metric: Mapping[str, Iterable[Series]]) -> LoadedSource:
+    """Return a source of these series."""
+    spool = Spool(address)
+    for metric, every in series_by_metric.items():
+        for series in every:
+            number = spool.number(metric, series.labels)
+            spool.add(np.full(len(series), number), series.unix_ms, series.values)
+    spool.close()
+    return LoadedSource(address, spool)

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from llem_integrator.stores.loaded import LoadedSource
+from llem_integrator.text.openmetrics import read
+
 T0 = 1_795_507_500_000
 """Unix ms at which the pages begin."""
 
@@ -62,3 +65,10 @@ def page(*parts: list[str]) -> str:
     """The whole page, with the sample interval that the exporter publishes."""
     interval = series("llem_sampler_interval_seconds", {"instance": "n1:9955"}, [(0, 0.1), (120_000, 0.1)])
     return "\n".join([*interval, *(line for part in parts for line in part), "# EOF", ""])
+
+
+def parse(
+    text: str, origin: str, extra_labels: Mapping[str, str] | None = None, *, maybe_empty: bool = False
+) -> LoadedSource:
+    """Return the source of a complete text, with all its metrics."""
+    return read([text.encode()], origin, extra_labels, maybe_empty=maybe_empty, names=None)

@@ -9,9 +9,8 @@ from llem_integrator.integration import integrate
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
 from llem_integrator.stores import open_source
-from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.window import Window, parse_window
-from tests.llem_integrator.pages import T0, page, scraped, series, trace
+from tests.llem_integrator.pages import T0, page, parse, scraped, series, trace
 
 CASES = Path(__file__).parent / "cases"
 TEN_MINUTES = "1795503600,+10m"

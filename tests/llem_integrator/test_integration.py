@@ -8,9 +8,8 @@ from llem_integrator.integration import integrate
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
 from llem_integrator.stores import parse_selector
-from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.window import Window
-from tests.llem_integrator.pages import T0, page, scraped, series, trace
+from tests.llem_integrator.pages import T0, page, parse, scraped, series, trace
 
 HALF_MINUTE = (43.3, 73.3)
 

@@ -1,6 +1,6 @@
 """A source whose samples were all loaded at first: those of a file or of an exporter's history."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -80,14 +80,3 @@ def _expected(chunks: NDArray[np.void], start_ms: int, end_ms: int) -> float:
     firsts, lasts = chunks["first_ms"], chunks["last_ms"]
     inside = np.minimum(lasts, end_ms) - np.maximum(firsts, start_ms) + 1
     return float(np.sum(chunks["count"] * np.clip(inside / (lasts - firsts + 1), 0.0, 1.0)))
-
-
-def load(address: str, series_by_metric: Mapping[str, Iterable[Series]]) -> LoadedSource:
-    """Return a source of these series."""
-    spool = Spool(address)
-    for metric, every in series_by_metric.items():
-        for series in every:
-            number = spool.number(metric, series.labels)
-            spool.add(np.full(len(series), number), series.unix_ms, series.values)
-    spool.close()
-    return LoadedSource(address, spool)

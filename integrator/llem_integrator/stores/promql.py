@@ -82,11 +82,7 @@ class Promql:
         answer = self._http.request("GET", _LABELS, {**self._parameters, **fields})
         if answer.status != 200:
             return None
-        try:
-            content = document(answer.body)
-        except (ValueError, RecursionError) as exc:
-            raise self._http.not_json(_LABELS, answer) from exc
-        match content:
+        match self._document(_LABELS, answer):
             case {"status": "success", "data": list(names)}:
                 return set(names)
         return None
@@ -102,10 +98,7 @@ class Promql:
         return answer
 
     def _results(self, answer: Answer) -> list[Any]:
-        try:
-            content = document(answer.body)
-        except (ValueError, RecursionError) as exc:
-            raise self._http.not_json(_QUERY, answer) from exc
+        content = self._document(_QUERY, answer)
         match content:
             case {"status": "success", "data": {"result": list(results)}}:
                 self._note(content)
@@ -113,6 +106,12 @@ class Promql:
         raise SourceError(
             f"{self._http.address}{_QUERY} answered with something that is not a Prometheus result"
         )
+
+    def _document(self, path: str, answer: Answer) -> Any:
+        try:
+            return document(answer.body)
+        except (ValueError, RecursionError) as exc:
+            raise self._http.not_json(path, answer) from exc
 
     def _note(self, content: dict[str, Any]) -> None:
         for kind in ("warnings", "infos"):

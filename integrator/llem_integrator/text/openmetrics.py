@@ -32,10 +32,3 @@ def read(
     for text in whole_lines(chunks, origin):
         page.feed(text)
     return page.source(maybe_empty=maybe_empty)
-
-
-def parse(
-    text: str, origin: str, extra_labels: Mapping[str, str] | None = None, *, maybe_empty: bool = False
-) -> LoadedSource:
-    """Return the source of a complete text, with all its metrics."""
-    return read([text.encode()], origin, extra_labels, maybe_empty=maybe_empty, names=None)

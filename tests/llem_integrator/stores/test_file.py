@@ -17,7 +17,7 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.series.samples import Series
 from llem_integrator.stores import open_source, whole
-from llem_integrator.stores.loaded import load
+from tests.llem_integrator.clusters import load
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.text.dumps import packed, zstandard
 from tests.llem_integrator.traces import POWER, T0, fetch, trace_text

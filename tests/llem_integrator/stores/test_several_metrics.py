@@ -1,7 +1,7 @@
 """One question for several metrics, of a store that holds its samples."""
 
 from llem_integrator.stores import whole
-from llem_integrator.text.openmetrics import parse
+from tests.llem_integrator.pages import parse
 
 PAGE = 'watts{gpu="0"} 5 1\njoules_total{gpu="0"} 7 1\nother{gpu="0"} 9 1\n# EOF\n'
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from llem_core.errors import SourceError
 from llem_integrator.stores import open_source, whole
-from llem_integrator.text.openmetrics import parse, read
+from llem_integrator.text.openmetrics import read
 from tests.fake_nvml import FakeDriver
 from tests.llem_integrator.conftest import Done
+from tests.llem_integrator.pages import parse
 from tests.llem_integrator.stores.test_stores_agree import in_ms
 from tests.llem_integrator.stores.test_victoriametrics import put_text
 from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text

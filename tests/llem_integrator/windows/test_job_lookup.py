@@ -8,10 +8,9 @@ from llem_core.errors import ConfigError, SourceError
 from llem_core.measurement import WarningCode
 from llem_integrator.http.client import Http
 from llem_integrator.stores.exporter import ExporterSource
-from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.job_lookup import find_job
 from llem_integrator.windows.window import Window
-from tests.llem_integrator.pages import T0, page, series
+from tests.llem_integrator.pages import T0, page, parse, series
 
 NOW_US = (T0 + 86_400_000) * 1000
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from llem_integrator.stores import Source, parse_selector
-from llem_integrator.text.openmetrics import parse
 from llem_integrator.windows.wait import BEFORE_MS, wait_for_samples
-from tests.llem_integrator.pages import T0, page, series, trace
+from tests.llem_integrator.pages import T0, page, parse, series, trace
 
 END_US = (T0 + 60_000) * 1000
 
