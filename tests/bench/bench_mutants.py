@@ -67,7 +67,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/llem_measure/backends/test_nvml_bounds.py",
     ),
     "llem_measure.backends.counter_window": ("tests/llem_measure/backends/test_counter_window.py",),
-    "llem_integrator.energy.integral": (
+    "llem_integrator.energy.window_energy": (
         "tests/llem_integrator/energy/test_partial_sums.py",
         "tests/llem_integrator/test_integration.py",
         "tests/llem_integrator/test_windows.py",

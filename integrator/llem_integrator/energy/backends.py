@@ -12,7 +12,6 @@ from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter, rises
 from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
 from llem_integrator.energy.identity import Facts
-from llem_integrator.energy.integral import Integrals, better, joined, placed
 from llem_integrator.energy.joules import RunningSums, trapezoids
 from llem_integrator.energy.readings import (
     CounterReadings,
@@ -23,6 +22,7 @@ from llem_integrator.energy.readings import (
 )
 from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
 from llem_integrator.energy.traces import CounterTrace
+from llem_integrator.energy.window_energy import Integrals, better, joined, placed
 from llem_integrator.series import scrapes
 from llem_integrator.series.intervals import Intervals
 from llem_integrator.series.samples import Flags, Floats, Times, Values

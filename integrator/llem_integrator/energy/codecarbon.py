@@ -1,4 +1,4 @@
-"""What CodeCarbon's counters say of a node: joules without a split by GPU, and grams per joule."""
+"""A node's energy by CodeCarbon's counters: joules of all its GPUs together, and grams per joule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 
 from llem_integrator.energy.counter import rises
-from llem_integrator.energy.integral import Integrals, added, placed
 from llem_integrator.energy.readings import CounterReadings, NodeReadings, counter_of, process_covered
+from llem_integrator.energy.window_energy import Integrals, added, placed
 from llem_integrator.series.samples import Floats
 from llem_integrator.series.scrapes import GRAMS, MARGIN_MS
 from llem_integrator.series.spans import Index, Spans
@@ -20,7 +20,10 @@ ALL: Final = (*REST, *GPU)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeEnergy:
-    """A node's joules in windows (w,), of its GPUs and the rest; grams of CO2 equivalent a joule, or NaN."""
+    """A node's energy in windows (w,): of its GPUs together, and of its CPUs and memory (`rest`).
+
+    `grams_per_joule` are grams of CO2 equivalent, NaN where they are not known.
+    """
 
     grams_per_joule: Floats
     gpu: Integrals | None = None
@@ -28,7 +31,7 @@ class NodeEnergy:
 
 
 def measure(node: NodeReadings, spans: Spans, max_gap_ms: float | None, limit_watts: Floats) -> NodeEnergy:
-    """Return the node's energy in windows; the limit (w,) is that of all its GPUs together."""
+    """Return the energy of a node in windows; the limit (w,) is that of all its GPUs together."""
     unknown = np.full(len(spans), np.nan)
     if not node.tables:
         return NodeEnergy(unknown)
@@ -45,7 +48,7 @@ def measure(node: NodeReadings, spans: Spans, max_gap_ms: float | None, limit_wa
 
 
 def _rate(grams: Integrals | None, energy: Integrals | None, unknown: Floats) -> Floats:
-    """Return grams per joule of the same windows."""
+    """Return the grams per joule (w,), NaN where either is not known."""
     if grams is None or energy is None:
         return unknown
     known = grams.known & energy.known & (energy.joules > 0)
@@ -61,6 +64,6 @@ def _rises(
     parts: list[tuple[Index, Integrals]] = []
     for windows, readings in counters:
         counter = replace(counter_of(readings, process_covered), max_gap_ms=max_gap_ms)
-        few = spans.take(windows)
-        parts.append((windows, rises(counter, few, limit_watts[windows], MARGIN_MS)))
+        energy = rises(counter, spans.take(windows), limit_watts[windows], MARGIN_MS)
+        parts.append((windows, energy))
     return placed(parts, len(spans))

@@ -8,7 +8,7 @@ import numpy as np
 
 from llem_core import energy
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.integral import Integral, Integrals, either, nothing, placed
+from llem_integrator.energy.window_energy import Integral, Integrals, either, nothing, placed
 from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import Counts, Flags, Floats, Times, Values
 from llem_integrator.series.spans import Index, Spans, spans_of

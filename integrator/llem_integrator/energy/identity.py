@@ -1,4 +1,4 @@
-"""What a GPU is called in each window, whether it is there at all, and its limit and highest gauge."""
+"""Which labels a GPU has in each window, whether it is present, its power limit and its highest gauge."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from llem_integrator.series.scrapes import MARGIN_MS, Presence
 from llem_integrator.series.spans import Index, Spans, group_alike
 
 _PEAK_MS: Final = 60_000
-"""How far llem_gpu_power_peak_watts looks back."""
+"""llem_gpu_power_peak_watts is the highest power of this time before the scrape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A GPU's labels, those of all its series, and the instances that show it, in a window."""
+    """The labels of a GPU in a window, those of each of its series, and the instances that publish it."""
 
     labels: Mapping[str, str]
     every: tuple[Mapping[str, str], ...]
@@ -33,7 +33,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """One GPU in windows (w,): the number of its identity, -1 where it is not there; watts, NaN unknown."""
+    """What is known of a GPU in windows (w,).
+
+    `identity` is the number of its identity, -1 where it is absent. Watts are NaN where they are not known.
+    """
 
     uuid: str
     identities: Sequence[Identity]
@@ -42,14 +45,18 @@ class Facts:
     peak_watts: Floats
 
     def take(self, windows: Index) -> "Facts":
-        """Return the same for some of the windows."""
+        """Return what is known in some of the windows."""
         limits, peaks = self.limit_watts[windows], self.peak_watts[windows]
         return replace(self, identity=self.identity[windows], limit_watts=limits, peak_watts=peaks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Near:
-    """The samples of a label set by windows (w,), in ms: the last to the end, the first from the start."""
+    """The samples of a label set next to the edges of windows (w,).
+
+    `before_end` are the times of the last sample at or before the ends, and `after_start` those of the first
+    sample at or after the starts.
+    """
 
     source: str
     labels: Mapping[str, str]
@@ -61,7 +68,7 @@ class _Near:
 def facts(gpu: GpuReadings, spans: Spans) -> Facts:
     """Return what is known of a GPU.
 
-    It is there where any per-GPU series reaches into a window or across it, or llem_gpu_info does.
+    It is present in a window if any of its series has samples in it, or on both sides of it.
     """
     near = list(_near(gpu, spans))
     reached = _reached(near, spans)
@@ -81,20 +88,22 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
         for row in rows[examples].tolist():
             shown = [info for info, mask in zip(gpu.infos, around, strict=True) if mask[row]]
             within = [info for info, mask in zip(gpu.infos, inside, strict=True) if mask[row]]
-            chosen = [one.labels for one, mask in zip(near, choice, strict=True) if mask[row]]
+            chosen = [labelled.labels for labelled, mask in zip(near, choice, strict=True) if mask[row]]
             own = near[newest[row]].labels if chosen else {}
             identities.append(_identity(own, chosen, shown, within))
-    # The peak gauge looks back: in the window's first minute it may show a peak of before.
+    # In the first minute of the window, the peak gauge may show a peak from before the window.
     peaks = np.fmax(gpu.highest(scrapes.WATTS, spans), gpu.highest(scrapes.PEAK, spans, delay_ms=_PEAK_MS))
     limits = gpu.highest(scrapes.LIMIT, spans, MARGIN_MS)
     return Facts(gpu.uuid, identities, identity, limits, peaks)
 
 
 def divided(gpu: GpuReadings, spans: Spans) -> Flags:
-    """Return whether the GPU had MIG slices in windows (w,)."""
+    """Return whether the GPU had MIG slices in windows (w,): in them, or both shortly before and after."""
     flags = np.zeros(len(spans), np.bool_)
     for presence in gpu.slices:
-        flags |= presence.reaches(spans.start_ms - MARGIN_MS, spans.end_ms + MARGIN_MS)
+        is_before = presence.reaches(spans.start_ms - MARGIN_MS, spans.start_ms)
+        is_after = presence.reaches(spans.end_ms, spans.end_ms + MARGIN_MS)
+        flags |= presence.reaches(spans.start_ms, spans.end_ms) | (is_before & is_after)
     return flags
 
 
@@ -128,37 +137,40 @@ def _scraped(source: str, labels: Mapping[str, str], unix_ms: Times, spans: Span
     return _Near(source, labels, times[before + 1], times[after + 1], MARGIN_MS)
 
 
-def _ends(one: _Near, spans: Spans) -> tuple[Flags, Flags]:
-    """Whether there is a sample up to the end that is near enough, and one from the start on."""
+def _ends(near: _Near, spans: Spans) -> tuple[Flags, Flags]:
+    """Return whether a near sample exists at or before the end, and one at or after the start (w,)."""
     return (
-        one.before_end >= spans.start_ms - one.margin_ms,
-        one.after_start <= spans.end_ms + one.margin_ms,
+        near.before_end >= spans.start_ms - near.margin_ms,
+        near.after_start <= spans.end_ms + near.margin_ms,
     )
 
 
 def _reached(near: Sequence[_Near], spans: Spans) -> Flags:
-    """Where the label sets of any one metric, taken together, reach into the window or across it."""
-    either: dict[str, tuple[Flags, Flags]] = {}
+    """Return the windows (w,) that the label sets of any one source, taken together, reach into or across."""
+    by_source: dict[str, tuple[Flags, Flags]] = {}
     none = np.zeros(len(spans), np.bool_)
-    for one in near:
-        ends, before = _ends(one, spans), either.get(one.source, (none, none))
-        either[one.source] = before[0] | ends[0], before[1] | ends[1]
-    found = none.copy()
-    for first, last in either.values():
-        found |= first & last
-    return found
+    for labelled in near:
+        ends, others = _ends(labelled, spans), by_source.get(labelled.source, (none, none))
+        by_source[labelled.source] = others[0] | ends[0], others[1] | ends[1]
+    reached = none.copy()
+    for before_end, after_start in by_source.values():
+        reached |= before_end & after_start
+    return reached
 
 
 def _chosen(near: Sequence[_Near], spans: Spans, reached: Flags) -> tuple[list[Flags], Index]:
-    """Which label sets (n,) x (w,) speak for the GPU, and which of them has the newest sample."""
+    """Return which label sets (n,) x (w,) identify the GPU, and the number (w,) of the newest of them."""
     if not near:
         return [], np.zeros(len(spans), np.int64)
-    ends = [_ends(one, spans) for one in near]
-    inside = np.stack([one[0] & one[1] for one in ends])
-    some = np.stack([one[0] | one[1] for one in ends])
+    ends = [_ends(labelled, spans) for labelled in near]
+    inside = np.stack([before_end & after_start for before_end, after_start in ends])
+    some = np.stack([before_end | after_start for before_end, after_start in ends])
     choice = np.where(inside.any(axis=0), inside, some) & reached
     newest = np.stack(
-        [np.where(end[0], one.before_end, one.after_start) for one, end in zip(near, ends, strict=True)]
+        [
+            np.where(before_end, labelled.before_end, labelled.after_start)
+            for labelled, (before_end, _) in zip(near, ends, strict=True)
+        ]
     )
     return list(choice), np.argmax(np.where(choice, newest, -(2**60)), axis=0)
 
@@ -169,13 +181,14 @@ def _identity(
     infos: Sequence[Presence],
     within: Sequence[Presence],
 ) -> Identity:
-    """Of several infos (a card that was renumbered, a pod that moved) the one that goes with the samples says
-    name and scope; what lies in the window comes first.
+    """Return the identity by the labels of the samples and those of infos with the same index and instance.
+
+    There are several infos if a GPU was renumbered or a pod moved. Those in the window come first.
     """
     labels = dict(own)
-    for one in (*infos, *within):
-        same = all(labels.get(name) in (None, one.labels.get(name)) for name in ("gpu", "instance"))
-        labels = {**labels, **one.labels} if same else {**one.labels, **labels}
-    every = (*chosen, *(one.labels for one in within))
-    instances = {one.get("instance", "") for one in every}
+    for info in (*infos, *within):
+        is_same = all(labels.get(name) in (None, info.labels.get(name)) for name in ("gpu", "instance"))
+        labels = {**labels, **info.labels} if is_same else {**info.labels, **labels}
+    every = (*chosen, *(info.labels for info in within))
+    instances = {series_labels.get("instance", "") for series_labels in every}
     return Identity(labels, every or (labels,), tuple(sorted(instances - {""})))

@@ -7,7 +7,7 @@ import numpy as np
 
 from llem_core import energy
 from llem_integrator.energy.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
-from llem_integrator.energy.integral import Integral, Integrals
+from llem_integrator.energy.window_energy import Integral, Integrals
 from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import Floats, Times, Values
 from llem_integrator.series.spans import Index, Spans, spans_of

@@ -10,8 +10,8 @@ from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counter import Counter
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.traces import CounterTrace, PowerTrace
+from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.series import scrapes
 from llem_integrator.series.faults import Fault, within
 from llem_integrator.series.ranges import range_max

@@ -64,17 +64,17 @@ def remarks(result: WindowResult) -> list[str]:
     """Return the warnings of a window, and why it is not valid or a higher backend is not used."""
     lines = [f"warning: {_subject(warning, result)}{warning.message}" for warning in result.warnings]
     if result.valid:
-        return lines + [f"note: {one.backend}: {one.reason}" for one in _passed_over(result)]
+        return lines + [f"note: {each.backend}: {each.reason}" for each in _passed_over(result)]
     lines.append(f"not valid: {', '.join(result.reasons)}")
-    return lines + [f"  {one.backend}: {one.reason}" for one in result.considered]
+    return lines + [f"  {each.backend}: {each.reason}" for each in result.considered]
 
 
 def _passed_over(result: WindowResult) -> list[Considered]:
     """Return the backends that measured a GPU and have a higher priority than those that are used."""
     used = {gpu.backend for gpu in result.gpus}
     measured = {backend for gpu in result.gpus for backend in gpu.joules_by_backend}
-    higher = takewhile(lambda one: one.backend not in used, result.considered)
-    return [one for one in higher if one.backend in measured]
+    higher = takewhile(lambda considered: considered.backend not in used, result.considered)
+    return [considered for considered in higher if considered.backend in measured]
 
 
 def title(result: WindowResult) -> str:

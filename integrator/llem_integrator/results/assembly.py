@@ -15,8 +15,8 @@ from llem_integrator.energy import codecarbon
 from llem_integrator.energy.backends import GpuMeasuring, measure, measure_zeus
 from llem_integrator.energy.group import Group
 from llem_integrator.energy.identity import Facts, Identity, divided, facts, node_shown
-from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.readings import NodeReadings
+from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.results import nodes
 from llem_integrator.results.choice import considered
 from llem_integrator.results.fields import GpuEnergy, WindowResult
@@ -175,7 +175,7 @@ class _AlikeWindows:
         readings = self.group.nodes.get(name, NodeReadings(name))
         carbon = codecarbon.measure(readings, self.spans, self.request.max_gap_ms, limit_watts)
         # If matchers select by GPU, the node may have others.
-        every = not any(one.label in _GPU_LABELS for selector in self.group.selectors for one in selector)
+        every = not any(each.label in _GPU_LABELS for selector in self.group.selectors for each in selector)
         only_gpu = carbon.gpu if len(uuids) == 1 and every else None
         gpus = [self._measured(known[uuid], by_uuid[uuid], only_gpu) for uuid in selected]
         are_all = every and len(selected) == len(uuids)

@@ -9,7 +9,7 @@ import numpy as np
 from llem_core.backend import Backend, Candidate, choose
 from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
-from llem_integrator.energy.integral import Integrals
+from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.results.fields import Considered
 from llem_integrator.results.gpu_rows import MeasuredGpu
 from llem_integrator.results.request import Request
@@ -55,7 +55,7 @@ def choose_backends(
     for row in examples.tolist():
         candidates = [_candidate(backend, by_backend[backend], gpus, row) for backend in MEASURING]
         candidates.append(_total_candidate(float(total[row])))
-        offered = tuple(one for one in candidates if request.backend in (None, one.backend))
+        offered = tuple(each for each in candidates if request.backend in (None, each.backend))
         best = _best(offered, request.min_coverage, is_split=len(gpus) == 1)
         choices.append(Choice(best.backend if best else Backend.NONE, offered))
     return choices, number
@@ -92,8 +92,8 @@ def _total_candidate(coverage: float) -> Candidate:
 
 def _best(candidates: Sequence[Candidate], min_coverage: float, *, is_split: bool) -> Candidate | None:
     """Return the choice by priority. A total that cannot be split is used if it covers enough, or last."""
-    totals = [one for one in candidates if one.backend is Backend.CODECARBON and not is_split]
-    others = [one for one in candidates if one not in totals or one.coverage >= min_coverage]
+    totals = [each for each in candidates if each.backend is Backend.CODECARBON and not is_split]
+    others = [each for each in candidates if each not in totals or each.coverage >= min_coverage]
     return choose(others, min_coverage) or choose(totals, min_coverage)
 
 

@@ -1,4 +1,4 @@
-"""What the integrator answers, field by field as the JSON shows it."""
+"""The fields of results, with the names and the order of the JSON document."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from llem_core.measurement import MeasurementWarning
 class GpuEnergy(NamedTuple):
     """One GPU's energy in one window.
 
-    Joules are None where nothing was measured; `joules_high` also where nothing bounds it. Seconds
-    and watts as named; `coverage` is covered_s over the window's duration. From `emissions_g` on, fields
-    are None where they were not asked for. A tuple: there may be millions, and it is made 5 times as fast.
+    Joules are None if nothing was measured. `joules_high` is also None if there is no upper bound. `coverage`
+    is covered_s divided by the duration of the window. The fields from `emissions_g` on are None if they were
+    not requested. It is a tuple because there may be millions, and a tuple is created five times faster.
     """
 
     uuid: str
@@ -43,7 +43,7 @@ class GpuEnergy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """A backend, whether its data could serve the window, and why (not)."""
+    """A backend, whether its data could be used for the window, and the reason."""
 
     backend: Backend
     usable: bool
@@ -52,9 +52,10 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """The energy of one window, [start, end) in unix seconds; `backend` is "mixed" where nodes differ.
+    """The energy of one window, [start, end) in unix seconds.
 
-    `scope` is "gpu", or "node" if the joules are those of CPU and memory.
+    `backend` is "mixed" if nodes use different backends. `scope` is "gpu", or "node" if the joules are those
+    of CPUs and memory.
     """
 
     name: str | None
@@ -72,7 +73,7 @@ class WindowResult:
     warnings: tuple[MeasurementWarning, ...]
 
     def _repr_html_(self) -> str:
-        """A table, as notebooks show it."""
+        """Return a table for notebooks."""
         from llem_integrator.report import About
         from llem_integrator.report.html_table import tables
 

@@ -10,7 +10,7 @@ import numpy as np
 from llem_core.backend import PRIORITY, Backend
 from llem_integrator.energy.codecarbon import NodeEnergy
 from llem_integrator.energy.identity import Identity
-from llem_integrator.energy.integral import Integrals, either, nothing
+from llem_integrator.energy.window_energy import Integrals, either, nothing
 from llem_integrator.results.fields import GpuEnergy
 from llem_integrator.results.request import Request
 from llem_integrator.series.samples import Counts, Flags, Floats

@@ -9,7 +9,7 @@ import numpy as np
 from llem_core.backend import Backend
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy.backends import MEASURING
-from llem_integrator.energy.integral import Integral
+from llem_integrator.energy.window_energy import Integral
 from llem_integrator.results.gpu_rows import GpuColumns, MeasuredGpu
 from llem_integrator.series.samples import Flags
 

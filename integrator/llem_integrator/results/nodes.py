@@ -10,7 +10,7 @@ from llem_core.backend import PRIORITY, Backend, Candidate
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy.backends import MEASURING
 from llem_integrator.energy.codecarbon import NodeEnergy
-from llem_integrator.energy.integral import nothing
+from llem_integrator.energy.window_energy import nothing
 from llem_integrator.results.choice import Choice, choose_backends
 from llem_integrator.results.fields import GpuEnergy
 from llem_integrator.results.gpu_rows import GpuColumns, MeasuredGpu, columns_of
@@ -43,8 +43,7 @@ def of_gpus(
     columns = [columns_of(gpu, chosen, carbon, spans, request, is_split=is_split) for gpu in gpus]
     warnings = _warnings(columns, carbon, request)
     rows = zip(*(column.rows() for column in columns), strict=True)
-    known = are_all and carbon.gpu is not None
-    totals = carbon.gpu.joules.tolist() if known and carbon.gpu is not None else [math.nan] * len(spans)
+    totals = [math.nan] * len(spans) if carbon.gpu is None or not are_all else carbon.gpu.joules.tolist()
     results = []
     for row, (energies, total) in enumerate(zip(rows, totals, strict=True)):
         choice = choices[number[row]]
@@ -95,7 +94,7 @@ def _of_rest(coverage: float, joules: float, gap_s: float, request: Request) -> 
     candidates = [Candidate(backend, 0.0, "no GPU in the window") for backend in MEASURING]
     reason = f"covers {coverage:.4f} of the window, CPU and memory"
     candidates.append(Candidate(Backend.CODECARBON, coverage, reason))
-    offered = tuple(one for one in candidates if request.backend in (None, one.backend))
+    offered = tuple(each for each in candidates if request.backend in (None, each.backend))
     if not coverage or request.backend not in (None, Backend.CODECARBON):
         return NodeResult(Choice(Backend.NONE, offered), "node", None, reasons=("no_data",))
     reasons = ("coverage",) if coverage < request.min_coverage else ()

@@ -127,7 +127,7 @@ def _backend(name: Backend | str | None) -> Backend | None:
 
 def _selectors(selectors: str | Iterable[str | Selector]) -> tuple[Selector, ...]:
     given = [selectors] if isinstance(selectors, str) else selectors
-    return tuple(parse_selector(one) if isinstance(one, str) else one for one in given) or ((),)
+    return tuple(parse_selector(text) if isinstance(text, str) else text for text in given) or ((),)
 
 
 def _gpus(gpus: str | int | Iterable[str | int]) -> tuple[str, ...]:

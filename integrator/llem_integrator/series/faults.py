@@ -1,4 +1,4 @@
-"""The times of wrong samples, and the windows that contain them."""
+"""The times of invalid and conflicting samples, and how many are in each window."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from llem_integrator.series.samples import Counts, Series, Times
 from llem_integrator.series.spans import Spans
 
 _MOST: Final = 256
-"""Of more in one piece, neighbours are put together: a store may be full of them."""
+"""The number of times that are kept of a piece. Of more, neighbours are counted together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +22,7 @@ class Marks:
 
     @classmethod
     def of(cls, unix_ms: Times) -> Self:
+        """Return marks for the times (n,) of samples, in any order."""
         unix_ms = np.sort(unix_ms)
         first = np.unique(
             np.linspace(0, len(unix_ms), min(len(unix_ms), _MOST), endpoint=False, dtype=np.int64)
@@ -31,26 +32,27 @@ class Marks:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """Samples of a piece of a series that were none, and times that came with unlike values."""
+    """The invalid samples of a piece of a series, and its timestamps with conflicting samples."""
 
     bad: Marks
     conflicts: Marks
 
 
 def faults_of(series: Series) -> list[Fault]:
-    """Return what is wrong with a series, if anything."""
+    """Return the faults of a series, an empty list if it has none."""
     wrong = len(series.bad_ms) or len(series.conflict_ms)
     return [Fault(Marks.of(series.bad_ms), Marks.of(series.conflict_ms))] if wrong else []
 
 
 def within(marks: Iterable[Marks], spans: Spans) -> Counts:
-    """How many samples lie in each window (w,), its edges included."""
-    every = list(marks)
-    if not every:
+    """Return the number of samples (w,) that lie in each window, its edges included."""
+    all_marks = list(marks)
+    if not all_marks:
         return np.zeros(len(spans), np.int64)
-    unix_ms = np.concatenate([one.unix_ms for one in every])
+    unix_ms = np.concatenate([piece.unix_ms for piece in all_marks])
     order = np.argsort(unix_ms)
-    running = np.append(0, np.cumsum(np.concatenate([one.counts for one in every])[order]))
+    running = np.append(0, np.cumsum(np.concatenate([piece.counts for piece in all_marks])[order]))
     first = np.searchsorted(unix_ms[order], spans.start_ms)
-    found: Counts = running[np.searchsorted(unix_ms[order], spans.end_ms, "right")] - running[first]
-    return found
+    stop = np.searchsorted(unix_ms[order], spans.end_ms, "right")
+    counts: Counts = running[stop] - running[first]
+    return counts

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from llem_integrator import Request, Source, Window
 from llem_integrator.dask.tasks import Store, tasks
-from llem_integrator.energy.integral import Integrals
 from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.integration import integrate
 from llem_integrator.reading import Question, Reader, read_here
 from llem_integrator.series.samples import Times, Values

@@ -1,4 +1,4 @@
-"""Samples that are wrong are told of where they lie."""
+"""Invalid and conflicting samples are reported in the windows that contain them."""
 
 import math
 from pathlib import Path
@@ -12,16 +12,20 @@ from tests.llem_integrator.measured import file_of, results_of
 from tests.llem_integrator.pages import scraped, trace
 
 
-def test_a_window_hears_of_its_own_wrong_samples(tmp_path: Path) -> None:
+def test_a_window_reports_its_own_faults(tmp_path: Path) -> None:
     """A window has warnings only for its own samples. A sample on an edge belongs to both windows."""
     samples = [(ms, 100.0) for ms in range(0, 120_000, 100)]
     samples += [(33_350, -1.0), (34_250, -2.0), (60_000, math.inf), (90_000, 107.0)]
     path = file_of(tmp_path, scraped(0), trace(0, sorted(samples)))
     spans = [(0, 30), (30, 60), (60, 80), (80, 100), (100, 110)]
-    told = [{warning.code: warning.message for warning in one.warnings} for one in results_of(path, *spans)]
+    results = results_of(path, *spans)
+    by_code = [{warning.code: warning.message for warning in result.warnings} for result in results]
     bad, conflicting = WarningCode.BAD_SAMPLES, WarningCode.CONFLICTING_SAMPLES
-    assert [sorted(one.keys() & {bad, conflicting}) for one in told] == [[], [bad], [bad], [conflicting], []]
-    assert (told[1][bad][:2], told[2][bad][:2], told[3][conflicting][:2]) == ("3 ", "1 ", "1 ")
+    reported = [sorted(codes.keys() & {bad, conflicting}) for codes in by_code]
+    assert reported == [[], [bad], [bad], [conflicting], []]
+    assert by_code[1][bad].startswith("ignored 3 invalid samples ")
+    assert by_code[2][bad].startswith("ignored 1 invalid sample ")
+    assert by_code[3][conflicting].startswith("conflicting samples at 1 timestamp; kept the larger")
 
 
 def test_many_marks_are_few_and_miss_none() -> None:

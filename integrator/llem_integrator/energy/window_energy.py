@@ -1,4 +1,4 @@
-"""What an integration gives for one series in one window, and in many of them as columns."""
+"""The energy of one series in a window, and in many windows as columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,10 +15,10 @@ from llem_integrator.series.spans import Index, Spans
 class Integral:
     """Energy of one series in one window.
 
-    `joules` is None where nothing is covered; `high` is None also where nothing bounds it. A gap is
-    time without coverage: `tail_gap_s` after the last of it. `largest_gap_s` is None where not all was
-    read. `resets` and `late` count a counter's falls of either sort. `stuck`: it stood still. `skewed`: the
-    exporter's clock is off.
+    `joules` is None if nothing is covered. `high` is None also if there is no upper bound. A gap is time
+    without coverage, and `tail_gap_s` is the gap at the end of the window. `largest_gap_s` is None if samples
+    in between were not read. `resets` and `late` count the falls of a counter: restarts, and late readings.
+    `stuck` says that the counter did not change, `skewed` that the clock of the exporter is wrong.
     """
 
     method: str
@@ -45,9 +45,9 @@ class Integral:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Integrals:
-    """An Integral's fields as columns (w,), one row a window; NaN stands for None.
+    """The fields of Integral as columns (w,), with a row for each window. NaN stands for None.
 
-    `present` is False where the series has no sample in or around the window: then there is no row.
+    `present` is False where the series has no sample in or around the window. Then the row is not used.
     """
 
     present: Flags
@@ -72,30 +72,28 @@ class Integrals:
 
     @property
     def known(self) -> Flags:
+        """Whether there are joules for each window."""
         return self.present & ~np.isnan(self.joules)
 
     @property
     def coverage(self) -> Floats:
-        """The share of each window that there are joules for, from 0 to 1."""
+        """The covered fraction of each window, from 0 to 1. It is 0 where there are no joules."""
         return np.where(self.known, self.shares, 0.0)
 
     @property
     def shares(self) -> Floats:
-        """The covered share of each window."""
+        """The covered fraction of each window, whether there are joules or not."""
         total_s = self.covered_s + self.gap_s
         return self.covered_s / np.where(total_s > 0, total_s, 1.0)
 
-    def at(self, row: int) -> Integral | None:
-        """One window's answer, if there is any."""
-        return self.row(row) if self.present[row] else None
-
     def row(self, row: int) -> Integral:
-        """One window's answer, even where the series has nothing to say."""
+        """Return the energy of one window."""
         cells: list[Any] = [getattr(self, name)[row].item() for name in _NAMES[1:]]
         known: list[Any] = [None if cell != cell else cell for cell in cells]
         return Integral(*known)
 
     def take(self, index: Index | Flags) -> "Integrals":
+        """Return the energy of some of the windows."""
         return Integrals(*(getattr(self, name)[index] for name in _NAMES))
 
 
@@ -103,7 +101,7 @@ _NAMES: Final = tuple(field.name for field in fields(Integrals))
 
 
 def nothing(method: str, spans: Spans, max_gap_ms: Floats | float, *, present: bool) -> Integrals:
-    """No coverage in any window: no measurement, never 0 joules."""
+    """Return energy that is not known, because nothing is covered in any window."""
     count, duration_s = len(spans), spans.duration_ms / 1000
     unknown, zero, never = np.full(count, np.nan), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     return Integrals(
@@ -126,25 +124,26 @@ def nothing(method: str, spans: Spans, max_gap_ms: Floats | float, *, present: b
     )
 
 
-def either(mask: Flags, one: Integrals, other: Integrals) -> Integrals:
-    """The rows of `one` where the mask says so, else those of the other."""
-    return Integrals(*(np.where(mask, getattr(one, name), getattr(other, name)) for name in _NAMES))
+def either(mask: Flags, first: Integrals, second: Integrals) -> Integrals:
+    """Return the rows of the first where the mask is true, otherwise those of the second."""
+    return Integrals(*(np.where(mask, getattr(first, name), getattr(second, name)) for name in _NAMES))
 
 
-def better(one: Integrals | None, other: Integrals | None) -> Integrals | None:
-    """Of each window the answer that covers more; of equals the first, and of none what there is."""
-    if one is None or other is None:
-        return other if one is None else one
-    return either(one.present & ((one.coverage >= other.coverage) | ~other.present), one, other)
+def better(first: Integrals | None, second: Integrals | None) -> Integrals | None:
+    """Return for each window the energy that covers more, or the first if both cover the same."""
+    if first is None or second is None:
+        return second if first is None else first
+    is_first = first.present & ((first.coverage >= second.coverage) | ~second.present)
+    return either(is_first, first, second)
 
 
 def placed(parts: "list[tuple[Index, Integrals]]", count: int) -> Integrals | None:
-    """The rows of several parts put where they belong among `count` windows; None of no parts."""
+    """Return the energy of `count` windows from parts and their window numbers, or None for no parts."""
     if len(parts) == 1 and len(parts[0][1]) == count:
         return parts[0][1]
     if not parts:
         return None
-    index = np.concatenate([where for where, _ in parts])
+    index = np.concatenate([windows for windows, _ in parts])
     columns = []
     for name in _NAMES:
         cells = np.concatenate([getattr(part, name) for _, part in parts])
@@ -155,35 +154,37 @@ def placed(parts: "list[tuple[Index, Integrals]]", count: int) -> Integrals | No
 
 
 def joined(parts: Sequence[Integrals], used: Sequence[Flags]) -> Integrals:
-    """The energy of windows that follow each other, as one; there is none where a used part has none.
+    """Return the sum of parts that follow each other in each window.
 
-    It is called after the longest of them.
+    It is not present where a part that is used has no joules. Its method is that of the longest part.
     """
-    present = np.logical_and.reduce([one.known | ~mine for one, mine in zip(parts, used, strict=True)])
+    present = np.logical_and.reduce(
+        [part.known | ~is_used for part, is_used in zip(parts, used, strict=True)]
+    )
 
-    def column(name: str) -> Floats:
-        return np.stack([getattr(one, name) for one in parts])
+    def column(name: str, unused: float) -> Floats:
+        return np.where(np.stack(used), np.stack([getattr(part, name) for part in parts]), unused)
 
     def summed(name: str) -> Floats:
-        total: Floats = np.sum(np.where(np.stack(used), column(name), 0), axis=0)
+        total: Floats = np.sum(column(name, 0), axis=0)
         return total
 
-    longest = np.argmax(np.where(np.stack(used), column("covered_s"), -1.0), axis=0)
+    longest = np.argmax(column("covered_s", -1.0), axis=0)
     rows = np.arange(len(longest))
-    tails = np.where(np.stack(used), column("tail_gap_s"), 0.0)
+    tails_s = column("tail_gap_s", 0.0)
     return Integrals(
         present=present,
-        method=np.stack([one.method for one in parts])[longest, rows],
+        method=np.stack([part.method for part in parts])[longest, rows],
         joules=summed("joules"),
         low=summed("low"),
         high=summed("high"),
         covered_s=summed("covered_s"),
         gap_s=summed("gap_s"),
-        largest_gap_s=np.max(np.where(np.stack(used), column("largest_gap_s"), 0.0), axis=0),
-        tail_gap_s=np.where(used[-1], tails[-1], tails[-2]),
-        max_gap_s=column("max_gap_s")[longest, rows],
+        largest_gap_s=np.max(column("largest_gap_s", 0.0), axis=0),
+        tail_gap_s=np.where(used[-1], tails_s[-1], tails_s[-2]),
+        max_gap_s=np.stack([part.max_gap_s for part in parts])[longest, rows],
         sample_count=summed("sample_count").astype(np.int64),
-        peak_watts=np.fmax.reduce(np.where(np.stack(used), column("peak_watts"), np.nan), axis=0),
+        peak_watts=np.fmax.reduce(column("peak_watts", np.nan), axis=0),
         resets=summed("resets").astype(np.int64),
         late=summed("late").astype(np.int64),
         stuck=summed("stuck") > 0,
@@ -191,13 +192,15 @@ def joined(parts: Sequence[Integrals], used: Sequence[Flags]) -> Integrals:
     )
 
 
-def added(one: Integrals | None, other: Integrals | None) -> Integrals | None:
-    """Joules and bounds of both, with the coverage of the one that is covered less; of one alone, its own."""
-    if one is None or other is None:
-        return other if one is None else one
-    both = one.present & other.present
-    less = either(one.shares <= other.shares, one, other)
+def added(first: Integrals | None, second: Integrals | None) -> Integrals | None:
+    """Return the sum of both, with the coverage of the lower one. Where only one is present, return that."""
+    if first is None or second is None:
+        return second if first is None else first
+    lower = either(first.shares <= second.shares, first, second)
     total = replace(
-        less, joules=one.joules + other.joules, low=one.low + other.low, high=one.high + other.high
+        lower,
+        joules=first.joules + second.joules,
+        low=first.low + second.low,
+        high=first.high + second.high,
     )
-    return either(both, total, either(one.present, one, other))
+    return either(first.present & second.present, total, either(first.present, first, second))
