@@ -233,7 +233,7 @@ def _pieces(
     source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
 ) -> Iterator[Piece]:
     """Yield the pieces that have samples."""
-    for piece in source.pieces("|".join(names), selector, start_ms, end_ms, lambda _: None):
+    for piece in source.pieces("|".join(names), selector, start_ms, end_ms):
         series = tuple(series for series in piece.series if len(series))
         if series:
             yield Piece(piece.start_ms, piece.end_ms, series)

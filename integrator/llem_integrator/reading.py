@@ -8,7 +8,7 @@ from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import Routing
 from llem_integrator.series.samples import Series
 from llem_integrator.stores.base import Progress, Source
-from llem_integrator.stores.fetch import combined, fetch
+from llem_integrator.stores.fetch import combined, fetch, shown
 from llem_integrator.windows.stretches import Stretch, overlapping, questions
 
 
@@ -83,8 +83,9 @@ def read_here(source: Source, question: Question, progress: Progress) -> None:
     routing = Routing([one.selectors for one in question.wanted])
     total_ms, done_ms = sum(last + 1 - first for first, last in asked), 0
     for first, last in asked:
-        shown = part(progress, done_ms / total_ms, (last + 1 - first) / total_ms)
-        for piece in fetch(source, question.metric, selectors, first, last, shown):
+        pieces = fetch(source, question.metric, selectors, first, last)
+        so_far = part(progress, done_ms / total_ms, (last + 1 - first) / total_ms)
+        for piece in shown(pieces, first, last, so_far):
             _route(routing, question.wanted, piece.series, (piece.start_ms, piece.end_ms))
         done_ms += last + 1 - first
     progress(1.0)

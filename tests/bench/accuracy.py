@@ -108,7 +108,7 @@ class Node:
     def _measured(self, way: Way, windows: Sequence[Window]) -> Iterator[tuple[Window, int, Measured]]:
         source = self.sources[way.job]
         if way.backend is None:
-            for one in whole(source.pieces(PEER_GAUGE, (), 0, 2**53, _quiet)):
+            for one in whole(source.pieces(PEER_GAUGE, (), 0, 2**53)):
                 step_ms = float(np.median(np.diff(one.unix_ms)))
                 for window in windows:
                     found = trapezoid(one.unix_ms, one.values, window, GAP_INTERVALS * step_ms, None)
@@ -184,7 +184,7 @@ def finished_run(
             for node in nodes.values()
             for job, source in node.sources.items()
             for metric in _edge_metrics(job)
-            for one in whole(source.pieces(metric, (), 0, 2**53, _quiet))
+            for one in whole(source.pieces(metric, (), 0, 2**53))
         ]
         first_ms, last_ms = max(first for first, _ in stretches), min(last for _, last in stretches)
         yield Run(nodes, prometheus, first_ms, last_ms)
@@ -254,11 +254,7 @@ def _sources(prometheus: Prometheus, instances: Mapping[str, str], start_ms: int
         names = [spec.name for spec in pages if spec.kind is not Kind.HISTOGRAM] or [PEER_GAUGE]
         selector = (Matcher("job", "=", job), Matcher("instance", "=", instance))
         found: dict[str, list[Series]] = {
-            name: list(whole(server.pieces(name, selector, start_ms, now_ms, _quiet))) for name in names
+            name: list(whole(server.pieces(name, selector, start_ms, now_ms))) for name in names
         }
         sources[job] = load(prometheus.url, found)
     return sources
-
-
-def _quiet(_: float) -> None:
-    pass

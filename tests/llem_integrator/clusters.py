@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from llem_integrator.series.samples import Series, Times, Values, make_series
-from llem_integrator.stores import Piece, Progress, Selector, whole
+from llem_integrator.stores import Piece, Selector, whole
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.stores.spool import Spool
 
@@ -28,13 +28,11 @@ class PieceStore:
     address: str = "memory"
     warnings: tuple[str, ...] = ()
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         inner = [cut for cut in self.cuts_ms if start_ms < cut <= end_ms]
         edges = [start_ms, *inner, end_ms + 1]
         for first, stop in pairwise(edges):
-            found = tuple(whole(self.held.pieces(metric, selector, first, stop - 1, progress)))
+            found = tuple(whole(self.held.pieces(metric, selector, first, stop - 1)))
             self.samples += sum(map(len, found))
             self.pieces_read += 1
             yield Piece(first, stop - 1, found)

@@ -22,7 +22,7 @@ from llem_integrator.results.request import Request
 from llem_integrator.series import scrapes
 from llem_integrator.series.samples import Series
 from llem_integrator.series.spans import spans_of
-from llem_integrator.stores import Matcher, Piece, Progress, Selector, parse_selector
+from llem_integrator.stores import Matcher, Piece, Selector, parse_selector
 from llem_integrator.stores.fetch import combined
 from llem_integrator.windows.hosts import Hosts
 from llem_integrator.windows.window import Window
@@ -191,9 +191,7 @@ class Endless:
     address = "memory"
     warnings: tuple[str, ...] = ()
 
-    def pieces(
-        self, metric: str, _selector: Selector, start_ms: int, end_ms: int, _progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, _selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         for first in range(start_ms, end_ms + 1, 3_600_000):
             last = min(first + 3_600_000 - 1, end_ms)
             unix_ms = np.arange(-(-first // 100) * 100, last + 1, 100)
@@ -264,7 +262,7 @@ def test_of_a_month_of_scrapes_few_are_kept() -> None:
     held = store(scraped(0, 0, 30 * 86_400, np.random.default_rng(9)))
     edges_ms = T0 + 1000 * np.array([20 * 86_400, 20 * 86_400 + HOUR])
     gathered = scrapes.Scrapes(edges_ms)
-    for piece in held.pieces("|".join(scrapes.METRICS), (), T0, T0 + 30 * 86_400_000, lambda _: None):
+    for piece in held.pieces("|".join(scrapes.METRICS), (), T0, T0 + 30 * 86_400_000):
         gathered.add(piece.series)
     (table,) = (scrapes.thinned(growing.whole(), edges_ms) for growing in gathered.gpus.values())
     assert len(table) < 500

@@ -22,7 +22,7 @@ def trace_text(samples: int, step_ms: int = 100, gpus: int = 2) -> str:
 
 def fetch(source: Source, start_ms: int, end_ms: int, selector: str = "") -> list[Series]:
     matchers = parse_selector(selector) if selector else ()
-    found = whole(source.pieces(POWER, matchers, start_ms, end_ms, lambda _: None))
+    found = whole(source.pieces(POWER, matchers, start_ms, end_ms))
     return sorted(found, key=lambda one: one.labels["gpu"])
 
 

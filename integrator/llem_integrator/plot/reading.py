@@ -89,9 +89,7 @@ class _Reading:
             strands: dict[str, _Strand] = {}
             shown: set[frozenset[tuple[str, str]]] = set()
             first_ms, last_ms = max(0, int(span[0])), -int(-span[1] // 1)
-            for piece in self._asked.source.pieces(
-                self._spec.name, selector, first_ms, last_ms, lambda _: None
-            ):
+            for piece in self._asked.source.pieces(self._spec.name, selector, first_ms, last_ms):
                 for uuid, unix_ms, watts in self._samples(piece, seen, shown):
                     if uuid not in strands:
                         strands[uuid] = self._strand(uuid, unix_ms, span)

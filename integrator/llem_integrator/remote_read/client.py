@@ -19,7 +19,7 @@ from llem_integrator.remote_read.messages import HEADERS, WireLabels, labels, re
 from llem_integrator.series.matchers import Selector, named
 from llem_integrator.series.samples import Series, joined
 from llem_integrator.stores.ahead import ahead
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.slabs import TARGET_SAMPLES, TooMuchError, in_one_slab, in_slabs, refuse_too_much
 
 _READ: Final = "/api/v1/read"
@@ -55,9 +55,7 @@ class RemoteRead:
         self._answered = False
         self._labels: dict[WireLabels, tuple[str, dict[str, str]]] = {}
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield the samples in slabs; raises NotOfferedError if the rest must be read as JSON."""
         abort, what = Abort(), f"{metric} of {self._http.address}"
         single = in_one_slab(start_ms, end_ms)  # for which threads cost more than they save
@@ -76,7 +74,6 @@ class RemoteRead:
                 for slab in slabs:
                     xor.expect(slab.samples * (end_ms - slab.end_ms) // (slab.end_ms - slab.start_ms + 1))
                     yield self._piece(slab)
-                    progress((slab.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
 
     def _slab(
         self, matchers: Selector, decode: _Decode, abort: Abort, start_ms: int, end_ms: int, limit: int

@@ -33,9 +33,7 @@ class Source(Protocol):
         """The warnings in the store's answers so far."""
         ...
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress, /
-    ) -> Iterable[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int, /) -> Iterable[Piece]:
         """Yield every sample in [start_ms, end_ms], in pieces of bounded size that ascend and do not overlap.
 
         `metric` is the name of a metric, or several names joined by "|".

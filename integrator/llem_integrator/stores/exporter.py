@@ -8,7 +8,7 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.loaded import LoadedSource
 from llem_integrator.text.openmetrics import read
 
@@ -37,11 +37,9 @@ class ExporterSource:
         """An exporter has no warnings of its own."""
         return ()
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms] that the exporter still has."""
-        return self._history(start_ms).pieces(metric, selector, start_ms, end_ms, progress)
+        return self._history(start_ms).pieces(metric, selector, start_ms, end_ms)
 
     def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
         """Return whether the history has such series."""

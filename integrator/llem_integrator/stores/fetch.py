@@ -1,6 +1,6 @@
 """Reads the series of several selectors from a store, each series once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from llem_integrator.series.matchers import Matcher, Selector, any_of
@@ -32,26 +32,31 @@ def combined(selectors: Sequence[Selector]) -> tuple[Selector, ...]:
     return tuple(others)
 
 
+def shown(pieces: Iterable[Piece], start_ms: int, end_ms: int, progress: Progress) -> Iterator[Piece]:
+    """Yield the pieces of [start_ms, end_ms], and report the progress after each."""
+    for piece in pieces:
+        yield piece
+        progress((piece.end_ms + 1 - start_ms) / (end_ms + 1 - start_ms))
+
+
 def fetch(
     source: Source,
     metric: str,
     selectors: Sequence[Selector],
     start_ms: int,
     end_ms: int,
-    progress: Progress,
 ) -> Iterator[Piece]:
     """Yield every sample of any selector in [start_ms, end_ms], each series once.
 
     `metric` is the name of a metric, or several names joined by "|".
     """
     if len(selectors) == 1:
-        yield from source.pieces(metric, selectors[0], start_ms, end_ms, progress)
+        yield from source.pieces(metric, selectors[0], start_ms, end_ms)
         return
     for first in range(start_ms, end_ms + 1, _SLICE_MS):
         last = min(first + _SLICE_MS - 1, end_ms)
         series: dict[tuple[str, Key], Series] = {}
         for selector in selectors:
-            for one in whole(source.pieces(metric, selector, first, last, quiet)):
+            for one in whole(source.pieces(metric, selector, first, last)):
                 series.setdefault((one.metric, one.key), one)
         yield Piece(first, last, tuple(series.values()))
-        progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))

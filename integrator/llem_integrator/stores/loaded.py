@@ -12,7 +12,7 @@ from llem_core.metrics import SAMPLER_INTERVAL
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters, selects
 from llem_integrator.series.samples import Series, joined, make_series
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.spool import Spool
 
 _PIECE_SAMPLES: Final = 1_000_000
@@ -33,9 +33,7 @@ class LoadedSource:
         self.warnings: tuple[str, ...] = ()
         self._spool, self._facts = spool, facts
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms], in pieces of about a million samples."""
         spool, chunks = self._spool, self._spool.chunks(metric, selector)
         for first, last in _slabs(chunks, start_ms, end_ms):
@@ -49,7 +47,6 @@ class LoadedSource:
                 ]
                 series.append(joined(labels, parts, spool.metrics[number]))
             yield Piece(first, last, tuple(one for one in series if len(one) or one.bad))
-            progress((last + 1 - start_ms) / (end_ms + 1 - start_ms))
 
     def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
         """Return whether any block of such series reaches into [start_ms, end_ms]."""

@@ -7,7 +7,7 @@ from llem_integrator.http.client import Http
 from llem_integrator.remote_read.client import NotOfferedError, RemoteRead
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.slabs import TARGET_SAMPLES
 
@@ -38,19 +38,17 @@ class PrometheusSource:
         """The warnings in the server's answers so far."""
         return self._promql.warnings
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms]."""
         if self._remote is not None:
             try:
-                for piece in self._remote.pieces(metric, selector, start_ms, end_ms, progress):
+                for piece in self._remote.pieces(metric, selector, start_ms, end_ms):
                     yield self._without_external(piece, metric, selector)
                     start_ms = piece.end_ms + 1
                 return
             except NotOfferedError:
                 self._remote = None
-        yield from self._promql.pages(metric, selector, start_ms, end_ms, progress)
+        yield from self._promql.pages(metric, selector, start_ms, end_ms)
 
     def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
         """Return whether the index has such series. If the server does not say, there may be some."""

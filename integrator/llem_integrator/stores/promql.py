@@ -12,7 +12,7 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.series.matchers import Selector, query
 from llem_integrator.stores.ahead import ahead
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.query_result import document, series_in
 from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
 
@@ -34,9 +34,7 @@ class Promql:
         """The warnings in the server's answers so far, sorted, because they come in any order."""
         return tuple(sorted(self._warnings))
 
-    def pages(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pages(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms], in pages below the server's limits.
 
         While a page is parsed, the server evaluates the next one.
@@ -48,7 +46,6 @@ class Promql:
                 results = [] if answer is None else self._results(answer)
                 series = [series_in(result, first_ms, last_ms) for result in results]
                 yield Piece(first_ms, last_ms, tuple(one for one in series if len(one) or one.bad))
-                progress((last_ms + 1 - start_ms) / (end_ms - start_ms + 1))
 
     def _page(
         self, metric: str, selector: Selector, start_ms: int, end_ms: int, limit: int

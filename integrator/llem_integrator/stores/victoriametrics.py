@@ -17,7 +17,7 @@ from llem_integrator.http.client import Abort, Http, Stream
 from llem_integrator.series.matchers import Selector, query
 from llem_integrator.series.samples import Key, Series, joined, make_series, whole_ms
 from llem_integrator.stores.ahead import ahead
-from llem_integrator.stores.base import Piece, Progress
+from llem_integrator.stores.base import Piece
 from llem_integrator.stores.promql import Promql
 from llem_integrator.stores.query_result import numbers
 from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
@@ -54,17 +54,13 @@ class VictoriaMetricsSource:
         """Return nothing: an export is complete or an error."""
         return ()
 
-    def pieces(
-        self, metric: str, selector: Selector, start_ms: int, end_ms: int, progress: Progress
-    ) -> Iterator[Piece]:
+    def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms]."""
         abort = Abort()
         read = partial(self._piece, query(metric, selector), abort)
         fetched = in_slabs(start_ms, end_ms, _TARGET_SAMPLES, read, f"{metric} of {self.address}")
         with closing(ahead(fetched, _HELD_SLABS, abort)) as pieces:
-            for piece in pieces:
-                yield piece
-                progress((piece.end_ms - start_ms + 1) / (end_ms - start_ms + 1))
+            yield from pieces
 
     def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
         """Return whether the index has such series. If the server does not say, there may be some."""

@@ -14,7 +14,7 @@ from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.series.matchers import any_of
 from llem_integrator.series.samples import Series, Times, auto_max_gap_ms
 from llem_integrator.stores import Matcher, Progress, Selector, Source, whole
-from llem_integrator.stores.fetch import quiet
+from llem_integrator.stores.fetch import quiet, shown
 from llem_integrator.windows.job_runs import SLACK_MS, Stretch, runs, stretches
 from llem_integrator.windows.window import Window
 
@@ -95,7 +95,7 @@ def _first_ms(now_ms: int) -> int:
 
 
 def _not_found(source: Source, job_id: str, now_ms: int) -> str:
-    pieces = source.pieces(_INFO, (), _first_ms(now_ms), now_ms, quiet)
+    pieces = source.pieces(_INFO, (), _first_ms(now_ms), now_ms)
     if any(len(series) for piece in pieces for series in piece.series):
         return f"{source.address} shows no job {job_id!r} in {_INFO} of the last {LOOK_BACK_DAYS} days"
     return (
@@ -244,7 +244,8 @@ def _samples(
     """Return the series of any of the selectors, each label set once."""
     by_labels: dict[_Key, Series] = {}
     for selector in selectors:
-        for series in whole(source.pieces(metric, selector, start_ms, end_ms, progress)):
+        pieces = source.pieces(metric, selector, start_ms, end_ms)
+        for series in whole(shown(pieces, start_ms, end_ms, progress)):
             if len(series) and series.labels.get("uuid"):
                 by_labels.setdefault(tuple(sorted(series.labels.items())), series)
     return list(by_labels.values())

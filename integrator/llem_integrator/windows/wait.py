@@ -57,7 +57,7 @@ def _reaching(
     return {
         (series.metric, series.labels.get("uuid", ""))
         for selector in selectors
-        for piece in source.pieces(_AWAITED, selector, max(0, start_ms), end_ms, lambda _: None)
+        for piece in source.pieces(_AWAITED, selector, max(0, start_ms), end_ms)
         for series in piece.series
         if len(series)
     }

@@ -236,7 +236,7 @@ def test_a_hanging_server_does_not_hold_who_leaves() -> None:
         return Reply(404)
 
     with StandIn(hang) as server:
-        pieces = PrometheusSource(Http(server.url)).pieces(POWER, (), T0, END, lambda _: None)
+        pieces = PrometheusSource(Http(server.url)).pieces(POWER, (), T0, END)
         try:
             with pytest.raises(KeyboardInterrupt):
                 next(iter(pieces))

@@ -147,7 +147,7 @@ class Hours:
     address = "hours"
     warnings: tuple[str, ...] = ()
 
-    def pieces(self, metric: str, _: object, start_ms: int, end_ms: int, __: object) -> Iterator[Piece]:
+    def pieces(self, metric: str, _: object, start_ms: int, end_ms: int) -> Iterator[Piece]:
         for first in range(start_ms // 60_000 * 60_000, end_ms, 60_000):
             times = np.arange(max(first, -(-start_ms // 100) * 100), min(first + 60_000, end_ms), 100)
             traced = range(16) if metric == "llem_gpu_power_trace_watts" else range(0)

@@ -14,6 +14,7 @@ from llem_integrator.http.client import Http
 from llem_integrator.remote_read import wire
 from llem_integrator.series.matchers import parse_selector
 from llem_integrator.stores import Source, whole
+from llem_integrator.stores.fetch import shown
 from llem_integrator.stores.prometheus import PrometheusSource
 from llem_integrator.stores.slabs import TARGET_SAMPLES
 from tests.llem_integrator.stand_ins import Asked, Reply, between
@@ -160,7 +161,8 @@ def test_pieces_are_bounded_and_follow_each_other(traced: Prometheus) -> None:
     """An empty hour is one piece, a dense one is many. Together they have each sample once."""
     shares: list[float] = []
     start_ms, end_ms = T0 - 3_600_000, END + 4_000_000
-    pieces = list(by_remote_read(traced.url, 1000).pieces(POWER, (), start_ms, end_ms, shares.append))
+    read = by_remote_read(traced.url, 1000).pieces(POWER, (), start_ms, end_ms)
+    pieces = list(shown(read, start_ms, end_ms, shares.append))
     assert same(list(whole(pieces)), fetch(by_json(traced.url), start_ms, end_ms))
     edges = [(piece.start_ms, piece.end_ms) for piece in pieces]
     assert [start for start, _ in edges] == [start_ms, *(end + 1 for _, end in edges[:-1])]
@@ -178,7 +180,7 @@ def test_an_answer_that_is_left_leaves_nothing_running(traced: Prometheus) -> No
     before = set(threading.enumerate())
     for after in (0, 1):
         source = by_remote_read(traced.url)
-        pieces = iter(source.pieces(POWER, (), T0, END, lambda _: None))
+        pieces = iter(source.pieces(POWER, (), T0, END))
         for _ in range(after):
             next(pieces)
         pieces.close()  # type: ignore[attr-defined]
@@ -190,7 +192,7 @@ def test_two_answers_side_by_side(traced: Prometheus) -> None:
     """Two concurrent reads of one source are independent, even if one ends early."""
     source = by_remote_read(traced.url)
     expected = fetch(source, T0, END)
-    first, second = (iter(source.pieces(POWER, (), T0, END, lambda _: None)) for _ in range(2))
+    first, second = (iter(source.pieces(POWER, (), T0, END)) for _ in range(2))
     kept = [next(first)]
     next(second)
     second.close()  # type: ignore[attr-defined]
@@ -202,7 +204,7 @@ def test_two_answers_side_by_side(traced: Prometheus) -> None:
 def test_a_piece_that_is_kept_stays_as_it_is(traced: Prometheus) -> None:
     """Pieces stay unchanged while later ones are read."""
     source = by_remote_read(traced.url, 1000)
-    kept = list(source.pieces(POWER, (), T0, END, lambda _: None))[::2]
+    kept = list(source.pieces(POWER, (), T0, END))[::2]
     before = [(one.unix_ms.copy(), one.values.copy()) for piece in kept for one in piece.series]
     fetch(source, T0, END)
     after = [(one.unix_ms, one.values) for piece in kept for one in piece.series]
@@ -258,7 +260,7 @@ def test_matchers_of_every_kind_reach_the_server(odd: Prometheus) -> None:
     source = by_remote_read(odd.url)
     for text in ('gpu="2"', 'gpu!="2"', 'gpu=~"[12]"', 'gpu!~"[12]"', 'none=""', 'none="x"'):
         expected = odd.query(f"{POWER}{{{text}}}", KINDS_MS / 1000 + 1)
-        found = source.pieces(POWER, parse_selector(text), KINDS_MS, KINDS_MS + 900, lambda _: None)
+        found = source.pieces(POWER, parse_selector(text), KINDS_MS, KINDS_MS + 900)
         assert {one.labels["gpu"] for piece in found for one in piece.series} == {
             one["metric"]["gpu"] for one in expected if one["metric"]["gpu"] != "8"
         }, text

@@ -216,7 +216,7 @@ def test_an_encoding_that_changes_in_the_middle(traced: Prometheus) -> None:
         return retyping(XOR2)(asked, reply) if len(answers) > 1 else reply
 
     with between(traced.url, changed) as proxy:
-        pieces = list(by_remote_read(proxy.url).pieces(POWER, (), T0, END, lambda _: None))
+        pieces = list(by_remote_read(proxy.url).pieces(POWER, (), T0, END))
     assert len(answers) == 2
     assert [piece.start_ms for piece in pieces[1:]] == [piece.end_ms + 1 for piece in pieces[:-1]]
     assert same(list(whole(pieces)), fetch(by_json(traced.url), T0, END))
@@ -233,7 +233,7 @@ def test_xor2_of_a_real_prometheus(tmp_path: Path, prometheus_release: Prometheu
         (now,) = server.wait_for("count_over_time(process_start_time_seconds[1m]) >= 3")
         start_ms, end_ms = int(now["value"][0] * 1000) - 60_000, int(now["value"][0] * 1000)
         found, expected = (
-            [one for piece in source.pieces("up", (), start_ms, end_ms, print) for one in piece.series]
+            [one for piece in source.pieces("up", (), start_ms, end_ms) for one in piece.series]
             for source in (
                 PrometheusSource(Http(server.url)),
                 PrometheusSource(Http(server.url), remote_read=False),

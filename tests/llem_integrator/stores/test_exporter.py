@@ -19,9 +19,9 @@ def test_an_exporters_history_is_fetched_once() -> None:
     with StandIn(lambda _: Reply(body=b"llem_gpu_power_watts 1 1795507546\n# EOF\n")) as server:
         source = ExporterSource(Http(server.url))
         for margin_ms in (30_000, 300_000, 30_000, 300_000):
-            assert len(list(whole(source.pieces(POWER, (), T0 - margin_ms, T0, lambda _: None)))) == 1
+            assert len(list(whole(source.pieces(POWER, (), T0 - margin_ms, T0)))) == 1
         assert len(server.asked) == 1
-        assert list(whole(source.pieces(POWER, (), 0, 5, lambda _: None))) == []
+        assert list(whole(source.pieces(POWER, (), 0, 5))) == []
         assert len(server.asked) == 2
 
 
@@ -29,7 +29,7 @@ def test_an_exporter_without_samples_has_no_data() -> None:
     """The page of an exporter that has just started has no samples. This is not an error."""
     with answering(200, b"llem_gpu_info 1\n# EOF\n") as url:
         source = ExporterSource(Http(url))
-        assert list(whole(source.pieces(POWER, (), T0, T0 + 5, lambda _: None))) == []
+        assert list(whole(source.pieces(POWER, (), T0, T0 + 5))) == []
         assert [fact.metric for fact in source.timeless([()])] == ["llem_gpu_info"]
 
 
@@ -46,7 +46,7 @@ def test_a_gzipped_history_is_the_same_history() -> None:
     answers = iter(replies)
     with StandIn(lambda _: next(answers)) as server:
         for _ in replies:
-            (one,) = whole(ExporterSource(Http(server.url)).pieces(POWER, (), T0, T0 + 10**7, lambda _: None))
+            (one,) = whole(ExporterSource(Http(server.url)).pieces(POWER, (), T0, T0 + 10**7))
             assert one.values.tolist() == list(range(5000))
             assert one.labels == {"instance": server.url.removeprefix("http://")}
 
@@ -72,4 +72,4 @@ def test_half_a_history_is_none(subtests: pytest.Subtests) -> None:
         with subtests.test(reply=str(reply)[:80]), StandIn(always(reply)) as server:
             source = ExporterSource(Http(server.url))
             with pytest.raises(SourceError, match=message):
-                list(source.pieces(POWER, (), T0, T0 + 10**7, lambda _: None))
+                list(source.pieces(POWER, (), T0, T0 + 10**7))

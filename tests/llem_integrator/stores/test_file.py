@@ -273,7 +273,7 @@ def test_pieces_follow_each_other_and_hold_every_sample_once() -> None:
         for gpu, length in enumerate((900_000, 700_000, 3, 1_000_001))
     ]
     source = load("here", {POWER: every})
-    pieces = list(source.pieces(POWER, (), T0 - 5, T0 + 10**9, lambda _: None))
+    pieces = list(source.pieces(POWER, (), T0 - 5, T0 + 10**9))
     assert (pieces[0].start_ms, pieces[-1].end_ms) == (T0 - 5, T0 + 10**9)
     assert all(one.end_ms + 1 == other.start_ms for one, other in pairwise(pieces))
     assert max(sum(map(len, piece.series)) for piece in pieces) < 1_200_000

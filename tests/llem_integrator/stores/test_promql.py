@@ -11,6 +11,7 @@ import pytest
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Http
 from llem_integrator.stores import parse_selector, whole
+from llem_integrator.stores.fetch import shown
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, answering
 from tests.llem_integrator.traces import POWER, T0, fetch, trace_text
@@ -27,7 +28,9 @@ def test_prometheus_gives_every_sample_once_over_many_pages(traced: Prometheus) 
     """Half an hour at 10 Hz is read completely and in order. Both edges are inclusive."""
     source = by_json(traced.url)
     shares: list[float] = []
-    found = list(whole(source.pieces(POWER, (), T0 - 11_000_000, T0 + 2_100_000, shares.append)))
+    start_ms, end_ms = T0 - 11_000_000, T0 + 2_100_000
+    pieces = source.pieces(POWER, (), start_ms, end_ms)
+    found = list(whole(shown(pieces, start_ms, end_ms, shares.append)))
     assert [one.unix_ms.tolist() for one in found] == [[T0 + 100 * i for i in range(20_000)]] * 2
     assert shares == sorted(shares)
     assert len(shares) >= 3
@@ -50,7 +53,7 @@ def test_several_metrics_are_read_together(tmp_path: Path, prometheus_release: P
     text = "\n".join([*lines[:-1], *(line.replace(POWER, other) for line in lines), ""])
     with Prometheus.on_blocks(tmp_path, text, release=prometheus_release) as server:
         for store in (by_json(server.url), PrometheusSource(Http(server.url))):
-            pieces = store.pieces(f"{POWER}|{other}|none", (), T0, T0 + 400_000, lambda _: None)
+            pieces = store.pieces(f"{POWER}|{other}|none", (), T0, T0 + 400_000)
             found = {(one.metric, one.labels["gpu"]): len(one) for one in whole(pieces)}
             assert found == {(name, gpu): 3000 for name in (POWER, other) for gpu in "01"}
 

@@ -8,7 +8,7 @@ PAGE = 'watts{gpu="0"} 5 1\njoules_total{gpu="0"} 7 1\nother{gpu="0"} 9 1\n# EOF
 
 def test_each_series_names_its_metric() -> None:
     """Several names are joined by a bar. Series of other metrics are left out."""
-    found = whole(parse(PAGE, "page").pieces("watts|joules_total", (), 0, 5000, lambda _: None))
+    found = whole(parse(PAGE, "page").pieces("watts|joules_total", (), 0, 5000))
     assert {(series.metric, series.values.tolist()[0]) for series in found} == {
         ("watts", 5.0),
         ("joules_total", 7.0),

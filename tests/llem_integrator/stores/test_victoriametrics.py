@@ -82,7 +82,7 @@ def test_every_sample_comes_back(server: VictoriaMetrics) -> None:
         assert one.labels == {"gpu": str(gpu), "uuid": f"GPU-{gpu}", "note": 'a "b" ],"values":[1 \\n'}
         assert one.unix_ms.tolist() == list(range(T0, END, STEP_MS))
         assert one.values.tolist() == watts(gpu)
-    pieces = list(source(server.url).pieces(POWER, (), T0, END, lambda _: None))
+    pieces = list(source(server.url).pieces(POWER, (), T0, END))
     assert len(pieces) > 1
     assert all(a.end_ms + 1 == b.start_ms for a, b in pairwise(pieces))
     assert (pieces[0].start_ms, pieces[-1].end_ms) == (T0, END)
@@ -105,7 +105,7 @@ def test_stale_markers_and_infinity_are_no_samples() -> None:
     for body, bad in lines.items():
         line = b'{"metric":{"__name__":"m","a":"+Inf,x"},' + body + b"}\n"
         with answering(200, line) as url:
-            (one,) = whole(source(url).pieces("m", (), 0, 5000, lambda _: None))
+            (one,) = whole(source(url).pieces("m", (), 0, 5000))
         assert (one.unix_ms.tolist(), one.values.tolist(), one.bad) == ([1000, 4000], [1, 2], bad)
         assert one.labels == {"a": "+Inf,x"}
 
@@ -115,7 +115,7 @@ def test_infinity_of_a_real_one_is_no_sample(server: VictoriaMetrics) -> None:
     """An exported infinite value is a bad reading."""
     values = {T0: "1", T0 + 2000: "2", T0 + 3000: "+Inf"}
     put_text(server, "".join(f'infinite{{gpu="0"}} {value} {ms}\n' for ms, value in values.items()))
-    (one,) = whole(source(server.url).pieces("infinite", (), T0, T0 + 5000, lambda _: None))
+    (one,) = whole(source(server.url).pieces("infinite", (), T0, T0 + 5000))
     assert (one.values.tolist(), one.bad) == ([1.0, 2.0], 1)
 
 

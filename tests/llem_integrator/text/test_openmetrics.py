@@ -39,11 +39,11 @@ def test_openmetrics_details() -> None:
         'm{x="q"} +Inf 12\nm{x="q"} 2 13 # {trace="t"} 1 9\ni{v="1"} 1\nn 4 14\n# EOF\n',
         "page",
     )
-    found = {one.labels["x"]: one for one in whole(source.pieces("m", (), 0, 20_000, lambda _: None))}
+    found = {one.labels["x"]: one for one in whole(source.pieces("m", (), 0, 20_000))}
     assert found['a "b" } c\n\\'].unix_ms.tolist() == [12_345]
     assert (found["q"].values.tolist(), found["q"].bad) == ([2.0], 1)
     assert [(one.metric, one.labels) for one in source.timeless([()])] == [("i", {"v": "1"})]
-    assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000, lambda _: None))] == [1]
+    assert [len(one) for one in whole(source.pieces("n", (), 0, 20_000))] == [1]
 
 
 def test_a_label_is_not_what_a_line_ends_at(subtests: pytest.Subtests) -> None:
@@ -51,16 +51,16 @@ def test_a_label_is_not_what_a_line_ends_at(subtests: pytest.Subtests) -> None:
     for label in ("a\u2028b", "a # {b", "a\x85\x0b\x1cb", "} 1 2 # {", "{}", "\\\\"):
         text = f'm{{x="{label}"}} 1 12 # {{t="x"}} 3 4\r\nm{{x="{label}"}} 2 13\n\r\n# EOF\n'
         with subtests.test(label=label):
-            (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000, lambda _: None))
+            (one,) = whole(parse(text, "page").pieces("m", (), 0, 20_000))
             assert (one.labels["x"], one.values.tolist()) == (label.replace("\\\\", "\\"), [1, 2])
 
 
 def test_values_that_are_no_samples_of_ours() -> None:
     """Values that no GPU can have are bad readings. Without a time, invalid values are ignored."""
     source = parse(f"m 1e305 12\nm 2 13\nn NaN 12\n{POWER}_limit NaN\nfact -1\nfact2 3\n# EOF", "page")
-    (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
+    (one,) = whole(source.pieces("m", (), 0, 20_000))
     assert (one.values.tolist(), one.bad) == ([2], 1)
-    assert list(whole(source.pieces("n", (), 0, 20_000, lambda _: None))) == []
+    assert list(whole(source.pieces("n", (), 0, 20_000))) == []
     assert [fact.metric for fact in source.timeless([()])] == ["fact2"]
 
 
@@ -123,7 +123,7 @@ def test_the_history_as_curl_prints_it(tmp_path: Path) -> None:
         found, right = (
             {
                 series.labels["gpu"]: dict(zip(series.unix_ms.tolist(), series.values.tolist(), strict=True))
-                for series in whole(read([text], "page").pieces(name, (), 0, 2**53, lambda _: None))
+                for series in whole(read([text], "page").pieces(name, (), 0, 2**53))
             }
             for text in texts
         )
@@ -170,7 +170,7 @@ def test_a_line_of_another_program_is_skipped(other: str) -> None:
     for count in (1, 300):
         lines = [OURS, *[other] * count, OURS.replace("6.5", "7.5"), "# EOF"]
         source = read(["\n".join(lines).encode("latin-1")], "page")
-        (series,) = whole(source.pieces(POWER, (), T0, T0 + 10_000, lambda _: None))
+        (series,) = whole(source.pieces(POWER, (), T0, T0 + 10_000))
         assert series.values.tolist() == [100.5, 100.5]
 
 
@@ -188,7 +188,7 @@ def test_names_of_other_programs_may_be_any_utf8(
     """promtool 3.16 prints UTF-8 names without quotes. Such lines are skipped."""
     pairs = ",".join(f'{label}="{text}"' for label, text in labels.items())
     text = f"{OURS}\n{name}{{{pairs}}} {value} 1795507546.5\n{OURS}\n# EOF\n"
-    (series,) = whole(read([text.encode()], "page").pieces(POWER, (), T0, T0 + 10_000, lambda _: None))
+    (series,) = whole(read([text.encode()], "page").pieces(POWER, (), T0, T0 + 10_000))
     assert series.values.tolist() == [100.5]
 
 
@@ -224,7 +224,7 @@ def test_milliseconds_are_never_read_as_seconds() -> None:
     line = "m 1 1795507546500\n"
     for text in (line, f"{line}# EOF\n", f"# TYPE m gauge\ni 1\n{line}"):
         source = parse(text, "page")
-        (series,) = whole(source.pieces("m", (), 0, 2**53, lambda _: None))
+        (series,) = whole(source.pieces("m", (), 0, 2**53))
         assert series.unix_ms.tolist() == [1795507546500]
     with pytest.raises(SourceError, match="not in unix seconds or milliseconds"):
         parse("m 1 1795507546500000\n", "page")

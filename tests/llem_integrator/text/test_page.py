@@ -117,7 +117,7 @@ def samples(text: bytes, size: int) -> Found | None:
     except SourceError:
         return None
     for metric in ("m", "e", "nan"):
-        for one in whole(source.pieces(metric, (), -END_MS, END_MS, lambda _: None)):
+        for one in whole(source.pieces(metric, (), -END_MS, END_MS)):
             if len(one):
                 found[metric + str(sorted(one.labels.items()))] = list(
                     zip(one.unix_ms.tolist(), one.values.tolist(), strict=True)
@@ -232,14 +232,14 @@ def test_what_windows_and_editors_add_is_no_data() -> None:
     text = b"\xef\xbb\xbf" + b"m 1 12\r\nm 2 13\r\n" * 200 + b"\r\n# EOF\r\n"
     for size in (1, 7, 1 << 20):
         source = read([text[at : at + size] for at in range(0, len(text), size)], "page", names=None)
-        (one,) = whole(source.pieces("m", (), 0, 20_000, lambda _: None))
+        (one,) = whole(source.pieces("m", (), 0, 20_000))
         assert one.values.tolist() == [1, 2]
 
 
 def test_one_label_set_in_two_spellings_is_one_series() -> None:
     """promtool's form, OpenMetrics, and another order of the labels give one series."""
     text = b'm{a="1",b="2"} 1 12\n{__name__="m", b="2", a="1"} 2 13000\n{"m",b="2",a="1",} 3 14\n# EOF\n'
-    (one,) = whole(read([text], "page", names=None).pieces("m", (), 0, 20_000, lambda _: None))
+    (one,) = whole(read([text], "page", names=None).pieces("m", (), 0, 20_000))
     assert (one.labels, one.values.tolist()) == ({"a": "1", "b": "2"}, [1, 2, 3])
 
 
@@ -251,7 +251,7 @@ def test_of_other_programs_metrics_nothing_is_kept() -> None:
         + f'{{__name__="{POWER}"}} 5 1795507546000\n# EOF\n'.encode()
     )
     source = read([text], "page")
-    every = source.pieces(f"h|my.metric|up|{POWER}", (), 0, END_MS, lambda _: None)
+    every = source.pieces(f"h|my.metric|up|{POWER}", (), 0, END_MS)
     assert [series.metric for series in whole(every)] == [POWER]
     with pytest.raises(SourceError, match="line 1: not a sample"):
         read([f'{{__name__="{POWER}"}} {{count:3}} 1795507546000\n'.encode()], "page")
@@ -265,7 +265,7 @@ def test_a_dump_with_labels_before_the_name_is_read(
     server = Prometheus.on_blocks(tmp_path, text, release=prometheus_release)
     dump = dumped(prometheus_release, server.data)
     assert dump.startswith(b'{Hostname="n1", __name__="')
-    (one,) = whole(read([dump], "dump").pieces(POWER, (), 0, END_MS, lambda _: None))
+    (one,) = whole(read([dump], "dump").pieces(POWER, (), 0, END_MS))
     assert (one.labels, one.unix_ms.tolist(), one.values.tolist()) == (
         {"Hostname": "n1", "gpu": "0"},
         [1795507546123],
@@ -290,7 +290,7 @@ def test_promtools_escapes_are_read(tmp_path: Path, prometheus_release: Promethe
     lines = [f'{POWER}{{x="{label}"}} {i}.125 1795507546.123' for i, label in enumerate(escaped)]
     server = Prometheus.on_blocks(tmp_path, "\n".join([*lines, "# EOF", ""]), release=prometheus_release)
     source = read([dumped(prometheus_release, server.data)], "dump")
-    found = whole(source.pieces(POWER, (), 0, END_MS, lambda _: None))
+    found = whole(source.pieces(POWER, (), 0, END_MS))
     assert {one.labels["x"]: (one.unix_ms.tolist(), one.values.tolist()) for one in found} == {
         label: ([1795507546123], [i + 0.125]) for i, label in enumerate(labels)
     }
