@@ -146,6 +146,8 @@ class _Run:
     def _read_power(self, groups: Sequence[Group], progress: Progress) -> None:
         if not self._may_have(POWER_TRACE):
             return
+        for group in groups:
+            group.prepare_power()
         wanted = [
             Wanted(group.selectors, group.trace_stretches(group.is_whole), group.power) for group in groups
         ]

@@ -8,6 +8,7 @@ The data is made once (see tests/bench/clusters.py) and kept in ~/.cache/llem/be
   GPUs and two hours. The joules of both must be the same to 1e-9.
 - "memory": the highest resident memory of the whole process, over a sixth of the hours and over all.
 - "counters": bytes and time of a 30-day window beside a 1-hour window, of scraped series only.
+- "jobs": 1,000 jobs on 100 nodes in a week of scrapes, beside one window over that week.
 - "windows": 10,000 windows inside one day of 8 GPUs, beside one window of that day.
 - "start": llem-integrate --help, and the whole process over one hour of 8 GPUs.
 
@@ -49,12 +50,13 @@ from llem_integrator.report import About, writer
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
 from llem_integrator.stores import Matcher, Source, open_source
+from llem_integrator.windows.hosts import Hosts, on_hosts
 from llem_integrator.windows.window import Window
 from tests.bench.clusters import CACHE, T0_MS, Cluster
 from tests.servers import Prometheus
 
 TRACE: Final = "llem_gpu_power_trace_watts"
-ROWS: Final = ("integrator", "memory", "counters", "windows", "start")
+ROWS: Final = ("integrator", "memory", "counters", "windows", "jobs", "start")
 RUNS: Final = 5
 MANY: Final = 10_000
 EDGE_S: Final = 60
@@ -359,6 +361,51 @@ def windows(board: Board, cluster: Cluster, many: int = MANY, cache: Path = CACH
     board.say(ALONE, f"{apart:.1e}", "<= 1e-12", met=apart <= 1e-12)
 
 
+def jobs(board: Board, count: int = 1000) -> None:
+    """Requests and time of a list of jobs on 100 nodes, beside one window over the same week."""
+    cluster = Cluster(100, 168, traced=False, per_node=1, scrape_ms=60_000)
+    rng = random.Random(2)
+    listed = []
+    for number in range(count):
+        first, size = rng.randrange(97), rng.randrange(1, 4)
+        hosts = Hosts("instance", tuple(f"n{node}" for node in range(first, first + size)))
+        start_us = (T0_MS + rng.randrange(3600, 150 * 3600) * 1000) * 1000
+        end_us = start_us + rng.randrange(600, 36_000) * 1_000_000
+        selectors = on_hosts(hosts, ((),))
+        listed.append(Window(start_us, end_us, f"j{number}", selectors, gpu_count=size, hosts=hosts))
+    week = window(2 * 3600, 165 * 3600)
+    with serving(cluster) as server:
+        source = open_source(server.url)
+        requests = []
+        for asked in ([week], listed):
+            before = _requests(server)
+            results = list(integrate(source, asked, Request()))
+            requests.append(_requests(server) - before)
+            if not all(result.valid for result in results):
+                raise SystemExit("jobs: a result is not valid")
+        one, many = in_turns(
+            server,
+            lambda: list(integrate(source, [week], Request())),
+            lambda: list(integrate(source, listed, Request())),
+            times=3,
+        )
+    times, ratio = requests[1] / requests[0], many.wall_s / one.wall_s
+    what = f"{count} jobs on 100 nodes, requests beside a week"
+    board.say(what, f"{times:.2f} x", "<= 2 x", met=times <= 2)
+    board.say("  time beside a week", f"{ratio:.2f} x", "<= 1.5 x", met=ratio <= 1.5)
+    board.say("  (requests of the week, of the jobs)", f"{requests[0]:.0f}, {requests[1]:.0f}")
+    board.say("  (seconds of the week, of the jobs)", f"{one.wall_s:.2f}, {many.wall_s:.2f} s")
+    board.say("  (processor seconds of these)", f"{one.cpu_s:.2f}, {many.cpu_s:.2f} s")
+
+
+def _requests(server: Prometheus) -> float:
+    """The requests of the API that a server has answered so far."""
+    with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    name = 'prometheus_http_requests_total{code="200",handler="/api/v1/'
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
 def _consumed(results: Iterator[WindowResult]) -> float:
     """The joules of each GPU in each window, as they come."""
     return sum(joules or 0 for one in results for joules in one.per_gpu_j.values())
@@ -391,6 +438,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counters(board, Cluster(8, 24 * 31, traced=False))
     if "windows" in rows:
         windows(board, day)
+    if "jobs" in rows:
+        jobs(board)
     if "start" in rows:
         start(board, day)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

@@ -41,12 +41,14 @@ _SCRAPED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """So many GPUs, eight a node, for so many hours: traces at 10 Hz, scraped series every 15 s."""
+    """So many GPUs, `per_node` a node, for so many hours: traces at 10 Hz, scraped series every 15 s."""
 
     gpus: int
     hours: int
     traced: bool = True
     scraped: bool = True
+    per_node: int = 8
+    scrape_ms: int = 15_000
 
     @property
     def end_ms(self) -> int:
@@ -54,7 +56,8 @@ class Cluster:
 
     def blocks(self, cache: Path = CACHE, release: PrometheusRelease | None = None) -> Path:
         """The folder that a Prometheus can be started on, made where it is not yet there."""
-        key = hashlib.sha256(json.dumps([asdict(self), 2]).encode()).hexdigest()[:16]
+        unusual = {name: value for name, value in asdict(self).items() if value != _USUAL.get(name)}
+        key = hashlib.sha256(json.dumps([unusual, 2]).encode()).hexdigest()[:16]
         folder = cache / f"{self.gpus}x{self.hours}-{key}"
         if not folder.exists():
             cache.mkdir(parents=True, exist_ok=True)
@@ -80,13 +83,13 @@ class Cluster:
     def text(self, first_ms: int, last_ms: int) -> Iterator[str]:
         """OpenMetrics of a stretch, without its last line."""
         if self.scraped:
-            scrapes = np.arange(first_ms, last_ms, 15_000)
+            scrapes = np.arange(first_ms, last_ms, self.scrape_ms)
             for name in _SCRAPED:
                 yield f"# TYPE {name} gauge\n"
                 for gpu in range(self.gpus):
-                    yield _lines(name, _labels(gpu), scrapes, _scraped(name, gpu, scrapes))
+                    yield _lines(name, _labels(gpu, self.per_node), scrapes, _scraped(name, gpu, scrapes))
             yield "# TYPE llem_sampler_interval_seconds gauge\n"
-            for node in range(-(-self.gpus // 8)):
+            for node in range(-(-self.gpus // self.per_node)):
                 interval = np.full(len(scrapes), 0.1)
                 yield _lines("llem_sampler_interval_seconds", f'instance="n{node}:9955"', scrapes, interval)
         if self.traced:
@@ -94,7 +97,7 @@ class Cluster:
             for gpu in range(self.gpus):
                 for start_ms in range(first_ms, last_ms, 600_000):
                     ticks = np.arange(start_ms, min(start_ms + 600_000, last_ms), 100)
-                    yield _lines(_POWER, _labels(gpu), ticks, watts(gpu, ticks))
+                    yield _lines(_POWER, _labels(gpu, self.per_node), ticks, watts(gpu, ticks))
 
 
 def watts(gpu: int, unix_ms: Array) -> Array:
@@ -122,8 +125,12 @@ def _scraped(name: str, gpu: int, unix_ms: Array) -> Array:
     return watts(gpu, unix_ms)
 
 
-def _labels(gpu: int) -> str:
-    return f'gpu="{gpu % 8}",uuid="GPU-{gpu:04d}",instance="n{gpu // 8}:9955"'
+_USUAL: Final = {"per_node": 8, "scrape_ms": 15_000}
+"""They are not in the name of a cluster that has them."""
+
+
+def _labels(gpu: int, per_node: int) -> str:
+    return f'gpu="{gpu % per_node}",uuid="GPU-{gpu:04d}",instance="n{gpu // per_node}:9955"'
 
 
 def _lines(name: str, labels: str, unix_ms: Array, values: Array) -> str:

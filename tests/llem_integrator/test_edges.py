@@ -170,3 +170,22 @@ def test_companions_that_are_missing_affect_only_their_readings() -> None:
     (gpu,) = result.gpus
     assert gpu.coverage == 1.0
     assert gpu.joules == pytest.approx(8000, abs=30)
+
+
+@pytest.mark.parametrize("backend", [Backend.ZEUS, Backend.NVML])
+def test_a_longer_window_of_the_same_data_never_covers_less(backend: Backend) -> None:
+    """An exporter's history of 330 s, and windows that begin up to 1000 s before it."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    times = range(0, 330_000, 100)
+    counter = [(ms, 2e9 + 343.0 * ms / 1000) for ms in times]
+    text = page(
+        series("llem_gpu_zeus_energy_trace_joules_total", labels, counter),
+        trace(0, [(ms, 343.0) for ms in times]),
+    )
+    for lead_s in (100, 170, 370, 1000):
+        window = Window((T0 - lead_s * 1000) * 1000, (T0 + 329_000) * 1000)
+        (result,) = integrate(parse(text, "page"), [window], Request(backend, min_coverage=0.1))
+        (gpu,) = result.gpus
+        assert (gpu.joules, gpu.covered_s) == (343.0 * 329, 329.0)
+        assert gpu.joules_low is not None
+        assert gpu.joules_low > 0.999 * 343 * 329

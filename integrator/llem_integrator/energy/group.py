@@ -94,6 +94,10 @@ class Group:
             )
             self.is_whole = ~counted
         self.zeus = CounterTraces(self.spans.edges_us(), self._ceilings)
+        self.power = self._power_traces({})
+
+    def prepare_power(self) -> None:
+        """Begin with power traces, with edges also at the counter readings next to a window's edges."""
         more_us = {uuid: counter_edges_us(gpu, self.spans) for uuid, gpu in self.gpus.items()}
         self.power = self._power_traces(more_us)
 

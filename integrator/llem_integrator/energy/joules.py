@@ -247,7 +247,7 @@ class RunningSums:
             gap_s=np.where(covered, total.gap_ms, duration_ms) / 1000,
             largest_gap_s=np.where(covered, np.maximum(largest_cut_ms, inner_ms), duration_ms) / 1000,
             tail_gap_s=np.where(covered, cut.tail_ms, duration_ms) / 1000,
-            max_gap_s=self._max_gaps_ms[start] / 1000,
+            max_gap_s=np.where(np.isinf(self._max_gaps_ms[start]), unknown, self._max_gaps_ms[start]) / 1000,
             sample_count=inside,
             peak_watts=np.where(covered, peak, unknown),
             resets=np.zeros(len(spans), np.int64),

@@ -13,7 +13,7 @@ from llem_integrator.energy.joules import RunningSums
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
 from llem_integrator.series.faults import Fault, faults_of
 from llem_integrator.series.intervals import Intervals
-from llem_integrator.series.samples import Counts, Flags, Floats, Key, Series, Times, Values, merge
+from llem_integrator.series.samples import STALE_MS, Counts, Flags, Floats, Key, Series, Times, Values, merge
 from llem_integrator.series.spans import Spans, distinct
 
 MARGIN_MS: Final = 30_000
@@ -101,9 +101,35 @@ class PowerTrace:
         if self.waiting is None and isinstance(limits_ms, float) and limits_ms == limits_ms:
             self.sums.add(series.unix_ms, series.values, limits_ms)
             return
+        if (
+            self.waiting is not None
+            and np.all(np.isnan(limits_ms))
+            and self._is_regular(self.waiting, series)
+        ):
+            self.sums.add(self.waiting.unix_ms[self.known :], self.waiting.values[self.known :], np.inf)
+            self.sums.add(series.unix_ms, series.values, np.inf)
+            self.waiting = series.part(len(series) - _BESIDE, len(series))
+            self.known = _BESIDE
+            return
         if self.waiting is not None:
             series = series.after(self.waiting)
         self._sum_up(series, max_gap_ms, max(self.known, len(series) - CONTEXT_STEPS))
+
+    def _is_regular(self, waiting: Series, series: Series) -> bool:
+        """Return whether the next samples have no step that may be a gap, and no edge among them."""
+        if len(series) <= _BESIDE:
+            return False
+        steps_ms = np.diff(series.unix_ms, prepend=waiting.unix_ms[-1])
+        before_ms = np.diff(waiting.unix_ms)
+        shortest_ms, longest_ms = steps_ms.min(), steps_ms.max()
+        if len(before_ms):
+            shortest_ms, longest_ms = min(shortest_ms, before_ms.min()), max(longest_ms, before_ms.max())
+        times_us = waiting.unix_ms[self.known - 1] * 1000, series.unix_ms[-1] * 1000
+        passed = (
+            np.searchsorted(self.edges_us, times_us[0]),
+            np.searchsorted(self.edges_us, times_us[1], "right"),
+        )
+        return bool(longest_ms <= min(GAP_INTERVALS * shortest_ms, STALE_MS) and passed[0] == passed[1])
 
     def _sum_up(self, series: Series, max_gap_ms: "MaxGaps", stop: int) -> None:
         """Sum up the samples [known, stop), of which the steps on both sides are known."""

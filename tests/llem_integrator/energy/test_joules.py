@@ -1,6 +1,7 @@
 """The rule over arrays: windows, gaps, counters, bounds."""
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from llem_core import energy
 from llem_integrator.energy.counter import Counter, counted
 from llem_integrator.energy.joules import trapezoid
+from llem_integrator.energy.traces import MaxGaps, PowerTraces
+from llem_integrator.series.samples import make_series
 from llem_integrator.series.scrapes import integrated_steps
+from llem_integrator.series.spans import spans_of
 from llem_integrator.windows.window import Window
 
 Array = NDArray[Any]
@@ -306,3 +310,26 @@ def test_the_exporters_trapezoid_and_its_counter_agree_to_the_bit() -> None:
     )
     read = Counter(unix_ms[scraped], published[scraped], *steps[1:], interval_ms=100)
     assert counted(read, span, 700).joules == trapezoid(unix_ms, values, span, 300.0, 700).joules
+
+
+@given(
+    st.lists(st.sampled_from([100, 100, 100, 100, 100, 299, 301, 1000]), min_size=200, max_size=600),
+    st.data(),
+)
+def test_a_trace_without_a_published_interval_is_the_same_in_any_pieces(
+    steps: list[int], data: st.DataObject
+) -> None:
+    """Whether samples come in one piece or in many, the same steps are gaps."""
+    unix_ms = T0 + np.cumsum(steps)
+    series = make_series({"uuid": "GPU-0"}, unix_ms, np.full(len(unix_ms), 100.0))
+    spans = spans_of([Window(int(unix_ms[20]) * 1000 + 1, int(unix_ms[-20]) * 1000 + 1)])
+    cuts = sorted(data.draw(st.lists(st.integers(1, len(unix_ms) - 1), max_size=5, unique=True)))
+    found = []
+    for edges in ([0, len(unix_ms)], [0, *cuts, len(unix_ms)]):
+        traces = PowerTraces(spans.edges_us(), MaxGaps(None, {}), {}, {})
+        for first, stop in pairwise(edges):
+            traces.add([series.part(first, stop)])
+        traces.finish()
+        row = traces.by_uuid["GPU-0"].sums.integrals(spans, np.array([700.0]), 30_000).row(0)
+        found.append((row.joules, row.covered_s, row.gap_s, row.max_gap_s))
+    assert found[0] == found[1]
