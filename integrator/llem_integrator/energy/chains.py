@@ -6,6 +6,7 @@ from typing import Final, Protocol, TypeVar
 
 import numpy as np
 
+from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
 from llem_integrator.series.samples import STALE_MS, Floats, Times
 from llem_integrator.series.spans import Index, Spans
 
@@ -99,18 +100,31 @@ def _orders(rivals: Sequence[R], spans: Spans) -> Index:
 
 
 def _covered_ms(one: R, start_ms: Times, end_ms: Times) -> Floats:
-    """Return what the steps of a label set cover of each window (w,)."""
+    """Return what the steps of a label set cover of each window (w,).
+
+    A step that an edge cuts counts in part, unless it is too long to be cut.
+    """
     times = one.unix_ms
+    if len(times) < 2:
+        return np.zeros(len(start_ms))
     steps, covers = np.diff(times), one.covers_ms[1:]
+    cut, maybe = covers.copy(), may_be_gaps(times)
+    cut[maybe - 1] *= steps[maybe - 1] <= local_gaps_ms(times, maybe)
     running = np.concatenate([[0.0], np.cumsum(covers)])
 
-    def up_to(edge_ms: Times) -> Floats:
+    def at(edge_ms: Times) -> tuple[Index, Floats]:
+        """The step that holds each edge, and how far through it the edge lies."""
         edge_ms = np.clip(edge_ms, times[0], times[-1])
-        step = np.minimum(np.searchsorted(times, edge_ms, "right") - 1, max(0, len(steps) - 1))
-        share = (edge_ms - times[step]) / steps[step] if len(steps) else np.zeros(len(edge_ms))
-        return running[step] + (covers[step] if len(steps) else 0.0) * share
+        step = np.minimum(np.searchsorted(times, edge_ms, "right") - 1, len(steps) - 1)
+        return step, (edge_ms - times[step]) / steps[step]
 
-    covered: Floats = up_to(end_ms) - up_to(start_ms)
+    (first, after_first), (last, before_last) = at(start_ms), at(end_ms)
+    head = np.where(after_first == 0, covers[first], (1 - after_first) * cut[first])
+    tail = np.where(before_last == 1, covers[last], before_last * cut[last])
+    inside = running[last] - running[np.minimum(first + 1, last)]
+    whole = (after_first == 0) & (before_last == 1)
+    same = np.where(whole, covers[first], (before_last - after_first) * cut[first])
+    covered: Floats = np.where(first == last, same, head + inside + tail)
     return np.round(covered, 3)
 
 

@@ -70,3 +70,25 @@ def test_what_a_passed_over_set_has_beside_the_taken_ones_is_kept() -> None:
     around = readings([0, 50, 100, 150], "c")
     dense = readings([40, 60, 80, 100], "d")
     assert shape(follow([around, dense], 40, 100)) == [("c", [0]), ("d", [40, 60, 80, 100]), ("c", [150])]
+
+
+@dataclass(frozen=True, eq=False)
+class Hardware(Readings):
+    """A hardware counter misses nothing between two readings."""
+
+    @property
+    def covers_ms(self) -> Floats:
+        return np.diff(self.unix_ms, prepend=self.unix_ms[:1]).astype(np.float64)
+
+    def part(self, first: int, stop: int) -> "Hardware":
+        return Hardware(self.name, self.unix_ms[first:stop])
+
+
+def test_a_step_that_is_too_long_to_be_cut_covers_no_part() -> None:
+    """A replica that missed scrapes around a window's edge is not preferred to a complete one."""
+    every = np.arange(0, 200_000, 5000)
+    holed = Hardware("a", every[(every < 50_000) | (every > 80_000)])
+    complete = Hardware("b", every + 7)
+    spans = Spans(np.array([60_000_000]), np.array([150_000_000]))
+    ((_, chain),) = chains([holed, complete], spans)
+    assert [one.name for one in chain if int(one.unix_ms[0]) <= 60_000 <= int(one.unix_ms[-1])] == ["b"]

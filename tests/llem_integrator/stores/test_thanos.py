@@ -58,10 +58,6 @@ def test_a_forbidden_status_page_does_not_matter(
     assert integrated(llem_integrate, proxy.url) == integrated(llem_integrate, prometheus.url)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="chains._covered_ms prefers a replica whose step is too long to be cut at the window's edges",
-)
 def test_replicas_are_merged(llem_integrate: Integrate, start: Start, servers: ExitStack) -> None:
     """What one replica missed comes from the other, and nothing is counted twice."""
     _, first = start("a", without(recorded(), 50, 80))
