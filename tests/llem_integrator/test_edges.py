@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llem_core.backend import Backend
 from llem_integrator.integration import integrate
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
+from llem_integrator.series.samples import make_series
 from llem_integrator.stores import open_source
 from llem_integrator.windows.window import Window, parse_window
+from tests.llem_integrator.clusters import T0 as CLUSTER_T0
+from tests.llem_integrator.clusters import scraped as cluster_scrapes
+from tests.llem_integrator.clusters import store
 from tests.llem_integrator.pages import T0, page, parse, scraped, series, trace
 
 CASES = Path(__file__).parent / "cases"
@@ -189,3 +194,24 @@ def test_a_longer_window_of_the_same_data_never_covers_less(backend: Backend) ->
         assert (gpu.joules, gpu.covered_s) == (343.0 * 329, 329.0)
         assert gpu.joules_low is not None
         assert gpu.joules_low > 0.999 * 343 * 329
+
+
+@pytest.mark.parametrize("scrape_s", [15, 60])
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_healthy_day_is_calm(scrape_s: int, idle: bool) -> None:
+    """24 h of bursts, or of 3 W, scraped every 15 or 60 s: zeus is chosen, and there is no warning."""
+    rng = np.random.default_rng(6)
+    columns = cluster_scrapes(0, 0, 86_400, rng, scrape_s=scrape_s)
+    if idle:
+        read_s = columns["llem_gpu_sample_timestamp_seconds"][0].values - CLUSTER_T0 / 1000
+        for name, values in {
+            "llem_gpu_power_watts": np.full(len(read_s), 3.0),
+            "llem_gpu_zeus_energy_joules_total": np.rint((1e6 + 3.0 * read_s) * 8) / 8,
+            "llem_gpu_nvml_energy_joules_total": 3.0 * read_s,
+        }.items():
+            (series_of,) = columns[name]
+            columns[name] = [make_series(series_of.labels, series_of.unix_ms, values)]
+    edges_s = [(600, 85_000), *((start, start + 1800) for start in range(600, 80_000, 3333))]
+    windows = [Window((CLUSTER_T0 + a * 1000) * 1000, (CLUSTER_T0 + b * 1000) * 1000) for a, b in edges_s]
+    for result in integrate(store(columns), windows, Request()):
+        assert (result.backend, result.valid, result.warnings) == ("zeus", True, ())
