@@ -19,7 +19,7 @@ from llem_integrator.energy.joules import RunningSums
 from llem_integrator.integration import integrate
 from llem_integrator.results.fields import GpuEnergy, WindowResult
 from llem_integrator.results.request import Request
-from llem_integrator.series import scrapes
+from llem_integrator.series import scrapes, table
 from llem_integrator.series.samples import Series
 from llem_integrator.series.spans import spans_of
 from llem_integrator.stores import Matcher, Piece, Selector, parse_selector
@@ -249,7 +249,7 @@ def test_thinned_scrapes_say_what_all_of_them_say(
     held = days_of_counters(np.random.default_rng(8), resets)
     asked = window(2 * HOUR + 3.3, 34 * HOUR + 1.1)
     (every,) = integrate(held, [asked], Request(backend))
-    monkeypatch.setattr(scrapes, "_MOST_ROWS", 500)
+    monkeypatch.setattr(table, "MOST_ROWS", 500)
     (thinned,) = integrate(held, [asked], Request(backend))
     assert every.valid
     assert list(thinned.gpus) == list(every.gpus)
@@ -264,9 +264,9 @@ def test_of_a_month_of_scrapes_few_are_kept() -> None:
     gathered = scrapes.Scrapes(edges_ms)
     for piece in held.pieces("|".join(scrapes.METRICS), (), T0, T0 + 30 * 86_400_000):
         gathered.add(piece.series)
-    (table,) = (scrapes.thinned(growing.whole(), edges_ms) for growing in gathered.gpus.values())
-    assert len(table) < 500
-    assert len(table) + int(table.skipped.sum()) > 100_000
+    (kept,) = (table.thinned(growing.whole(), edges_ms) for growing in gathered.gpus.values())
+    assert len(kept) < 500
+    assert len(kept) + int(kept.skipped.sum()) > 100_000
 
 
 def test_a_fall_in_a_trace_without_a_scraped_counter_is_found() -> None:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from llem_core.backend import Backend
 from llem_integrator.energy.chains import chains
-from llem_integrator.energy.counter import Counter, rises
+from llem_integrator.energy.counter import rises
+from llem_integrator.energy.counter_cut import Counter
+from llem_integrator.energy.counter_traces import CounterTrace
 from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
 from llem_integrator.energy.identity import Facts
 from llem_integrator.energy.joules import RunningSums, trapezoids
@@ -21,12 +23,12 @@ from llem_integrator.energy.readings import (
     integrated_covered,
 )
 from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
-from llem_integrator.energy.traces import CounterTrace
 from llem_integrator.energy.window_energy import Integrals, better, joined, placed
 from llem_integrator.series import scrapes
 from llem_integrator.series.intervals import Intervals
 from llem_integrator.series.samples import Flags, Floats, Times, Values
 from llem_integrator.series.spans import Index, Spans, distinct
+from llem_integrator.series.table import NVML, WATTS, ZEUS
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
 
@@ -87,7 +89,7 @@ def counter_edges_us(gpu: GpuReadings, spans: Spans) -> Times:
     From there to the window's edges, the trace is closer than an interpolation.
     """
     found: list[Times] = []
-    for windows, readings in gpu.counters(scrapes.NVML, spans, integrated_covered):
+    for windows, readings in gpu.counters(NVML, spans, integrated_covered):
         first, last, enough = _inner(readings.unix_ms * 1000, spans.take(windows))
         found += [first[enough], last[enough]]
     return distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
@@ -130,7 +132,7 @@ def _zeus(measuring: GpuMeasuring) -> Integrals | None:
                 counter = replace(counter, max_gap_ms=measuring.max_gap_ms)
                 parts.append((rows, _rises(measuring.take(rows), counter)))
 
-    for windows, readings in gpu.counters(scrapes.ZEUS, spans, hardware_covered):
+    for windows, readings in gpu.counters(ZEUS, spans, hardware_covered):
         alone[windows] = False
         add(windows, readings)
     add(np.flatnonzero(alone), None)
@@ -191,7 +193,7 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
     parts: list[tuple[Index, Integrals]] = []
     edged: list[tuple[Index, Integrals]] = []
     trace = measuring.gpu.power
-    for windows, readings in measuring.gpu.counters(scrapes.NVML, measuring.spans, integrated_covered):
+    for windows, readings in measuring.gpu.counters(NVML, measuring.spans, integrated_covered):
         counter = counter_of(readings, integrated_covered)
         counter = replace(counter, interval_ms=interval_ms, max_gap_ms=measuring.max_gap_ms)
         few = measuring.take(windows)
@@ -256,9 +258,9 @@ def _gauge(measuring: GpuMeasuring) -> Integrals | None:
     """
     gauges: list[_Gauge] = []
     for table in measuring.gpu.tables:
-        rows = np.flatnonzero(table.has(scrapes.WATTS))
+        rows = np.flatnonzero(table.has(WATTS))
         if len(rows):
-            unix_ms, watts = table.unix_ms[rows], table.columns[scrapes.WATTS][rows]
+            unix_ms, watts = table.unix_ms[rows], table.columns[WATTS][rows]
             steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
             covers_ms = steps_ms * (steps_ms <= _gauge_gaps_ms(unix_ms, measuring))
             gauges.append(_Gauge(str(sorted(table.labels.items())), unix_ms, watts, covers_ms))

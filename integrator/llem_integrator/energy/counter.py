@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.energy.gaps import local_gaps_ms
+from llem_integrator.energy.counter_cut import Counter, CounterCut
 from llem_integrator.energy.window_energy import Integral, Integrals, either, nothing, placed
 from llem_integrator.series.ranges import range_max
-from llem_integrator.series.samples import Counts, Flags, Floats, Times, Values
+from llem_integrator.series.samples import Flags, Floats, Times
 from llem_integrator.series.spans import Index, Spans, spans_of
 from llem_integrator.windows.window import Window
 
@@ -22,44 +22,6 @@ the power of the same time makes more joules than this. Ten steps of its resolut
 
 _LATE_MS: Final = round(1000 * energy.LATE_SECONDS)
 _ANY_MARGIN_MS: Final = 2**49
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Counter:
-    """Readings (n,) of one counter of joules, each at the time it was read; `unix_ms` ascend.
-
-    A hardware counter misses nothing between two readings. Of one that the exporter integrated, `covered_ms`
-    (n,) says what the step that ends at each reading covers, and `reset` (n,) whether it was reset in it; its
-    samples were `interval_ms` apart. Values may trail the truth by `lag_ms`, one for all windows or one for
-    each, and their times be off by `blur_ms` (n,). `unread` (n,) counts the readings since the one before
-    that are not held here, and `hole_ms` (n,) is the longest gap among their steps. `power_joules` (n,) is
-    the energy by power readings in each step, None if there are none. What a gap is at the edges follows
-    from the times of `scrapes`, unless `max_gap_ms` is given.
-    """
-
-    unix_ms: Times
-    joules: Values
-    covered_ms: Floats | None = None
-    reset: Flags | None = None
-    interval_ms: float = 0.0
-    lag_ms: float | Floats = energy.SENSOR_LAG_SECONDS * 1000
-    blur_ms: float | Floats = 0.0
-    unread: Counts | None = None
-    hole_ms: Floats | None = None
-    power_joules: Floats | None = None
-    max_gap_ms: float | None = None
-    scrapes: tuple[Times, ...] = ()
-
-    def max_gaps_ms(self, index: Index) -> Floats:
-        """Return the longest steps (k,) that are no gaps, where the readings `index` (k,) end steps."""
-        if self.max_gap_ms is not None:
-            return np.full(len(index), self.max_gap_ms)
-        longest = np.zeros(len(index))
-        for unix_ms in self.scrapes or (self.unix_ms,):
-            if len(unix_ms) > 1:
-                at = np.clip(np.searchsorted(unix_ms, self.unix_ms[index]), 1, len(unix_ms) - 1)
-                longest = np.maximum(longest, local_gaps_ms(unix_ms, at))
-        return longest
 
 
 def counted(counter: Counter, window: Window, limit_watts: float | None) -> Integral:
@@ -74,76 +36,12 @@ def rises(counter: Counter, spans: Spans, limit_watts: Floats, margin_ms: int) -
     for limit in np.unique(limit_watts).tolist():
         known = limit == limit
         rows = np.flatnonzero(limit_watts == limit if known else np.isnan(limit_watts))
-        cut = _Cut(counter, spans.take(rows), margin_ms * 1000)
+        cut = CounterCut(counter, spans.take(rows), margin_ms * 1000)
         lag_ms = counter.lag_ms
         lags_ms = np.full(len(rows), lag_ms) if isinstance(lag_ms, float | int) else lag_ms[rows]
         parts += _by_stuck(counter, cut, rows, lags_ms, limit if known else None)
     found = placed(parts, len(spans))
     return nothing("counter", spans, 0.0, present=False) if found is None else found
-
-
-class _Cut:
-    """Where windows cut a counter's steps. A step has the index of the reading that ends it.
-
-    Readings [low, high) are in reach of a window, [first, stop) inside it. An edge is interpolated in a step
-    that is not too long: `head` and `tail`, or `same` where one step holds both edges.
-    """
-
-    def __init__(self, counter: Counter, spans: Spans, margin_us: int) -> None:
-        self.times_us = times_us = counter.unix_ms * 1000
-        self.spans, self.margin_us = spans, margin_us
-        start_us, end_us = spans.start_us, spans.end_us
-        self.low = np.searchsorted(times_us, start_us - margin_us, "left")
-        self.high = np.searchsorted(times_us, end_us + margin_us, "right")
-        self.first = np.searchsorted(times_us, start_us, "left")
-        self.stop = np.searchsorted(times_us, end_us, "right")
-        self.steps_ms = np.diff(times_us, prepend=times_us[:1]) / 1000.0
-        last = len(times_us) - 1
-        self.into_first, self.into_stop = np.minimum(self.first, last), np.minimum(self.stop, last)
-        self.inside = self.stop > self.first
-        self.max_gap_ms = counter.max_gaps_ms(self.into_first)
-        end_gap_ms = counter.max_gaps_ms(self.into_stop)
-        head = self._spanned(self.first, self.into_first, self.max_gap_ms)
-        head &= times_us[self.into_first] > start_us
-        tail = self._spanned(self.stop, self.into_stop, end_gap_ms) & (times_us[self.stop - 1] < end_us)
-        self.same = head & ~self.inside
-        self.head, self.tail = head & self.inside, tail & self.inside
-        self.before_start = self._share(self.into_first, start_us)
-        self.before_end = self._share(self.into_stop, end_us)
-
-    def take(self, counter: Counter, index: Index) -> "_Cut":
-        """Return the cut of some of the windows."""
-        return (
-            self if len(index) == len(self.spans) else _Cut(counter, self.spans.take(index), self.margin_us)
-        )
-
-    def _spanned(self, index: Index, step: Index, max_gap_ms: Floats) -> Flags:
-        return (self.low < index) & (index < self.high) & (self.steps_ms[step] <= max_gap_ms)
-
-    def _share(self, step: Index, edge_us: Times) -> Floats:
-        """Return how far through a step an edge lies, in whole microseconds."""
-        before_us = self.times_us[np.maximum(step - 1, 0)]
-        share: Floats = (edge_us - before_us) / np.maximum(self.times_us[step] - before_us, 1)
-        return share
-
-    def parts(self, steps: Floats) -> tuple[Floats, Floats]:
-        """Return what the cut steps (n,) hold of each window (w,), at its start and at its end."""
-        head = steps[self.into_first] * (1 - self.before_start) * self.head
-        both = steps[self.into_first] * (self.before_end - self.before_start) * self.same
-        return head + both, steps[self.into_stop] * self.before_end * self.tail
-
-    def whole(self, running: Floats) -> Floats:
-        """Return what a column (n,) rose by from the first to the last reading inside."""
-        return (running[self.stop - 1] - running[self.into_first]) * self.inside
-
-    def touching(self, steps: Flags) -> Counts:
-        """Return how many of the marked steps (n,) lie at least in part in each window (w,)."""
-        first = np.maximum(np.searchsorted(self.times_us, self.spans.start_us, "right"), self.low + 1)
-        last = np.minimum(np.searchsorted(self.times_us, self.spans.end_us, "left"), self.high - 1)
-        running = np.concatenate([[0], np.cumsum(steps)])
-        first = np.minimum(first, len(steps))
-        count: Counts = running[np.maximum(last + 1, first)] - running[first]
-        return count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,7 +62,7 @@ class _Steps:
 
 
 def _by_stuck(
-    counter: Counter, cut: _Cut, rows: Index, lags_ms: Floats, limit_watts: float | None
+    counter: Counter, cut: CounterCut, rows: Index, lags_ms: Floats, limit_watts: float | None
 ) -> Iterator[tuple[Index, Integrals]]:
     """Yield the results of windows `rows`, together where the counter stood still in the same steps."""
     steps = _steps(counter, cut.steps_ms, limit_watts)
@@ -197,7 +95,7 @@ def _flat_runs(counter: Counter, steps: _Steps) -> Iterator[tuple[int, int]]:
             yield first, last
 
 
-def _is_stuck(counter: Counter, cut: _Cut, run: tuple[int, int], lags_ms: Floats) -> Flags:
+def _is_stuck(counter: Counter, cut: CounterCut, run: tuple[int, int], lags_ms: Floats) -> Flags:
     """Return in which windows (w,) the counter is stuck in a run, by the readings in reach of the window."""
     power = np.cumsum(np.zeros(1) if counter.power_joules is None else counter.power_joules)
     first, last = np.maximum(run[0], cut.low), np.minimum(run[1], cut.high - 1)
@@ -209,7 +107,7 @@ def _is_stuck(counter: Counter, cut: _Cut, run: tuple[int, int], lags_ms: Floats
 
 
 def _risen(
-    counter: Counter, cut: _Cut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
+    counter: Counter, cut: CounterCut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
 ) -> Integrals:
     spans = cut.spans
     risen, covers = cut.parts(steps.risen), cut.parts(steps.covered)
@@ -243,7 +141,7 @@ def _risen(
     return either(covered_ms > 0, found, none)
 
 
-def _gaps(counter: Counter, cut: _Cut, holes_ms: Floats) -> tuple[Floats, Floats]:
+def _gaps(counter: Counter, cut: CounterCut, holes_ms: Floats) -> tuple[Floats, Floats]:
     """Return the longest gap (w,) in ms, and the one at the end."""
     start_us, end_us = cut.spans.start_us, cut.spans.end_us
     lead_ms = np.where(cut.head | cut.same, 0, cut.times_us[cut.into_first] - start_us) / 1000.0
@@ -280,7 +178,7 @@ def _diff(column: Floats) -> Floats:
 
 
 def _bounds(
-    counter: Counter, cut: _Cut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
+    counter: Counter, cut: CounterCut, steps: _Steps, lag_ms: Floats, limit_watts: float | None
 ) -> tuple[Floats, Floats]:
     """Return joules (low, high) (w,): the counter read outside the edges and inside them, less its lag.
 
@@ -316,7 +214,7 @@ def _bounds(
     return np.where(unknown, free_low, bounded_low), np.where(unknown, np.nan, high)
 
 
-def _blur_us(counter: Counter, cut: _Cut) -> Index:
+def _blur_us(counter: Counter, cut: CounterCut) -> Index:
     """Return how far (w,) the times of the readings beside a window's edges may be off."""
     blur_ms = counter.blur_ms
     if isinstance(blur_ms, float | int):

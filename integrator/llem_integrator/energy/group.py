@@ -8,9 +8,10 @@ import numpy as np
 from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator.energy.backends import counter_edges_us
+from llem_integrator.energy.counter_traces import CounterTraces
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
 from llem_integrator.energy.traces import READ_MS as TRACE_READ_MS
-from llem_integrator.energy.traces import CounterTraces, MaxGaps, PowerTraces
+from llem_integrator.energy.traces import MaxGaps, PowerTraces
 from llem_integrator.series import scrapes
 from llem_integrator.series.ceiling import PowerCeiling, ceiling_of
 from llem_integrator.series.intervals import Intervals
@@ -18,6 +19,7 @@ from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Flags, Times
 from llem_integrator.series.scrapes import Scrapes
 from llem_integrator.series.spans import Index, Spans, distinct, spans_of
+from llem_integrator.series.table import NVML, ZEUS
 from llem_integrator.windows.stretches import Stretch, union
 from llem_integrator.windows.window import Window
 
@@ -89,9 +91,7 @@ class Group:
             gpu.faults += self.scrapes.faults.get(uuid, [])
             self._ceilings[uuid] = ceiling_of(gpu.tables)
         if backend in (None, Backend.NVML):
-            counted = (
-                self._has_counter(scrapes.ZEUS) if backend is None else np.zeros(len(self.windows), np.bool_)
-            )
+            counted = self._has_counter(ZEUS) if backend is None else np.zeros(len(self.windows), np.bool_)
             self.is_whole = ~counted
         self.zeus = CounterTraces(self.spans.edges_us(), self._ceilings)
         self.power = self._power_traces({})
@@ -103,7 +103,7 @@ class Group:
 
     def without_counter(self) -> Flags:
         """Return the windows (w,) for which no energy counter was scraped: traces must show all."""
-        return ~(self._has_counter(scrapes.ZEUS) | self._has_counter(scrapes.NVML))
+        return ~(self._has_counter(ZEUS) | self._has_counter(NVML))
 
     def _has_counter(self, column: str) -> Flags:
         """Return the windows (w,) in which every GPU that was scraped has a counter, and there is one."""

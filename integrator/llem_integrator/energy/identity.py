@@ -13,6 +13,7 @@ from llem_integrator.series import scrapes
 from llem_integrator.series.samples import Flags, Floats, Times
 from llem_integrator.series.scrapes import MARGIN_MS, Presence
 from llem_integrator.series.spans import Index, Spans, group_alike
+from llem_integrator.series.table import LIMIT, PEAK, WATTS
 
 _PEAK_MS: Final = 60_000
 """llem_gpu_power_peak_watts is the highest power of this time before the scrape."""
@@ -92,8 +93,8 @@ def facts(gpu: GpuReadings, spans: Spans) -> Facts:
             own = near[newest[row]].labels if chosen else {}
             identities.append(_identity(own, chosen, shown, within))
     # In the first minute of the window, the peak gauge may show a peak from before the window.
-    peaks = np.fmax(gpu.highest(scrapes.WATTS, spans), gpu.highest(scrapes.PEAK, spans, delay_ms=_PEAK_MS))
-    limits = gpu.highest(scrapes.LIMIT, spans, MARGIN_MS)
+    peaks = np.fmax(gpu.highest(WATTS, spans), gpu.highest(PEAK, spans, delay_ms=_PEAK_MS))
+    limits = gpu.highest(LIMIT, spans, MARGIN_MS)
     return Facts(gpu.uuid, identities, identity, limits, peaks)
 
 

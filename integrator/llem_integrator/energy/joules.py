@@ -7,6 +7,14 @@ import numpy as np
 
 from llem_core import energy
 from llem_integrator.energy.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
+from llem_integrator.energy.pairs import (
+    BLOCK,
+    block_energy,
+    energy_bounds,
+    energy_sums,
+    first_gap_ms,
+    gaps_of_steps,
+)
 from llem_integrator.energy.window_energy import Integral, Integrals
 from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import Floats, Times, Values
@@ -14,9 +22,6 @@ from llem_integrator.series.spans import Index, Spans, spans_of
 from llem_integrator.windows.window import Window
 
 _ANY_MARGIN_MS: Final = 2**49
-_BLOCK: Final = 16_384
-"""Pairs that are worked on at a time: their columns stay in the processor's cache."""
-
 _GRID: Final = 16.0
 """Sums are kept as multiples of 1/16, which add up exactly, and rests; the exporter's samples have none."""
 
@@ -88,7 +93,7 @@ class RunningSums:
                 max_gap_ms = np.concatenate([max_gap_ms[:1], max_gap_ms])
             self._add(times, np.concatenate([[before_watts], watts]), max_gap_ms, 1)
         else:
-            self._bridge(int(unix_ms[0]), float(watts[0]), *self._last, _first(max_gap_ms))
+            self._bridge(int(unix_ms[0]), float(watts[0]), *self._last, first_gap_ms(max_gap_ms))
             self._add(unix_ms, watts, max_gap_ms, 0)
 
     def _is_cut(self, first_ms: int) -> bool:
@@ -120,8 +125,8 @@ class RunningSums:
 
     def _add_uncut(self, unix_ms: Times, new: Values, watts: Values, max_gap_ms: Floats | float) -> None:
         """Samples and pairs among which there is no edge."""
-        blocks = range(0, len(unix_ms) - 1, _BLOCK)
-        sums = np.array([_block(unix_ms, watts, first, max_gap_ms) for first in blocks])
+        blocks = range(0, len(unix_ms) - 1, BLOCK)
+        sums = np.array([block_energy(unix_ms, watts, first, max_gap_ms) for first in blocks])
         if len(sums):
             whole = np.rint(sums * _GRID) / _GRID
             self._total += np.stack([whole.sum(axis=0), (sums - whole).sum(axis=0)])
@@ -157,10 +162,10 @@ class RunningSums:
         """Pair q is that of samples q and q + 1; sums end at the last sample up to each edge."""
         count = len(unix_ms) - 1
         marks = np.zeros(count, np.bool_)
-        marks[::_BLOCK] = True
+        marks[::BLOCK] = True
         marks[before[(before >= 0) & (before < count)]] = True
         starts = np.flatnonzero(marks)
-        sums = _summed(unix_ms, watts, starts, max_gap_ms)
+        sums = energy_sums(unix_ms, watts, starts, max_gap_ms)
         if np.any(sums[-1] > 0):
             self._add_gaps(unix_ms, max_gap_ms)
         whole = np.rint(sums * _GRID) / _GRID
@@ -172,7 +177,7 @@ class RunningSums:
     def _add_gaps(self, unix_ms: Times, max_gap_ms: Floats | float) -> None:
         """Gaps that no edge cuts; one that begins or ends at an edge is not cut."""
         steps_ms = np.diff(unix_ms)
-        gaps = np.flatnonzero(steps_ms > _of_steps(max_gap_ms, 0, len(steps_ms)))
+        gaps = np.flatnonzero(steps_ms > gaps_of_steps(max_gap_ms, 0, len(steps_ms)))
         behind = np.searchsorted(self._edges_us, unix_ms[gaps] * 1000, "right") - 1
         uncut = behind == np.searchsorted(self._edges_us, unix_ms[gaps + 1] * 1000, "left") - 1
         uncut &= behind >= 0
@@ -234,7 +239,7 @@ class RunningSums:
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total.doubled / total.covered_ms / 2
         peak = np.where(inside > 0, high_inside, mean)
-        low, high = _bounds(total, np.maximum(limit_watts, peak))
+        low, high = energy_bounds(total, np.maximum(limit_watts, peak))
         duration_ms, unknown = spans.duration_ms, np.nan
         inner_ms = self._largest_inside(spans, start, end)
         return Integrals(
@@ -290,52 +295,3 @@ class _Samples:
 
     unix_us: Times
     watts: Values
-
-
-def _first(max_gap_ms: Floats | float) -> float:
-    return max_gap_ms if isinstance(max_gap_ms, float) else float(max_gap_ms[0])
-
-
-def _of_steps(max_gap_ms: Floats | float, first: int, stop: int) -> Floats | float:
-    """What is no gap of the steps [first, stop), of which the first ends at the second sample."""
-    return max_gap_ms if isinstance(max_gap_ms, float) else max_gap_ms[first + 1 : stop + 1]
-
-
-def _block(
-    unix_ms: Times, watts: Values, first: int, max_gap_ms: Floats | float
-) -> "energy.PairEnergy[float]":
-    """The sums of a block of pairs; of those that are evenly apart, as most are, by their samples."""
-    times, powers = unix_ms[first : first + _BLOCK + 1], watts[first : first + _BLOCK + 1]
-    steps_ms = np.diff(times)
-    step_ms, gaps_ms = float(steps_ms[0]), _of_steps(max_gap_ms, first, first + len(steps_ms))
-    if int(steps_ms.min()) == int(steps_ms.max()) and bool(np.all(step_ms <= gaps_ms)):
-        rises = np.diff(powers)
-        ends = float(powers[0]), float(powers[-1])
-        sums = float(powers.sum()), float(np.abs(rises, out=rises).sum())
-        return energy.even_energy(*sums, ends, step_ms, len(rises))
-    pairs = energy.pair_energy(powers[:-1], powers[1:], steps_ms.astype(np.float64), gaps_ms)
-    return energy.PairEnergy(*(float(column.sum()) for column in pairs))
-
-
-def _summed(unix_ms: Times, watts: Values, starts: Index, max_gap_ms: Floats | float) -> Floats:
-    """Sums (5, m) of the pairs from each start to the next; blocks begin at multiples of _BLOCK."""
-    count = len(unix_ms) - 1
-    sums = np.empty((len(energy.PairEnergy._fields), len(starts)))
-    for first in range(0, count, _BLOCK):
-        stop = min(first + _BLOCK, count)
-        steps_ms = np.diff(unix_ms[first : stop + 1]).astype(np.float64)
-        gaps_ms = _of_steps(max_gap_ms, first, stop)
-        pairs = energy.pair_energy(watts[first:stop], watts[first + 1 : stop + 1], steps_ms, gaps_ms)
-        mine = slice(*np.searchsorted(starts, [first, stop]).tolist())
-        at = starts[mine] - first
-        for row, column in zip(sums, pairs, strict=True):
-            row[mine] = np.add.reduceat(column, at) if len(at) > 1 else column.sum()
-    return sums
-
-
-def _bounds(total: "energy.PairEnergy[Floats]", limit_watts: Floats) -> tuple[Floats, Floats]:
-    """energy.power_bounds for windows (w,); NaN stands for no limit, and for no high bound."""
-    widening = total.covered_ms / 1000 / (2 * energy.STEPS_PER_WATT)
-    unseen_joules = np.where(total.gap_ms > 0, limit_watts, 0.0) * total.gap_ms / 1000
-    low = np.maximum(energy.joules(total.low) - widening, 0.0)
-    return low, energy.joules(total.high) + widening + unseen_joules

@@ -8,16 +8,24 @@ import numpy as np
 
 from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
-from llem_integrator.energy.counter import Counter
+from llem_integrator.energy.counter_cut import Counter
+from llem_integrator.energy.counter_traces import CounterTrace
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.traces import CounterTrace, PowerTrace
+from llem_integrator.energy.traces import PowerTrace
 from llem_integrator.energy.window_energy import Integrals
-from llem_integrator.series import scrapes
 from llem_integrator.series.faults import Fault, within
 from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import Counts, Flags, Floats, Times, Values
-from llem_integrator.series.scrapes import Presence, Table
+from llem_integrator.series.scrapes import MARGIN_MS, Presence
 from llem_integrator.series.spans import Index, Spans
+from llem_integrator.series.table import (
+    SECONDS,
+    UPDATE_S,
+    WATTS,
+    Table,
+    integrated_steps,
+    power_steps,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,15 +88,15 @@ def counter_readings(table: Table, column: str, covered: Covered) -> CounterRead
     blur_ms = np.where(known, 0.0, np.diff(table.unix_ms, prepend=table.unix_ms[:1]))
     if len(table) > 1:
         blur_ms[0] = 0.0 if known[0] else blur_ms[1]
-    power = scrapes.power_steps(table.unix_ms, table.column(scrapes.WATTS))
+    power = power_steps(table.unix_ms, table.column(WATTS))
     running = np.cumsum(np.where(table.skipped > 0, table.power_joules, power))[rows]
     readings = CounterReadings(
         name=str(sorted(table.labels.items())),
         unix_ms=read_ms[rows],
         scrape_ms=table.unix_ms[rows],
         joules=table.columns[column][rows],
-        seconds=table.column(scrapes.SECONDS)[rows],
-        blur_ms=np.minimum(blur_ms, scrapes.MARGIN_MS)[rows],
+        seconds=table.column(SECONDS)[rows],
+        blur_ms=np.minimum(blur_ms, MARGIN_MS)[rows],
         skipped=table.skipped[rows],
         covered_ms=table.covered_ms[rows],
         power_joules=np.diff(running, prepend=running[:1]),
@@ -131,7 +139,7 @@ def integrated_covered(readings: CounterReadings) -> tuple[Floats, Flags]:
     """
     units = np.rint(readings.joules * COUNTER_UNITS_PER_JOULE)
     with np.errstate(invalid="ignore"):
-        _, covered_ms, reset = scrapes.integrated_steps(readings.unix_ms, units, readings.seconds)
+        _, covered_ms, reset = integrated_steps(readings.unix_ms, units, readings.seconds)
     known = ~np.isnan(readings.seconds)
     single = np.flatnonzero(~(known & np.append(False, known[:-1])[: len(known)]))
     if len(single) > 1:
@@ -197,7 +205,7 @@ class GpuReadings:
 
     def lags_ms(self, spans: Spans) -> Floats:
         """Return the update period (w,) of the hardware counter, as published, else half a second."""
-        update_s = self.highest(scrapes.UPDATE_S, spans, scrapes.MARGIN_MS)
+        update_s = self.highest(UPDATE_S, spans, MARGIN_MS)
         return 1000 * np.where(np.isnan(update_s), SENSOR_LAG_SECONDS, update_s)
 
     def highest(self, column: str, spans: Spans, margin_ms: int = 0, delay_ms: int = 0) -> Floats:
@@ -208,7 +216,7 @@ class GpuReadings:
         found = np.full(len(spans), np.nan)
         for table in self.tables:
             if column in table.columns:
-                values = table.watts if column == scrapes.WATTS else table.columns[column]
+                values = table.watts if column == WATTS else table.columns[column]
                 known = ~np.isnan(values)
                 unix_ms = table.unix_ms[known]
                 first = np.searchsorted(unix_ms, spans.start_ms - margin_ms + delay_ms)

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from llem_integrator.series.samples import STALE_MS, Floats, Series, Times
-from llem_integrator.series.scrapes import LIMIT, Table
+from llem_integrator.series.table import LIMIT, Table
 
 TIMES_LIMIT: Final = 2.0
 CEILING_WATTS: Final = 5000.0

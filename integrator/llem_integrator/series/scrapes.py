@@ -1,8 +1,4 @@
-"""One target's scrapes of one GPU as a table: a row for each scrape, a column for each metric.
-
-A long table is thinned as it grows: of regular scrapes far from every edge of a window, and from anything
-that happened to a counter, only sums are kept.
-"""
+"""All that was scraped of GPUs and nodes for some windows, each label set in a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,30 +7,30 @@ from typing import Final
 import numpy as np
 
 from llem_core import metrics
-from llem_core.energy import COUNTER_UNITS_PER_JOULE
 from llem_integrator.series.faults import Fault, faults_of
 from llem_integrator.series.intervals import CONTEXT_MS, Intervals
 from llem_integrator.series.samples import (
-    STALE_MS,
-    Counts,
     Flags,
-    Floats,
     Key,
     Series,
     Times,
-    Values,
     make_series,
 )
-from llem_integrator.series.spans import distinct
+from llem_integrator.series.table import (
+    LIMIT,
+    MOST_ROWS,
+    NVML,
+    PEAK,
+    READ_S,
+    SECONDS,
+    UPDATE_S,
+    WATTS,
+    ZEUS,
+    GrowingTable,
+    near,
+    table_of,
+)
 
-ZEUS: Final = metrics.GPU_ZEUS_ENERGY.name
-NVML: Final = metrics.GPU_NVML_ENERGY.name
-SECONDS: Final = metrics.GPU_INTEGRATED.name
-READ_S: Final = metrics.GPU_SAMPLE_TIMESTAMP.name
-WATTS: Final = metrics.GPU_POWER.name
-LIMIT: Final = metrics.GPU_POWER_LIMIT.name
-PEAK: Final = metrics.GPU_POWER_PEAK.name
-UPDATE_S: Final = metrics.GPU_ENERGY_UPDATE.name
 GRAMS: Final = metrics.CODECARBON_EMISSIONS.name
 SHOWING: Final = (ZEUS, NVML, SECONDS, READ_S, WATTS)
 """Metrics whose samples show that a GPU is there."""
@@ -57,222 +53,6 @@ MARGIN_MS: Final = 300_000
 READ_MS: Final = CONTEXT_MS + 2 * MARGIN_MS
 """How far around a window scrapes are read: what a gap is follows from an hour of scrapes around it."""
 
-MAX_SKEW_MS: Final = 5000
-"""A reading whose time is further from that of the scrape has it from a clock that is off."""
-
-_NOT_COUNTED: Final = frozenset((READ_S, WATTS, LIMIT, PEAK, UPDATE_S))
-
-_OTHER_EXPORTER_MS: Final = 500.0
-"""An exporter that integrated longer than the step by more than this is not the one of the reading before."""
-
-_MOST_ROWS: Final = 20_000
-"""A table that has grown by so many rows is thinned."""
-
-_BESIDE_ROWS: Final = 60
-_BESIDE_MS: Final = 360_000
-"""So much beside each edge is kept: what the local scrape interval and a reading that is missing need."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """Rows (n,) of one label set, one for each scrape, ascending; a value that is missing is NaN.
-
-    `skipped` (n,) counts the scrapes since the row before that were left out. For a row that has some,
-    `covered_ms`, `power_joules` (of llem_gpu_power_watts) and `hole_ms` are sums, and the longest hole, over
-    all steps since the row before; `watts` is the highest value since.
-    """
-
-    labels: Mapping[str, str]
-    unix_ms: Times
-    columns: Mapping[str, Values]
-    skipped: Counts
-    covered_ms: Floats
-    power_joules: Floats
-    hole_ms: Floats
-    watts: Floats
-
-    def __len__(self) -> int:
-        return len(self.unix_ms)
-
-    def has(self, name: str) -> Flags:
-        """Return where (n,) a metric has a value."""
-        return ~np.isnan(self.columns[name]) if name in self.columns else np.zeros(len(self), np.bool_)
-
-    def column(self, name: str) -> Values:
-        """Return the values (n,) of a metric."""
-        return self.columns[name] if name in self.columns else np.full(len(self), np.nan)
-
-    def part(self, first: int, stop: int) -> "Table":
-        """Return the rows [first, stop)."""
-        rows = slice(first, stop)
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        sums = (self.covered_ms[rows], self.power_joules[rows], self.hole_ms[rows], self.watts[rows])
-        return Table(self.labels, self.unix_ms[rows], columns, self.skipped[rows], *sums)
-
-    def read_ms(self) -> tuple[Times, Flags, Flags]:
-        """Return when each row was read, whether the exporter says so, and whether its clock is off.
-
-        Without llem_gpu_sample_timestamp_seconds, that is the time of the scrape.
-        """
-        known = self.has(READ_S)
-        own_ms = np.rint(np.where(known, self.column(READ_S), 0.0) * 1000).astype(np.int64)
-        skewed = known & (np.abs(own_ms - self.unix_ms) > MAX_SKEW_MS) & self._is_new()
-        known = known & ~skewed
-        return np.where(known, own_ms, self.unix_ms), known, skewed
-
-    def distinct_readings(self) -> Flags:
-        """Return which rows (n,) are readings of their own: a page may show what was read long ago."""
-        return ~self.has(READ_S) | self._is_new()
-
-    def _is_new(self) -> Flags:
-        read_s = self.column(READ_S)
-        new = np.ones(len(self), np.bool_)
-        known = np.flatnonzero(~np.isnan(read_s))
-        new[known[1:]] = read_s[known[1:]] != read_s[known[:-1]]
-        return new
-
-
-def table_of(labels: Mapping[str, str], series: Mapping[str, Series]) -> Table:
-    """Return the table of series with the same labels, by the names of their metrics."""
-    unix_ms = distinct(np.concatenate([one.unix_ms for one in series.values()]))
-    columns: dict[str, Values] = {}
-    for name, one in series.items():
-        if len(one) == len(unix_ms):
-            columns[name] = one.values
-        else:
-            columns[name] = np.full(len(unix_ms), np.nan)
-            columns[name][np.searchsorted(unix_ms, one.unix_ms)] = one.values
-    zeros = np.zeros(len(unix_ms))
-    watts = columns.get(WATTS, np.full(len(unix_ms), np.nan))
-    return Table(labels, unix_ms, columns, zeros.astype(np.int64), zeros, zeros, zeros, watts)
-
-
-def joined(tables: Sequence[Table]) -> Table:
-    """Return tables of one label set, which follow each other, as one."""
-    if len(tables) == 1:
-        return tables[0]
-    names = dict.fromkeys(name for table in tables for name in table.columns)
-    columns = {name: np.concatenate([table.column(name) for table in tables]) for name in names}
-    rest = (
-        np.concatenate([getattr(table, name) for table in tables])
-        for name in ("skipped", "covered_ms", "power_joules", "hole_ms", "watts")
-    )
-    return Table(tables[-1].labels, np.concatenate([table.unix_ms for table in tables]), columns, *rest)
-
-
-def integrated_steps(unix_ms: Times, units: Values, seconds: Values) -> tuple[Floats, Floats, Flags]:
-    """Return what each step (n,) of the exporter's own counter rose by, and the milliseconds that it covers.
-
-    Also, whether the counter was reset in it: either column shows that, and then both count from 0.
-    """
-    risen, seconds_risen = np.diff(units, prepend=units[:1]), np.diff(seconds, prepend=seconds[:1])
-    reset = (risen < 0) | (seconds_risen < 0)
-    covered_ms = np.rint(np.where(reset, seconds, seconds_risen) * 1000)
-    steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
-    # Who integrated more than the time that passed is another exporter: of this step nothing is known.
-    known = covered_ms <= steps_ms + _OTHER_EXPORTER_MS
-    return np.where(reset, units, risen) * known, np.minimum(covered_ms, steps_ms) * known, reset
-
-
-def power_steps(unix_ms: Times, watts: Values) -> Floats:
-    """Return the joules (n,) of the scraped power in each step, 0 where it is not known."""
-    steps_ms = np.diff(unix_ms, prepend=unix_ms[:1])
-    sums = watts + np.concatenate([watts[:1], watts[:-1]])
-    return np.where((steps_ms <= STALE_MS) & ~np.isnan(sums), sums * steps_ms / 2000, 0.0)
-
-
-@dataclass(slots=True)
-class GrowingTable:
-    """The scrapes of one label set as they come, for windows with edges `edges_ms` (e,)."""
-
-    edges_ms: Times
-    _tables: list[Table] = field(default_factory=list)
-    _rows: int = 0
-
-    def add(self, table: Table) -> None:
-        """Add the scrapes that follow."""
-        self._tables.append(table)
-        self._rows += len(table)
-        if self._rows >= _MOST_ROWS:
-            self._tables = [thinned(joined(self._tables), self.edges_ms)]
-            self._rows = 0
-
-    def extend(self, later: "GrowingTable") -> None:
-        """Add the scrapes that follow, which were gathered elsewhere."""
-        for table in later._tables:
-            self.add(table)
-
-    def whole(self) -> Table:
-        """Return all scrapes so far."""
-        self._tables = [joined(self._tables)]
-        return self._tables[0]
-
-
-def thinned(table: Table, edges_ms: Times) -> Table:
-    """Return the rows near edges and events; the last rows are kept, since more may follow."""
-    kept = _near(table.unix_ms, edges_ms) | _eventful(table)
-    kept[: _BESIDE_ROWS + 1] = kept[-_BESIDE_ROWS:] = True
-    if np.all(kept):
-        return table
-    units, seconds = table.column(NVML) * COUNTER_UNITS_PER_JOULE, table.column(SECONDS)
-    with np.errstate(invalid="ignore"):
-        _, covered_ms, _ = integrated_steps(table.read_ms()[0], np.rint(units), seconds)
-    steps_ms = np.diff(table.read_ms()[0], prepend=table.read_ms()[0][:1])
-    merged = table.skipped > 0
-    covered_ms = np.where(merged, table.covered_ms, covered_ms)
-    hole_ms = np.where(merged, table.hole_ms, steps_ms - covered_ms)
-    power = np.where(merged, table.power_joules, power_steps(table.unix_ms, table.column(WATTS)))
-    index = np.flatnonzero(kept)
-    starts = np.concatenate([[0], index[:-1] + 1])
-    columns = {name: column[index] for name, column in table.columns.items()}
-    for name in (LIMIT, PEAK):
-        if name in columns:
-            columns[name] = np.fmax.reduceat(table.columns[name], starts)
-    return Table(
-        table.labels,
-        table.unix_ms[index],
-        columns,
-        np.add.reduceat(table.skipped + 1, starts) - 1,
-        np.add.reduceat(np.nan_to_num(covered_ms), starts),
-        np.add.reduceat(power, starts),
-        np.maximum.reduceat(np.nan_to_num(hole_ms), starts),
-        np.fmax.reduceat(table.watts, starts),
-    )
-
-
-def _near(unix_ms: Times, edges_ms: Times) -> Flags:
-    """Return which rows (n,) are near an edge."""
-    first = np.searchsorted(unix_ms, edges_ms - _BESIDE_MS)
-    stop = np.searchsorted(unix_ms, edges_ms + _BESIDE_MS, "right")
-    at = np.searchsorted(unix_ms, edges_ms)
-    marks = np.zeros(len(unix_ms) + 1, np.int64)
-    np.add.at(marks, np.maximum(np.minimum(first, at - _BESIDE_ROWS), 0), 1)
-    np.add.at(marks, np.minimum(np.maximum(stop, at + _BESIDE_ROWS), len(unix_ms)), -1)
-    return np.cumsum(marks[:-1]) > 0
-
-
-def _eventful(table: Table) -> Flags:
-    """Return the rows (n,) beside which anything but a regular scrape of a counter that rises happened."""
-    event = table.skipped > 0
-    _, known, skewed = table.read_ms()
-    event |= skewed | ~table.distinct_readings()
-    steps_ms = np.diff(table.unix_ms, prepend=table.unix_ms[:1])
-    event |= steps_ms > 2 * np.median(steps_ms[table.skipped == 0])
-    counted = np.zeros(len(table), np.bool_)
-    for name in table.columns.keys() - _NOT_COUNTED:
-        there, column = table.has(name), table.column(name)
-        counted |= there
-        with np.errstate(invalid="ignore"):
-            event |= np.diff(column, prepend=column[:1]) < 0
-        event[1:] |= there[1:] != there[:-1]
-    event[1:] |= known[1:] != known[:-1]
-    with np.errstate(invalid="ignore"):
-        still = np.diff(table.column(ZEUS), prepend=np.nan) == 0
-    event[1:] |= still[1:] != still[:-1]
-    event |= ~counted  # the gauge alone serves here
-    beside: Flags = np.convolve(event, np.ones(7), "same") > 0
-    return beside
-
 
 @dataclass(slots=True)
 class Presence:
@@ -284,8 +64,8 @@ class Presence:
     def add(self, unix_ms: Times, edges_ms: Times) -> None:
         """Add the times that follow."""
         self.unix_ms = np.concatenate([self.unix_ms, unix_ms])
-        if len(self.unix_ms) > _MOST_ROWS:
-            kept = _near(self.unix_ms, edges_ms)
+        if len(self.unix_ms) > MOST_ROWS:
+            kept = near(self.unix_ms, edges_ms)
             kept[:1] = kept[-1:] = True
             self.unix_ms = self.unix_ms[kept]
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llem_core import energy
-from llem_integrator.energy.counter import Counter, counted
+from llem_integrator.energy.counter import counted
+from llem_integrator.energy.counter_cut import Counter
 from llem_integrator.energy.joules import trapezoid
 from llem_integrator.energy.traces import MaxGaps, PowerTraces
 from llem_integrator.series.samples import make_series
-from llem_integrator.series.scrapes import integrated_steps
 from llem_integrator.series.spans import spans_of
+from llem_integrator.series.table import integrated_steps
 from llem_integrator.windows.window import Window
 
 Array = NDArray[Any]
