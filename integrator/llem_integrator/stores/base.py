@@ -21,7 +21,7 @@ class Piece:
 
 
 class Source(Protocol):
-    """A store of samples, which one thread at a time reads. Both methods raise SourceError."""
+    """A store of samples, which one thread at a time reads. Its methods raise SourceError."""
 
     @property
     def address(self) -> str:
@@ -40,7 +40,7 @@ class Source(Protocol):
         """
         ...
 
-    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> bool:
+    def may_have(self, metric: str, selector: Selector, start_ms: int, end_ms: int, /) -> bool:
         """Return False if there is certainly no such sample in [start_ms, end_ms], without reading any."""
         ...
 

@@ -57,7 +57,11 @@ class VictoriaMetricsSource:
     def pieces(self, metric: str, selector: Selector, start_ms: int, end_ms: int) -> Iterator[Piece]:
         """Yield every sample in [start_ms, end_ms]."""
         abort = Abort()
-        read = partial(self._piece, query(metric, selector), abort)
+        export = partial(self._exported, query(metric, selector), abort)
+
+        def read(first_ms: int, last_ms: int, limit: int) -> tuple[Piece, int]:
+            return self._http.patiently(partial(export, first_ms, last_ms, limit))
+
         fetched = in_slabs(start_ms, end_ms, _TARGET_SAMPLES, read, f"{metric} of {self.address}")
         with closing(ahead(fetched, _HELD_SLABS, abort)) as pieces:
             yield from pieces
@@ -69,13 +73,10 @@ class VictoriaMetricsSource:
     def timeless(self, _selectors: Sequence[Selector]) -> Iterable[Series]:
         return ()
 
-    def _piece(self, wanted: str, abort: Abort, start_ms: int, end_ms: int, limit: int) -> tuple[Piece, int]:
-        """Return the samples in [start_ms, end_ms] and their number; raises TooMuchError beyond `limit`."""
-        return self._http.patiently(partial(self._exported, wanted, abort, start_ms, end_ms, limit))
-
     def _exported(
         self, wanted: str, abort: Abort, start_ms: int, end_ms: int, limit: int
     ) -> tuple[Piece, int]:
+        """Return the samples in [start_ms, end_ms] and their number; raises TooMuchError beyond `limit`."""
         # The server truncates seconds to ms: ask for 1 ms more on both sides.
         edges = {"start": _seconds(max(0, start_ms - 1)), "end": _seconds(end_ms + 1)}
         fields = {"match[]": wanted, **edges}
