@@ -17,6 +17,7 @@ from llem_integrator.results.request import Request
 from llem_integrator.series import scrapes
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.routing import of_exporters
+from llem_integrator.series.samples import Flags
 from llem_integrator.stores.base import Progress, Source
 from llem_integrator.stores.fetch import combined, quiet
 from llem_integrator.windows.hosts import common_selectors
@@ -135,12 +136,24 @@ class _Run:
         if self.request.backend is Backend.CODECARBON or not self._may_have(ZEUS_TRACE):
             return
         alone = [group.without_counter() for group in self.groups]
-        wanted = [
-            Wanted(group.selectors, group.trace_stretches(traced), group.zeus)
-            for group, traced in zip(self.groups, alone, strict=True)
+        self._read_zeus_traces(self.groups, alone, progress)
+        again = [
+            (group, windows | group.traced_alone())
+            for group, windows in zip(self.groups, alone, strict=True)
+            if np.any(group.traced_alone() & ~windows)
         ]
-        is_alone = any(traced.any() for traced in alone)
-        metric = f"{ZEUS_TRACE}|{POWER_TRACE}" if is_alone else ZEUS_TRACE
+        if again:
+            for group, _ in again:
+                group.restart_zeus()
+            self._read_zeus_traces([group for group, _ in again], [windows for _, windows in again], quiet)
+
+    def _read_zeus_traces(self, groups: Sequence[Group], alone: Sequence[Flags], progress: Progress) -> None:
+        """Read zeus's traces at edges; in the whole of windows in which they are alone, with the power."""
+        wanted = [
+            Wanted(group.selectors, group.trace_stretches(windows), group.zeus)
+            for group, windows in zip(groups, alone, strict=True)
+        ]
+        metric = f"{ZEUS_TRACE}|{POWER_TRACE}" if any(windows.any() for windows in alone) else ZEUS_TRACE
         self.reader(Question(metric, wanted, self.selectors), progress)
 
     def _read_power(self, groups: Sequence[Group], progress: Progress) -> None:

@@ -215,3 +215,20 @@ def test_a_healthy_day_is_calm(scrape_s: int, idle: bool) -> None:
     windows = [Window((CLUSTER_T0 + a * 1000) * 1000, (CLUSTER_T0 + b * 1000) * 1000) for a, b in edges_s]
     for result in integrate(store(columns), windows, Request()):
         assert (result.backend, result.valid, result.warnings) == ("zeus", True, ())
+
+
+def test_a_reset_in_a_trace_is_found_beside_gpus_that_are_scraped() -> None:
+    """One node is scraped, of the other there is only the history: its counter fell between the edges."""
+    labels = {"gpu": "0", "uuid": "GPU-9", "instance": "n2:9955"}
+    fell_ms = 400_000
+    counter = [(ms, 1e6 + ms / 10 if ms < fell_ms else (ms - fell_ms) / 10) for ms in range(0, 900_000, 100)]
+    text = page(
+        scraped(0, seconds=range(0, 901, 15)),
+        series("llem_gpu_zeus_energy_trace_joules_total", labels, counter),
+    )
+    (result,) = integrate(
+        parse(text, "page"), [Window((T0 + 100_000) * 1000, (T0 + 800_000) * 1000)], Request(Backend.ZEUS)
+    )
+    (gpu,) = (gpu for gpu in result.gpus if gpu.uuid == "GPU-9")
+    assert (gpu.resets, gpu.coverage) == (1, 1.0)
+    assert gpu.joules == pytest.approx(70_000, abs=15)

@@ -93,7 +93,7 @@ class Group:
         if backend in (None, Backend.NVML):
             counted = self._has_counter(ZEUS) if backend is None else np.zeros(len(self.windows), np.bool_)
             self.is_whole = ~counted
-        self.zeus = CounterTraces(self.spans.edges_us(), self._ceilings)
+        self.restart_zeus()
         self.power = self._power_traces({})
 
     def prepare_power(self) -> None:
@@ -109,17 +109,30 @@ class Group:
         """Return the windows (w,) in which every GPU that was scraped has a counter, and there is one."""
         every, some = np.ones(len(self.windows), np.bool_), np.zeros(len(self.windows), np.bool_)
         for gpu in self.gpus.values():
-            there, counted = np.zeros(len(self.windows), np.bool_), np.zeros(len(self.windows), np.bool_)
-            for table in gpu.tables:
-                for mask, rows in ((there, np.ones(len(table), np.bool_)), (counted, table.has(column))):
-                    first = np.searchsorted(table.unix_ms[rows], self.spans.start_ms - scrapes.MARGIN_MS)
-                    stop = np.searchsorted(
-                        table.unix_ms[rows], self.spans.end_ms + scrapes.MARGIN_MS, "right"
-                    )
-                    mask |= stop > first
-            every &= counted | ~there
+            counted = self._is_scraped(gpu, column)
+            every &= counted | ~self._is_scraped(gpu)
             some |= counted
         return every & some
+
+    def _is_scraped(self, gpu: GpuReadings, column: str | None = None) -> Flags:
+        """Return the windows (w,) in or around which a GPU was scraped, with a value of a metric if given."""
+        scraped = np.zeros(len(self.windows), np.bool_)
+        for table in gpu.tables:
+            unix_ms = table.unix_ms if column is None else table.unix_ms[table.has(column)]
+            first = np.searchsorted(unix_ms, self.spans.start_ms - scrapes.MARGIN_MS)
+            scraped |= np.searchsorted(unix_ms, self.spans.end_ms + scrapes.MARGIN_MS, "right") > first
+        return scraped
+
+    def traced_alone(self) -> Flags:
+        """Return the windows (w,) in which zeus's trace shows a GPU whose counter was not scraped."""
+        alone = np.zeros(len(self.windows), np.bool_)
+        for uuid, trace in self.zeus.by_uuid.items():
+            alone |= trace.near(self.spans) & ~self._is_scraped(self.gpu(uuid), ZEUS)
+        return alone
+
+    def restart_zeus(self) -> None:
+        """Begin anew with zeus's traces."""
+        self.zeus = CounterTraces(self.spans.edges_us(), self._ceilings)
 
     def is_read_whole(self) -> Flags:
         """Return whether the power trace was read in the whole of each window (w,): short ones always are."""
