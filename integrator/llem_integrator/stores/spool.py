@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llem_core.errors import SourceError
 from llem_integrator.series.matchers import Selector
-from llem_integrator.series.samples import Times, Values
+from llem_integrator.series.samples import Key, Times, Values
 
 _CHUNK_SAMPLES: Final = 8192
 _PENDING_SAMPLES: Final = 1 << 19
@@ -40,7 +40,7 @@ class Spool:
         self._pending: list[tuple[Times, Times, Values]] = []
         self._pending_samples = 0
         self._chunks: list[NDArray[np.void]] = []
-        self._numbers: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._numbers: dict[tuple[str, Key], int] = {}
         self._of_metric: dict[str, list[int]] = {}
         self.metrics: list[str] = []
         self.labels: list[Mapping[str, str]] = []

@@ -12,7 +12,7 @@ from llem_core import metrics
 from llem_core.errors import ConfigError, SourceError
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.series.matchers import any_of
-from llem_integrator.series.samples import Series, Times, auto_max_gap_ms
+from llem_integrator.series.samples import Key, Series, Times, auto_max_gap_ms
 from llem_integrator.stores import Matcher, Progress, Selector, Source, whole
 from llem_integrator.stores.fetch import quiet, shown
 from llem_integrator.windows.job_runs import SLACK_MS, Stretch, runs, stretches
@@ -29,8 +29,6 @@ _OF_ONE_GPU: Final = frozenset(
 """Labels that say nothing about whether two GPUs belong to one job, because each node has its own value."""
 
 _SHOWN_JOBS: Final = 10
-
-_Key = tuple[tuple[str, str], ...]
 
 
 def find_job(
@@ -108,7 +106,7 @@ def _not_found(source: Source, job_id: str, now_ms: int) -> str:
 class _Job:
     """The series of one job, and what tells it from others with its ID."""
 
-    keys: set[_Key]
+    keys: set[Key]
     series: list[Series]
 
     @property
@@ -121,7 +119,7 @@ def _told_apart(every: Iterable[Series], node_label: str) -> list[_Job]:
 
     Series of one owner on one GPU are of one job, whatever their other labels: replicas have their own.
     """
-    by_key: defaultdict[_Key, list[Series]] = defaultdict(list)
+    by_key: defaultdict[Key, list[Series]] = defaultdict(list)
     for series in every:
         apart = {*series.labels} - _OF_ONE_GPU - {node_label}
         by_key[tuple(sorted((name, series.labels[name]) for name in apart))].append(series)
@@ -242,10 +240,10 @@ def _samples(
     progress: Progress = quiet,
 ) -> list[Series]:
     """Return the series of any of the selectors, each label set once."""
-    by_labels: dict[_Key, Series] = {}
+    by_labels: dict[Key, Series] = {}
     for selector in selectors:
         pieces = source.pieces(metric, selector, start_ms, end_ms)
         for series in whole(shown(pieces, start_ms, end_ms, progress)):
             if len(series) and series.labels.get("uuid"):
-                by_labels.setdefault(tuple(sorted(series.labels.items())), series)
+                by_labels.setdefault(series.key, series)
     return list(by_labels.values())
