@@ -23,6 +23,7 @@ from llem_integrator.energy.readings import (
     integrated_covered,
 )
 from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.energy.traces import READ_MS as TRACE_READ_MS
 from llem_integrator.energy.window_energy import Integrals, better, joined, placed
 from llem_integrator.series import scrapes
 from llem_integrator.series.intervals import Intervals
@@ -220,6 +221,9 @@ def _edged(measuring: GpuMeasuring, counter: Counter, sums: RunningSums) -> Inte
     """The counter from its first to its last reading in each window, the trace from there to the edges."""
     spans, limits = measuring.spans, measuring.facts.limit_watts
     first_us, last_us, enough = _inner(counter.unix_ms * 1000, spans)
+    # Further from an edge, the trace was not read for this window.
+    farthest_us = np.maximum(first_us - spans.start_us, spans.end_us - last_us)
+    enough &= measuring.is_whole | (farthest_us <= TRACE_READ_MS * 1000)
     first_us, last_us = np.where(enough, first_us, spans.start_us), np.where(enough, last_us, spans.end_us)
     head, middle, tail = (
         Spans(spans.start_us, first_us),
