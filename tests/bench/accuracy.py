@@ -23,7 +23,7 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_core.energy import GAP_INTERVALS
 from llem_core.metrics import Kind
-from llem_integrator.energy.joules import trapezoid
+from llem_integrator.energy.power.running_sums import trapezoid
 from llem_integrator.energy.window_energy import Integral
 from llem_integrator.integration import integrate
 from llem_integrator.results.request import Request

@@ -72,7 +72,7 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/llem_integrator/test_integration.py",
         "tests/llem_integrator/test_windows.py",
     ),
-    "llem_integrator.energy.counter": (
+    "llem_integrator.energy.counters.rises": (
         "tests/llem_integrator/energy/test_joules.py",
         "tests/llem_integrator/test_integration.py",
         "tests/llem_integrator/test_windows.py",

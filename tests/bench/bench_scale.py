@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from llem_integrator import Request, open_source
 from llem_integrator.dask.cluster import DaskCluster
 from llem_integrator.dask.tasks import LONGEST_MS, Store
-from llem_integrator.energy.traces import MaxGaps, PowerTraces
+from llem_integrator.energy.power.traces import MaxGaps, PowerTraces
 from llem_integrator.integration import integrate
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.series.samples import make_series

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llem_core.backend import Backend
 from llem_core.measurement import WarningCode
-from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.power.running_sums import RunningSums
 from llem_integrator.integration import integrate
 from llem_integrator.results.fields import GpuEnergy, WindowResult
 from llem_integrator.results.request import Request

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from llem_core.backend import Backend
 from llem_integrator.energy.chains import chains
-from llem_integrator.energy.counter import rises
-from llem_integrator.energy.counter_cut import Counter
-from llem_integrator.energy.counter_traces import CounterTrace
+from llem_integrator.energy.counters.cut import Counter
+from llem_integrator.energy.counters.rises import rises
+from llem_integrator.energy.counters.traces import CounterTrace
 from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
 from llem_integrator.energy.identity import Facts
-from llem_integrator.energy.joules import RunningSums, trapezoids
+from llem_integrator.energy.power.running_sums import RunningSums, trapezoids
+from llem_integrator.energy.power.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.energy.power.traces import READ_MS as TRACE_READ_MS
 from llem_integrator.energy.readings import (
     CounterReadings,
     GpuReadings,
@@ -22,8 +24,6 @@ from llem_integrator.energy.readings import (
     hardware_covered,
     integrated_covered,
 )
-from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
-from llem_integrator.energy.traces import READ_MS as TRACE_READ_MS
 from llem_integrator.energy.window_energy import Integrals, better, joined, placed
 from llem_integrator.series import scrapes
 from llem_integrator.series.intervals import Intervals

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from llem_integrator.energy.counter import rises
+from llem_integrator.energy.counters.rises import rises
 from llem_integrator.energy.readings import CounterReadings, NodeReadings, counter_of, process_covered
 from llem_integrator.energy.window_energy import Integrals, added, placed
 from llem_integrator.series.samples import Floats

@@ -8,10 +8,10 @@ import numpy as np
 from llem_core import metrics
 from llem_core.backend import Backend
 from llem_integrator.energy.backends import counter_edges_us
-from llem_integrator.energy.counter_traces import CounterTraces
+from llem_integrator.energy.counters.traces import CounterTraces
+from llem_integrator.energy.power.traces import READ_MS as TRACE_READ_MS
+from llem_integrator.energy.power.traces import MaxGaps, PowerTraces
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
-from llem_integrator.energy.traces import READ_MS as TRACE_READ_MS
-from llem_integrator.energy.traces import MaxGaps, PowerTraces
 from llem_integrator.series import scrapes
 from llem_integrator.series.ceiling import PowerCeiling, ceiling_of
 from llem_integrator.series.intervals import Intervals

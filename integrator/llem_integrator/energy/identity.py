@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from llem_integrator.energy.power.traces import MARGIN_MS as TRACE_MARGIN_MS
+from llem_integrator.energy.power.traces import Seen
 from llem_integrator.energy.readings import GpuReadings, NodeReadings
-from llem_integrator.energy.traces import MARGIN_MS as TRACE_MARGIN_MS
-from llem_integrator.energy.traces import Seen
 from llem_integrator.series import scrapes
 from llem_integrator.series.samples import Flags, Floats, Times
 from llem_integrator.series.scrapes import MARGIN_MS, Presence

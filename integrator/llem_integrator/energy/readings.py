@@ -8,10 +8,10 @@ import numpy as np
 
 from llem_core.energy import COUNTER_UNITS_PER_JOULE, SENSOR_LAG_SECONDS
 from llem_integrator.energy.chains import chains
-from llem_integrator.energy.counter_cut import Counter
-from llem_integrator.energy.counter_traces import CounterTrace
+from llem_integrator.energy.counters.cut import Counter
+from llem_integrator.energy.counters.traces import CounterTrace
 from llem_integrator.energy.gaps import local_gaps_ms
-from llem_integrator.energy.traces import PowerTrace
+from llem_integrator.energy.power.traces import PowerTrace
 from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.series.faults import Fault, within
 from llem_integrator.series.ranges import range_max

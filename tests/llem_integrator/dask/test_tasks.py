@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llem_integrator.dask.tasks import LONGEST_MS, Store, shares, stretches
-from llem_integrator.energy.traces import edges_inside
+from llem_integrator.energy.power.traces import edges_inside
 from llem_integrator.http.access import HttpConfig
 
 

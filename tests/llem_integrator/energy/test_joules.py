@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from llem_core import energy
-from llem_integrator.energy.counter import counted
-from llem_integrator.energy.counter_cut import Counter
-from llem_integrator.energy.joules import trapezoid
-from llem_integrator.energy.traces import MaxGaps, PowerTraces
+from llem_integrator.energy.counters.cut import Counter
+from llem_integrator.energy.counters.rises import counted
+from llem_integrator.energy.power.running_sums import trapezoid
+from llem_integrator.energy.power.traces import MaxGaps, PowerTraces
 from llem_integrator.series.samples import make_series
 from llem_integrator.series.spans import spans_of
 from llem_integrator.series.table import integrated_steps

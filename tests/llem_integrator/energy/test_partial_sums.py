@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llem_integrator import Request, Source, Window
 from llem_integrator.dask.tasks import Store, tasks
-from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.power.running_sums import RunningSums
 from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.integration import integrate
 from llem_integrator.reading import Question, Reader, read_here

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.energy.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
-from llem_integrator.energy.pairs import (
+from llem_integrator.energy.power.cuts import LONG_AGO, NEVER, Cut, Pairs, whole_pairs
+from llem_integrator.energy.power.pairs import (
     BLOCK,
     block_energy,
     energy_bounds,

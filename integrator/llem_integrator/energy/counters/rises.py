@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from llem_core import energy
-from llem_integrator.energy.counter_cut import Counter, CounterCut
+from llem_integrator.energy.counters.cut import Counter, CounterCut
 from llem_integrator.energy.window_energy import Integral, Integrals, either, nothing, placed
 from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import Flags, Floats, Times

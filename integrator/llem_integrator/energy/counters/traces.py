@@ -9,7 +9,7 @@ import numpy as np
 from llem_core import metrics
 from llem_core.energy import GAP_INTERVALS, LATE_SECONDS, SENSOR_LAG_SECONDS
 from llem_integrator.energy.gaps import CONTEXT_STEPS
-from llem_integrator.energy.traces import MARGIN_MS, Seen, by_uuid, edges_inside, possible
+from llem_integrator.energy.power.traces import MARGIN_MS, Seen, by_uuid, edges_inside, possible
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
 from llem_integrator.series.faults import Fault, faults_of
 from llem_integrator.series.samples import Counts, Flags, Floats, Key, Series, Times, Values, merge

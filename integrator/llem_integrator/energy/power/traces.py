@@ -9,7 +9,7 @@ import numpy as np
 from llem_core import metrics
 from llem_core.energy import GAP_INTERVALS
 from llem_integrator.energy.gaps import CONTEXT_STEPS, local_gaps_ms, may_be_gaps
-from llem_integrator.energy.joules import RunningSums
+from llem_integrator.energy.power.running_sums import RunningSums
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
 from llem_integrator.series.faults import Fault, faults_of
 from llem_integrator.series.intervals import Intervals

@@ -1,0 +1,1 @@
+"""Counters of joules: what they rise by in windows."""

@@ -1,0 +1,1 @@
+"""Power samples: running sums of the trapezoids at the edges of windows."""
