@@ -37,6 +37,11 @@ _MOST_INDICES: Final = 16
 _MOST_INSTANCES: Final = 4
 _MOST_CHECKS: Final = 20
 """Only so many windows and selectors are looked at, to limit the requests. Others get less detail."""
+_MOST_PARTS: Final = 500
+"""A search of 400 days takes about 10 queries, but 2 million if the server refuses more than 20 s.
+
+500 queries take about 15 s, and suffice for 400 days if the server allows a day.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,8 @@ def list_contents(
 ) -> Contents | None:
     """Return what a source contains between two times, or None if nothing matches any selector.
 
-    By default, all samples of a file, or the last 400 days of a server. Raises SourceError.
+    By default, all samples of a file, or the last 400 days of a server. Raises SourceError, also if the
+    search takes too many queries.
     """
     now_ms = time.time_ns() // 1_000_000
     is_file = isinstance(source, LoadedSource)
@@ -128,13 +134,19 @@ class Explainer:
         self._source = source
         self._known: dict[tuple[Selector, ...], Contents | None] = {}
         self._checks = 0
+        self._error = ""
 
     def explain(self, result: WindowResult, selectors: tuple[Selector, ...]) -> str:
-        """Return a sentence on why a window has no data, and what the source contains."""
-        try:
-            return self._explained(result, selectors)
-        except SourceError as exc:
-            return f"the contents of the source cannot be listed: {exc}"
+        """Return a sentence on why a window has no data, and what the source contains.
+
+        After an error, the source is not asked again: it would take as long for each window.
+        """
+        if not self._error:
+            try:
+                return self._explained(result, selectors)
+            except SourceError as exc:
+                self._error = f"the contents of the source cannot be listed: {exc}"
+        return self._error
 
     def _explained(self, result: WindowResult, selectors: tuple[Selector, ...]) -> str:
         address = self._source.address
@@ -232,8 +244,14 @@ def _last_ms(
 def _pieces(
     source: Source, names: Sequence[str], selector: Selector, start_ms: int, end_ms: int
 ) -> Iterator[Piece]:
-    """Yield the pieces that have samples."""
-    for piece in source.pieces("|".join(names), selector, start_ms, end_ms):
+    """Yield the pieces that have samples; raises SourceError if there are too many, with or without any."""
+    for number, piece in enumerate(source.pieces("|".join(names), selector, start_ms, end_ms)):
+        if number == _MOST_PARTS:
+            raise SourceError(
+                f"the search was limited to {_MOST_PARTS} queries, because the server only answers short "
+                "ones: raise its limits on the length and the samples of a query, or list a shorter time "
+                "with --list and --window"
+            )
         series = tuple(series for series in piece.series if len(series))
         if series:
             yield Piece(piece.start_ms, piece.end_ms, series)

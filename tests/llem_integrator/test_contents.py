@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from llem_integrator import Request, Window, open_source, run
-from llem_integrator.contents import Contents, ListedGpu, list_contents
+from llem_integrator.contents import Contents, Explainer, ListedGpu, list_contents
 from llem_integrator.http.client import Http
 from llem_integrator.series.matchers import parse_selector
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.conftest import Done
 from tests.llem_integrator.measured import BEGIN, two_gpus
 from tests.llem_integrator.pages import T0, page, scraped, series, trace
+from tests.llem_integrator.stand_ins import between
+from tests.llem_integrator.stores.test_limits import refusing
 from tests.llem_integrator.stores.test_stores_agree import in_ms
 from tests.llem_integrator.stores.test_victoriametrics import put_text
 from tests.servers import Exporter, Prometheus, PrometheusRelease, VictoriaMetrics, wait_until
@@ -113,6 +115,24 @@ def test_a_window_at_another_time(tmp_path: Path, server: Prometheus) -> None:
         what = f"{where} contains 3 GPUs on n1:9955, n2:9955, with samples from 2026-11-24T08:05:00Z to "
         assert explained(where, -900, -800).startswith(f"the window ends before the first sample: {what}")
         assert explained(where, 900, 1000).startswith(f"the window begins after the last sample: {what}")
+
+
+@pytest.mark.parametrize("remote_read", [True, False])
+def test_the_search_is_limited(server: Prometheus, remote_read: bool) -> None:
+    """If the server only answers short queries, the search stops, once for all windows, and says so."""
+    message = (
+        "the search was limited to 500 queries, because the server only answers short ones: raise its limits "
+        "on the length and the samples of a query, or list a shorter time with --list and --window"
+    )
+    (result,) = run(open_source(server.url), [Window.between(BEGIN + 900, BEGIN + 910)], Request())
+    with between(server.url, before=refusing(20_000)) as proxy:
+        source = PrometheusSource(Http(proxy.url), remote_read=remote_read)
+        explainer = Explainer(source)
+        for _ in range(2):
+            text = explainer.explain(result, ((),))
+            assert text == f"the contents of the source cannot be listed: {message}"
+        assert 500 <= len(proxy.asked) < 510
+        assert isinstance(list_contents(source, [()], T0, T0 + 120_000), Contents)
 
 
 def test_a_window_in_a_gap(tmp_path: Path) -> None:
