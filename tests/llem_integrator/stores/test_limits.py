@@ -13,7 +13,7 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.remote_read.wire import fields, read_varint
 from llem_integrator.stores.prometheus import PrometheusSource
-from llem_integrator.stores.slabs import TooMuchError, refuse_too_much
+from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
 from llem_integrator.windows.job_lookup import find_job
 from tests.llem_integrator.pages import T0, page
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, between
@@ -84,6 +84,39 @@ def test_a_limit_on_the_length_hides_no_sample(traced: Prometheus, remote_read: 
         source = PrometheusSource(Http(proxy.url), remote_read=remote_read)
         series = fetch(source, TRACE_T0, end_ms)
         assert [one.unix_ms.tolist() for one in series] == [list(range(TRACE_T0, end_ms + 1, 100))] * 2
+
+
+@pytest.mark.parametrize("remote_read", [True, False])
+@pytest.mark.parametrize("longest_ms", [19_000, 20_000, 36_000])
+def test_a_refused_length_is_not_tried_again(traced: Prometheus, remote_read: bool, longest_ms: int) -> None:
+    """However many parts follow, the server refuses only those with which a length that fits is searched."""
+    refusals = 0
+
+    def counted(asked: Asked) -> Reply | None:
+        nonlocal refusals
+        refusal = mimir(asked, longest_ms)
+        refusals += refusal is not None
+        return refusal
+
+    with between(traced.url, before=counted) as proxy:
+        source = PrometheusSource(Http(proxy.url), remote_read=remote_read)
+        series = fetch(source, TRACE_T0, TRACE_T0 + 1_000_000)
+        assert [len(one) for one in series] == [10_001] * 2
+    assert refusals <= 5
+
+
+def test_a_limit_on_samples_holds_only_where_it_is_exceeded() -> None:
+    """After a dense day, 100 days without samples are read in long parts again."""
+    lengths_ms = []
+
+    def read(start_ms: int, end_ms: int, _limit: int) -> tuple[None, int]:
+        if start_ms < DAY_MS and end_ms - start_ms > 1_000_000:
+            refuse_too_much(Answer(422, b"exceeded sample limit (50000000)"))
+        lengths_ms.append(end_ms - start_ms + 1)
+        return None, 0
+
+    assert list(in_slabs(0, 100 * DAY_MS, 1_000_000, read, "metric"))
+    assert max(lengths_ms) > 10 * DAY_MS
 
 
 LIMITS = [
