@@ -6,6 +6,9 @@
     results = run(source, [Window.between(1795507546, 1795507606)], Request(min_coverage=0.95))
     results.to_pandas()
 
+The trapezoid and the gap factor are in llem_core.energy, and the priority of the backends is in
+llem_core.backend. The exporter and llem-measure use the same.
+
 Modules are imported when they are first used. All errors are LLEMErrors with a message of one line:
 ConfigError for values that are invalid, SourceError for a source that cannot be read.
 """

@@ -36,8 +36,8 @@ example LLEM_INTEGRATE_SOURCE.
   llem-integrate --source http://prometheus:9090 --list
   llem-integrate --demo
 
-Exit status: 0 done, 1 failed, 2 usage error, 3 no joules for a window or GPU that was requested, 4 coverage
-below --min-coverage (the result is printed), 130 Ctrl-C.
+Exit status: 0 done, 1 failed, 2 usage error, 3 no joules for a requested window or GPU, or a row of --windows
+was left out, 4 result printed but coverage below --min-coverage, 130 Ctrl-C.
 """
 
 

@@ -81,10 +81,11 @@ class Contents:
         count, instances = len(self.gpus), self.instances
         gpus = "1 GPU" if count == 1 else f"{count} GPUs"
         if len(instances) == 1 and count <= _MOST_INDICES:
-            gpus += f" ({', '.join(gpu.gpu for gpu in self.gpus)})"
+            gpus += f" ({'index' if count == 1 else 'indices'} {', '.join(gpu.gpu for gpu in self.gpus)})"
         nodes = ", ".join(instances[:_MOST_INSTANCES]) + (", ..." if len(instances) > _MOST_INSTANCES else "")
         first, last = rfc3339(self.first_ms * 1000), rfc3339(self.last_ms * 1000)
-        lacking = f", but no {', '.join(self.missing)} (dropped when scraped?)" if self.missing else ""
+        missing = ", ".join(self.missing)
+        lacking = f". These metrics are missing: {missing}. Check metric_relabel_configs." if missing else ""
         return f"{gpus}{f' on {nodes}' if nodes else ''}, with samples from {first} to {last}{lacking}"
 
 

@@ -119,7 +119,7 @@ GROUPS: Final = {
         ),
         _option(
             "--node-label LABEL",
-            "Label with the name of the node, for the hosts of a sacct list.",
+            "Label that contains the node name. Hosts in sacct output are matched to it.",
             default="instance",
         ),
         _option("--timezone ZONE", "Zone of times without an offset, for example Europe/Berlin."),
@@ -127,7 +127,8 @@ GROUPS: Final = {
     "Measurement": (
         _option(
             "--backend",
-            "Backend that measures. auto is the first of zeus, nvml and codecarbon that covers enough.",
+            "Backend that measures. auto is the first of zeus, nvml and codecarbon whose coverage reaches "
+            "--min-coverage; none measures nothing.",
             type=click.Choice(["auto", *map(str, Backend)]),
             default="auto",
         ),

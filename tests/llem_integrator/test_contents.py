@@ -153,7 +153,7 @@ def test_a_wrong_matcher(tmp_path: Path, server: Prometheus) -> None:
 def test_a_wrong_gpu(tmp_path: Path) -> None:
     """If a GPU is not there, the sentence says which GPUs are."""
     text = explained(two_gpus(tmp_path), 40, 80, gpus=("0", "7"))
-    assert re.match(r"\S+ contains 2 GPUs \(0, 1\) on n1:9955, with samples from", text)
+    assert re.match(r"\S+ contains 2 GPUs \(indices 0, 1\) on n1:9955, with samples from", text)
 
 
 def test_an_exporter_explains_itself() -> None:
@@ -162,7 +162,8 @@ def test_an_exporter_explains_itself() -> None:
         wait_until(lambda: list_contents(open_source(exporter.url)) is not None, "samples in the history")
         text = explained(exporter.url, 40, 80)
     assert text.startswith(
-        f"the window ends before the first sample: {exporter.url} contains 2 GPUs (0, 1) on 127.0.0.1:"
+        f"the window ends before the first sample: {exporter.url} contains 2 GPUs "
+        "(indices 0, 1) on 127.0.0.1:"
     )
 
 
@@ -170,7 +171,7 @@ def test_a_backend_without_data(tmp_path: Path) -> None:
     """A window that has samples, but none of the backend, is not called empty."""
     window = Window.between(BEGIN + 40, BEGIN + 80)
     (result,) = run(open_source(two_gpus(tmp_path)), [window], Request("codecarbon"))
-    assert " contains 2 GPUs (0, 1) on n1:9955" in result.warnings[-1].message
+    assert " contains 2 GPUs (indices 0, 1) on n1:9955" in result.warnings[-1].message
     assert "no samples" not in result.warnings[-1].message
 
 
@@ -199,8 +200,8 @@ def test_a_metric_that_a_keep_list_drops(tmp_path: Path) -> None:
     kept = [line for line in scraped(0) if line.startswith(("llem_gpu_info", "llem_gpu_power_limit"))]
     text = explained(written(tmp_path, page(kept)), 40, 80)
     assert text.endswith(
-        ", but no llem_gpu_power_watts, llem_gpu_nvml_energy_joules_total, llem_gpu_integrated_seconds_total "
-        "(dropped when scraped?)"
+        ". These metrics are missing: llem_gpu_power_watts, llem_gpu_nvml_energy_joules_total, "
+        "llem_gpu_integrated_seconds_total. Check metric_relabel_configs."
     )
 
 

@@ -219,7 +219,7 @@ def test_only_the_gpus_asked_for() -> None:
     assert len(answer(text, request=both).gpus) == 3
     missing = answer(text, request=Request(gpus=("0", "7")))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
-    assert "no GPU 7" in missing.warnings[-1].message
+    assert "GPU 7 has no samples" in missing.warnings[-1].message
 
 
 def test_max_gap_can_be_given() -> None:

@@ -342,7 +342,7 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
         {None},
     )
     assert unknown.warnings[0].code is WarningCode.ENERGY_UNAVAILABLE
-    assert "2 of these 4 GPUs" in unknown.warnings[0].message
+    assert "2 of the 4 GPUs of its hosts; sacct does not say which" in unknown.warnings[0].message
     (slices,) = integrate(held, [window(600, 700, gpus_unknown="the job had slices")], Request())
     assert (slices.reasons, slices.total_j) == (("gpus_unknown",), None)
     assert [warning.message for warning in slices.warnings] == ["the job had slices"]
@@ -353,7 +353,7 @@ def test_a_job_with_some_of_the_gpus_has_no_joules() -> None:
     assert known.valid
     assert known.total_j == pytest.approx(sum(joules or 0 for joules in known.per_gpu_j.values()))
     assert (missing.reasons, missing.total_j) == (("no_data",), None)
-    assert "the job had 5 GPUs, and the source shows 4 on its hosts" in missing.warnings[0].message
+    assert "the job had 5 GPUs, but the source has only 4 on its hosts" in missing.warnings[0].message
 
 
 def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
@@ -377,11 +377,14 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
         None,
         {None},
     )
-    assert "no GPU of n2 in the window" in [warning.message for warning in guess.warnings]
+    texts = [warning.message for warning in guess.warnings]
+    assert texts[0].startswith("the source has no GPU of n2, so the job's GPUs cannot be told apart (check ")
+    assert "no samples of n2 in the window (check --node-label)" in texts
     assert (fewer.reasons, fewer.total_j) == (("no_data",), None)
     assert [warning.message for warning in fewer.warnings] == [
-        "no GPU of n2 and 2 more hosts in the window",
-        "the job had 5 GPUs, and the source shows 4 on its hosts",
+        "no samples of n2 and 2 more hosts in the window (check --node-label)",
+        "the job had 5 GPUs, but the source has only 4 on its hosts, so there is no total "
+        "(is every host scraped, and does --match exclude some?)",
     ]
     assert known.valid
 

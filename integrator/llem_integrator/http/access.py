@@ -51,12 +51,22 @@ class Tls:
             try:
                 # Without this, OpenSSL asks for the password of a key on the terminal.
                 context.load_cert_chain(self.cert_file, self.key_file, password=lambda: "")
-            except (OSError, ssl.SSLError) as exc:
-                files = " and ".join(filter(None, (self.cert_file, self.key_file)))
+            except OSError as exc:
                 raise ConfigError(
-                    f"cannot use the client certificate {files}: {exc.strerror or exc}"
+                    f"cannot use the client certificate {self.cert_file}: {self._fault(exc)}"
                 ) from exc
         return context
+
+    def _fault(self, error: OSError) -> str:
+        """Return what is wrong with the client certificate or its key; OpenSSL does not say which it is."""
+        if not isinstance(error, ssl.SSLError):
+            return f"{error.strerror or error}"
+        if self.key_file is None:
+            return "it is not PEM, or contains no private key without encryption; set --http.key-file"
+        return (
+            f"{self.key_file} is encrypted or does not belong to it, or one of them is not PEM "
+            "(encrypted keys are not supported)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,7 @@ def header_name(name: str) -> str:
     if not _HEADER.fullmatch(name):
         raise ConfigError(f"not a valid header name: {name[:60]!r}")
     if name.lower() in _RESERVED:
-        raise ConfigError(f"the header {name} is set by llem-integrate itself")
+        raise ConfigError(f"the header {name} cannot be changed; remove it")
     return name
 
 

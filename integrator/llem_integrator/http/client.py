@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +29,9 @@ _LONGEST_S: Final = 900.0
 _BLOCK: Final = 1 << 16
 """Bytes that are read at once; decompressed, they may become a thousand times as many."""
 
+_NOT_BY_CA: Final = (10, 62, 64)
+"""OpenSSL's codes of certificates that are expired, or of another host or address."""
+
 _LONGEST_REASON: Final = 4000
 SHOWN_REASON: Final = 300
 """Characters of a server's reason that a message shows."""
@@ -37,10 +41,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status and the whole body of a response."""
+    """The status and the whole body of a response, and where a redirect leads."""
 
     status: int
     body: bytes
+    location: str = ""
 
     @property
     def reason(self) -> str:
@@ -138,7 +143,10 @@ class Http:
                 preload_content=False,
             )
         except (urllib3.exceptions.HTTPError, ValueError, OSError) as exc:  # ValueError: an invalid redirect
-            raise SourceError(f"no answer from {self.address}{path}{self._through}: {_words(exc)}") from exc
+            origin = f"{self.address}{path}{self._through}"
+            if words := _tls_words(exc):
+                raise SourceError(f"cannot connect to {origin}: {words}") from exc
+            raise SourceError(f"no answer from {origin}: {_words(exc)}") from exc
         self._reached = True
         try:
             yield Stream(response, f"{self.address}{path}", self._monotonic_s)
@@ -153,6 +161,9 @@ class Http:
             hint = " (set the tenant: --http.header 'X-Scope-OrgID: TENANT')"
         elif answer.status in (401, 403):
             hint = " (set the credentials: --http.user, --http.bearer-token-file or --http.config.file)"
+        elif 300 <= answer.status < 400 and answer.location:
+            ignored = "" if self._follow_redirects else "follow_redirects is false; "
+            hint = f" (a redirect to {_shown(answer.location)}; {ignored}set --source to the final URL)"
         return SourceError(f"{self.address}{path} answered {answer.status}{reason}{hint}")
 
     def not_json(self, path: str, answer: Answer) -> SourceError:
@@ -178,7 +189,9 @@ class Stream:
         """Raise SourceError if a complete body could not be told from one that was cut."""
         if "content-length" not in self.headers and self.headers.get("transfer-encoding") != "chunked":
             raise SourceError(
-                f"{self._origin}: neither Content-Length nor chunked encoding: truncation cannot be detected"
+                f"{self._origin}: the response has neither Content-Length nor chunked encoding, "
+                "so a truncated one could not be detected; read from the store directly, or fix the proxy "
+                "in between"
             )
 
     def read(self, size: int) -> bytes:
@@ -188,7 +201,7 @@ class Stream:
 
     def answer(self) -> Answer:
         """Return the answer as a whole."""
-        return Answer(self.status, self.rest())
+        return Answer(self.status, self.rest(), self.headers.get("location", ""))
 
     def rest(self) -> bytes:
         """Return the rest of the body. Raises SourceError if it is too large."""
@@ -202,10 +215,13 @@ class Stream:
                 block = self._response.read1(_BLOCK)
             if not block:
                 return
-            size, took_s = size + len(block), self._monotonic_s() - begun_s
-            if size > most_bytes or took_s > _LONGEST_S:
-                took = f"{size >> 20} MiB and {took_s:.0f} s"
-                raise SourceError(f"{self._origin}: the answer had no end after {took}; gave up")
+            size += len(block)
+            fault = f"is larger than {most_bytes >> 20} MiB" if size > most_bytes else ""
+            if self._monotonic_s() - begun_s > _LONGEST_S:
+                fault = f"was not complete after {_LONGEST_S / 60:.0f} minutes"
+            if fault:
+                remedy = "use a shorter --window or a narrower --match"
+                raise SourceError(f"{self._origin}: the response {fault}; {remedy}")
             yield block
 
     def abort(self) -> None:
@@ -244,13 +260,36 @@ class Abort:
             stream.abort()
 
 
+def _shown(location: str) -> str:
+    """Return the target of a redirect without its secrets."""
+    try:
+        return without_secrets(location)[:SHOWN_REASON]
+    except ValueError:
+        return "an invalid URL"
+
+
+def _tls_words(error: BaseException) -> str | None:
+    """Return why TLS did not begin and what to do, or None if that is not the cause."""
+    cause = _cause(error)
+    cause = cause.args[-1] if cause.args and isinstance(cause.args[-1], ssl.SSLError) else cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        hint = "" if cause.verify_code in _NOT_BY_CA else "; set --http.ca-file"
+        return f"the certificate is not trusted ({cause.verify_message.rstrip('.')}){hint}"
+    return "the server does not use TLS; write http://" if "WRONG_VERSION_NUMBER" in str(cause) else None
+
+
 def _words(error: BaseException) -> str:
     """Return the cause of one of urllib3's errors in a few words, without the objects that it prints."""
+    error = _cause(error)
+    words = re.sub(r" \(_ssl\.c:\d+\)", "", str(error.args[-1])) if error.args else ""
+    if isinstance(error, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)):
+        words = words.rpartition(": ")[2]
+    return words or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
     while cause := getattr(error, "reason", None) or getattr(error, "original_error", None):
         if not isinstance(cause, BaseException):
             break
         error = cause
-    words = str(error.args[-1]) if error.args else ""
-    if isinstance(error, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)):
-        words = words.rpartition(": ")[2]
-    return words or type(error).__name__
+    return error

@@ -99,7 +99,7 @@ def _authorization(file: Mapping[str, Any], folder: Path) -> list[tuple[str, str
     if basic := file.get("basic_auth"):
         user = _secret(basic, "username", folder)
         if user is None:
-            raise ConfigError("basic_auth: username is missing")
+            raise ConfigError("basic_auth.username is required")
         values.append(basic_auth(user, _secret(basic, "password", folder) or ""))
     if other := file.get("authorization"):
         kind = other.get("type", "Bearer")
@@ -107,7 +107,7 @@ def _authorization(file: Mapping[str, Any], folder: Path) -> list[tuple[str, str
             raise ConfigError("authorization: the type Basic is not supported here: use basic_auth")
         credentials = _secret(other, "credentials", folder)
         if credentials is None:
-            raise ConfigError("authorization: credentials is missing")
+            raise ConfigError("authorization.credentials or credentials_file is required")
         values.append(f"{kind} {credentials}")
     if (token := _secret(file, "bearer_token", folder)) is not None:
         values.append(f"Bearer {token}")

@@ -111,8 +111,10 @@ class _AlikeWindows:
         missing = self.selection.missing(self.gpus)
         is_complete = not missing and (gpu_count is None or len(self.gpus) >= gpu_count)
         if gpu_count is not None and 0 < len(self.gpus) < gpu_count:
-            text = f"the job had {gpu_count} GPUs, and the source shows {len(self.gpus)} on its hosts"
-            missing.append(text)
+            missing.append(
+                f"the job had {gpu_count} GPUs, but the source has only {len(self.gpus)} on its hosts, so "
+                "there is no total (is every host scraped, and does --match exclude some?)"
+            )
         warnings = [MeasurementWarning(WarningCode.SOURCE_WARNING, text) for text in source_warnings]
         warnings += [MeasurementWarning(WarningCode.ENERGY_UNAVAILABLE, text) for text in missing]
         unknown = self.selection.why_unknown(self.gpus)

@@ -22,10 +22,14 @@ _TOLERANCE: Final = 1e-9
 
 
 class Choice(NamedTuple):
-    """The backend that serves a node, and all that were considered."""
+    """The backend that serves a node, and all that were considered.
+
+    If `is_split` is false, CodeCarbon gives only a total of several GPUs.
+    """
 
     backend: Backend
     candidates: tuple[Candidate, ...]
+    is_split: bool = True
 
 
 class _Coverage(NamedTuple):
@@ -56,8 +60,9 @@ def choose_backends(
         candidates = [_candidate(backend, by_backend[backend], gpus, row) for backend in MEASURING]
         candidates.append(_total_candidate(float(total[row])))
         offered = tuple(each for each in candidates if request.backend in (None, each.backend))
-        best = _best(offered, request.min_coverage, is_split=len(gpus) == 1)
-        choices.append(Choice(best.backend if best else Backend.NONE, offered))
+        is_split = len(gpus) == 1
+        best = _best(offered, request.min_coverage, is_split=is_split)
+        choices.append(Choice(best.backend if best else Backend.NONE, offered, is_split))
     return choices, number
 
 
@@ -103,15 +108,29 @@ def considered(choices: Sequence[Choice], min_coverage: float) -> tuple[Consider
 
 
 def _considered(choices: Sequence[Choice], min_coverage: float) -> Iterator[Considered]:
-    by_backend: defaultdict[Backend, list[Candidate]] = defaultdict(list)
+    by_backend: defaultdict[Backend, list[tuple[Candidate, Choice]]] = defaultdict(list)
     for choice in choices:
         for candidate in choice.candidates:
-            by_backend[candidate.backend].append(candidate)
+            by_backend[candidate.backend].append((candidate, choice))
     chosen = {choice.backend for choice in choices}
     for backend, candidates in by_backend.items():
-        worst = min(candidates, key=lambda candidate: candidate.coverage)
+        worst, choice = min(candidates, key=lambda pair: pair[0].coverage)
         reason, usable = worst.reason, worst.coverage > 0
         if usable and backend not in chosen:
-            covers_less = worst.coverage < min_coverage
-            reason += "; another covers more" if covers_less else "; a backend of higher priority is used"
+            reason += f"; {_why_not(worst, choice, min_coverage)}"
         yield Considered(backend, usable, reason)
+
+
+def _why_not(candidate: Candidate, choice: Choice, min_coverage: float) -> str:
+    """Return why another backend was chosen for a node, although this one covers part of the window."""
+    if candidate.coverage >= min_coverage:
+        return "a backend of higher priority is used"
+    if candidate.backend is Backend.CODECARBON and not choice.is_split:
+        return "not used, because it covers less than --min-coverage and cannot divide the total among GPUs"
+    chosen = next(each for each in choice.candidates if each.backend is choice.backend)
+    if chosen.coverage >= min_coverage:
+        return "not used, because it covers less than --min-coverage"
+    is_less = candidate.covered < chosen.covered
+    return (
+        "the chosen backend has a higher mean coverage" if is_less else "a backend of higher priority is used"
+    )

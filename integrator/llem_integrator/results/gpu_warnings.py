@@ -15,8 +15,8 @@ from llem_integrator.series.samples import Flags
 
 _DISAGREEMENT: Final = 0.05
 _STUCK: Final = (
-    "the hardware energy counter did not change while the GPU drew power: zeus does not cover that time "
-    "(see nvidia-smi -q -d POWER, and reload the driver)"
+    "the hardware energy counter did not change while the GPU drew power, so zeus does not cover that part "
+    "of the window (if this lasts, reload the driver when the node is idle)"
 )
 _SKEWED: Final = (
     "the clock of the exporter differs from that of the scraper by more than 5 s: the times of the scrapes "
@@ -57,18 +57,19 @@ def _of_energy(energy: Integral) -> Iterator[_Text]:
         )
         yield WarningCode.SAMPLE_GAP, text
     if 0 < energy.gap_s <= energy.tail_gap_s * (1 + 1e-9):
-        text = f"the newest sample of the source is {energy.tail_gap_s:.3f} s before the end of the window"
-        yield WarningCode.NEWEST_MISSING, f"{text} (try again later, or use --wait)"
+        text = (
+            f"the newest sample of this GPU is {energy.tail_gap_s:.3f} s before the end of the window (the "
+            "file or the GPU's data ends there; for a live server try again later, or use --wait)"
+        )
+        yield WarningCode.NEWEST_MISSING, text
     if energy.resets:
         restarts = _count(energy.resets, "time")
         text = f"the energy counter restarted {restarts} (restart of the exporter, the driver or the node)"
         yield WarningCode.COUNTER_RESET, text
     if energy.late:
-        values = _count(energy.late, "value")
-        text = (
-            f"{values} of the energy counter fell slightly and recovered (late readings); ignored the falls"
-        )
-        yield WarningCode.COUNTER_LATE, text
+        times = _count(energy.late, "time")
+        text = f"the energy counter went back slightly {times} and recovered"
+        yield WarningCode.COUNTER_LATE, f"{text}; these falls were ignored, no action is needed"
     if energy.skewed:
         yield WarningCode.CLOCK_SKEW, _SKEWED
 
@@ -76,8 +77,12 @@ def _of_energy(energy: Integral) -> Iterator[_Text]:
 def _of_samples(gpu: MeasuredGpu, row: int) -> Iterator[_Text]:
     """Yield what was wrong with the samples in one window."""
     if conflicts := int(gpu.conflicts[row]):
-        text = f"conflicting samples at {_count(conflicts, 'timestamp')}; kept the larger"
-        yield WarningCode.CONFLICTING_SAMPLES, f"{text} (do two targets have the same labels?)"
+        has = "has" if conflicts == 1 else "have"
+        text = (
+            f"{_count(conflicts, 'timestamp')} {has} two different values; the larger value was used. "
+            "Two targets probably have the same labels: make their labels unique"
+        )
+        yield WarningCode.CONFLICTING_SAMPLES, text
     if bad := int(gpu.bad[row]):
         text = f"ignored {_count(bad, 'invalid sample')} (NaN, infinite, negative or impossibly high)"
         yield WarningCode.BAD_SAMPLES, text

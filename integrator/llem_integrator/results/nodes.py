@@ -76,8 +76,11 @@ def _warnings(
             warnings[row] = (*warnings.get(row, ()), *of_gpu)
     if request.emissions_by_codecarbon:
         node = columns[0].gpu.identity.node or "the node"
-        text = f"{node}: no emissions by CodeCarbon in the window (the exporter needs a country for them)"
-        warning = MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, f"{text}; try --carbon-intensity")
+        text = (
+            f"{node}: no CodeCarbon emissions for this window: CodeCarbon was not running, or the exporter "
+            "has no --codecarbon.country-iso-code (use --carbon-intensity)"
+        )
+        warning = MeasurementWarning(WarningCode.EMISSIONS_UNAVAILABLE, text)
         for row in np.flatnonzero(np.isnan(carbon.grams_per_joule)).tolist():
             warnings[row] = (*warnings.get(row, ()), warning)
     return warnings

@@ -1,6 +1,6 @@
 """Which of the GPUs in a window are selected, and which of those that a job had are missing."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from llem_core.errors import ConfigError
@@ -33,13 +33,12 @@ class Selection(NamedTuple):
     def missing(self, gpus: Mapping[str, Identity]) -> list[str]:
         """Return a text for each thing that was selected and is not among the GPUs of the window."""
         texts = [
-            f"no GPU {token} in the window"
+            f"{f'GPU {token}' if token.isdecimal() else token} has no samples in the window"
             for token in self.tokens
             if not any(_matches(token, uuid, identity) for uuid, identity in gpus.items())
         ]
         if unseen := self.unseen_hosts(gpus):
-            more = f" and {len(unseen) - 1} more hosts" if len(unseen) > 1 else ""
-            texts.append(f"no GPU of {unseen[0]}{more} in the window")
+            texts.append(f"no samples of {_listed(unseen)} in the window (check --node-label)")
         return texts
 
     def unseen_hosts(self, gpus: Mapping[str, Identity]) -> list[str]:
@@ -53,11 +52,17 @@ class Selection(NamedTuple):
         if self.gpus_unknown is not None or self.gpu_count is None:
             return self.gpus_unknown
         # If a host shows no GPU, as many GPUs as the job had are not those that it had.
-        if len(gpus) < self.gpu_count + (not self.unseen_hosts(gpus)):
+        unseen = self.unseen_hosts(gpus)
+        if len(gpus) < self.gpu_count + (not unseen):
             return None
+        if unseen:
+            return (
+                f"the source has no GPU of {_listed(unseen)}, so the job's GPUs cannot be told apart "
+                "(check --node-label and --match)"
+            )
         return (
-            f"the job had {self.gpu_count} of these {len(gpus)} GPUs, and it is not known which (use --job, "
-            "which reads llem_gpu_job_info, or select them by --gpus)"
+            f"the job had {self.gpu_count} of the {len(gpus)} GPUs of its hosts; sacct does not say which "
+            "(use --job, which needs llem_gpu_job_info, or --window with --gpus)"
         )
 
 
@@ -73,6 +78,11 @@ def short_uuids(uuids: Iterable[str]) -> dict[str, str]:
     while len({uuid[:length] for uuid in unique}) < len(unique):
         length += 1
     return {uuid: uuid[:length] for uuid in unique}
+
+
+def _listed(hosts: Sequence[str]) -> str:
+    more = len(hosts) - 1
+    return hosts[0] + (f" and {more} more host{'s' if more > 1 else ''}" if more else "")
 
 
 def _matches(token: str, uuid: str, identity: Identity) -> bool:

@@ -55,7 +55,7 @@ def find_job(
     now_ms = (time.time_ns() // 1000 if now_us is None else now_us) // 1000
     series = _job_series(source, job_id, selectors, now_ms, progress)
     if not series:
-        raise SourceError(_not_found(source, job_id, now_ms))
+        raise SourceError(_not_found(source, job_id, selectors, now_ms))
     jobs = _told_apart(series, node_label)
     names = _names(job_id, jobs)
     windows = [
@@ -65,7 +65,8 @@ def find_job(
     ]
     if not windows:
         raise SourceError(
-            f"{source.address} shows job {job_id!r} in one scrape only, so it has no length: give --window"
+            f"{source.address} shows job {job_id!r} in only one scrape, so its duration is unknown: "
+            "use --window"
         )
     return windows
 
@@ -92,12 +93,17 @@ def _first_ms(now_ms: int) -> int:
     return max(0, now_ms - LOOK_BACK_DAYS * 86_400_000)
 
 
-def _not_found(source: Source, job_id: str, now_ms: int) -> str:
+def _not_found(source: Source, job_id: str, selectors: Sequence[Selector], now_ms: int) -> str:
+    if any(selectors) and _job_series(source, job_id, ((),), now_ms, quiet):
+        return f"no series of job {job_id!r} match --match; without --match, the job is there"
     pieces = source.pieces(_INFO, (), _first_ms(now_ms), now_ms)
     if any(len(series) for piece in pieces for series in piece.series):
-        return f"{source.address} shows no job {job_id!r} in {_INFO} of the last {LOOK_BACK_DAYS} days"
+        return (
+            f"{source.address} has no job {job_id!r} in {_INFO} in the last {LOOK_BACK_DAYS} days; "
+            "check the ID (it is the label job_id)"
+        )
     return (
-        f"{source.address} has no {_INFO} of the last {LOOK_BACK_DAYS} days: "
+        f"{source.address} has no {_INFO} in the last {LOOK_BACK_DAYS} days: "
         "start the exporters with --jobs.dir, or give --window"
     )
 

@@ -77,9 +77,11 @@ def parse_windows(
         rows, problems = _sacct_rows(lines, origin)
         tracks_gpus = sacct.tracks_gpus(rows.values())
         to_window = sacct.SacctReader(now_us, zone, node_label, tuple(selectors), tracks_gpus).window
+        nothing = "no job with GPUs that has started (check AllocTRES, and the -S and -E of sacct)"
     else:
         rows, problems = _csv_rows(lines, origin)
         to_window = partial(_window, now_us=now_us, zone=zone)
+        nothing = "no rows"
     windows = _windows(rows, to_window, problems)
     left_out = {number: f"{origin}: line {number}: {problems[number]}" for number in sorted(problems)}
     if not windows and zone is None:
@@ -87,7 +89,7 @@ def parse_windows(
             if isinstance(problems[number], LocalTimeError):
                 raise ConfigError(line)
     if not windows and not left_out:
-        raise ConfigError(f"{origin} names no job that has started and had a GPU")
+        raise ConfigError(f"{origin} contains {nothing}")
     return WindowList(tuple(windows), tuple(left_out.values()))
 
 

@@ -87,9 +87,12 @@ class SacctReader:
         if end in _NEVER and end_us <= start_us:
             raise ConfigError(f"job {job} is running and started at {start}, in the future: check --timezone")
         if end_us == start_us:
-            raise ConfigError(f"job {job} started and ended at {start}: give --window to measure around it")
+            raise ConfigError(f"job {job} lasted less than one second: measure a longer time with --window")
         if end_us < start_us:
-            raise ConfigError(f"job {job} ended at {end}, before its start at {start}: correct its times")
+            raise ConfigError(
+                f"job {job} ends ({end}) before it starts ({start}): are both in the same zone? "
+                "Use SLURM_TIME_FORMAT=%s"
+            )
         hosts, selectors = _placed(nodes, self.node_label, self.selectors)
         return Window(start_us, end_us, job, selectors, gpu_count=count, hosts=hosts, gpus_unknown=unknown)
 

@@ -13,7 +13,7 @@ import pytest
 
 from llem_core.errors import SourceError
 from llem_integrator.http.access import HttpConfig
-from llem_integrator.http.client import Http
+from llem_integrator.http.client import Answer, Http
 from llem_integrator.stores.prometheus import PrometheusSource
 from tests.llem_integrator.remote_read.test_client import READ
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, between, cut_at
@@ -74,7 +74,7 @@ def test_a_length_that_is_not_told_is_an_error(traced: Prometheus) -> None:
     """A response without a length is an error, because it could be cut between two frames."""
     with (
         between(traced.url, lambda _, reply: replace(reply, chunked=False, length=-1)) as proxy,
-        pytest.raises(SourceError, match="truncation cannot be detected"),
+        pytest.raises(SourceError, match="neither Content-Length nor chunked encoding, so a truncated one"),
     ):
         fetch(source(proxy.url), T0, END)
 
@@ -222,6 +222,34 @@ def test_redirects_may_be_off_and_are_bounded() -> None:
         assert len(server.asked) == 1
         assert Http(server.url).request("GET", "/x").status == 302
         assert len(server.asked) == 7
+
+
+def test_a_redirect_that_is_not_followed_names_its_target() -> None:
+    """The error names the URL without its password, and what to set."""
+    with StandIn(lambda _: Reply(302, headers={"Location": "http://ann:hidden@other:9090/x"})) as server:
+        http = Http(server.url, HttpConfig(follow_redirects=False))
+        error = str(http.refusal("/x", http.request("GET", "/x")))
+    target = "a redirect to http://other:9090/x; follow_redirects is false; set --source to the final URL"
+    assert error == f"{server.url}/x answered 302 ({target})"
+    assert http.refusal("/x", Answer(302, b"", "http://[")).args[0].count("an invalid URL") == 1
+
+
+def test_a_server_without_tls() -> None:
+    """The error names the scheme to write."""
+    with StandIn(lambda _: Reply()) as server:
+        http = Http(server.url.replace("http:", "https:"))
+        with pytest.raises(SourceError, match=r"^cannot connect to https.*/x: the server .* write http://$"):
+            http.request("GET", "/x")
+
+
+def test_a_response_that_is_too_large() -> None:
+    """The error has the limit, and the options that help."""
+    with (
+        StandIn(lambda _: Reply(body=bytes(3 << 20))) as server,
+        Http(server.url).open("GET", "/") as stream,
+        pytest.raises(SourceError, match="the response is larger than 2 MiB; use a shorter --window or"),
+    ):
+        list(stream.blocks(2 << 20))
 
 
 def test_a_hanging_server_does_not_hold_who_leaves() -> None:

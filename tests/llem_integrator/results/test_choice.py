@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from llem_core.backend import Backend, Candidate
 from llem_core.errors import ConfigError
 from llem_integrator import Request, WindowResult
+from llem_integrator.results.choice import Choice, considered
 from llem_integrator.results.selection import short_uuids
 from tests.llem_integrator.measured import file_of, results_of
 from tests.llem_integrator.pages import scraped
@@ -39,6 +41,17 @@ def test_the_reason_names_the_gpu_that_is_covered_least(tmp_path: Path) -> None:
     assert reasons(half) == {
         "zeus": "covers 0.5000 of the window on GPU 1 (GPU-1); one backend serves all GPUs of a node"
     }
+
+
+def test_why_a_backend_that_covers_less_is_not_used() -> None:
+    """The reason holds also if its mean coverage is higher, and for a total of CodeCarbon."""
+    zeus, nvml = Candidate(Backend.ZEUS, 0.99, "z", 0.99), Candidate(Backend.NVML, 0.98, "n", 0.999)
+    total = Candidate(Backend.CODECARBON, 0.5, "c")
+    _, by_nvml, by_total = considered([Choice(Backend.ZEUS, (zeus, nvml, total), is_split=False)], 0.99)
+    assert by_nvml.reason == "n; not used, because it covers less than --min-coverage"
+    assert by_total.reason.endswith("less than --min-coverage and cannot divide the total among GPUs")
+    (less, _) = considered([Choice(Backend.NVML, (zeus, nvml))], 0.995)
+    assert less.reason == "z; the chosen backend has a higher mean coverage"
 
 
 def test_the_selected_gpus_decide(tmp_path: Path) -> None:

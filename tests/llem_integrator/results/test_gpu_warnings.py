@@ -18,8 +18,8 @@ def test_gaps_and_missing_samples(tmp_path: Path) -> None:
     gap = "5.000 s of 25.000 s are not covered (longest gap 5.000 s)"
     assert messages(result) == {
         "sample_gap": f"{gap}, and the joules exclude them",
-        "newest_missing": "the newest sample of the source is 5.000 s before the end of the window "
-        "(try again later, or use --wait)",
+        "newest_missing": "the newest sample of this GPU is 5.000 s before the end of the window "
+        "(the file or the GPU's data ends there; for a live server try again later, or use --wait)",
     }
     assert remarks(result)[0].startswith(f"warning: GPU 0 (GPU-0): {gap}")
 
@@ -35,4 +35,4 @@ def test_backends_that_disagree(tmp_path: Path) -> None:
 def test_emissions_that_are_not_known(tmp_path: Path) -> None:
     """Without CodeCarbon on the node, the warning names the option that gives emissions."""
     (result,) = results_of(file_of(tmp_path, scraped(0)), (40, 60), request=Request(emissions=True))
-    assert messages(result)["emissions_unavailable"].endswith("try --carbon-intensity")
+    assert messages(result)["emissions_unavailable"].endswith("iso-code (use --carbon-intensity)")

@@ -25,7 +25,7 @@ def test_a_window_reports_its_own_faults(tmp_path: Path) -> None:
     assert reported == [[], [bad], [bad], [conflicting], []]
     assert by_code[1][bad].startswith("ignored 3 invalid samples ")
     assert by_code[2][bad].startswith("ignored 1 invalid sample ")
-    assert by_code[3][conflicting].startswith("conflicting samples at 1 timestamp; kept the larger")
+    assert by_code[3][conflicting].startswith("1 timestamp has two different values; the larger value")
 
 
 def test_many_marks_are_few_and_miss_none() -> None:

@@ -7,6 +7,7 @@ import pytest
 from llem_core.errors import ConfigError, SourceError
 from llem_core.measurement import WarningCode
 from llem_integrator.http.client import Http
+from llem_integrator.series.matchers import Matcher
 from llem_integrator.stores.exporter import ExporterSource
 from llem_integrator.windows.job_lookup import find_job
 from llem_integrator.windows.window import Window
@@ -144,14 +145,18 @@ def test_a_divided_gpu_has_a_warning() -> None:
 
 def test_a_job_that_is_not_shown() -> None:
     """The error says whether there are jobs at all."""
-    with pytest.raises(SourceError, match=r"page shows no job '8' in llem_gpu_job_info of the last 400 days"):
+    with pytest.raises(
+        SourceError, match=r"page has no job '8' in llem_gpu_job_info in the last 400 days; check"
+    ):
         found(ran(0, (300, 600)), job="8")
     with pytest.raises(SourceError, match=r"page has no llem_gpu_job_info.*--jobs\.dir"):
         found(ran(0), job="8")
-    with pytest.raises(SourceError, match=r"one scrape only.*--window"):
+    with pytest.raises(SourceError, match=r"in only one scrape.*--window"):
         found(ran(0, (300, 310)))
     with pytest.raises(ConfigError, match="needs the ID"):
         found(ran(0, (300, 600)), job="")
+    with pytest.raises(SourceError, match="no series of job '7' match --match; without --match, the job is"):
+        find_job(parse(page(ran(0, (300, 600))), "page"), "7", [(Matcher("gpu", "=", "5"),)], now_us=NOW_US)
 
 
 def test_an_exporter_shows_no_jobs() -> None:

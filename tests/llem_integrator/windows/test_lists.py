@@ -160,11 +160,11 @@ GOOD = "2026-10-24T12:00:00|2026-10-24T13:00:00|node1|gres/gpu=1"
 BAD_ROWS = [
     (
         "2|2026-10-24T12:00:00|2026-10-24T12:00:00|node1|gres/gpu=1",
-        "job 2 started and ended at 2026-10-24T12",
+        "job 2 lasted less than one second: measure",
     ),
     (
         "2|2026-10-24T12:00:00|2026-10-24T11:00:00|node1|gres/gpu=1",
-        "job 2 ended at 2026-10-24T11:00:00, before",
+        "job 2 ends (2026-10-24T11:00:00) before it starts",
     ),
     (
         "2|2026-12-24T12:00:00|Unknown|node1|gres/gpu=1",
@@ -263,7 +263,7 @@ def test_zones_are_known_without_the_systems(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "names no job" in done.stderr
+    assert "contains no job with GPUs" in done.stderr
 
 
 BAD_LISTS = [
@@ -272,7 +272,8 @@ BAD_LISTS = [
     ("start,end,gpus\n1,2,0\n", "the first line must name the columns"),
     ("start,end,start\n1,2,3\n", "the first line must name the columns"),
     ('start,"end\n1,2\n', "the first line must name the columns"),
-    ("name,start,end\n", "names no job that has started and had a GPU"),
+    ("name,start,end\n", "contains no rows"),
+    (f"{SACCT.splitlines()[0]}\n", "contains no job with GPUs that has started (check AllocTRES"),
     ("JobID|Start|End\n1|2026-01-31T12:00:00|Unknown\n", "line 1: no column NodeList, AllocTRES"),
 ]
 
