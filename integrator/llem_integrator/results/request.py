@@ -48,7 +48,7 @@ class Correction:
 class Request:
     """What to measure in every window, and which figures to add. Invalid values raise ConfigError.
 
-    - `backend`: None or "auto" is the first backend that covers enough.
+    - `backend`: None or "auto" is the first backend whose coverage reaches `min_coverage`.
     - `selectors`: matchers of labels, parsed or as text, for example 'instance="node1:9955"'. A GPU must
       match any of them. If there is none, all GPUs match.
     - `gpus`: NVML indices, UUIDs, or starts of UUIDs ("GPU-2bae"). If there is none, all GPUs are measured.
