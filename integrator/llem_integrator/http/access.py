@@ -60,7 +60,8 @@ class Tls:
     def _fault(self, error: OSError) -> str:
         """Return what is wrong with the client certificate or its key; OpenSSL does not say which it is."""
         if not isinstance(error, ssl.SSLError):
-            return f"{error.strerror or error}"
+            key = f" ({self.cert_file} or {self.key_file})" if self.key_file else ""
+            return f"{error.strerror or error}{key}"
         if self.key_file is None:
             return "it is not PEM, or contains no private key without encryption; set --http.key-file"
         return (

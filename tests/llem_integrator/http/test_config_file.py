@@ -258,7 +258,7 @@ def test_what_a_file_may_not_say(tmp_path: Path, subtests: pytest.Subtests) -> N
 def test_files_that_are_none(tmp_path: Path) -> None:
     """Missing files, invalid certificates, and options without their counterpart are named."""
     (tmp_path / "junk").write_bytes(b"\xff\x00")
-    junk = str(tmp_path / "junk")
+    junk, cert = str(tmp_path / "junk"), str(WebFolder(tmp_path).client())
     for path, message in ((str(tmp_path / "none"), "cannot read"), (junk, "not a text file")):
         with pytest.raises(ConfigError, match=message):
             read_config(path)
@@ -267,6 +267,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (Tls(cert_file=junk), "client certificate .*junk: .*no private key.*; set --http.key-file"),
         (Tls(cert_file=junk, key_file=junk), "client certificate .*: .*junk is encrypted or does not belong"),
         (Tls(cert_file=f"{junk}.pem"), "client certificate .*junk.pem: No such file"),
+        (Tls(cert_file=cert, key_file=f"{junk}.key"), r"No such file .* or .*junk.key\)"),
     ):
         with pytest.raises(ConfigError, match=f"cannot use .*{message}"):
             tls.context()
