@@ -119,7 +119,8 @@ def measure_zeus(measuring: GpuMeasuring) -> Integrals | None:
 def _zeus(measuring: GpuMeasuring) -> Integrals | None:
     """Scraped and traced values are readings of one register."""
     gpu, spans, trace = measuring.gpu, measuring.spans, measuring.gpu.zeus
-    traced = trace.near(spans) if trace else np.zeros(len(spans), np.bool_)
+    # If the exporter's clock is off, its trace and its scrapes are not at the same time.
+    traced = trace.near(spans) & ~gpu.is_skewed(spans) if trace else np.zeros(len(spans), np.bool_)
     lags_ms = gpu.lags_ms(spans)
     parts: list[tuple[Index, Integrals]] = []
     alone = np.ones(len(spans), np.bool_)  # windows without any scraped value
@@ -176,7 +177,9 @@ def _nvml(measuring: GpuMeasuring) -> Integrals | None:
     traced = trace.sums.integrals(measuring.spans, limits, measuring.trace_margin_ms) if trace else None
     enough = np.zeros(every, np.bool_)
     if traced is not None:
-        enough = traced.known & (traced.coverage >= measuring.min_coverage) & measuring.is_whole
+        skewed = measuring.gpu.is_skewed(measuring.spans)
+        traced = replace(traced, skewed=skewed)
+        enough = traced.known & (traced.coverage >= measuring.min_coverage) & measuring.is_whole & ~skewed
         if enough.all():
             return traced
     parts = [(np.flatnonzero(enough), traced.take(enough))] if traced is not None else []
@@ -201,7 +204,7 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
         found = _rises(few, counter)
         parts.append((windows, found))
         if traced is not None:
-            near = np.flatnonzero(traced.present[windows] & found.present)
+            near = np.flatnonzero(traced.present[windows] & found.present & ~found.skewed)
             if len(near) and trace is not None:
                 edged.append((windows[near], _edged(few.take(near), counter, trace.sums)))
     every = len(measuring.spans)
@@ -223,7 +226,7 @@ def _edged(measuring: GpuMeasuring, counter: Counter, sums: RunningSums) -> Inte
     first_us, last_us, enough = _inner(counter.unix_ms * 1000, spans)
     # Further from an edge, the trace was not read for this window.
     farthest_us = np.maximum(first_us - spans.start_us, spans.end_us - last_us)
-    enough &= measuring.is_whole | (farthest_us <= TRACE_READ_MS * 1000)
+    enough &= measuring.is_whole | (farthest_us <= (TRACE_READ_MS - TRACE_MARGIN_MS) * 1000)
     first_us, last_us = np.where(enough, first_us, spans.start_us), np.where(enough, last_us, spans.end_us)
     head, middle, tail = (
         Spans(spans.start_us, first_us),
@@ -248,10 +251,11 @@ class _Gauge:
     unix_ms: Times
     watts: Values
     covers_ms: Floats
+    skipped: Index
 
     def part(self, first: int, stop: int) -> "_Gauge":
         rows = slice(first, stop)
-        columns = self.unix_ms[rows], self.watts[rows], self.covers_ms[rows]
+        columns = self.unix_ms[rows], self.watts[rows], self.covers_ms[rows], self.skipped[rows]
         return _Gauge(self.name, *columns)
 
 
@@ -262,12 +266,14 @@ def _gauge(measuring: GpuMeasuring) -> Integrals | None:
     """
     gauges: list[_Gauge] = []
     for table in measuring.gpu.tables:
-        rows = np.flatnonzero(table.has(WATTS))
+        rows = np.flatnonzero(table.has(WATTS) & table.distinct_readings())
         if len(rows):
             unix_ms, watts = table.unix_ms[rows], table.columns[WATTS][rows]
             steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
             covers_ms = steps_ms * (steps_ms <= _gauge_gaps_ms(unix_ms, measuring))
-            gauges.append(_Gauge(str(sorted(table.labels.items())), unix_ms, watts, covers_ms))
+            gauges.append(
+                _Gauge(str(sorted(table.labels.items())), unix_ms, watts, covers_ms, table.skipped[rows])
+            )
     parts: list[tuple[Index, Integrals]] = []
     for windows, chain in chains(gauges, measuring.spans):
         if chain:

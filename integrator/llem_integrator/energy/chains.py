@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 
 from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
+from llem_integrator.series.intervals import CONTEXT_MS
 from llem_integrator.series.samples import STALE_MS, Floats, Times
 from llem_integrator.series.spans import Index, Spans
 
@@ -25,6 +26,11 @@ class Readings(Protocol):
     @property
     def covers_ms(self) -> Floats:
         """What the step that ends at each covers (n,)."""
+        ...
+
+    @property
+    def skipped(self) -> Index:
+        """How many readings since the one before are not held (n,)."""
         ...
 
     @property
@@ -69,6 +75,8 @@ def _unbroken(one: R) -> list[R]:
     """Return a label set's stretches between silences that it does not cover itself."""
     steps_ms = np.diff(one.unix_ms)
     silent = (steps_ms > STALE_MS) & (one.covers_ms[1:] < steps_ms - _ROUNDING_MS)
+    # What lies beyond an hour was not read for every window.
+    silent |= (steps_ms > CONTEXT_MS) & (one.skipped[1:] == 0)
     cuts = [0, *(np.flatnonzero(silent) + 1).tolist(), len(one.unix_ms)]
     return [one.part(first, stop) for first, stop in pairwise(cuts)]
 

@@ -83,7 +83,9 @@ def counter_readings(table: Table, column: str, covered: Covered) -> CounterRead
     """Return the readings of one counter, each once: a page may show again what was read long ago."""
     read_ms, known, _ = table.read_ms()
     rows = np.flatnonzero(table.has(column) & table.distinct_readings())
-    rows = rows[np.unique(read_ms[rows], return_index=True)[1]]
+    if len(rows):  # a time that is not later than all before is that of a clock that was set back
+        newest_ms = np.maximum.accumulate(read_ms[rows])
+        rows = rows[np.append(True, read_ms[rows[1:]] > newest_ms[:-1])]
     # A reading without a time of its own was read at some time since the scrape before.
     blur_ms = np.where(known, 0.0, np.diff(table.unix_ms, prepend=table.unix_ms[:1]))
     if len(table) > 1:
@@ -225,12 +227,12 @@ class GpuReadings:
         return found
 
     def is_skewed(self, spans: Spans) -> Flags:
-        """Return whether the exporter's clock was off in a window (w,)."""
+        """Return whether the exporter's clock was off in or around a window (w,)."""
         skewed = np.zeros(len(spans), np.bool_)
         for table in self.tables:
             unix_ms = table.unix_ms[table.read_ms()[2]]
-            first = np.searchsorted(unix_ms, spans.start_ms)
-            skewed |= np.searchsorted(unix_ms, spans.end_ms, "right") > first
+            first = np.searchsorted(unix_ms, spans.start_ms - MARGIN_MS)
+            skewed |= np.searchsorted(unix_ms, spans.end_ms + MARGIN_MS, "right") > first
         return skewed
 
     def fault_counts(self, spans: Spans) -> tuple[Counts, Counts]:
@@ -259,6 +261,8 @@ class NodeReadings:
             if chain:
                 # Between two label sets it may be another worker's count, whatever it shows.
                 same = [number > 0 and chain[number - 1].name == one.name for number, one in enumerate(chain)]
-                for one, goes_on in zip(chain, same, strict=True):
-                    one.goes_on[:1] = goes_on
-                yield windows, together(chain)
+                parts = [
+                    one.with_columns(goes_on=np.append(goes_on, one.goes_on[1:])[: len(one.unix_ms)])
+                    for one, goes_on in zip(chain, same, strict=True)
+                ]
+                yield windows, together(parts)

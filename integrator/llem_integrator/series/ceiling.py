@@ -7,11 +7,7 @@ from typing import Final
 import numpy as np
 
 from llem_integrator.series.samples import STALE_MS, Floats, Series, Times
-from llem_integrator.series.table import LIMIT, Table
-
-TIMES_LIMIT: Final = 2.0
-CEILING_WATTS: Final = 5000.0
-"""As the exporter rejects its readings: above twice the limit, or where none is known, above this."""
+from llem_integrator.series.table import CEILING_WATTS, LIMIT, TIMES_LIMIT, Table
 
 
 class PowerCeiling:
@@ -38,8 +34,9 @@ class PowerCeiling:
             return np.full(len(unix_ms), CEILING_WATTS)
         after = np.searchsorted(self.unix_ms, unix_ms)
         found = np.zeros(len(unix_ms))
+        between = (after > 0) & (after < len(self.unix_ms))  # of a thinned table, the rows are far apart
         for at in (np.maximum(after - 1, 0), np.minimum(after, len(self.unix_ms) - 1)):
-            near = np.abs(self.unix_ms[at] - unix_ms) <= STALE_MS
+            near = between | (np.abs(self.unix_ms[at] - unix_ms) <= STALE_MS)
             found = np.maximum(found, np.where(near, self.limit_watts[at], 0.0))
         return np.where(found > 0, TIMES_LIMIT * found, CEILING_WATTS)
 

@@ -63,7 +63,7 @@ class Presence:
 
     def add(self, unix_ms: Times, edges_ms: Times) -> None:
         """Add the times that follow."""
-        self.unix_ms = np.concatenate([self.unix_ms, unix_ms])
+        self.unix_ms = np.sort(np.concatenate([self.unix_ms, unix_ms]))
         if len(self.unix_ms) > MOST_ROWS:
             kept = near(self.unix_ms, edges_ms)
             kept[:1] = kept[-1:] = True
@@ -137,7 +137,7 @@ class Scrapes:
         for instance, series in later._intervals.items():
             self._intervals.setdefault(instance, []).extend(series)
 
-    def fresh(self, _: tuple[int, int]) -> "Scrapes":
+    def fresh(self, stretch: tuple[int, int]) -> "Scrapes":  # noqa: ARG002 (as of all collectors)
         """Return one of the same windows, without scrapes."""
         return Scrapes(self.edges_ms)
 

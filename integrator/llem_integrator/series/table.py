@@ -40,6 +40,10 @@ _NOT_COUNTED: Final = frozenset((READ_S, WATTS, LIMIT, PEAK, UPDATE_S))
 _OTHER_EXPORTER_MS: Final = 500.0
 """An exporter that integrated longer than the step by more than this is not the one of the reading before."""
 
+TIMES_LIMIT: Final = 2.0
+CEILING_WATTS: Final = 5000.0
+"""As the exporter rejects its readings: above twice the limit, or where none is known, above this."""
+
 MOST_ROWS: Final = 20_000
 """A table that has grown by so many rows is thinned."""
 
@@ -77,9 +81,8 @@ class Table:
         """Return the values (n,) of a metric."""
         return self.columns[name] if name in self.columns else np.full(len(self), np.nan)
 
-    def part(self, first: int, stop: int) -> "Table":
-        """Return the rows [first, stop)."""
-        rows = slice(first, stop)
+    def take(self, rows: Counts) -> "Table":
+        """Return some of the rows."""
         columns = {name: column[rows] for name, column in self.columns.items()}
         sums = (self.covered_ms[rows], self.power_joules[rows], self.hole_ms[rows], self.watts[rows])
         return Table(self.labels, self.unix_ms[rows], columns, self.skipped[rows], *sums)
@@ -119,7 +122,17 @@ def table_of(labels: Mapping[str, str], series: Mapping[str, Series]) -> Table:
             columns[name][np.searchsorted(unix_ms, one.unix_ms)] = one.values
     zeros = np.zeros(len(unix_ms))
     watts = columns.get(WATTS, np.full(len(unix_ms), np.nan))
+    if WATTS in columns:
+        watts = columns[WATTS] = without_impossible(watts, columns.get(LIMIT, np.full(len(unix_ms), np.nan)))
     return Table(labels, unix_ms, columns, zeros.astype(np.int64), zeros, zeros, zeros, watts)
+
+
+def without_impossible(watts: Values, limit_watts: Values) -> Values:
+    """Return power (n,) with NaN for what no GPU draws: above twice its limit, or above 5 kW without one."""
+    with np.errstate(invalid="ignore"):
+        most = np.where(limit_watts > 0, TIMES_LIMIT * limit_watts, CEILING_WATTS)
+        possible: Values = np.where(watts <= most, watts, np.nan)
+    return possible
 
 
 def joined(tables: Sequence[Table]) -> Table:
@@ -151,9 +164,14 @@ def integrated_steps(unix_ms: Times, units: Values, seconds: Values) -> tuple[Fl
 
 def power_steps(unix_ms: Times, watts: Values) -> Floats:
     """Return the joules (n,) of the scraped power in each step, 0 where it is not known."""
-    steps_ms = np.diff(unix_ms, prepend=unix_ms[:1])
-    sums = watts + np.concatenate([watts[:1], watts[:-1]])
-    return np.where((steps_ms <= STALE_MS) & ~np.isnan(sums), sums * steps_ms / 2000, 0.0)
+    rows = np.flatnonzero(~np.isnan(watts))
+    if len(rows) < 2:
+        return np.zeros(len(unix_ms))
+    steps_ms = np.diff(unix_ms[rows])
+    pairs = (watts[rows[1:]] + watts[rows[:-1]]) * steps_ms * (steps_ms <= STALE_MS) / 2000
+    running = np.interp(unix_ms, unix_ms[rows], np.concatenate([[0.0], np.cumsum(pairs)]))
+    joules: Floats = np.diff(running, prepend=running[:1])
+    return joules
 
 
 @dataclass(slots=True)
@@ -179,8 +197,11 @@ class GrowingTable:
 
     def whole(self) -> Table:
         """Return all scrapes so far."""
-        self._tables = [joined(self._tables)]
-        return self._tables[0]
+        whole = joined(self._tables)
+        if np.any(np.diff(whole.unix_ms) < 0):  # facts without a time were added last
+            whole = whole.take(np.argsort(whole.unix_ms, kind="stable"))
+        self._tables = [whole]
+        return whole
 
 
 def thinned(table: Table, edges_ms: Times) -> Table:
@@ -233,10 +254,8 @@ def _eventful(table: Table) -> Flags:
     event |= skewed | ~table.distinct_readings()
     steps_ms = np.diff(table.unix_ms, prepend=table.unix_ms[:1])
     event |= steps_ms > 2 * np.median(steps_ms[table.skipped == 0])
-    counted = np.zeros(len(table), np.bool_)
     for name in table.columns.keys() - _NOT_COUNTED:
         there, column = table.has(name), table.column(name)
-        counted |= there
         with np.errstate(invalid="ignore"):
             event |= np.diff(column, prepend=column[:1]) < 0
         event[1:] |= there[1:] != there[:-1]
@@ -244,6 +263,6 @@ def _eventful(table: Table) -> Flags:
     with np.errstate(invalid="ignore"):
         still = np.diff(table.column(ZEUS), prepend=np.nan) == 0
     event[1:] |= still[1:] != still[:-1]
-    event |= ~counted  # the gauge alone serves here
+    event |= ~table.has(NVML)  # the gauge may serve here
     beside: Flags = np.convolve(event, np.ones(7), "same") > 0
     return beside

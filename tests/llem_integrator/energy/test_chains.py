@@ -6,7 +6,7 @@ import numpy as np
 
 from llem_integrator.energy.chains import chains
 from llem_integrator.series.samples import Floats, Times
-from llem_integrator.series.spans import Spans
+from llem_integrator.series.spans import Index, Spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +21,10 @@ class Readings:
     def covers_ms(self) -> Floats:
         steps_ms = np.diff(self.unix_ms, prepend=self.unix_ms[:1])
         return np.where(steps_ms <= self.longest_ms, steps_ms, 0).astype(np.float64)
+
+    @property
+    def skipped(self) -> Index:
+        return np.zeros(len(self.unix_ms), np.int64)
 
     def part(self, first: int, stop: int) -> "Readings":
         return Readings(self.name, self.unix_ms[first:stop])

@@ -67,9 +67,11 @@ class CounterCut:
         last = len(times_us) - 1
         self.into_first, self.into_stop = np.minimum(self.first, last), np.minimum(self.stop, last)
         self.inside = self.stop > self.first
-        self.max_gap_ms = counter.max_gaps_ms(self.into_first)
+        start_gap_ms = counter.max_gaps_ms(self.into_first)
+        # A reading beyond the margin says nothing of the interval in the window.
+        self.max_gap_ms = np.where(self.first < self.high, start_gap_ms, np.nan)
         end_gap_ms = counter.max_gaps_ms(self.into_stop)
-        head = self._spanned(self.first, self.into_first, self.max_gap_ms)
+        head = self._spanned(self.first, self.into_first, start_gap_ms)
         head &= times_us[self.into_first] > start_us
         tail = self._spanned(self.stop, self.into_stop, end_gap_ms) & (times_us[self.stop - 1] < end_us)
         self.same = head & ~self.inside

@@ -188,14 +188,15 @@ def _bounds(
     blur_us = _blur_us(counter, cut)
     lag_us = np.rint(lag_ms * 1000).astype(np.int64)
     start_us, end_us = cut.spans.start_us - blur_us, cut.spans.end_us + blur_us + lag_us
-    joules = np.cumsum(steps.risen) / energy.COUNTER_UNITS_PER_JOULE
+    units = np.cumsum(steps.risen)
     first, last = np.minimum(cut.low, len(times_us) - 1), cut.high - 1
     before = np.searchsorted(times_us, start_us, "right") - 1
     after = np.searchsorted(times_us, end_us, "left")
     first_in = np.searchsorted(times_us, cut.spans.start_us + blur_us + lag_us, "left")
     last_in = np.searchsorted(times_us, cut.spans.end_us - blur_us, "right") - 1
     held = first_in <= np.minimum(last_in, last)
-    low = np.where(held, joules[last_in] - joules[np.minimum(first_in, len(times_us) - 1)], 0.0)
+    low = np.where(held, units[last_in] - units[np.minimum(first_in, len(times_us) - 1)], 0.0)
+    low /= energy.COUNTER_UNITS_PER_JOULE
 
     outer = np.maximum(before, first), np.minimum(after, last)
     unseen = np.cumsum(steps.unseen)
@@ -210,7 +211,8 @@ def _bounds(
     limit = limit_watts or 0.0
     bounded_low = np.maximum(0.0, low - (rounding + counter.interval_ms / 1000 * limit))
     free_low = np.maximum(0.0, low - 1 / energy.STEPS_PER_JOULE) * (counter.interval_ms == 0)
-    high = joules[outer[1]] - joules[outer[0]] + rounding + blind_ms / 1000 * limit
+    outside = (units[outer[1]] - units[outer[0]]) / energy.COUNTER_UNITS_PER_JOULE
+    high = outside + rounding + blind_ms / 1000 * limit
     return np.where(unknown, free_low, bounded_low), np.where(unknown, np.nan, high)
 
 

@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 
 from llem_core import metrics
-from llem_core.energy import GAP_INTERVALS, LATE_SECONDS, SENSOR_LAG_SECONDS
+from llem_core.energy import LATE_SECONDS, SENSOR_LAG_SECONDS
 from llem_integrator.energy.gaps import CONTEXT_STEPS
 from llem_integrator.energy.power.traces import MARGIN_MS, Seen, by_uuid, edges_inside, possible
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
 from llem_integrator.series.faults import Fault, faults_of
-from llem_integrator.series.samples import Counts, Flags, Floats, Key, Series, Times, Values, merge
+from llem_integrator.series.samples import STALE_MS, Counts, Flags, Floats, Key, Series, Times, Values, merge
 from llem_integrator.series.spans import Spans
 
 _BESIDE: Final = CONTEXT_STEPS + 2
@@ -31,10 +31,14 @@ class CounterTrace:
     seen: dict[Key, Seen] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     _parts: list[tuple[Times, Values, Counts, Floats]] = field(default_factory=list)
-    has_power: bool = True
+    has_power: bool = False
+    _newest_power: Series | None = None
+    _power_total: float = 0.0
+    _power_at_newest: float = 0.0
 
     def add(self, series: Sequence[Series], power: Series | None) -> None:
         """Add the next readings of all label sets, and the power samples of the same time."""
+        series = [one for one in series if len(one)]
         for one in series:
             if one.key not in self.seen:
                 self.seen[one.key] = Seen(one.labels, self.edges_us)
@@ -44,17 +48,24 @@ class CounterTrace:
             return
         self.faults += faults_of(merged)
         unix_ms = merged.unix_ms
-        joules = np.zeros(len(merged))
-        if power is None:
-            self.has_power = False
-        else:
-            running = np.concatenate([[0.0], np.cumsum(_trapezoids(power))])
-            at = np.interp(unix_ms, power.unix_ms, running)
-            joules = np.diff(at, prepend=at[:1])
+        joules = self._power_joules(unix_ms, power)
         rows = np.flatnonzero(self._kept(unix_ms, merged.values))
         starts = np.concatenate([[0], rows[:-1] + 1])
         unread = np.diff(rows, prepend=-1) - 1
         self._parts.append((unix_ms[rows], merged.values[rows], unread, np.add.reduceat(joules, starts)))
+
+    def _power_joules(self, unix_ms: Times, power: Series | None) -> Floats:
+        """Return the energy (n,) by power samples since the reading before, 0 where there are none."""
+        if power is None or not len(power):
+            return np.zeros(len(unix_ms))
+        if self._newest_power is not None:
+            power = power.after(self._newest_power)
+        running = self._power_total + np.concatenate([[0.0], np.cumsum(_trapezoids(power))])
+        at_readings = np.interp(unix_ms, power.unix_ms, running)
+        begin = self._power_at_newest if self.has_power else at_readings[0]
+        self.has_power, self._power_at_newest = True, float(at_readings[-1])
+        self._newest_power, self._power_total = power.part(len(power) - 1, len(power)), float(running[-1])
+        return np.diff(at_readings, prepend=begin)
 
     def _kept(self, unix_ms: Times, values: Values) -> Flags:
         """Return the readings (n,) near edges, near falls, where a rise begins or ends, and the ends."""
@@ -91,7 +102,7 @@ class CounterTrace:
                 self.seen[key] = Seen(seen.labels, self.edges_us)
             self.seen[key].extend(seen)
         self.faults += later.faults
-        self.has_power &= later.has_power
+        self.has_power |= later.has_power
         self._parts += later._parts
 
 
@@ -110,7 +121,7 @@ def _long_flat(unix_ms: Times, values: Values) -> Counts:
 def _trapezoids(power: Series) -> Floats:
     """Return the joules (n - 1,) of each pair of power samples that are near each other."""
     steps_ms = np.diff(power.unix_ms)
-    near = steps_ms <= GAP_INTERVALS * 1000
+    near = steps_ms <= STALE_MS
     joules: Floats = (power.values[1:] + power.values[:-1]) * steps_ms * near / 2000
     return joules
 

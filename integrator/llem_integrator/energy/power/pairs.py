@@ -13,12 +13,12 @@ BLOCK: Final = 16_384
 
 
 def first_gap_ms(max_gap_ms: Floats | float) -> float:
-    return max_gap_ms if isinstance(max_gap_ms, float) else float(max_gap_ms[0])
+    return max_gap_ms if not isinstance(max_gap_ms, np.ndarray) else float(max_gap_ms[0])
 
 
 def gaps_of_steps(max_gap_ms: Floats | float, first: int, stop: int) -> Floats | float:
     """What is no gap of the steps [first, stop), of which the first ends at the second sample."""
-    return max_gap_ms if isinstance(max_gap_ms, float) else max_gap_ms[first + 1 : stop + 1]
+    return max_gap_ms if not isinstance(max_gap_ms, np.ndarray) else max_gap_ms[first + 1 : stop + 1]
 
 
 def block_energy(

@@ -89,7 +89,7 @@ class RunningSums:
         elif self._is_cut(int(unix_ms[0])):
             before_ms, before_watts = self._last
             times = np.concatenate([[before_ms], unix_ms])
-            if not isinstance(max_gap_ms, float):
+            if isinstance(max_gap_ms, np.ndarray):
                 max_gap_ms = np.concatenate([max_gap_ms[:1], max_gap_ms])
             self._add(times, np.concatenate([[before_watts], watts]), max_gap_ms, 1)
         else:
@@ -121,7 +121,7 @@ class RunningSums:
             self._add_uncut(unix_ms, watts[new_from:], watts, max_gap_ms)
         self._count += len(unix_ms) - new_from
         self._last = int(unix_ms[-1]), float(watts[-1])
-        self._last_gap_ms = max_gap_ms if isinstance(max_gap_ms, float) else float(max_gap_ms[-1])
+        self._last_gap_ms = max_gap_ms if not isinstance(max_gap_ms, np.ndarray) else float(max_gap_ms[-1])
 
     def _add_uncut(self, unix_ms: Times, new: Values, watts: Values, max_gap_ms: Floats | float) -> None:
         """Samples and pairs among which there is no edge."""
@@ -143,7 +143,7 @@ class RunningSums:
         after = np.searchsorted(unix_ms, -(-edges_us // 1000), "left")
         before = np.where(unix_ms[after] * 1000 == edges_us, after, after - 1)
         self._note(edges, before, after, unix_ms, watts)
-        self._max_gaps_ms[edges] = max_gap_ms if isinstance(max_gap_ms, float) else max_gap_ms[after]
+        self._max_gaps_ms[edges] = max_gap_ms if not isinstance(max_gap_ms, np.ndarray) else max_gap_ms[after]
         self._add_pairs(edges, before, unix_ms, watts, max_gap_ms)
         self._add_peaks(after, watts, new_from)
         self._counts[edges] = self._count + before + 1 - new_from

@@ -1,7 +1,7 @@
 """The power traces of GPUs as they come, summed up between the edges of windows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -19,10 +19,10 @@ from llem_integrator.series.spans import distinct
 MARGIN_MS: Final = 30_000
 """How far outside a window a trace may serve its edges."""
 
-READ_MS: Final = 60_000
+READ_MS: Final = 90_000
 """How far around an edge traces are read."""
 
-_CONTEXT_MS: Final = READ_MS - MARGIN_MS
+_CONTEXT_MS: Final = 30_000
 _LONG_AGO: Final = -(2**62)
 _NEVER: Final = 2**62
 _BESIDE: Final = CONTEXT_STEPS + 2
@@ -81,22 +81,28 @@ class PowerTrace:
     waiting: Series | None = None
     """The newest samples, where what is a gap depends on the steps that follow."""
 
+    waiting_gaps_ms: Floats = field(default_factory=lambda: np.zeros(0))
+    """The longest step that is no gap, by what was published, where each of these ends one."""
+
     known: int = 0
     """So many samples of those waiting are summed up already: the next ones are compared with them."""
 
     def add(self, series: Sequence[Series], max_gap_ms: "MaxGaps") -> None:
         """Add the next samples of all label sets."""
         for one in series:
+            self.faults += faults_of(one)
+        series = [one for one in series if len(one)]
+        for one in series:
             if one.key not in self.seen:
                 self.seen[one.key] = Seen(one.labels, self.edges_us)
             self.seen[one.key].add(one.unix_ms)
-        merged = series[0] if len(series) == 1 else merge(series)
-        if merged is not None:
-            self.faults += faults_of(merged)
-            self._add(merged, max_gap_ms)
+        if len(series) == 1:
+            self._add(series[0], max_gap_ms(series[0]))
+        elif merged := merge(series):
+            self.faults += faults_of(replace(merged, bad_ms=merged.bad_ms[:0]))
+            self._add(merged, _merged_gaps_ms(merged, series, max_gap_ms))
 
-    def _add(self, series: Series, max_gap_ms: "MaxGaps") -> None:
-        limits_ms = max_gap_ms(series)
+    def _add(self, series: Series, limits_ms: Floats | float) -> None:
         if self.waiting is None and isinstance(limits_ms, float) and limits_ms == limits_ms:
             self.sums.add(series.unix_ms, series.values, limits_ms)
             return
@@ -108,11 +114,14 @@ class PowerTrace:
             self.sums.add(self.waiting.unix_ms[self.known :], self.waiting.values[self.known :], np.inf)
             self.sums.add(series.unix_ms, series.values, np.inf)
             self.waiting = series.part(len(series) - _BESIDE, len(series))
+            self.waiting_gaps_ms = np.full(_BESIDE, np.nan)
             self.known = _BESIDE
             return
+        gaps_ms = np.broadcast_to(np.asarray(limits_ms, np.float64), len(series))
         if self.waiting is not None:
             series = series.after(self.waiting)
-        self._sum_up(series, max_gap_ms, max(self.known, len(series) - CONTEXT_STEPS))
+            gaps_ms = np.concatenate([self.waiting_gaps_ms, gaps_ms])
+        self._sum_up(series, gaps_ms, max(self.known, len(series) - CONTEXT_STEPS))
 
     def _is_regular(self, waiting: Series, series: Series) -> bool:
         """Return whether the next samples have no step that may be a gap, and no edge among them."""
@@ -130,18 +139,19 @@ class PowerTrace:
         )
         return bool(longest_ms <= min(GAP_INTERVALS * shortest_ms, STALE_MS) and passed[0] == passed[1])
 
-    def _sum_up(self, series: Series, max_gap_ms: "MaxGaps", stop: int) -> None:
+    def _sum_up(self, series: Series, gaps_ms: Floats, stop: int) -> None:
         """Sum up the samples [known, stop), of which the steps on both sides are known."""
-        limits_ms = _local_limits(series, max_gap_ms, self.edges_us)
+        limits_ms = _local_limits(series, gaps_ms, self.edges_us)
         new = slice(self.known, stop)
         self.sums.add(series.unix_ms[new], series.values[new], limits_ms[new])
         first = max(0, stop - CONTEXT_STEPS - 1)
         self.waiting, self.known = series.part(first, len(series)), stop - first
+        self.waiting_gaps_ms = gaps_ms[first:]
 
-    def finish(self, max_gap_ms: "MaxGaps") -> None:
+    def finish(self) -> None:
         """Sum up what is waiting: nothing follows."""
         if self.waiting is not None and self.known < len(self.waiting):
-            self._sum_up(self.waiting, max_gap_ms, len(self.waiting))
+            self._sum_up(self.waiting, self.waiting_gaps_ms, len(self.waiting))
         self.waiting, self.known = None, 0
 
 
@@ -160,10 +170,18 @@ class MaxGaps:
         return np.nan if intervals is None else intervals.max_gaps_ms(series.unix_ms)
 
 
-def _local_limits(series: Series, max_gap_ms: MaxGaps, edges_us: Times) -> Floats:
+def _merged_gaps_ms(merged: Series, series: Sequence[Series], max_gap_ms: MaxGaps) -> Floats:
+    """Return the longest step (n,) that is no gap, where each merged sample has its own label set's."""
+    limits_ms = np.full(len(merged), np.nan)
+    for one in series:
+        at = np.searchsorted(merged.unix_ms, one.unix_ms)
+        limits_ms[at] = np.fmax(limits_ms[at], max_gap_ms(one))
+    return limits_ms
+
+
+def _local_limits(series: Series, gaps_ms: Floats, edges_us: Times) -> Floats:
     """Return the longest step (n,) that is no gap, by the steps around where nothing is published."""
-    unix_ms = series.unix_ms
-    limits_ms = np.broadcast_to(np.asarray(max_gap_ms(series), np.float64), len(series)).copy()
+    unix_ms, limits_ms = series.unix_ms, gaps_ms.copy()
     unknown = np.isnan(limits_ms)
     limits_ms[unknown] = np.inf
     at_edges = np.clip(np.searchsorted(unix_ms, -(-edges_us // 1000)), 1, len(series) - 1)
@@ -218,13 +236,13 @@ class PowerTraces:
                     trace.seen[key] = Seen(seen.labels, trace.edges_us)
                 trace.seen[key].extend(seen)
             trace.faults += other.faults
-            trace.finish(self.max_gaps)
+            trace.finish()
             trace.sums.extend(other.sums)
 
     def finish(self) -> None:
         """Sum up what is waiting: nothing follows."""
         for trace in self.by_uuid.values():
-            trace.finish(self.max_gaps)
+            trace.finish()
 
 
 def edges_inside(edges_us: Times, stretch: tuple[int, int]) -> Times:
