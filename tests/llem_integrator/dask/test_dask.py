@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,11 @@ def test_samples_off_the_grid_are_the_same_to_12_digits(workers: Cluster, tmp_pa
 
 
 @pytest.mark.full
-def test_gaps_that_nobody_publishes_are_settled_once(workers: Cluster, tmp_path: Path) -> None:
-    """If the sample interval is not published, the first samples of a GPU determine max_gap for all parts."""
+def test_gaps_that_nobody_publishes_are_those_of_one_process(workers: Cluster, tmp_path: Path) -> None:
+    """If the sample interval is not published, the steps around determine what is a gap, also in parts.
+
+    Only the max_gap that is shown may differ, next to where parts meet.
+    """
     steps = [100] * 1500 + [250] * 600 + [1000] * 300
     times = [0]
     for step in steps:
@@ -149,8 +153,14 @@ def test_gaps_that_nobody_publishes_are_settled_once(workers: Cluster, tmp_path:
     )
     local = answered(str(path))
     with DaskCluster(workers.address, Store(str(path))) as dask:
-        assert answered(str(path), dask) == local
-    assert {gpu.max_gap_s for one in local for gpu in one.gpus if gpu.covered_s} == {0.3, 0.75}
+        assert without_max_gap(answered(str(path), dask)) == without_max_gap(local)
+    assert {gpu.max_gap_s for one in local for gpu in one.gpus if gpu.covered_s} == {0.3, 0.75, 3.0}
+
+
+def without_max_gap(results: list[WindowResult]) -> list[WindowResult]:
+    return [
+        replace(result, gpus=tuple(gpu._replace(max_gap_s=None) for gpu in result.gpus)) for result in results
+    ]
 
 
 class Killing:
