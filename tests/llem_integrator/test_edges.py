@@ -232,3 +232,22 @@ def test_a_reset_in_a_trace_is_found_beside_gpus_that_are_scraped() -> None:
     (gpu,) = (gpu for gpu in result.gpus if gpu.uuid == "GPU-9")
     assert (gpu.resets, gpu.coverage) == (1, 1.0)
     assert gpu.joules == pytest.approx(70_000, abs=15)
+
+
+def test_what_a_page_still_shows_of_a_gpu_that_hangs_is_no_reading() -> None:
+    """The counter was reset during 20 s without a reading time: the bounds allow for all of these."""
+    seconds = range(0, 181, 5)
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    hung = (60, 80)  # it drew 300 W, was reset at 75 s, and the page showed the value of 60 s
+    joules = [(s * 1000, 1e6 + 300.0 * min(s, hung[0]) if s < hung[1] else 300.0 * (s - 75)) for s in seconds]
+    lines = series("llem_gpu_zeus_energy_joules_total", labels, joules)
+    read = [(s * 1000, T0 / 1000 + s) for s in seconds if not hung[0] < s < hung[1]]
+    lines += series("llem_gpu_sample_timestamp_seconds", labels, read)
+    lines += series("llem_gpu_power_limit_watts", labels, [(s * 1000, 700.0) for s in seconds])
+    window = Window((T0 + 30_000) * 1000, (T0 + 150_000) * 1000)
+    (result,) = integrate(parse(page(lines), "page"), [window], Request(Backend.ZEUS))
+    (gpu,) = result.gpus
+    assert gpu.joules_low is not None
+    assert gpu.joules_high is not None
+    assert gpu.resets == 1
+    assert gpu.joules_low <= 300 * 120 <= gpu.joules_high

@@ -32,6 +32,8 @@ from llem_integrator.series.spans import Index, Spans, distinct
 from llem_integrator.series.table import NVML, WATTS, ZEUS
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
+_NEAR_TRACE_MS: Final = 2100
+"""An energy counter is read at least once a second; its values are at most 2 s old."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +131,10 @@ def _zeus(measuring: GpuMeasuring) -> Integrals | None:
         for with_trace in (True, False):
             rows = windows[traced[windows] == with_trace]
             scraped = None if readings is None else counter_of(readings, hardware_covered, lags_ms[rows])
-            counter = _merged(trace, scraped, lags_ms[rows]) if trace and with_trace else scraped
+            counter = scraped
+            if trace and with_trace:
+                lag_ms = np.maximum(lags_ms[rows], trace.lags_ms(spans.take(rows)))
+                counter = _merged(trace, scraped, lag_ms)
             if len(rows) and counter:
                 counter = replace(counter, max_gap_ms=measuring.max_gap_ms)
                 parts.append((rows, _rises(measuring.take(rows), counter)))
@@ -147,14 +152,15 @@ def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Cou
     if scraped is None:
         times = (trace_ms,)
         return Counter(trace_ms, joules, lag_ms=lag_ms, unread=unread, power_joules=power, scrapes=times)
+    power_ms, power_joules = scraped.unix_ms, scraped.power_joules
+    scraped = _away_from(trace_ms, scraped)
     unix_ms, first = np.unique(np.concatenate([trace_ms, scraped.unix_ms]), return_index=True)
 
     def column(of_trace: NDArray[Any], of_scrapes: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([of_trace, of_scrapes])[first]
 
-    power_joules = scraped.power_joules
     if power_joules is not None:
-        running = np.interp(unix_ms, scraped.unix_ms, np.cumsum(power_joules))
+        running = np.interp(unix_ms, power_ms, np.cumsum(power_joules))
         power_joules = np.diff(running, prepend=running[:1])
     return Counter(
         unix_ms,
@@ -164,6 +170,32 @@ def _merged(trace: CounterTrace, scraped: Counter | None, lag_ms: Floats) -> Cou
         unread=column(unread, np.zeros(1) if scraped.unread is None else scraped.unread),
         power_joules=power_joules,
         scrapes=(trace_ms, *scraped.scrapes),
+    )
+
+
+def _away_from(trace_ms: Times, scraped: Counter) -> Counter:
+    """Return the scraped values without those near a reading of the trace, which is the same register.
+
+    A slow counter is read once a second, and the page shows it with the time of the power sample.
+    """
+    after = np.searchsorted(trace_ms, scraped.unix_ms)
+    times_ms = np.concatenate([[-(2**61)], trace_ms, [2**61]])
+    is_away = (scraped.unix_ms - times_ms[after] > _NEAR_TRACE_MS) & (
+        times_ms[after + 1] - scraped.unix_ms > _NEAR_TRACE_MS
+    )
+    rows = np.flatnonzero(is_away)
+
+    def column(values: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if values is None else values[rows]
+
+    return replace(
+        scraped,
+        unix_ms=scraped.unix_ms[rows],
+        joules=scraped.joules[rows],
+        blur_ms=np.broadcast_to(scraped.blur_ms, len(scraped.unix_ms))[rows],
+        reset=column(scraped.reset),
+        unread=column(scraped.unread),
+        power_joules=None,
     )
 
 

@@ -99,8 +99,20 @@ class Table:
         return np.where(known, own_ms, self.unix_ms), known, skewed
 
     def distinct_readings(self) -> Flags:
-        """Return which rows (n,) are readings of their own: a page may show what was read long ago."""
-        return ~self.has(READ_S) | self._is_new()
+        """Return which rows (n,) are readings of their own: a page may show what was read long ago.
+
+        While a GPU cannot be read, its counters stay on the page; its power and the reading's time vanish.
+        """
+        known = self.has(READ_S)
+        if WATTS in self.columns:
+            stale = ~self.has(WATTS) & ~known & np.maximum.accumulate(known)
+            return np.where(known, self._is_new(), ~stale)
+        same = np.append(False, np.ones(max(0, len(self) - 1), np.bool_))[: len(self)]
+        for name in self.columns.keys() & {ZEUS, NVML, SECONDS}:
+            column = self.columns[name]
+            same[1:] &= (column[1:] == column[:-1]) | (np.isnan(column[1:]) & np.isnan(column[:-1]))
+        stale = same & np.maximum.accumulate(known) if len(self) else same
+        return np.where(known, self._is_new(), ~stale)
 
     def _is_new(self) -> Flags:
         read_s = self.column(READ_S)

@@ -12,10 +12,13 @@ from llem_integrator.energy.gaps import CONTEXT_STEPS
 from llem_integrator.energy.power.traces import MARGIN_MS, Seen, by_uuid, edges_inside, possible
 from llem_integrator.series.ceiling import NO_LIMIT, PowerCeiling
 from llem_integrator.series.faults import Fault, faults_of
+from llem_integrator.series.ranges import range_max
 from llem_integrator.series.samples import STALE_MS, Counts, Flags, Floats, Key, Series, Times, Values, merge
 from llem_integrator.series.spans import Spans
 
 _BESIDE: Final = CONTEXT_STEPS + 2
+_NEAR_MS: Final = 5000
+_MOST_LAG_MS: Final = 1000 * SENSOR_LAG_SECONDS
 _AFTER_EDGE_MS: Final = round(1000 * max(SENSOR_LAG_SECONDS, LATE_SECONDS)) + 100
 
 
@@ -88,6 +91,22 @@ class CounterTrace:
         """Return times, joules, how many readings were left out before each, and the energy by power."""
         columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)]
         return columns[0], columns[1], columns[2], columns[3] if self.has_power else None
+
+    def lags_ms(self, spans: Spans) -> Floats:
+        """Return how long (w,) the counter stood still near the edges, at most half a second.
+
+        Readings that came late show in it.
+        """
+        unix_ms, joules, _, _ = self.rows()
+        changes_ms = unix_ms[np.flatnonzero(np.diff(joules)) + 1]
+        stood_ms = np.diff(changes_ms).astype(np.float64)
+        longest_ms = np.zeros(len(spans))
+        for edges_ms in (spans.start_ms, spans.end_ms):
+            first = np.searchsorted(changes_ms, edges_ms - _NEAR_MS) - 1
+            stop = np.searchsorted(changes_ms, edges_ms + _NEAR_MS, "right")
+            near_ms = range_max(stood_ms, first, stop, _MOST_LAG_MS)
+            longest_ms = np.maximum(longest_ms, near_ms)
+        return np.minimum(longest_ms, _MOST_LAG_MS)
 
     def near(self, spans: Spans) -> Flags:
         """Return whether it has readings in or around each window (w,)."""
