@@ -6,7 +6,7 @@ from llem_integrator.series.matchers import Selector, parse_selector
 from llem_integrator.windows.window import Window
 from tests.llem_integrator.clusters import T0, Columns, PieceStore, intervals, scraped, store, trace
 
-SECONDS = 1800
+SECONDS = 4 * 3600
 _DROPPED = (
     "llem_gpu_sample_timestamp_seconds",
     "llem_gpu_integrated_seconds_total",

@@ -251,3 +251,76 @@ def test_what_a_page_still_shows_of_a_gpu_that_hangs_is_no_reading() -> None:
     assert gpu.joules_high is not None
     assert gpu.resets == 1
     assert gpu.joules_low <= 300 * 120 <= gpu.joules_high
+
+
+def test_a_skewed_clock_does_not_mix_scrapes_with_the_trace() -> None:
+    """The exporter's clock is 90 s ahead: its trace is not merged with readings at the scrapes' times."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    ahead_ms = 90_000
+    counter = [(ms + ahead_ms, 2e9 + ms / 10) for ms in range(0, 900_000, 100)]
+    text = page(
+        scraped(0, seconds=range(0, 901, 5), read_late_ms=-ahead_ms),
+        series("llem_gpu_zeus_energy_trace_joules_total", labels, counter),
+        trace(0, [(ms + ahead_ms, 100.0 if ms < 400_000 else 500.0) for ms in range(0, 900_000, 100)]),
+    )
+    window = Window((T0 + 410_000) * 1000, (T0 + 770_000) * 1000)
+    (zeus,) = integrate(parse(text, "page"), [window], Request(Backend.ZEUS))
+    assert zeus.total_j == pytest.approx(36_000, abs=10)
+    assert zeus.gpus[0].resets == 0
+    (nvml,) = integrate(parse(text, "page"), [window], Request(Backend.NVML))
+    assert nvml.total_j == pytest.approx(36_000, abs=50)
+    assert codes(zeus) == codes(nvml) == ["clock_skew"]
+
+
+def test_a_piece_of_impossible_samples_alone_is_a_warning() -> None:
+    """A sensor that shows 65,535 W for a minute is not measured, and the counter is."""
+    labels = {"gpu": "0", "uuid": "GPU-0", "instance": "n1:9955"}
+    times = range(0, 120_000, 100)
+    counter = series("llem_gpu_zeus_energy_trace_joules_total", labels, [(ms, 1e6 + ms / 10) for ms in times])
+    text = page(counter, trace(0, [(ms, 65_535.0) for ms in times]))
+    (result,) = integrate(
+        parse(text, "page"), [Window((T0 + 30_000) * 1000, (T0 + 90_000) * 1000)], Request()
+    )
+    assert (result.backend, result.total_j) == ("zeus", 6000.0)
+    assert codes(result) == ["bad_samples"]
+
+
+def test_an_impossible_gauge_is_not_integrated() -> None:
+    """One scrape of 60,000 W beside a limit of 700 W is no sample, nor is it the peak."""
+    lines = [line for line in scraped(0) if line.startswith(("llem_gpu_info", "llem_gpu_power"))]
+    lines = [
+        line.replace("} 100.0 ", "} 60000.0 ") if line.endswith(str((T0 + 60_000) // 1000) + ".000") else line
+        for line in lines
+    ]
+    (result,) = integrate(
+        parse(page(lines), "page"), [Window((T0 + 30_000) * 1000, (T0 + 90_000) * 1000)], Request()
+    )
+    (gpu,) = result.gpus
+    assert (gpu.joules, gpu.peak_watts) == (6000.0, 100.0)
+
+
+def test_label_sets_with_unlike_intervals_each_have_their_own_gaps() -> None:
+    """A hole of 6 s is a gap at 0.1 s, also when the GPU moves later to an exporter that samples at 10 s."""
+    times = [*range(0, 200_000, 100), *range(206_000, 500_000, 100)]
+    fast = trace(0, [(ms, 100.0) for ms in times])
+    slow = trace(0, [(ms, 100.0) for ms in range(500_000, 1_100_000, 10_000)], instance="n2:9955")
+    both = [
+        *series(
+            "llem_sampler_interval_seconds",
+            {"instance": "n1:9955"},
+            [(ms, 0.1) for ms in range(0, 500_000, 15_000)],
+        ),
+        *series(
+            "llem_sampler_interval_seconds",
+            {"instance": "n2:9955"},
+            [(ms, 10) for ms in range(500_000, 1_100_000, 15_000)],
+        ),
+    ]
+    text = "\n".join([*both, *fast, *slow, "# EOF\n"])
+    first, second = (
+        Window((T0 + a * 1000) * 1000, (T0 + b * 1000) * 1000) for a, b in ((100, 500), (500, 1090))
+    )
+    (alone,) = integrate(parse(text, "page"), [first], Request())
+    together, _ = integrate(parse(text, "page"), [first, second], Request())
+    assert alone == together
+    assert alone.gpus[0].gap_s == pytest.approx(6.1)
