@@ -1,20 +1,18 @@
 """What each backend measured of one GPU in each window, by the best of its series."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llem_core.backend import Backend
-from llem_integrator.energy.chains import chains
 from llem_integrator.energy.counters.cut import Counter
 from llem_integrator.energy.counters.rises import rises
 from llem_integrator.energy.counters.traces import CounterTrace
-from llem_integrator.energy.gaps import local_gaps_ms, may_be_gaps
-from llem_integrator.energy.identity import Facts
-from llem_integrator.energy.power.running_sums import RunningSums, trapezoids
+from llem_integrator.energy.gauge import gauge_energy
+from llem_integrator.energy.measuring import GpuMeasuring
+from llem_integrator.energy.power.running_sums import RunningSums
 from llem_integrator.energy.power.traces import MARGIN_MS as TRACE_MARGIN_MS
 from llem_integrator.energy.power.traces import READ_MS as TRACE_READ_MS
 from llem_integrator.energy.readings import (
@@ -25,59 +23,13 @@ from llem_integrator.energy.readings import (
     integrated_covered,
 )
 from llem_integrator.energy.window_energy import Integrals, better, joined, placed
-from llem_integrator.series import scrapes
-from llem_integrator.series.intervals import Intervals
-from llem_integrator.series.samples import Flags, Floats, Times, Values
+from llem_integrator.series.samples import Flags, Floats, Times
 from llem_integrator.series.spans import Index, Spans, distinct
-from llem_integrator.series.table import NVML, WATTS, ZEUS
+from llem_integrator.series.table import NVML, ZEUS
 
 MEASURING: Final = (Backend.ZEUS, Backend.NVML)
 _NEAR_TRACE_MS: Final = 2100
 """An energy counter is read at least once a second; its values are at most 2 s old."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuMeasuring:
-    """One GPU, the windows, and what is known to measure it by."""
-
-    gpu: GpuReadings
-    facts: Facts
-    spans: Spans
-    is_whole: Flags
-    """Whether the power trace was read in the whole of each window (w,), or around its edges only."""
-
-    intervals: Mapping[str, Intervals]
-    max_gap_ms: float | None
-    min_coverage: float
-
-    @property
-    def trace_margin_ms(self) -> int:
-        """How far outside a window a trace serves its edges."""
-        return max(TRACE_MARGIN_MS, int(self.max_gap_ms or 0))
-
-    @property
-    def margin_ms(self) -> int:
-        """How far outside a window a scrape serves its edges."""
-        return max(scrapes.MARGIN_MS, int(self.max_gap_ms or 0))
-
-    def interval_ms(self) -> Floats:
-        """Return the time (w,) between the exporter's samples, 0 where it is not known."""
-        found = np.zeros(len(self.spans))
-        for identity, number in zip(self.facts.identities, range(len(self.facts.identities)), strict=True):
-            rows = np.flatnonzero(self.facts.identity == number)
-            for instance in identity.instances:
-                if instance in self.intervals and len(rows):
-                    found[rows] = np.fmax(
-                        found[rows], self.intervals[instance].longest(self.spans.take(rows))
-                    )
-        return found
-
-    def take(self, windows: Index) -> "GpuMeasuring":
-        """Return the same for some of the windows."""
-        if len(windows) == len(self.spans):
-            return self
-        few = self.facts.take(windows), self.spans.take(windows), self.is_whole[windows]
-        return replace(self, facts=few[0], spans=few[1], is_whole=few[2])
 
 
 def measure(measuring: GpuMeasuring) -> dict[Backend, Integrals]:
@@ -245,7 +197,7 @@ def _without_trace(measuring: GpuMeasuring, traced: Integrals | None, interval_m
     if traced is not None:
         best = better(best, replace(traced, present=traced.present & measuring.is_whole))
     missing = np.flatnonzero(~best.present) if best is not None else np.arange(every)
-    gauge = _gauge(measuring.take(missing)) if len(missing) else None
+    gauge = gauge_energy(measuring.take(missing)) if len(missing) else None
     if gauge is None or best is None or not len(missing):
         return best if gauge is None else gauge
     kept = np.flatnonzero(best.present)
@@ -273,63 +225,3 @@ def _edged(measuring: GpuMeasuring, counter: Counter, sums: RunningSums) -> Inte
     used = [head.end_us > head.start_us, enough, tail.end_us > tail.start_us]
     found = joined(parts, used)
     return replace(found, present=found.present & enough)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Gauge:
-    """Power (n,) that was scraped of one label set."""
-
-    name: str
-    unix_ms: Times
-    watts: Values
-    covers_ms: Floats
-    skipped: Index
-
-    def part(self, first: int, stop: int) -> "_Gauge":
-        rows = slice(first, stop)
-        columns = self.unix_ms[rows], self.watts[rows], self.covers_ms[rows], self.skipped[rows]
-        return _Gauge(self.name, *columns)
-
-
-def _gauge(measuring: GpuMeasuring) -> Integrals | None:
-    """The scraped gauge's trapezoid, over the label sets that follow each other.
-
-    Between two scrapes it bounds nothing: the power may have been anything up to the limit.
-    """
-    gauges: list[_Gauge] = []
-    for table in measuring.gpu.tables:
-        rows = np.flatnonzero(table.has(WATTS) & table.distinct_readings())
-        if len(rows):
-            unix_ms, watts = table.unix_ms[rows], table.columns[WATTS][rows]
-            steps_ms = np.diff(unix_ms, prepend=unix_ms[:1]).astype(np.float64)
-            covers_ms = steps_ms * (steps_ms <= _gauge_gaps_ms(unix_ms, measuring))
-            gauges.append(
-                _Gauge(str(sorted(table.labels.items())), unix_ms, watts, covers_ms, table.skipped[rows])
-            )
-    parts: list[tuple[Index, Integrals]] = []
-    for windows, chain in chains(gauges, measuring.spans):
-        if chain:
-            unix_ms = np.concatenate([one.unix_ms for one in chain])
-            watts = np.concatenate([one.watts for one in chain])
-            few = measuring.take(windows)
-            limits = few.facts.limit_watts
-            gaps_ms = _gauge_gaps_ms(unix_ms, few)
-            found = trapezoids(unix_ms, watts, few.spans, gaps_ms, limits, few.margin_ms)
-            # Beside the covered time, what is not covered may have been anything up to the limit, too.
-            high = np.where(found.known, few.spans.duration_ms / 1000 * limits, np.nan)
-            low = np.where(found.known, 0.0, np.nan)
-            parts.append((windows, replace(found, low=low, high=np.maximum(high, found.joules))))
-    return placed(parts, len(measuring.spans))
-
-
-def _gauge_gaps_ms(unix_ms: Times, measuring: GpuMeasuring) -> Floats | float:
-    """Return the longest step (n,) that is no gap."""
-    if measuring.max_gap_ms is not None:
-        return measuring.max_gap_ms
-    limits_ms = np.full(len(unix_ms), np.inf)
-    at_edges = np.clip(np.searchsorted(unix_ms, measuring.spans.edges_us() // 1000), 1, len(unix_ms) - 1)
-    index = distinct(np.concatenate([may_be_gaps(unix_ms), at_edges]))
-    if len(unix_ms) > 1:
-        limits_ms[index] = local_gaps_ms(unix_ms, index)
-        limits_ms[0] = limits_ms[1]
-    return limits_ms

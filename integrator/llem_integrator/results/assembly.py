@@ -12,9 +12,10 @@ from llem_core import metrics
 from llem_core.backend import Backend
 from llem_core.measurement import MeasurementWarning, WarningCode
 from llem_integrator.energy import codecarbon
-from llem_integrator.energy.backends import GpuMeasuring, measure, measure_zeus
+from llem_integrator.energy.backends import measure, measure_zeus
 from llem_integrator.energy.group import Group
 from llem_integrator.energy.identity import Facts, Identity, divided, facts, node_shown
+from llem_integrator.energy.measuring import GpuMeasuring
 from llem_integrator.energy.readings import NodeReadings
 from llem_integrator.energy.window_energy import Integrals
 from llem_integrator.results import nodes
