@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from llem_core.backend import Backend
     from llem_core.errors import ConfigError, LLEMError, SourceError
     from llem_core.measurement import MeasurementWarning, WarningCode
+    from llem_integrator.api import Results, run, stream
     from llem_integrator.contents import Contents, list_contents
     from llem_integrator.http.access import HttpConfig, Tls, http_config
-    from llem_integrator.library import Results, run, stream
     from llem_integrator.results.fields import Considered, GpuEnergy, WindowResult
     from llem_integrator.results.request import Correction, Request
     from llem_integrator.stores import Source, open_source, parse_selector
@@ -70,9 +70,9 @@ _MODULES: Final = {
     "llem_core.backend": ("Backend",),
     "llem_core.errors": ("ConfigError", "LLEMError", "SourceError"),
     "llem_core.measurement": ("MeasurementWarning", "WarningCode"),
+    "llem_integrator.api": ("Results", "run", "stream"),
     "llem_integrator.contents": ("Contents", "list_contents"),
     "llem_integrator.http.access": ("HttpConfig", "Tls", "http_config"),
-    "llem_integrator.library": ("Results", "run", "stream"),
     "llem_integrator.results.fields": ("Considered", "GpuEnergy", "WindowResult"),
     "llem_integrator.results.request": ("Correction", "Request"),
     "llem_integrator.stores": ("Source", "open_source", "parse_selector"),

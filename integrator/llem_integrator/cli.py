@@ -76,7 +76,7 @@ def _no_window() -> int:
 
 def _integrate(given: Options, presented: "Presentation") -> int:
     from llem_integrator import inputs
-    from llem_integrator.library import stream
+    from llem_integrator.api import stream
     from llem_integrator.plot.reading import Asked
     from llem_integrator.presentation import EXIT_NO_JOULES
     from llem_integrator.progress import bar

@@ -163,7 +163,7 @@ class Explainer:
         what = f"{address} contains {matching}"
         if outside := _outside(result, matching):
             return f"{outside}: {what}"
-        return f"there are no samples in the window: {what}" if self._is_empty(result, selectors) else what
+        return f"the window contains no samples: {what}" if self._is_empty(result, selectors) else what
 
     def _is_empty(self, result: WindowResult, selectors: tuple[Selector, ...]) -> bool:
         """Return whether a window has no samples at all. Only some windows are checked."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from llem_core.errors import LLEMError
-from llem_integrator.library import stream
+from llem_integrator.api import stream
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request
 from llem_integrator.stores import Progress, Source, open_source

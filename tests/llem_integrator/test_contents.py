@@ -138,7 +138,7 @@ def test_the_search_is_limited(server: Prometheus, remote_read: bool) -> None:
 def test_a_window_in_a_gap(tmp_path: Path) -> None:
     """In a gap, the window has no samples although the source has earlier and later ones."""
     text = page(scraped(0, seconds=[*range(0, 61, 5), *range(3600, 3661, 5)]))
-    assert explained(written(tmp_path, text), 1800, 1900).startswith("there are no samples in the window: ")
+    assert explained(written(tmp_path, text), 1800, 1900).startswith("the window contains no samples: ")
 
 
 def test_a_wrong_matcher(tmp_path: Path, server: Prometheus) -> None:

@@ -378,7 +378,9 @@ def test_a_job_of_whose_hosts_one_is_not_seen_has_no_joules() -> None:
         {None},
     )
     texts = [warning.message for warning in guess.warnings]
-    assert texts[0].startswith("the source has no GPU of n2, so the job's GPUs cannot be told apart (check ")
+    assert texts[0].startswith(
+        "the source has no GPU of n2, so the job's GPUs cannot be distinguished (check "
+    )
     assert "no samples of n2 in the window (check --node-label)" in texts
     assert (fewer.reasons, fewer.total_j) == (("no_data",), None)
     assert [warning.message for warning in fewer.warnings] == [

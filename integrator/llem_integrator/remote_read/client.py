@@ -20,7 +20,13 @@ from llem_integrator.series.matchers import Selector, named
 from llem_integrator.series.samples import Series, joined
 from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece
-from llem_integrator.stores.slabs import TARGET_SAMPLES, TooMuchError, in_one_slab, in_slabs, refuse_too_much
+from llem_integrator.stores.queries.slabs import (
+    TARGET_SAMPLES,
+    TooMuchError,
+    in_one_slab,
+    in_slabs,
+    refuse_too_much,
+)
 
 _READ: Final = "/api/v1/read"
 _OFF: Final = (400, 403, 404, 405, 406, 415, 501)

@@ -57,7 +57,7 @@ class Selection(NamedTuple):
             return None
         if unseen:
             return (
-                f"the source has no GPU of {_listed(unseen)}, so the job's GPUs cannot be told apart "
+                f"the source has no GPU of {_listed(unseen)}, so the job's GPUs cannot be distinguished "
                 "(check --node-label and --match)"
             )
         return (

@@ -8,8 +8,8 @@ from llem_integrator.remote_read.client import NotOfferedError, RemoteRead
 from llem_integrator.series.matchers import Selector
 from llem_integrator.series.samples import Series
 from llem_integrator.stores.base import Piece
-from llem_integrator.stores.promql import Promql
-from llem_integrator.stores.slabs import TARGET_SAMPLES
+from llem_integrator.stores.queries.promql import Promql
+from llem_integrator.stores.queries.slabs import TARGET_SAMPLES
 
 
 class PrometheusSource:

@@ -6,7 +6,7 @@ from typing import Final
 from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.stores.prometheus import PrometheusSource
-from llem_integrator.stores.promql import Promql
+from llem_integrator.stores.queries.promql import Promql
 
 _STORES: Final = "/api/v1/stores"
 _PARAMETERS: Final = {"dedup": "false", "partial_response": "false", "max_source_resolution": "0s"}

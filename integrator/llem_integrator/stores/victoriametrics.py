@@ -18,9 +18,9 @@ from llem_integrator.series.matchers import Selector, query
 from llem_integrator.series.samples import Key, Series, joined, make_series, whole_ms
 from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece
-from llem_integrator.stores.promql import Promql
-from llem_integrator.stores.query_result import numbers
-from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
+from llem_integrator.stores.queries.promql import Promql
+from llem_integrator.stores.queries.query_result import numbers
+from llem_integrator.stores.queries.slabs import TooMuchError, in_slabs, refuse_too_much
 
 _EXPORT: Final = "/api/v1/export"
 _PARAMETERS: Final = {"deny_partial_response": "1", "nocache": "1"}

@@ -43,7 +43,7 @@ def find_job(
     """Return the windows of a job with its GPUs, one for each time it ran.
 
     A window goes from the first scrape that saw the job to the last, so up to one scrape interval is missing
-    at either end. Jobs with the same ID are told apart by user, account, partition and the labels of the
+    at either end. Jobs with the same ID are distinguished by user, account, partition and the labels of the
     target, except those that name the node (instance, `node_label`, pod, ...), and have different names. A
     window has a warning if other jobs were on its GPUs, or if these were divided into MIG slices.
     `now_us` is the time now in unix microseconds. `progress` is called with the fraction of the search that

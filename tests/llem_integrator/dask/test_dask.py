@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llem_core.errors import SourceError
+from llem_integrator.api import Results
 from llem_integrator.dask.cluster import DaskCluster
 from llem_integrator.dask.tasks import Store
 from llem_integrator.integration import integrate
-from llem_integrator.library import Results
 from llem_integrator.report.figures import about
 from llem_integrator.results.fields import WindowResult
 from llem_integrator.results.request import Request

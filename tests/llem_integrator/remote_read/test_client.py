@@ -16,7 +16,7 @@ from llem_integrator.series.matchers import parse_selector
 from llem_integrator.stores import Source, whole
 from llem_integrator.stores.fetch import shown
 from llem_integrator.stores.prometheus import PrometheusSource
-from llem_integrator.stores.slabs import TARGET_SAMPLES
+from llem_integrator.stores.queries.slabs import TARGET_SAMPLES
 from tests.llem_integrator.stand_ins import Asked, Reply, between
 from tests.llem_integrator.traces import POWER, T0, fetch, same, trace_text
 from tests.servers import Prometheus, PrometheusRelease, wait_until

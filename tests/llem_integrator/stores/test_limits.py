@@ -13,7 +13,7 @@ from llem_core.errors import SourceError
 from llem_integrator.http.client import Answer, Http
 from llem_integrator.remote_read.wire import fields, read_varint
 from llem_integrator.stores.prometheus import PrometheusSource
-from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
+from llem_integrator.stores.queries.slabs import TooMuchError, in_slabs, refuse_too_much
 from llem_integrator.windows.job_lookup import find_job
 from tests.llem_integrator.pages import T0, page
 from tests.llem_integrator.stand_ins import Asked, Reply, StandIn, always, between

@@ -13,8 +13,8 @@ from llem_integrator.http.client import Answer, Http
 from llem_integrator.series.matchers import Selector, query
 from llem_integrator.stores.ahead import ahead
 from llem_integrator.stores.base import Piece
-from llem_integrator.stores.query_result import document, series_in
-from llem_integrator.stores.slabs import TooMuchError, in_slabs, refuse_too_much
+from llem_integrator.stores.queries.query_result import document, series_in
+from llem_integrator.stores.queries.slabs import TooMuchError, in_slabs, refuse_too_much
 
 _QUERY: Final = "/api/v1/query"
 _LABELS: Final = "/api/v1/labels"
